@@ -1,0 +1,80 @@
+"""Plain mappings to frozen dataclasses and back, strictly: every key and type is checked, and an error names the key's path."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from unichoir.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def from_mapping(cls: type[T], mapping: object, where: str) -> T:
+    """Build the dataclass `cls` from a mapping as read from YAML or JSON.
+
+    Nested dataclasses are built from nested mappings. Keys that the class does not have, missing keys without a default
+    and values of another type raise ConfigError with the key's full path below `where` (usually the file's name).
+    """
+    if not isinstance(mapping, Mapping):
+        raise ConfigError(f"{where}: expected a mapping, found {type(mapping).__name__}")
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
+    unknown = [str(key) for key in mapping if key not in fields]
+    if unknown:
+        raise ConfigError(f"{where}: unknown key '{unknown[0]}' (known: {', '.join(sorted(fields))})")
+    hints = typing.get_type_hints(cls)
+    values: dict[str, Any] = {}
+    for name, field in fields.items():
+        if name in mapping:
+            values[name] = _convert(hints[name], mapping[name], f"{where}: {name}")
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise ConfigError(f"{where}: missing key '{name}'")
+    try:
+        return cls(**values)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def to_mapping(config: object) -> dict[str, Any]:
+    """The inverse of `from_mapping`: nested plain dicts and lists, ready for YAML or JSON."""
+    return {
+        field.name: _plain(getattr(config, field.name))
+        for field in dataclasses.fields(config)  # type: ignore[arg-type]
+        if field.init
+    }
+
+
+def _plain(value: object) -> object:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return to_mapping(value)
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _convert(hint: Any, value: object, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        (hint,) = [argument for argument in arguments if argument is not type(None)]
+        return _convert(hint, value, where)
+    if origin is typing.Literal:
+        if value not in arguments:
+            raise ConfigError(f"{where}: {value!r} is not one of {', '.join(map(repr, arguments))}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ConfigError(f"{where}: expected a list, found {type(value).__name__}")
+        if arguments[-1] is not Ellipsis and len(arguments) != len(value):
+            raise ConfigError(f"{where}: expected {len(arguments)} values, found {len(value)}")
+        hints = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
+        return tuple(_convert(item_hint, item, where) for item_hint, item in zip(hints, value, strict=True))
+    if dataclasses.is_dataclass(hint):
+        return from_mapping(typing.cast(type, hint), value, where)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise ConfigError(f"{where}: expected {hint.__name__}, found {value!r}")
+    return value
