@@ -1,0 +1,113 @@
+"""The whole model: encoder, CTC, two decoders, and the hybrid loss they are trained with."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from unichoir.model.config import ModelConfig
+from unichoir.model.conformer import ConformerEncoder
+from unichoir.model.ctc import Ctc
+from unichoir.model.decoder import TransformerDecoder
+from unichoir.model.masks import ChunkMask, frame_mask
+
+
+@dataclass(frozen=True)
+class LossOutput:
+    """The losses of one batch, each a scalar tensor averaged over its utterances."""
+
+    loss: Tensor
+    """ctc_weight * ctc + (1 - ctc_weight) * attention: what is minimised."""
+    ctc: Tensor
+    attention: Tensor
+    """(1 - reverse_weight) * left-to-right + reverse_weight * right-to-left."""
+
+
+class AsrModel(nn.Module):
+    """U2++ (arXiv 2106.05642) with Mixture-of-Experts feed-forward layers (arXiv 2404.16407), or dense ones by config."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim, decoder = config.encoder.dim, config.decoder
+        self.encoder = ConformerEncoder(config.encoder)
+        self.ctc = Ctc(dim, config.vocab_size, config.blank_id)
+        self.left_decoder = TransformerDecoder(config.vocab_size, dim, decoder.num_blocks, decoder)
+        self.right_decoder = (
+            TransformerDecoder(config.vocab_size, dim, decoder.num_reverse_blocks, decoder)
+            if decoder.num_reverse_blocks
+            else None
+        )
+
+    def forward(
+        self,
+        feats: Tensor,
+        feats_lengths: Tensor,
+        tokens: Tensor,
+        token_lengths: Tensor,
+        chunk: ChunkMask | None = None,
+    ) -> LossOutput:
+        """The hybrid loss (U2++, equation 1) of a batch.
+
+        feats: (B, T, M) log-mel frames; feats_lengths: (B,); tokens: (B, U) padded with -1; token_lengths: (B,);
+        chunk: the attention chunk of this batch, None for full context.
+        """
+        config = self.config
+        encoder_out, encoder_out_lens, _ = self.encoder(feats, feats_lengths, chunk=chunk)
+        ctc = self.ctc.loss(encoder_out, encoder_out_lens, tokens, token_lengths)
+        memory = (encoder_out, encoder_out_lens)
+        attention = self._decoder_loss(self.left_decoder, memory, tokens, token_lengths)
+        if self.right_decoder is not None and config.reverse_weight > 0:
+            reverse = self._decoder_loss(
+                self.right_decoder, memory, reverse_tokens(tokens, token_lengths), token_lengths
+            )
+            attention = (1 - config.reverse_weight) * attention + config.reverse_weight * reverse
+        return LossOutput(config.ctc_weight * ctc + (1 - config.ctc_weight) * attention, ctc, attention)
+
+    def _decoder_loss(
+        self, decoder: TransformerDecoder, memory: tuple[Tensor, Tensor], tokens: Tensor, token_lengths: Tensor
+    ) -> Tensor:
+        config = self.config
+        tokens_in, targets = add_sos_eos(tokens, token_lengths, config.sos_id, config.eos_id)
+        logits = decoder(*memory, tokens_in, token_lengths + 1)
+        total = label_smoothing_loss(logits, targets, config.label_smoothing)
+        return total / (token_lengths.sum() + len(tokens) if config.length_normalized_loss else len(tokens))
+
+
+def add_sos_eos(tokens: Tensor, token_lengths: Tensor, sos_id: int, eos_id: int) -> tuple[Tensor, Tensor]:
+    """Decoder input (B, U + 1), `sos` before each row, and targets (B, U + 1), `eos` after each row, padded with -1."""
+    batch_size, num_tokens = tokens.shape
+    column = tokens.new_full((batch_size, 1), sos_id)
+    tokens_in = torch.cat([column, tokens.clamp(min=0)], dim=1)
+    padded = torch.cat([tokens, tokens.new_full((batch_size, 1), -1)], dim=1)
+    place = torch.arange(num_tokens + 1, device=tokens.device)
+    padded = padded.masked_fill(place > token_lengths.unsqueeze(1), -1)
+    return tokens_in, padded.masked_fill(place == token_lengths.unsqueeze(1), eos_id)
+
+
+def reverse_tokens(tokens: Tensor, token_lengths: Tensor) -> Tensor:
+    """Each row (B, U) reversed within its own length, padding left where it is."""
+    place = torch.arange(tokens.shape[1], device=tokens.device)
+    reversed_place = torch.where(
+        frame_mask(token_lengths, tokens.shape[1]), token_lengths.unsqueeze(1) - 1 - place, place
+    )
+    return tokens.gather(1, reversed_place)
+
+
+def label_smoothing_loss(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+    """Kullback-Leibler divergence from the smoothed target, summed over all places whose target is not -1.
+
+    The smoothed target has 1 - smoothing at the token and smoothing / (V - 1) at every other (Szegedy et al. 2016).
+    logits: (B, U, V); targets: (B, U).
+    """
+    others = logits.shape[-1] - 1
+    log_probs = torch.log_softmax(logits.float(), dim=-1)
+    at_target = log_probs.gather(2, targets.clamp(min=0).unsqueeze(2)).squeeze(2)
+    cross_entropy = -(1 - smoothing) * at_target
+    negative_entropy = 0.0
+    if smoothing > 0:
+        cross_entropy = cross_entropy - smoothing / others * (log_probs.sum(dim=2) - at_target)
+        share = torch.tensor([1 - smoothing, smoothing / others], dtype=torch.float64)
+        weight = torch.tensor([1.0, float(others)], dtype=torch.float64)
+        negative_entropy = float((torch.xlogy(share, share) * weight).sum())
+    return (cross_entropy + negative_entropy).masked_fill(targets == -1, 0.0).sum()

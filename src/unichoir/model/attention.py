@@ -1,0 +1,109 @@
+"""Multi-head attention: over the encoder's own frames (with a cache for streaming), and from the decoder to the encoder.
+
+Positions of the encoder come in two kinds. `rotary` turns queries and keys by angles proportional to their positions;
+scores depend on distances only, so positions are counted from the oldest key in view and audio may be of any length.
+`absolute_key` is WeNet's `rel_pos` (without a shift): a learned map of the key's absolute sinusoidal position.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+def sinusoids(positions: Tensor, dim: int) -> Tensor:
+    """Sine and cosine in turn (Transformer, section 3.5), computed when needed: no table that ends. (...) to (..., dim)."""
+    rates = torch.exp(
+        torch.arange(0, dim, 2, dtype=torch.float32, device=positions.device) * -(math.log(10000.0) / dim)
+    )
+    angles = positions.to(torch.float32).unsqueeze(-1) * rates
+    return torch.stack([torch.sin(angles), torch.cos(angles)], dim=-1).flatten(-2)
+
+
+def rotation(num_positions: int, head_dim: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (num_positions, head_dim / 2) of the rotary angles (RoFormer, equation 15)."""
+    rates = 10000.0 ** (-torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim)
+    angles = torch.arange(num_positions, dtype=torch.float32, device=device).unsqueeze(1) * rates
+    return torch.cos(angles), torch.sin(angles)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each pair (x[i], x[i + half]) of (B, H, T, head_dim) by its position's angle."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
+
+
+def _heads(x: Tensor, num_heads: int) -> Tensor:
+    return x.unflatten(2, (num_heads, -1)).transpose(1, 2)
+
+
+class MultiHeadAttention(nn.Module):
+    """Scaled dot-product attention over several heads: queries (B, T, D), memory (B or 1, S, D), bias to the scores."""
+
+    def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.linear_q = nn.Linear(dim, dim)
+        self.linear_k = nn.Linear(dim, dim)
+        self.linear_v = nn.Linear(dim, dim)
+        self.linear_out = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, memory: Tensor, bias: Tensor) -> Tensor:
+        """bias: broadcastable to (B, H, T, S), added to the scores (see `masks.attention_bias`)."""
+        q = _heads(self.linear_q(x), self.num_heads)
+        k = _heads(self.linear_k(memory), self.num_heads)
+        v = _heads(self.linear_v(memory), self.num_heads)
+        # One utterance scored against many hypotheses: its keys and values are computed once.
+        return self.attend(q, k.expand(q.shape[0], -1, -1, -1), v.expand(q.shape[0], -1, -1, -1), bias)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+        """q: (B, H, T, head_dim), k and v: (B, H, S, head_dim). Returns (B, T, D)."""
+        dropout = self.dropout if self.training else 0.0
+        if q.is_cuda:
+            y = functional.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), dropout_p=dropout)
+        else:
+            # Written out: on CPUs several times faster to train than the fused kernel (docs/results/training.md).
+            scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(2, 3) + bias.to(q.dtype)
+            y = functional.dropout(torch.softmax(scores, dim=-1), dropout, self.training) @ v
+        out: Tensor = self.linear_out(y.transpose(1, 2).flatten(2))
+        return out
+
+
+class EncoderAttention(MultiHeadAttention):
+    """Self-attention over cached and new frames; the cache holds keys and values side by side, without positions."""
+
+    def __init__(self, dim: int, num_heads: int, dropout: float, position: str) -> None:
+        super().__init__(dim, num_heads, dropout)
+        self.position = position
+        if position == "absolute_key":
+            self.linear_pos = nn.Linear(dim, dim, bias=False)
+            self.pos_bias_u = nn.Parameter(torch.empty(num_heads, dim // num_heads))
+            self.pos_bias_v = nn.Parameter(torch.empty(num_heads, dim // num_heads))
+            nn.init.xavier_uniform_(self.pos_bias_u)
+            nn.init.xavier_uniform_(self.pos_bias_v)
+
+    def encode(
+        self, x: Tensor, cache: Tensor | None, bias: Tensor, positions: tuple[Tensor, ...]
+    ) -> tuple[Tensor, Tensor]:
+        """Attend from the new frames to cached and new ones.
+
+        x: (B, T, D); cache: (B, H, W, 2 * head_dim) or None; bias: broadcastable to (B, 1, T, W + T);
+        positions: (cos, sin) of W + T window places for `rotary`, (sinusoids (B or 1, W + T, D),) for `absolute_key`.
+        Returns the output (B, T, D) and the keys and values in view (B, H, W + T, 2 * head_dim).
+        """
+        q, k, v = (_heads(linear(x), self.num_heads) for linear in (self.linear_q, self.linear_k, self.linear_v))
+        window = torch.cat([k, v], dim=-1)
+        if cache is not None:
+            window = torch.cat([cache.to(window.dtype), window], dim=2)
+            k, v = window.chunk(2, dim=-1)
+        if self.position == "rotary":
+            cos, sin = positions
+            new = cos.shape[0] - q.shape[2]
+            q, k = rotate(q, cos[new:], sin[new:]), rotate(k, cos, sin)
+        else:
+            p = _heads(self.linear_pos(positions[0]), self.num_heads)
+            by_position = (q + self.pos_bias_v.unsqueeze(1)) @ p.transpose(2, 3) / math.sqrt(q.shape[-1])
+            q, bias = q + self.pos_bias_u.unsqueeze(1), bias + by_position
+        return self.attend(q, k, v, bias), window

@@ -1,0 +1,83 @@
+"""Checkpoint directories: `config.yaml` and `model.safetensors`, complete and exact or refused."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from unichoir.configuration import from_mapping, to_mapping
+from unichoir.errors import CheckpointError, ConfigError
+from unichoir.model.asr_model import AsrModel
+from unichoir.model.config import ModelConfig
+
+FORMAT_VERSION = 1
+
+
+def save_checkpoint(directory: Path, model: AsrModel, sections: Mapping[str, Any] | None = None) -> None:
+    """Write the model to `directory`; `sections` are further top-level keys of config.yaml (such as `fbank`).
+
+    Each file appears whole or not at all.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
+    partial = directory / "model.safetensors.partial"
+    save_file(weights, partial)
+    os.replace(partial, directory / "model.safetensors")
+    config = {"format_version": FORMAT_VERSION, "model": to_mapping(model.config), **(sections or {})}
+    partial = directory / "config.yaml.partial"
+    partial.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    os.replace(partial, directory / "config.yaml")
+
+
+def load_checkpoint(directory: Path) -> tuple[AsrModel, dict[str, Any]]:
+    """Read a model and the other sections of its config.yaml. The model is in evaluation mode.
+
+    Raises CheckpointError for missing, unreadable, missing or extra weights, or a newer format; ConfigError for a bad config.
+    """
+    sections = read_yaml(directory / "config.yaml")
+    version = sections.pop("format_version", None)
+    if version != FORMAT_VERSION:
+        raise CheckpointError(f"{directory}: format version {version}, this release reads {FORMAT_VERSION}")
+    config = from_mapping(ModelConfig, sections.pop("model", None), f"{directory / 'config.yaml'}: model")
+    path = directory / "model.safetensors"
+    try:
+        weights = load_file(path)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file") from None
+    except Exception as error:  # safetensors raises its own type for whatever is wrong inside a file
+        raise CheckpointError(f"{path}: cannot be read ({error})") from None
+    model = AsrModel(config)
+    load_weights(model, weights, path)
+    return model.eval(), sections
+
+
+def load_weights(model: AsrModel, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Fill `model` with exactly `weights`; CheckpointError names the first that is missing, extra or of another shape."""
+    expected = model.state_dict()
+    for name in expected:
+        if name not in weights:
+            raise CheckpointError(f"{path}: weight '{name}' is missing")
+    for name, tensor in weights.items():
+        if name not in expected:
+            raise CheckpointError(f"{path}: weight '{name}' is not part of the model")
+        if tensor.shape != expected[name].shape:
+            shapes = f"{tuple(tensor.shape)}, the model needs {tuple(expected[name].shape)}"
+            raise CheckpointError(f"{path}: weight '{name}' has shape {shapes}")
+    model.load_state_dict(dict(weights))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file whose top level is a mapping; ConfigError names the file otherwise."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected a mapping at the top level")
+    return content

@@ -1,0 +1,145 @@
+"""The model's shape: every size and choice of `AsrModel`, and the named configurations."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Literal
+
+from unichoir.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeedForwardConfig:
+    """A feed-forward layer: dense, or a Mixture of Experts when `num_experts` is at least 1."""
+
+    hidden_dim: int = 2048
+    """Width between the two linear layers; of each expert in a Mixture of Experts."""
+    num_experts: int = 0
+    """0: one dense feed-forward network."""
+    top_k: int = 2
+    """Experts chosen for each frame."""
+    bias: bool = True
+    """Whether the two linear layers have biases."""
+    activation: Literal["swish", "relu"] = "swish"
+
+    def __post_init__(self) -> None:
+        if self.num_experts < 0 or (self.num_experts and not 1 <= self.top_k <= self.num_experts):
+            raise ConfigError(f"top_k {self.top_k} must lie between 1 and num_experts {self.num_experts}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """Subsampling by 4 and Conformer blocks."""
+
+    input_dim: int = 80
+    """Mel bins."""
+    dim: int = 256
+    num_blocks: int = 12
+    num_heads: int = 4
+    feed_forward: FeedForwardConfig = field(default_factory=FeedForwardConfig)
+    subsampling_channels: int | None = None
+    """Channels of the two convolutions in front; None: as many as `dim`. Fewer make the front much cheaper."""
+    conv_kernel: int = 15
+    conv_norm: Literal["layer_norm", "batch_norm"] = "layer_norm"
+    conv_causal: bool = True
+    """A causal convolution is what makes streaming possible."""
+    position: Literal["rotary", "absolute_key"] = "rotary"
+    """rotary: depends on distances only, so audio may be of any length. absolute_key: WeNet's `rel_pos`."""
+    dropout: float = 0.1
+    attention_dropout: float = 0.0
+    hidden_dropout: float = 0.0
+    """Dropout between the two linear layers of a feed-forward network."""
+
+    def __post_init__(self) -> None:
+        if self.dim % self.num_heads:
+            raise ConfigError(f"dim {self.dim} is not a multiple of num_heads {self.num_heads}")
+        if self.position == "rotary" and (self.dim // self.num_heads) % 2:
+            raise ConfigError(f"rotary positions need an even head size, not {self.dim // self.num_heads}")
+        if not self.conv_causal and self.conv_kernel % 2 == 0:
+            raise ConfigError(f"conv_kernel {self.conv_kernel} must be odd when conv_causal is false")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderConfig:
+    """The left-to-right and the right-to-left Transformer decoder."""
+
+    num_blocks: int = 3
+    num_reverse_blocks: int = 3
+    """0: no right-to-left decoder."""
+    num_heads: int = 4
+    feed_forward: FeedForwardConfig = field(default_factory=lambda: FeedForwardConfig(activation="relu"))
+    dropout: float = 0.1
+    attention_dropout: float = 0.0
+    hidden_dropout: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The whole model and the weights of its loss (docs/model.md)."""
+
+    vocab_size: int = 0
+    """0: taken from the tokenizer when training starts."""
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    ctc_weight: float = 0.3
+    reverse_weight: float = 0.3
+    label_smoothing: float = 0.1
+    length_normalized_loss: bool = False
+    """Divide the attention loss by tokens rather than by utterances."""
+    blank_id: int = 0
+    sos_id: int = 2
+    eos_id: int = 2
+    dynamic_left_chunks: bool = False
+    """Draw the number of left chunks in training too (U2, section 3.2); otherwise all of the past is seen."""
+
+    def __post_init__(self) -> None:
+        for name in ("ctc_weight", "reverse_weight", "label_smoothing"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ConfigError(f"{name} {getattr(self, name)} must lie between 0 and 1")
+        if self.reverse_weight > 0 and self.decoder.num_reverse_blocks == 0:
+            raise ConfigError("reverse_weight above 0 needs a right-to-left decoder (num_reverse_blocks)")
+
+    def with_vocab_size(self, vocab_size: int) -> "ModelConfig":
+        """The same model for a vocabulary of another size."""
+        return dataclasses.replace(self, vocab_size=vocab_size)
+
+
+def _config(
+    *,
+    dim: int,
+    blocks: int,
+    heads: int,
+    hidden: int,
+    experts: int,
+    decoder_blocks: int,
+    channels: int | None = None,
+    vocab_size: int = 0,
+) -> ModelConfig:
+    return ModelConfig(
+        vocab_size=vocab_size,
+        encoder=EncoderConfig(
+            dim=dim,
+            num_blocks=blocks,
+            num_heads=heads,
+            feed_forward=FeedForwardConfig(hidden_dim=hidden, num_experts=experts),
+            subsampling_channels=channels,
+        ),
+        decoder=DecoderConfig(
+            num_blocks=decoder_blocks,
+            num_reverse_blocks=decoder_blocks,
+            num_heads=heads,
+            feed_forward=FeedForwardConfig(hidden_dim=hidden, num_experts=experts, activation="relu"),
+        ),
+    )
+
+
+NAMED_CONFIGS: dict[str, ModelConfig] = {
+    "moe-tiny": _config(dim=96, blocks=6, heads=3, hidden=192, experts=4, decoder_blocks=1, channels=32),
+    "moe-small": _config(dim=192, blocks=6, heads=6, hidden=192, experts=8, decoder_blocks=1, channels=32),
+    "dense-small": _config(dim=192, blocks=6, heads=6, hidden=192, experts=0, decoder_blocks=1, channels=32),
+    "moe-base": _config(dim=256, blocks=12, heads=4, hidden=1024, experts=8, decoder_blocks=3, channels=128),
+    "dense-base": _config(dim=256, blocks=12, heads=4, hidden=1024, experts=0, decoder_blocks=3, channels=128),
+    "dense-225m": _config(dim=640, blocks=15, heads=10, hidden=2560, experts=0, decoder_blocks=3, vocab_size=8000),
+    "moe-1b": _config(dim=640, blocks=15, heads=10, hidden=2560, experts=8, decoder_blocks=3, vocab_size=8000),
+    "dense-1b": _config(dim=1024, blocks=35, heads=16, hidden=4096, experts=0, decoder_blocks=3, vocab_size=8000),
+}
+"""Configurations by name. The last three are the sizes of the paper's comparison; `unichoir models` prints them all."""

@@ -1,0 +1,170 @@
+"""The Conformer encoder: one `forward` for whole utterances, for training under a chunk mask and for streaming."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from unichoir.model.attention import EncoderAttention, rotation, sinusoids
+from unichoir.model.config import EncoderConfig
+from unichoir.model.convolution import ConvolutionModule
+from unichoir.model.dropout import Dropout
+from unichoir.model.feed_forward import build_feed_forward
+from unichoir.model.masks import ChunkMask, attention_bias, chunk_mask, frame_mask
+from unichoir.model.subsampling import Conv2dSubsampling4, subsampled_length
+
+
+@dataclass(frozen=True)
+class EncoderState:
+    """What streaming carries from chunk to chunk: a value, one row per stream, rows at different positions."""
+
+    att_cache: Tensor
+    """Keys and values of past frames, the newest last: (L, B, H, W, 2 * head_dim)."""
+    att_cache_lens: Tensor
+    """How many of the W places of a row are filled, from the right: (B,) int64."""
+    cnn_cache: Tensor
+    """The convolutions' past: (L, B, D, kernel - 1)."""
+    offset: Tensor
+    """Encoder frames seen so far: (B,) int64."""
+
+    def keep(self, num_left_frames: int) -> "EncoderState":
+        """The state with at most `num_left_frames` past frames to attend to (-1: all): what bounds memory."""
+        if num_left_frames < 0 or self.att_cache.shape[3] <= num_left_frames:
+            return self
+        start = self.att_cache.shape[3] - num_left_frames
+        return EncoderState(
+            self.att_cache[:, :, :, start:], self.att_cache_lens.clamp(max=num_left_frames), self.cnn_cache, self.offset
+        )
+
+
+class ConformerBlock(nn.Module):
+    """Half a feed-forward layer, self-attention, convolution, half a feed-forward layer, norm (Conformer, section 2.4)."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        dim = config.dim
+        self.norm_ff_macaron = nn.LayerNorm(dim)
+        self.feed_forward_macaron = build_feed_forward(dim, config.feed_forward, config.hidden_dropout)
+        self.norm_mha = nn.LayerNorm(dim)
+        self.self_attn = EncoderAttention(dim, config.num_heads, config.attention_dropout, config.position)
+        self.norm_conv = nn.LayerNorm(dim)
+        self.conv_module = ConvolutionModule(config)
+        self.norm_ff = nn.LayerNorm(dim)
+        self.feed_forward = build_feed_forward(dim, config.feed_forward, config.hidden_dropout)
+        self.norm_final = nn.LayerNorm(dim)
+        self.dropout = Dropout(config.dropout)
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor,
+        bias: Tensor,
+        positions: tuple[Tensor, ...],
+        att_cache: Tensor | None,
+        cnn_cache: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """x: (B, T, D); mask: (B, T). Returns the output, keys and values in view, and the convolution's input in view."""
+        x = x + 0.5 * self.dropout(self.feed_forward_macaron(self.norm_ff_macaron(x), mask))
+        attended, window = self.self_attn.encode(self.norm_mha(x), att_cache, bias, positions)
+        x = x + self.dropout(attended)
+        convolved, extended = self.conv_module(self.norm_conv(x), mask, cnn_cache)
+        x = x + self.dropout(convolved)
+        x = x + 0.5 * self.dropout(self.feed_forward(self.norm_ff(x), mask))
+        return self.norm_final(x), window, extended
+
+
+class ConformerEncoder(nn.Module):
+    """Global mean and variance normalisation, subsampling by 4, Conformer blocks."""
+
+    cmvn_mean: Tensor
+    cmvn_istd: Tensor
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("cmvn_mean", torch.zeros(config.input_dim))
+        self.register_buffer("cmvn_istd", torch.ones(config.input_dim))
+        self.subsampling = Conv2dSubsampling4(config.input_dim, config.dim, config.subsampling_channels or config.dim)
+        self.dropout = Dropout(config.dropout)
+        self.blocks = nn.ModuleList(ConformerBlock(config) for _ in range(config.num_blocks))
+        self.after_norm = nn.LayerNorm(config.dim)
+
+    def initial_state(self, batch_size: int) -> EncoderState:
+        """The state before the first chunk of `batch_size` streams."""
+        config, like = self.config, self.after_norm.weight
+        heads, count = config.num_heads, (config.num_blocks, batch_size)
+        return EncoderState(
+            att_cache=like.new_zeros(*count, heads, 0, 2 * (config.dim // heads)),
+            att_cache_lens=torch.zeros(batch_size, dtype=torch.int64, device=like.device),
+            cnn_cache=like.new_zeros(*count, config.dim, config.conv_kernel - 1),
+            offset=torch.zeros(batch_size, dtype=torch.int64, device=like.device),
+        )
+
+    def forward(
+        self, feats: Tensor, feats_lengths: Tensor, state: EncoderState | None = None, chunk: ChunkMask | None = None
+    ) -> tuple[Tensor, Tensor, EncoderState | None]:
+        """Encode log-mel frames (B, T, M), of which the first `feats_lengths` (B,) of a row are real.
+
+        state None: whole utterances, attending freely or, given `chunk`, within chunks. With a state: the next frames
+        of each stream, attending to each other and to all the state holds; consecutive calls overlap by 3 input
+        frames (`RIGHT_CONTEXT`), and `EncoderState.keep` limits the past. Calling chunk by chunk equals one call with
+        the same `chunk` mask, to float rounding.
+
+        Returns encoder_out (B, T', D), its lengths (B,) and the next state (None without a state).
+        Raises ValueError when both a state and a chunk are given, and for streaming through a non-causal convolution.
+        """
+        if state is not None and (chunk is not None or not self.config.conv_causal):
+            raise ValueError("streaming needs a causal convolution, and attends by its state, not by a chunk mask")
+        x = self.subsampling((feats - self.cmvn_mean) * self.cmvn_istd)
+        lens = subsampled_length(feats_lengths)
+        mask = frame_mask(lens, x.shape[1])
+        positions = self._positions(x, state)
+        if self.config.position == "absolute_key":
+            x = x * self.config.dim**0.5
+            positions = (self.dropout(positions[0]),)
+        x = self.dropout(x)
+        bias = attention_bias(self._visible(mask, state, chunk))
+        windows, extensions = [], []
+        for i, block in enumerate(self.blocks):
+            att_cache, cnn_cache = (state.att_cache[i], state.cnn_cache[i]) if state is not None else (None, None)
+            x, window, extended = block(x, mask, bias, positions, att_cache, cnn_cache)
+            windows.append(window)
+            extensions.append(extended)
+        next_state = None if state is None else _advance(state, lens, torch.stack(windows), torch.stack(extensions))
+        return self.after_norm(x), lens, next_state
+
+    def _positions(self, x: Tensor, state: EncoderState | None) -> tuple[Tensor, ...]:
+        past = 0 if state is None else state.att_cache.shape[3]
+        if self.config.position == "rotary":
+            return rotation(past + x.shape[1], self.config.dim // self.config.num_heads, x.device)
+        places = torch.arange(past + x.shape[1], device=x.device).unsqueeze(0)
+        if state is not None:
+            places = places + (state.offset - past).unsqueeze(1)
+        return (sinusoids(places, self.config.dim),)
+
+    def _visible(self, mask: Tensor, state: EncoderState | None, chunk: ChunkMask | None) -> Tensor:
+        """Which keys each query may see: broadcastable to (B, 1, T, W + T)."""
+        visible = mask[:, None, None, :]
+        if chunk is not None:
+            visible = visible & chunk_mask(mask.shape[1], chunk, mask.device)
+        if state is not None:
+            past = state.att_cache.shape[3]
+            filled = torch.arange(past, device=mask.device) >= (past - state.att_cache_lens).unsqueeze(1)
+            visible = torch.cat([filled[:, None, None, :], visible], dim=3)
+        return visible
+
+
+def _advance(state: EncoderState, lens: Tensor, windows: Tensor, extensions: Tensor) -> EncoderState:
+    """The next state. Rows may have fewer new frames than others: each is moved so that its newest frame is last.
+
+    windows: (L, B, H, W + T, 2 * head_dim); extensions: (L, B, D, kernel - 1 + T); lens: (B,) new frames of each row.
+    """
+    width, kernel = windows.shape[3], state.cnn_cache.shape[3]
+    shift = width - state.att_cache.shape[3] - lens
+    place = (torch.arange(width, device=lens.device) - shift.unsqueeze(1)).clamp(min=0)
+    # Whole rows are copied by their number: a gather would need an index for every single value.
+    row = torch.arange(windows[..., 0, 0].numel(), device=lens.device).reshape(*windows.shape[:3], 1)
+    att_cache = windows.flatten(0, 3)[row * width + place.unsqueeze(1)]
+    place = torch.arange(kernel, device=lens.device) + lens.unsqueeze(1)
+    cnn_cache = extensions.gather(3, place[None, :, None, :].expand(*extensions.shape[:3], kernel))
+    return EncoderState(att_cache, state.att_cache_lens + lens, cnn_cache, state.offset + lens)

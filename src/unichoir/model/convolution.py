@@ -1,0 +1,49 @@
+"""The Conformer's convolution module, causal (streaming) or not."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from unichoir.model.config import EncoderConfig
+
+
+class ConvolutionModule(nn.Module):
+    """Pointwise convolution, GLU, depthwise convolution, norm, swish, pointwise convolution (Conformer, section 2.2).
+
+    A causal module sees the `kernel - 1` frames before, taken from `cache` when streaming. Before the start of an
+    utterance stands what the module computes for a frame of zeros; the cache holds differences from that, so that
+    zeros are the right cache to start with.
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        dim, kernel = config.dim, config.conv_kernel
+        self.causal = config.conv_causal
+        self.left_frames = kernel - 1
+        self.pointwise_conv1 = nn.Linear(dim, 2 * dim)
+        self.depthwise_conv = nn.Conv1d(dim, dim, kernel, groups=dim, padding=0 if self.causal else kernel // 2)
+        self.norm: nn.Module = nn.LayerNorm(dim) if config.conv_norm == "layer_norm" else nn.BatchNorm1d(dim)
+        self.pointwise_conv2 = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, mask: Tensor, cache: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """x: (B, T, D); mask: (B, T); cache: (B, D, kernel - 1) or None. Returns the output and x extended by its past.
+
+        The second value, (B, D, kernel - 1 + T), is what the next cache is cut from; None without a cache.
+        """
+        x = functional.glu(self.pointwise_conv1(x.masked_fill(~mask.unsqueeze(2), 0.0)), dim=2).transpose(1, 2)
+        extended = None
+        if self.causal:
+            before = functional.glu(self.pointwise_conv1.bias, dim=0)[:, None]
+            if cache is None:
+                past = before.to(x.dtype).expand(x.shape[0], -1, self.left_frames)
+            else:
+                past = (cache + before).to(x.dtype)
+            x = torch.cat([past, x], dim=2)
+            extended = x - before if cache is not None else None
+        x = self.depthwise_conv(x)
+        if isinstance(self.norm, nn.BatchNorm1d):
+            x = self.norm(x).transpose(1, 2)
+        else:
+            x = self.norm(x.transpose(1, 2))
+        x = self.pointwise_conv2(functional.silu(x))
+        return x.masked_fill(~mask.unsqueeze(2), 0.0), extended

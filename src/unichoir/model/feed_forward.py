@@ -1,0 +1,31 @@
+"""The dense feed-forward network, and the choice between it and a Mixture of Experts."""
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from unichoir.model.config import FeedForwardConfig
+from unichoir.model.dropout import Dropout
+from unichoir.model.moe import MoE
+
+ACTIVATIONS = {"swish": functional.silu, "relu": functional.relu}
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with an activation between them: (B, T, D) to (B, T, D)."""
+
+    def __init__(self, dim: int, config: FeedForwardConfig, dropout: float) -> None:
+        super().__init__()
+        self.w_1 = nn.Linear(dim, config.hidden_dim, bias=config.bias)
+        self.w_2 = nn.Linear(config.hidden_dim, dim, bias=config.bias)
+        self.activation = ACTIVATIONS[config.activation]
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """x: (B, T, D); mask: (B, T), not needed here (a dense layer treats padding like any frame)."""
+        y: Tensor = self.w_2(self.dropout(self.activation(self.w_1(x))))
+        return y
+
+
+def build_feed_forward(dim: int, config: FeedForwardConfig, dropout: float) -> FeedForward | MoE:
+    """The feed-forward layer that `config` asks for: dense, or a Mixture of Experts."""
+    return MoE(dim, config, dropout) if config.num_experts else FeedForward(dim, config, dropout)
