@@ -1,0 +1,254 @@
+"""Audio files, streams and arrays to mono float32 samples at the wanted rate."""
+
+import contextlib
+import io
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+
+from unichoir.errors import AudioError
+
+Samples = NDArray[np.float32]
+AudioSource = str | os.PathLike[str] | BinaryIO | bytes
+
+MIN_RATE, MAX_RATE = 2_000, 768_000
+# Decoders and resamplers overshoot [-1, 1] a little; an array beyond this was surely meant on another scale.
+MAX_AMPLITUDE = 16.0
+# A segment may end this much after its file does: segment times are often rounded up.
+MAX_OVERSHOOT_SECONDS = 0.5
+# MP3 decoders disagree by a few frames (of at most 1152 samples) about padding; more than this is really missing.
+MP3_SLACK_SAMPLES = 4 * 1152
+BLOCK_SAMPLES = 1 << 20
+UNKNOWN_FRAMES = 1 << 62
+# Writers to a pipe cannot know the length and put a number near the largest one (sox 0x7ffff000, ffmpeg 0xffffffff).
+UNKNOWN_WAV_LENGTH = 0x7FFFF000
+
+
+def load_audio(
+    source: AudioSource,
+    *,
+    sample_rate: int = 16000,
+    start: float | None = None,
+    end: float | None = None,
+    name: str | None = None,
+) -> Samples:
+    """Decode, mix to mono (mean of the channels) and resample.
+
+    Args:
+        source: a path, the bytes of a file, or a binary stream (read to its end). WAV, FLAC, Ogg Vorbis, Ogg Opus, MP3.
+        sample_rate: rate of the result in Hz.
+        start, end: the part to read, in seconds; None means the beginning and the end of the file.
+        name: what errors call the input; by default its path.
+
+    Returns:
+        (N,) samples, nominally in [-1, 1].
+
+    Raises:
+        AudioError: missing, unreadable, truncated, empty or not finite audio, or a part that lies outside of it.
+    """
+    with _open(source, name) as (sound, called):
+        first, last = _part(sound, start, end, called)
+        samples = _read_mono(sound, first, last, sample_rate, called)
+    if not len(samples):
+        raise AudioError(f"{called}: no samples")
+    return samples
+
+
+def audio_duration(source: AudioSource, *, name: str | None = None) -> float:
+    """Length in seconds, from the file's headers. Raises AudioError as `load_audio` does, where headers tell."""
+    with _open(source, name) as (sound, _):
+        return float(sound.frames / sound.samplerate)
+
+
+def resample(samples: Samples, from_rate: float, to_rate: float) -> Samples:
+    """(N,) at `from_rate` to (about N * to_rate / from_rate,) at `to_rate`, band-limited (soxr, high quality)."""
+    if from_rate == to_rate:
+        return samples
+    return np.asarray(soxr.resample(samples, from_rate, to_rate), dtype=np.float32)
+
+
+def check_samples(samples: NDArray[Any], sample_rate: int, name: str = "samples") -> Samples:
+    """Mono float32 samples from an array given by a user; the rate stays as it is.
+
+    Args:
+        samples: (N,) or (N, channels), float in [-1, 1] or int16.
+        sample_rate: in Hz; only checked.
+        name: what errors call the array.
+
+    Raises:
+        AudioError: empty, not finite, another type or shape, values far outside [-1, 1], or an unusable rate.
+    """
+    samples = np.asarray(samples)
+    _check_rate(sample_rate, name)
+    if samples.ndim not in (1, 2) or (samples.ndim == 2 and not 1 <= samples.shape[1] <= 64):
+        raise AudioError(f"{name}: expected shape (N,) or (N, channels), found {samples.shape}")
+    if samples.dtype == np.int16:
+        samples = samples.astype(np.float32) / np.float32(32768)
+    elif samples.dtype.kind != "f":
+        raise AudioError(f"{name}: expected float or int16 samples, found {samples.dtype}")
+    if not samples.shape[0]:
+        raise AudioError(f"{name}: no samples")
+    mono = samples.mean(axis=1) if samples.ndim == 2 else samples
+    _check_values(mono, 0, sample_rate, name)
+    return np.ascontiguousarray(mono, dtype=np.float32)
+
+
+def _check_rate(sample_rate: int, name: str) -> None:
+    if not MIN_RATE <= sample_rate <= MAX_RATE:
+        raise AudioError(f"{name}: sample rate {sample_rate} Hz is not between {MIN_RATE} and {MAX_RATE}")
+
+
+def _check_values(mono: NDArray[np.floating[Any]], first: int, sample_rate: int, name: str) -> None:
+    # One reduction answers both questions: a NaN or an infinity survives it.
+    peak = float(np.abs(mono).max()) if len(mono) else 0.0
+    if not np.isfinite(peak):
+        position = first + int(np.flatnonzero(~np.isfinite(mono))[0])
+        raise AudioError(f"{name}: a sample is not a finite number (at {position / sample_rate:.3f} s)")
+    if peak > MAX_AMPLITUDE:
+        raise AudioError(f"{name}: float samples should lie in [-1, 1], found {peak:.6g} (int16 may be given as such)")
+
+
+@contextlib.contextmanager
+def _open(source: AudioSource, name: str | None) -> Iterator[tuple[soundfile.SoundFile, str]]:
+    with contextlib.ExitStack() as stack:
+        if isinstance(source, (str, os.PathLike)):
+            name = name or os.fspath(source)
+            try:
+                stream: BinaryIO = stack.enter_context(Path(source).open("rb"))
+            except OSError as error:
+                raise AudioError(f"{name}: {error.strerror or error}") from None
+            except ValueError as error:  # a path with a null character
+                raise AudioError(f"{name!r}: {error}") from None
+        else:
+            name = name or str(getattr(source, "name", "") or "audio data")
+            stream = io.BytesIO(source if isinstance(source, bytes) else source.read())
+        try:
+            # libsndfile reads a path itself, without a call back into Python for every few bytes.
+            readable = os.fspath(source) if isinstance(source, (str, os.PathLike)) else stream
+            sound = stack.enter_context(_sound_file(stream, readable, name))
+            yield sound, name
+        except soundfile.SoundFileError as error:
+            reason = getattr(error, "error_string", str(error))
+            raise AudioError(f"{name}: cannot be decoded ({reason.strip().rstrip('.')})") from None
+
+
+def _sound_file(stream: BinaryIO, readable: str | BinaryIO, name: str) -> soundfile.SoundFile:
+    try:
+        _check_complete(stream, name)
+        sound = soundfile.SoundFile(readable)
+    except (TypeError, OSError) as error:  # TypeError: headerless audio (.raw), of which nothing is known
+        raise AudioError(f"{name}: cannot be read ({error})") from None
+    _check_rate(sound.samplerate, name)
+    if sound.frames >= UNKNOWN_FRAMES:
+        raise AudioError(f"{name}: the header does not tell the length, as happens when FLAC is written to a pipe")
+    return sound
+
+
+def _part(sound: soundfile.SoundFile, start: float | None, end: float | None, name: str) -> tuple[int, int]:
+    length = sound.frames / sound.samplerate
+    if start is not None and not 0 <= start < max(length, 1e-9):
+        raise AudioError(f"{name}: the part starts at {start} s, the audio lasts {length:.3f} s")
+    if end is not None and not (start or 0) < end <= length + MAX_OVERSHOOT_SECONDS:
+        raise AudioError(f"{name}: the part ends at {end} s (start {start or 0} s), the audio lasts {length:.3f} s")
+    first = round((start or 0) * sound.samplerate)
+    last = sound.frames if end is None else min(sound.frames, round(end * sound.samplerate))
+    return first, last
+
+
+def _read_mono(sound: soundfile.SoundFile, first: int, last: int, sample_rate: int, name: str) -> Samples:
+    """Block by block, so that half an hour of 96 kHz stereo never stands in memory at once."""
+    if first:
+        sound.seek(first)
+    resampler = None
+    if sound.samplerate != sample_rate:
+        resampler = soxr.ResampleStream(sound.samplerate, sample_rate, 1, dtype="float32")
+    blocks: list[Samples] = []
+    position = first
+    block_frames = max(1, BLOCK_SAMPLES // sound.channels)
+    while position < last:
+        block = sound.read(min(last - position, block_frames), dtype="float32", always_2d=True)
+        if not len(block):
+            break
+        mono = block[:, 0] if sound.channels == 1 else block.mean(axis=1)
+        _check_values(mono, position, sound.samplerate, name)
+        position += len(block)
+        blocks.append(resampler.resample_chunk(mono) if resampler else mono)
+    if last - position > (MP3_SLACK_SAMPLES if sound.format in ("MP3", "MPEG") else 0):
+        found, promised = position / sound.samplerate, last / sound.samplerate
+        raise AudioError(f"{name}: truncated: the audio ends at {found:.3f} s of {promised:.3f} s")
+    if resampler:
+        blocks.append(resampler.resample_chunk(np.zeros(0, dtype=np.float32), last=True))
+    return np.ascontiguousarray(np.concatenate(blocks)) if blocks else np.zeros(0, dtype=np.float32)
+
+
+def _check_complete(stream: BinaryIO, name: str) -> None:
+    """Raise AudioError when the container says that more bytes should follow: most decoders just stop early."""
+    size = stream.seek(0, io.SEEK_END)
+    stream.seek(0)
+    head = stream.read(12)
+    if not size:
+        raise AudioError(f"{name}: the file is empty")
+    missing = 0
+    if head[:4] == b"RIFF" and head[8:] == b"WAVE":
+        missing = _end_of_wav(stream, size) - size
+    elif head[:4] == b"OggS":
+        missing = _end_of_ogg(stream, size, name) - size
+    elif head[:3] == b"ID3" or (head[0] == 0xFF and len(head) > 1 and head[1] & 0xE0 == 0xE0):
+        missing = _end_of_mp3(stream, size) - size
+    stream.seek(0)
+    if missing > 0:
+        raise AudioError(f"{name}: truncated: {missing} more bytes should follow")
+
+
+def _end_of_wav(stream: BinaryIO, size: int) -> int:
+    position = 12
+    while position + 8 <= size:
+        stream.seek(position)
+        chunk, length = struct.unpack("<4sI", stream.read(8))
+        if chunk == b"data":
+            return size if length >= UNKNOWN_WAV_LENGTH else position + 8 + length
+        position += 8 + length + length % 2
+    return size
+
+
+def _end_of_ogg(stream: BinaryIO, size: int, name: str) -> int:
+    """Page by page. A stream that stops between two pages is whole: a live recording has no page marked as the last."""
+    position, ended = 0, False
+    while position < size:
+        stream.seek(position)
+        header = stream.read(27)
+        if not b"OggS".startswith(header[:4]):
+            if ended:
+                break  # tags appended by some tool
+            raise AudioError(f"{name}: damaged: no Ogg page at byte {position}")
+        if len(header) < 27:
+            return position + 27
+        ended = bool(header[5] & 4)
+        position += 27 + header[26] + sum(stream.read(header[26]))
+    return max(position, size) if ended else position
+
+
+def _end_of_mp3(stream: BinaryIO, size: int) -> int:
+    """Only the Xing/Info header written by most encoders tells how many bytes there are."""
+    stream.seek(0)
+    head = stream.read(10)
+    begin = 0
+    if head[:3] == b"ID3" and len(head) == 10:
+        begin = 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
+    stream.seek(begin)
+    frame = stream.read(64)
+    if len(frame) < 64 or frame[0] != 0xFF or frame[1] & 0xE0 != 0xE0:
+        return size
+    version_1, mono = frame[1] & 0x18 == 0x18, frame[3] & 0xC0 == 0xC0
+    side_information = (17 if mono else 32) if version_1 else (9 if mono else 17)
+    tag, flags, first, second = struct.unpack_from(">4sIII", frame, 4 + side_information)
+    if tag not in (b"Xing", b"Info") or not flags & 2:
+        return size
+    return begin + int(second if flags & 1 else first)

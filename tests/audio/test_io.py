@@ -1,0 +1,316 @@
+import contextlib
+import io
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from unichoir.audio.io import audio_duration, check_samples, load_audio, resample
+from unichoir.errors import AudioError
+
+FORMATS = {
+    "wav16": ("WAV", "PCM_16"),
+    "wav24": ("WAV", "PCM_24"),
+    "wav_float": ("WAV", "FLOAT"),
+    "wav_ulaw": ("WAV", "ULAW"),
+    "flac": ("FLAC", "PCM_16"),
+    "vorbis": ("OGG", "VORBIS"),
+    "opus": ("OGG", "OPUS"),
+    "mp3": ("MP3", "MPEG_LAYER_III"),
+}
+
+
+def tone(seconds, rate, frequency=440.0, amplitude=0.3):
+    return (amplitude * np.sin(2 * np.pi * frequency * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
+
+
+def speech_like(seconds, rate, seed=0):
+    """Noise under a moving envelope: no two stretches are alike, so that a shift or a gap shows."""
+    rng = np.random.default_rng(seed)
+    envelope = np.interp(np.linspace(0, 20, round(seconds * rate)), np.arange(21), rng.uniform(0.01, 0.3, 21))
+    return (envelope * rng.standard_normal(len(envelope)) * 0.3).astype(np.float32)
+
+
+def encoded(samples, rate, form):
+    container, subtype = FORMATS[form]
+    stream = io.BytesIO()
+    soundfile.write(stream, samples, rate, format=container, subtype=subtype)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("channels", [1, 2, 4])
+@pytest.mark.parametrize("rate", [8000, 16000, 48000])
+def test_a_tone_keeps_its_frequency_and_level_in_every_format(form, channels, rate):
+    if form == "mp3" and channels > 2:
+        pytest.skip("MP3 has at most two channels")
+    samples = np.repeat(tone(1.0, rate)[:, None], channels, axis=1)
+    loaded = load_audio(encoded(samples, rate, form))
+    assert loaded.dtype == np.float32
+    assert abs(len(loaded) - 16000) <= 16
+    middle = loaded[4000:12000].astype(np.float64)
+    spectrum = np.abs(np.fft.rfft(middle * np.hanning(len(middle))))
+    assert spectrum.argmax() == 220  # of 8000 points at 16 kHz: 2 Hz each
+    assert np.sqrt(np.mean(middle**2)) == pytest.approx(0.3 / np.sqrt(2), rel=0.05)
+
+
+@pytest.mark.parametrize("rate", [4000, 11025, 22050, 44100, 96000, 192000])
+def test_resampling_a_tone_gives_the_tone_at_the_new_rate(rate):
+    loaded = load_audio(encoded(tone(1.0, rate), rate, "wav_float"))
+    assert len(loaded) == 16000
+    np.testing.assert_allclose(loaded[1000:15000], tone(1.0, 16000)[1000:15000], atol=2e-4)
+
+
+def test_resampling_removes_what_the_new_rate_cannot_hold():
+    loaded = load_audio(encoded(tone(1.0, 48000, frequency=12000.0), 48000, "wav_float"))
+    assert np.abs(loaded[1000:15000]).max() < 1e-3
+
+
+def test_long_audio_is_resampled_in_blocks_as_if_in_one():
+    samples = speech_like(30.0, 48000)  # more than one block
+    loaded = load_audio(encoded(samples, 48000, "wav_float"))
+    np.testing.assert_allclose(loaded, resample(samples, 48000, 16000), atol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["flac", "vorbis", "opus", "mp3"])
+def test_reading_in_blocks_equals_reading_at_once(form, monkeypatch):
+    content = encoded(speech_like(3.0, 16000), 16000, form)
+    whole = load_audio(content)
+    monkeypatch.setattr("unichoir.audio.io.BLOCK_SAMPLES", 7001)
+    np.testing.assert_allclose(load_audio(content), whole, atol=1e-6)
+
+
+def test_channels_are_averaged():
+    left, right = tone(0.5, 16000), speech_like(0.5, 16000)
+    loaded = load_audio(encoded(np.stack([left, right], axis=1), 16000, "wav_float"))
+    np.testing.assert_allclose(loaded, (left + right) / 2, atol=1e-6)
+
+
+def test_int16_samples_are_read_exactly():
+    values = np.array([-32768, -1, 0, 1, 32767] * 100, dtype=np.int16)
+    loaded = load_audio(encoded(values, 16000, "wav16"))
+    np.testing.assert_array_equal(loaded * 32768, values)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_part_equals_that_part_of_the_whole(form):
+    content = encoded(speech_like(4.0, 16000), 16000, form)
+    whole = load_audio(content)
+    np.testing.assert_allclose(load_audio(content, start=1.25, end=2.5), whole[20000:40000], atol=1e-6)
+    np.testing.assert_array_equal(load_audio(content, end=1.0), whole[:16000])
+    np.testing.assert_allclose(load_audio(content, start=3.0), whole[48000:], atol=1e-6)
+    assert len(load_audio(content, start=3.0, end=4.3)) == 16000  # an end rounded up
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "message"),
+    [
+        (2.0, None, "starts at 2.0 s"),
+        (-1.0, None, "starts at -1.0"),
+        (0.5, 0.5, "ends at 0.5"),
+        (None, 5.0, "ends at 5.0"),
+    ],
+)
+def test_a_part_outside_of_the_audio_is_an_error(start, end, message):
+    with pytest.raises(AudioError, match=message):
+        load_audio(encoded(tone(2.0, 16000), 16000, "wav16"), start=start, end=end)
+
+
+def test_paths_streams_and_bytes_give_the_same(tmp_path):
+    content = encoded(speech_like(0.5, 16000), 16000, "flac")
+    path = tmp_path / "näme with spaces.flac"
+    path.write_bytes(content)
+    expected = load_audio(content)
+    with path.open("rb") as stream:
+        for source in (path, str(path), stream):
+            np.testing.assert_array_equal(load_audio(source), expected)
+    assert audio_duration(path) == audio_duration(content) == 0.5
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_truncated_file_is_an_error_wherever_it_is_cut(form):
+    content = encoded(speech_like(5.0, 16000), 16000, form)
+    rng = np.random.default_rng(1)
+    boundaries = ogg_pages(content) if content[:4] == b"OggS" else set()
+    cuts = {
+        1,
+        3,
+        10,
+        27,
+        40,
+        50,
+        100,
+        len(content) - 300,
+        len(content) - 10,
+        *rng.integers(100, len(content) - 300, 20),
+    }
+    for cut in sorted(cuts - boundaries):
+        with pytest.raises(AudioError, match="clip: "):
+            load_audio(content[:cut], name="clip")
+
+
+def ogg_pages(content):
+    return {position for position in range(len(content)) if content[position : position + 4] == b"OggS"}
+
+
+def test_an_ogg_stream_that_ends_between_pages_is_whole():
+    content = encoded(speech_like(20.0, 16000), 16000, "vorbis")
+    cut = sorted(ogg_pages(content))[-2]
+    loaded, whole = load_audio(content[:cut]), load_audio(content)
+    assert 0 < len(loaded) < len(whole)
+    np.testing.assert_allclose(loaded, whole[: len(loaded)], atol=1e-6)
+
+
+def test_damage_between_ogg_pages_is_an_error():
+    content = encoded(speech_like(20.0, 16000), 16000, "opus")
+    page = sorted(ogg_pages(content))[4]
+    with pytest.raises(AudioError, match=f"no Ogg page at byte {page}"):
+        load_audio(content[:page] + bytes(len(content) - page))
+
+
+@pytest.mark.parametrize("length", [0xFFFFFFFF, 0x7FFFF000 + 8])
+def test_a_wav_written_to_a_pipe_has_no_length_and_is_read_to_its_end(length):
+    content = bytearray(encoded(tone(1.0, 16000), 16000, "wav16"))
+    content[40:44] = struct.pack("<I", length)
+    assert len(load_audio(bytes(content))) == 16000
+
+
+def test_bytes_after_the_audio_of_a_wav_are_ignored():
+    content = encoded(tone(1.0, 16000), 16000, "wav16")
+    assert len(load_audio(content + b"LIST\x04\x00\x00\x00abcd")) == 16000
+
+
+def test_an_mp3_with_id3_tags_is_read():
+    content = encoded(tone(1.0, 16000), 16000, "mp3")
+    tag = b"ID3\x04\x00\x00" + bytes([0, 0, 2, 0]) + bytes(256)
+    np.testing.assert_allclose(load_audio(tag + content + b"TAG" + bytes(125)), load_audio(content), atol=1e-6)
+    with pytest.raises(AudioError, match="truncated"):
+        load_audio(tag + content[:-100])
+
+
+@pytest.mark.parametrize(
+    ("value", "message"), [(np.nan, r"not a finite number \(at 0.500 s"), (np.inf, "finite"), (3e4, "should lie in")]
+)
+def test_samples_that_are_not_finite_or_on_another_scale_are_an_error(value, message):
+    samples = tone(1.0, 16000)
+    samples[8000] = value
+    with pytest.raises(AudioError, match=message):
+        load_audio(encoded(samples, 16000, "wav_float"))
+    with pytest.raises(AudioError, match=message):
+        check_samples(samples, 16000)
+
+
+def test_flac_of_unknown_length_is_an_error():
+    content = bytearray(encoded(tone(1.0, 16000), 16000, "flac"))
+    content[21] &= 0xF0  # the number of samples, 36 bits, in the first header block
+    content[22:26] = bytes(4)
+    with pytest.raises(AudioError, match="does not tell the length"):
+        load_audio(bytes(content))
+
+
+def test_silence_is_audio():
+    for form in FORMATS:
+        assert np.abs(load_audio(encoded(np.zeros(16000, dtype=np.float32), 16000, form))).max() < 1e-3
+
+
+@pytest.mark.parametrize("form", ["wav16", "wav_float"])
+def test_audio_without_samples_is_an_error(form):
+    with pytest.raises(AudioError, match=r"empty\.file: no samples"):
+        load_audio(encoded(np.zeros(0, dtype=np.float32), 16000, form), name="empty.file")
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_twentieth_of_a_second(form):
+    assert abs(len(load_audio(encoded(tone(0.05, 16000), 16000, form))) - 800) <= 16
+
+
+def test_half_an_hour(tmp_path):
+    path = tmp_path / "long.wav"
+    soundfile.write(path, np.tile(speech_like(60.0, 8000), 30), 8000, subtype="PCM_16")
+    loaded = load_audio(path)
+    assert len(loaded) == 16000 * 1800
+    np.testing.assert_allclose(loaded[16000 * 60 : 16000 * 90], loaded[16000 * 1200 : 16000 * 1230], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("empty.wav", b"", "the file is empty"),
+        ("notes.wav", b"this is not audio at all, only text", "cannot be decoded"),
+        ("headerless.raw", bytes(32000), "cannot be read"),
+        ("zeros.mp3", bytes(32000), "cannot be decoded"),
+        ("clip.m4a", b"\x00\x00\x00\x20ftypM4A " + bytes(1000), "cannot be decoded"),
+    ],
+)
+def test_what_is_no_audio_is_an_error_of_one_line_naming_the_file(tmp_path, name, content, message):
+    path = tmp_path / name
+    path.write_bytes(content)
+    for read in (load_audio, audio_duration):
+        with pytest.raises(AudioError, match=message) as caught:
+            read(path)
+        assert str(caught.value).startswith(str(path))
+        assert "\n" not in str(caught.value)
+
+
+def test_missing_files_and_folders_are_errors(tmp_path):
+    with pytest.raises(AudioError, match=r"nowhere\.wav: No such file"):
+        load_audio(tmp_path / "nowhere.wav")
+    with pytest.raises(AudioError, match="Is a directory"):
+        load_audio(tmp_path)
+    with pytest.raises(AudioError, match="null"):
+        load_audio("a\0b")
+
+
+def test_an_impossible_rate_is_an_error():
+    with pytest.raises(AudioError, match="sample rate 100 Hz"):
+        load_audio(encoded(tone(1.0, 16000), 100, "wav16"))
+
+
+def test_random_bytes_never_raise_anything_else():
+    rng = np.random.default_rng(0)
+    good = [encoded(speech_like(0.5, 16000), 16000, form) for form in FORMATS if form != "mp3"]
+    for _ in range(150):
+        content = bytearray(good[int(rng.integers(len(good)))])
+        for position in rng.integers(0, min(len(content), 200), 4):
+            content[position] = rng.integers(256)
+        with contextlib.suppress(AudioError):
+            assert np.isfinite(load_audio(bytes(content))).all()
+
+
+def test_arrays_of_users():
+    ints = np.array([-32768, 16384, 0], dtype=np.int16)
+    np.testing.assert_array_equal(check_samples(ints, 16000), np.array([-1, 0.5, 0], dtype=np.float32))
+    stereo = np.array([[0.5, -0.5], [0.25, 0.75]])
+    checked = check_samples(stereo, 8000)
+    assert checked.dtype == np.float32
+    np.testing.assert_array_equal(checked, [0, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("samples", "rate", "message"),
+    [
+        (np.zeros(0), 16000, "no samples"),
+        (np.zeros((0, 2)), 16000, "no samples"),
+        (np.zeros((2, 3, 4)), 16000, "expected shape"),
+        (np.zeros((2, 16000)), 16000, "expected shape"),
+        (np.float32(0.5), 16000, "expected shape"),
+        (np.zeros(10, dtype=np.int64), 16000, "expected float or int16"),
+        (np.array(["a"]), 16000, "expected float or int16"),
+        (np.zeros(10, dtype=np.complex64), 16000, "expected float or int16"),
+        (np.zeros(10), 0, "sample rate 0 Hz"),
+    ],
+)
+def test_arrays_that_are_no_audio(samples, rate, message):
+    with pytest.raises(AudioError, match=message):
+        check_samples(samples, rate, "mine")
+
+
+def test_real_recordings(shared):
+    folder: Path = shared / "data"
+    for corpus, suffix in (("an4", "flac"), ("cv1_dev_en", "ogg")):
+        path = sorted((folder / corpus).rglob(f"*.{suffix}"))[0]
+        samples = load_audio(path)
+        assert len(samples) / 16000 == pytest.approx(audio_duration(path), abs=1e-3)
+        assert 0.001 < samples.std() < 0.5

@@ -1,0 +1,73 @@
+"""Fixtures shared by all tests."""
+
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real speech and reference outputs beside the project; without it the test is skipped."""
+    folder = REPOSITORY.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip("needs ../shared (real speech and reference outputs beside the project)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def fixtures() -> Path:
+    """The project's own small fixtures."""
+    return REPOSITORY / "tests" / "fixtures"
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with random weights and a vocabulary of characters: it finds letters in any sound."""
+    import torch
+
+    from unichoir.model.asr_model import AsrModel
+    from unichoir.model.checkpoint import save_checkpoint
+    from unichoir.model.config import DecoderConfig, EncoderConfig, FeedForwardConfig, ModelConfig
+    from unichoir.text.tokenizer import CharTokenizer, build_char_units
+
+    tokenizer = CharTokenizer(build_char_units(["ABCDEFGHIJKLMNOPQRSTUVWXYZ'"]))
+    experts = FeedForwardConfig(hidden_dim=32, num_experts=4)
+    config = ModelConfig(
+        vocab_size=tokenizer.vocab_size,
+        encoder=EncoderConfig(
+            dim=32, num_blocks=2, num_heads=2, feed_forward=experts, conv_kernel=7, subsampling_channels=8
+        ),
+        decoder=DecoderConfig(num_blocks=1, num_reverse_blocks=1, num_heads=2, feed_forward=experts),
+    )
+    torch.manual_seed(1)
+    model = AsrModel(config)
+    with torch.no_grad():
+        model.encoder.cmvn_mean.fill_(8.0)
+        model.encoder.cmvn_istd.fill_(0.25)
+        model.ctc.ctc_lo.weight.mul_(8.0)  # away from the uniform distribution, as a trained one is
+    folder = tmp_path_factory.mktemp("tiny") / "checkpoint"
+    save_checkpoint(folder, model, {"fbank": {}})
+    tokenizer.save(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_checkpoint: Path) -> Path:
+    """`tiny_checkpoint` as an ONNX model directory."""
+    from unichoir.export.onnx import export_onnx
+
+    folder = tiny_checkpoint.parent / "model"
+    export_onnx(tiny_checkpoint, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model_directory(fixtures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny WeNet checkpoint of the fixtures as an ONNX model directory: exported once for all tests."""
+    from unichoir.export.onnx import export_onnx
+
+    directory = tmp_path_factory.mktemp("exported") / "wenet_moe_tiny"
+    export_onnx(fixtures / "wenet_moe_tiny", directory)
+    return directory
