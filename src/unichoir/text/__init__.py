@@ -1,0 +1,1 @@
+"""Text: tokenizers, normalisation and error rates."""
