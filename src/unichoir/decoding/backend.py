@@ -1,0 +1,81 @@
+"""What recognition needs of a model: numpy in, numpy out, so that nothing above can tell which engine computes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """What the searches must know of a model."""
+
+    vocab_size: int
+    encoder_dim: int
+    sos_id: int
+    eos_id: int
+    blank_id: int = 0
+    subsampling_rate: int = 4
+    """Feature frames per encoder frame."""
+    right_context: int = 6
+    """Encoder frame i sees the feature frames from subsampling_rate * i to subsampling_rate * i + right_context."""
+    has_reverse_decoder: bool = False
+    reverse_weight: float = 0.0
+    """The share of the right-to-left decoder in rescoring when the caller does not choose one."""
+
+    def num_encoder_frames(self, num_feature_frames: int) -> int:
+        """How many encoder frames come out of so many feature frames; 0 when they are too few for one."""
+        return max(0, (num_feature_frames - self.right_context - 1) // self.subsampling_rate + 1)
+
+
+class Backend(Protocol):
+    """A model ready to run.
+
+    Rows of a batch do not influence each other, whatever their lengths and whatever stands in their padding.
+    """
+
+    @property
+    def info(self) -> ModelInfo: ...
+
+    def encode_chunk(
+        self, feats: Floats, feats_lengths: Ints, state: Any, num_left_frames: int
+    ) -> tuple[Floats, Ints, Any]:
+        """Encode the next window of feature frames of each row; a whole utterance is one window.
+
+        feats: (B, T, M) log-mel frames; feats_lengths: (B,) valid frames, 0 to T, full except in a row's last window;
+        state: None at the start of the utterances, after that what the last call returned; num_left_frames: each frame
+        attends to the frames of its own window and to at most so many encoder frames before them (-1: to all).
+        Windows overlap: for C encoder frames one is subsampling_rate * (C - 1) + right_context + 1 feature frames long
+        and starts subsampling_rate * C after the one before.
+
+        Returns encoder_out (B, T', D), encoder_out_lens (B,), state. A row with too few frames for an encoder frame,
+        even none, has length 0 and harms no other; what later windows give it is not used.
+        """
+        ...
+
+    def ctc_log_probs(self, encoder_out: Floats) -> Floats:
+        """CTC log-probabilities (B, T', V) of encoder_out (B, T', D), frame by frame."""
+        ...
+
+    def score_hypotheses(
+        self, encoder_out: Floats, hyps: Sequence[Sequence[int]], reverse: bool
+    ) -> list[NDArray[np.floating[Any]]]:
+        """The decoder's log-probability of each token of each hypothesis and of the closing eos.
+
+        encoder_out: (T', D) one utterance without padding; hyps: token ids without sos and eos, of any lengths, even 0.
+        Returns for each an array (U_i + 1,). With `reverse` the right-to-left decoder scores the reversed hypothesis
+        and the array is in the order scored: last token first, eos at the end.
+        """
+        ...
+
+    def next_token_log_probs(self, encoder_out: Floats, prefixes: Ints) -> Floats:
+        """The left-to-right decoder's log-probabilities (N, V) of the token after each prefix.
+
+        encoder_out: (T', D) one utterance without padding; prefixes: (N, U), sos first.
+        """
+        ...

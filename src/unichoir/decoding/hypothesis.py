@@ -1,0 +1,71 @@
+"""What recognition returns: hypotheses of a search, and the transcript made of them. All immutable."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """One token sequence of a search."""
+
+    tokens: tuple[int, ...]
+    score: float
+    """Natural log; what it sums is said by the search."""
+    frames: tuple[int, ...] = ()
+    """Encoder frame of each token: where its run ends in the best CTC alignment of the search. Empty when unknown."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Token:
+    """One recognised token; `id` in the vocabulary, times in ms from the start of the audio."""
+
+    id: int
+    text: str
+    start_ms: int
+    end_ms: int
+    confidence: float
+    """Highest CTC probability of the token in the frames it is aligned to, 0 to 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Word:
+    """One recognised word (a CJK character is one); times in ms from the start of the audio."""
+
+    text: str
+    start_ms: int
+    end_ms: int
+    confidence: float
+    """That of its least certain token, 0 to 1: it never falls when the model is more certain of any of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alternative:
+    """One of the n-best readings of the whole audio."""
+
+    text: str
+    tokens: tuple[int, ...]
+    score: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transcript:
+    """What was said in one recording."""
+
+    text: str
+    tokens: tuple[Token, ...]
+    words: tuple[Word, ...]
+    score: float
+    """Natural log, the best alternative's; which one depends on the mode. Comparable only within one recording."""
+    confidence: float
+    """Mean of the words' confidences, 0 to 1; 0 when there is no word."""
+    nbest: tuple[Alternative, ...]
+    """Best first, the transcript itself at the head. Greedy search knows only that one."""
+    duration_ms: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dicts, lists and numbers, ready for JSON."""
+        return asdict(self, dict_factory=_plain)
+
+
+def _plain(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in items}

@@ -1,0 +1,107 @@
+"""A recogniser of three tones: a model small enough to know in advance what it must find, and when."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+
+from unichoir.audio.fbank import FbankConfig, compute_fbank
+from unichoir.decoding.backend import ModelInfo
+from unichoir.decoding.recognizer import Recognizer
+from unichoir.text.tokenizer import BpeTokenizer
+
+RATE = 16000
+TONES = {3: 500.0, 4: 1500.0, 5: 3500.0}
+TOKENS = ["<blank>", "<unk>", "<sos/eos>", "\u2581low", "\u2581mid", "high"]
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+@dataclass
+class ToneBackend:
+    """Encoder: mean of seven feature frames. CTC: the tone whose band is loud, else blank. Decoders: random tables."""
+
+    seed: int = 0
+    windows: list[tuple[tuple[int, ...], list[int], int]] = field(default_factory=list)
+    """Of each call of encode_chunk: shape of feats, feats_lengths, num_left_frames."""
+
+    def __post_init__(self) -> None:
+        self.info = ModelInfo(
+            vocab_size=len(TOKENS), encoder_dim=80, sos_id=2, eos_id=2, has_reverse_decoder=True, reverse_weight=0.3
+        )
+        rng = np.random.default_rng(self.seed)
+        self.after = rng.normal(size=(2, len(TOKENS), len(TOKENS)))
+        self.place = rng.normal(size=(2, 50, len(TOKENS)))
+        tone = {t: np.sin(2 * np.pi * hz * np.arange(RATE) / RATE).astype(np.float32) for t, hz in TONES.items()}
+        config = FbankConfig()
+        self.bands = {t: int(compute_fbank(wave, config).mean(axis=0).argmax()) for t, wave in tone.items()}
+
+    def encode_chunk(self, feats: Any, feats_lengths: Any, state: Any, num_left_frames: int) -> Any:
+        self.windows.append((feats.shape, feats_lengths.tolist(), num_left_frames))
+        lens = np.array([self.info.num_encoder_frames(int(n)) for n in feats_lengths], dtype=np.int64)
+        encoder_out = np.zeros((len(feats), self.info.num_encoder_frames(feats.shape[1]), 80), dtype=np.float32)
+        for row, length in enumerate(lens):
+            for i in range(length):
+                encoder_out[row, i] = feats[row, 4 * i : 4 * i + 7].mean(axis=0)
+        return encoder_out, lens, (state or 0) + 1
+
+    def ctc_log_probs(self, encoder_out: Any) -> Any:
+        logits = np.full((*encoder_out.shape[:2], len(TOKENS)), -8.0)
+        logits[..., 0] = 0.0
+        for token, band in self.bands.items():
+            logits[..., token] = (encoder_out[..., band] - encoder_out.mean(axis=2) - 4.0) * 3
+        return log_softmax(logits).astype(np.float32)
+
+    def next_token(self, reverse: bool, encoder_out: Any, prefix: list[int]) -> np.ndarray:
+        hint = np.resize(encoder_out.mean(axis=0), len(TOKENS)) / 5
+        return log_softmax(self.after[int(reverse), prefix[-1]] + self.place[int(reverse), len(prefix)] + hint)
+
+    def next_token_log_probs(self, encoder_out: Any, prefixes: Any) -> Any:
+        return np.stack([self.next_token(False, encoder_out, row.tolist()) for row in prefixes]).astype(np.float32)
+
+    def score_hypotheses(self, encoder_out: Any, hyps: Any, reverse: bool) -> Any:
+        scores = []
+        for hyp in hyps:
+            order = [2, *(reversed(hyp) if reverse else hyp), 2]
+            steps = [self.next_token(reverse, encoder_out, order[:n])[order[n]] for n in range(1, len(order))]
+            scores.append(np.array(steps))
+        return scores
+
+
+@pytest.fixture
+def backend() -> ToneBackend:
+    return ToneBackend()
+
+
+@pytest.fixture
+def tokenizer() -> BpeTokenizer:
+    return BpeTokenizer(TOKENS, None)
+
+
+@pytest.fixture
+def recognizer(backend: ToneBackend, tokenizer: BpeTokenizer) -> Recognizer:
+    return Recognizer(backend, tokenizer, FbankConfig())
+
+
+@pytest.fixture
+def encoder_out() -> np.ndarray:
+    """(6, 80) of no particular audio."""
+    return np.random.default_rng(7).normal(size=(6, 80)).astype(np.float32)
+
+
+@pytest.fixture
+def play():
+    """Tones as (token, start in s, end in s) over faint noise."""
+
+    def play(tones: list[tuple[int, float, float]], seconds: float, seed: int = 0) -> np.ndarray:
+        samples = np.random.default_rng(seed).normal(0, 1e-4, int(seconds * RATE))
+        for token, start, end in tones:
+            first, last = int(start * RATE), int(end * RATE)
+            samples[first:last] += 0.3 * np.sin(2 * np.pi * TONES[token] * np.arange(last - first) / RATE)
+        return samples.astype(np.float32)
+
+    return play

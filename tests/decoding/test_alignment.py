@@ -1,0 +1,45 @@
+"""Forced alignment against the best of all alignments."""
+
+from itertools import groupby, product
+
+import numpy as np
+import pytest
+
+from unichoir.decoding.alignment import ctc_align
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("tokens", [(), (1,), (2, 1), (1, 1), (2, 2, 1)])
+def test_spans_are_the_runs_of_the_best_alignment(seed: int, tokens: tuple[int, ...]) -> None:
+    log_probs = np.log(np.random.default_rng(seed).dirichlet(np.full(3, 0.7), size=6))
+    paths = [
+        path
+        for path in product(range(3), repeat=6)
+        if tuple(token for token, _ in groupby(path) if token != 0) == tokens
+    ]
+    best = max(paths, key=lambda path: sum(row[token] for row, token in zip(log_probs, path, strict=True)))
+    expected, frame = [], 0
+    for token, run in groupby(best):
+        length = len(list(run))
+        if token != 0:
+            expected.append((frame, frame + length - 1))
+        frame += length
+    spans = ctc_align(log_probs, tokens)
+    assert [(span.first, span.last) for span in spans] == expected
+    for token, span in zip(tokens, spans, strict=True):
+        assert span.probability == pytest.approx(max(np.exp(log_probs[span.first : span.last + 1, token])))
+
+
+@pytest.mark.parametrize("num_tokens", [5, 7, 23])
+def test_more_tokens_than_frames_are_spread_evenly(num_tokens: int) -> None:
+    log_probs = np.log(np.random.default_rng(0).dirichlet(np.ones(3), size=5))
+    tokens = [1] * num_tokens
+    spans = ctc_align(log_probs, tokens)
+    assert len(spans) == num_tokens
+    assert all(0 <= span.first <= span.last < 5 and 0 <= span.probability <= 1 for span in spans)
+    assert sorted(span.first for span in spans) == [span.first for span in spans]
+
+
+def test_a_blank_that_is_not_zero() -> None:
+    log_probs = np.log(np.eye(3) * 0.97 + 0.01)[[2, 0, 0, 2, 1]]
+    assert [span[:2] for span in ctc_align(log_probs, [0, 1], blank_id=2)] == [(1, 2), (4, 4)]

@@ -1,0 +1,141 @@
+"""The ONNX Runtime engine: WeNet's reference arrays, and what is wrong with a model directory."""
+
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from unichoir.audio.fbank import FbankConfig
+from unichoir.decoding.backend import ModelInfo
+from unichoir.decoding.onnx_backend import OnnxBackend, load_model_directory
+from unichoir.errors import CheckpointError, ConfigError
+
+
+@pytest.fixture(scope="module")
+def reference(fixtures: Path):
+    return np.load(fixtures / "wenet_moe_tiny" / "reference.npz")
+
+
+@pytest.fixture(scope="module")
+def onnx(model_directory: Path) -> OnnxBackend:
+    return OnnxBackend(model_directory, num_threads=1)
+
+
+@pytest.fixture
+def copied(model_directory: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(model_directory, tmp_path / "model"))
+
+
+def test_model_directory(model_directory: Path) -> None:
+    backend, config = load_model_directory(model_directory)
+    assert backend.config is config
+    assert config.fbank == FbankConfig()
+    assert config.streaming
+    assert backend.info == ModelInfo(
+        vocab_size=20, encoder_dim=32, sos_id=2, eos_id=2, has_reverse_decoder=True, reverse_weight=0.3
+    )
+
+
+def test_whole_utterances_against_wenet(onnx: OnnxBackend, reference) -> None:
+    encoder_out, lens, _ = onnx.encode_chunk(reference["feats"], reference["feats_lengths"], None, -1)
+    assert lens.tolist() == reference["encoder_out_full_lens"].tolist()
+    for row, length in enumerate(lens):
+        np.testing.assert_allclose(encoder_out[row, :length], reference["encoder_out_full"][row, :length], atol=1e-4)
+    np.testing.assert_allclose(onnx.ctc_log_probs(encoder_out)[0], reference["ctc_log_probs_full"][0], atol=1e-3)
+
+
+def test_streaming_against_wenet(onnx: OnnxBackend, reference) -> None:
+    (name,) = [key for key in reference.files if key.startswith("encoder_out_streaming")]
+    size, left = (int(part.strip("chunkleft")) for part in name.rsplit("_", 2)[1:])
+    feats, state, outputs = reference["feats"][:1, : reference["feats_lengths"][0]], None, []
+    for start in range(0, feats.shape[1] - 6, 4 * size):
+        window = feats[:, start : start + 4 * (size - 1) + 7]
+        encoder_out, _, state = onnx.encode_chunk(window, np.array([window.shape[1]]), state, left * size)
+        outputs.append(encoder_out)
+        # Bounded memory: the cache owns just the frames that it shows.
+        assert state.att_cache.shape[3] <= left * size
+        assert state.att_cache.base is None or state.att_cache.base.size == state.att_cache.size
+    np.testing.assert_allclose(np.concatenate(outputs, axis=1), reference[name], atol=1e-4)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_decoders_against_wenet(onnx: OnnxBackend, reference, reverse: bool) -> None:
+    expected = reference["reverse_decoder_log_probs" if reverse else "decoder_log_probs"][0]
+    length = reference["decoder_in_lens"][0]
+    hyp = reference["decoder_in"][0, 1:length].tolist()
+    encoder_out = reference["encoder_out_full"][0, : reference["encoder_out_full_lens"][0]]
+    (scores,) = onnx.score_hypotheses(encoder_out, [hyp], reverse)
+    targets = [*(hyp[::-1] if reverse else hyp), 2]
+    np.testing.assert_allclose(scores, expected[np.arange(length), targets], atol=1e-3)
+    assert onnx.score_hypotheses(encoder_out, [], reverse) == []
+
+
+def test_too_few_frames(onnx: OnnxBackend) -> None:
+    encoder_out, lens, state = onnx.encode_chunk(np.zeros((2, 6, 80), np.float32), np.array([6, 0]), None, -1)
+    assert encoder_out.shape == (2, 0, 32)
+    assert lens.tolist() == [0, 0]
+    assert onnx.encode_chunk(np.zeros((2, 3, 80), np.float32), np.array([3, 3]), state, 4)[2] is state
+
+
+def test_padding_that_is_not_a_number(onnx: OnnxBackend, reference) -> None:
+    feats = reference["feats"].copy()
+    feats[1, 40:] = np.nan
+    encoder_out, _, _ = onnx.encode_chunk(feats, np.array([feats.shape[1], 40]), None, -1)
+    assert np.isfinite(encoder_out).all()
+
+
+def test_calls_from_several_threads(onnx: OnnxBackend, reference) -> None:
+    def encode(row: int) -> np.ndarray:
+        length = reference["feats_lengths"][row]
+        return onnx.encode_chunk(reference["feats"][row : row + 1, :length], np.array([length]), None, -1)[0]
+
+    rows = [0, 1] * 8
+    with ThreadPoolExecutor(4) as pool:
+        for row, found in zip(rows, pool.map(encode, rows), strict=True):
+            np.testing.assert_array_equal(found, encode(row))
+
+
+@pytest.mark.parametrize("name", ["encoder.onnx", "ctc.onnx", "decoder.onnx", "reverse_decoder.onnx"])
+def test_missing_or_damaged_graph(copied: Path, name: str) -> None:
+    path = copied / name
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(CheckpointError, match=f"{name}: cannot be read") as error:
+        OnnxBackend(copied)
+    assert "\n" not in str(error.value)
+    path.unlink()
+    with pytest.raises(CheckpointError, match=f"{name}: no such file"):
+        OnnxBackend(copied)
+
+
+def test_a_graph_in_the_wrong_place(copied: Path) -> None:
+    shutil.copy(copied / "ctc.onnx", copied / "decoder.onnx")
+    with pytest.raises(CheckpointError, match=r"decoder\.onnx: has the inputs encoder_out, expected encoder_out, enc"):
+        OnnxBackend(copied)
+
+
+def test_not_a_model_directory(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no such model directory"):
+        OnnxBackend(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match=r"not a model directory \(it has no config\.json\)"):
+        OnnxBackend(tmp_path)
+
+
+def test_bad_config(copied: Path) -> None:
+    path = copied / "config.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"format_version": 2, "new": 1}))
+    with pytest.raises(CheckpointError, match="format version 2, this release reads up to 1"):
+        OnnxBackend(copied)
+    path.write_text(json.dumps(content | {"colour": "red"}))
+    with pytest.raises(ConfigError, match=r"config\.json: unknown key 'colour'"):
+        OnnxBackend(copied)
+    path.write_text('{"format_version": 1')
+    with pytest.raises(ConfigError, match=r"config\.json: cannot be read"):
+        OnnxBackend(copied)
+    path.write_text("[]")
+    with pytest.raises(ConfigError, match=r"config\.json: expected a mapping"):
+        OnnxBackend(copied)
