@@ -1,0 +1,144 @@
+"""What survives a stop: the resumable state, the best checkpoints, and their average. Every write is all or nothing."""
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from unichoir.errors import CheckpointError
+
+WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BestCheckpoint:
+    """A kept checkpoint and what it scored on dev; smaller is better."""
+
+    step: int
+    score: float
+    loss: float
+
+    @property
+    def name(self) -> str:
+        return f"step-{self.step:08d}"
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """Where a run stands between two updates. The gradient is always applied, so no part of one is carried over."""
+
+    step: int = 0
+    """Updates made."""
+    epoch: int = 0
+    batch: int = 0
+    """Batches of this epoch that are behind us."""
+    epochs_done: float = 0.0
+    """`epoch` and the fraction of it that is behind us."""
+    validated_step: int = 0
+    seconds: float = 0.0
+    audio_seconds: float = 0.0
+    skipped: dict[str, str] = field(default_factory=dict)
+    """Utterances that could not be used, by key, and why."""
+    best: list[BestCheckpoint] = field(default_factory=list)
+    """The kept checkpoints, the best first."""
+
+    def to_state(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> "Progress":
+        return cls(**{**state, "best": [BestCheckpoint(**entry) for entry in state["best"]]})
+
+
+def rank(best: Sequence[BestCheckpoint], new: BestCheckpoint, keep: int) -> list[BestCheckpoint]:
+    """The `keep` best of the old and the new one, the best first; at equal scores the smaller loss, then the older."""
+    return sorted([*best, new], key=lambda entry: (entry.score, entry.loss, entry.step))[:keep]
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Write the resumable state; a power cut leaves either the old file or the new one."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    _sync_directory(path.parent)
+
+
+def load_state(path: Path, device: torch.device) -> dict[str, Any]:
+    """Read what `save_state` wrote. Raises CheckpointError naming the file when it is damaged."""
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # torch.load raises whatever the damage happens to hit
+        raise CheckpointError(f"{path}: damaged checkpoint: {str(error).splitlines()[0]}") from None
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path}: not a checkpoint of a training run")
+    return state
+
+
+def write_directory(directory: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary folder that then takes the place of `directory`."""
+    temporary = directory.with_name(f".{directory.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    write(temporary)
+    for path in temporary.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    _sync_directory(temporary)
+    shutil.rmtree(directory, ignore_errors=True)
+    os.replace(temporary, directory)
+    _sync_directory(directory.parent)
+
+
+def average_weights(directories: Sequence[Path]) -> dict[str, Tensor]:
+    """The mean of the weights of several checkpoint directories, tensor by tensor, summed in float64.
+
+    Integer tensors (counters) are taken from the first. Raises CheckpointError for a missing or differing file.
+    """
+    paths = [directory / WEIGHTS for directory in directories]
+    try:
+        files: list[Any] = [safe_open(path, framework="pt") for path in paths]
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{paths[0].parent.parent}: checkpoints to average cannot be read: {error}") from None
+    names = set(files[0].keys())
+    for path, file in zip(paths, files, strict=True):
+        if set(file.keys()) != names:
+            raise CheckpointError(f"{path}: has other weights than {paths[0]}: {min(names ^ set(file.keys()))}")
+    averaged: dict[str, Tensor] = {}
+    for name in sorted(names):
+        first = files[0].get_tensor(name)
+        if first.is_floating_point():
+            total = first.double()
+            for file in files[1:]:
+                total += file.get_tensor(name)
+            averaged[name] = (total / len(files)).to(first.dtype)
+        else:
+            averaged[name] = first
+    return averaged
+
+
+def remove_strays(folder: Path, best: Sequence[BestCheckpoint]) -> None:
+    """Delete checkpoints of this trainer that are not among the best: overtaken, or left by a cut-off run."""
+    kept = {entry.name for entry in best}
+    for path in [*folder.glob("step-????????"), *folder.glob(".step-????????.tmp")]:
+        if path.name not in kept:
+            shutil.rmtree(path)
+
+
+def _sync_directory(directory: Path) -> None:
+    # A rename is durable only once the folder that lists it is on disk.
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,61 @@
+"""Running figures of a training run: means between two lines of the log, speed, remaining time."""
+
+import time
+from collections.abc import Callable, Mapping
+
+
+class RunningMeans:
+    """Weighted means of named values, since the last `take`."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._weights: dict[str, float] = {}
+
+    def add(self, values: Mapping[str, float], weight: float = 1.0) -> None:
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value * weight
+            self._weights[name] = self._weights.get(name, 0.0) + weight
+
+    def take(self) -> dict[str, float]:
+        """The means so far; starts afresh."""
+        means = {name: total / self._weights[name] for name, total in self._sums.items() if self._weights[name]}
+        self._sums, self._weights = {}, {}
+        return means
+
+
+class Stopwatch:
+    """Audio seconds trained on for each second, and how long the rest will take."""
+
+    def __init__(self, done: float, spent: float, clock: Callable[[], float] = time.monotonic) -> None:
+        """`done`: the fraction of the run behind us; `spent`: the seconds earlier, interrupted parts of it took."""
+        self._clock = clock
+        self._start = self._lap_start = clock()
+        self._done_at_start, self._spent_before = done, spent
+        self._lap_audio = 0.0
+
+    def add_audio(self, seconds: float) -> None:
+        self._lap_audio += seconds
+
+    def spent(self) -> float:
+        """Seconds the run has taken, its earlier parts included."""
+        return self._spent_before + self._clock() - self._start
+
+    def take_speed(self) -> float:
+        """Audio seconds per second since the last call."""
+        now = self._clock()
+        speed = self._lap_audio / max(now - self._lap_start, 1e-9)
+        self._lap_start, self._lap_audio = now, 0.0
+        return speed
+
+    def remaining(self, done: float) -> float | None:
+        """Seconds still needed when the fraction `done` is behind us; None as long as nothing can be said."""
+        progressed = done - self._done_at_start
+        return (self._clock() - self._start) / progressed * (1 - done) if progressed > 0 else None
+
+
+def clock_time(seconds: float | None) -> str:
+    """Seconds as h:mm:ss; `-:--:--` for None."""
+    if seconds is None:
+        return "-:--:--"
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"

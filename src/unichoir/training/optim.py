@@ -1,0 +1,86 @@
+"""AdamW, the learning rate as a function of the step, and the clipped update."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from unichoir.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW (Loshchilov and Hutter, arXiv 1711.05101) and its learning rate schedule."""
+
+    learning_rate: float = 1e-3
+    """The peak, reached at the end of the warm-up."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+    """Applied to matrices and kernels only, not to biases and normalisation weights."""
+    warmup_steps: int = 1000
+    schedule: Literal["inverse_sqrt", "cosine", "linear", "constant"] = "cosine"
+    """After the warm-up: by 1/sqrt(step), or to `final_fraction` of the peak at the end of the planned training."""
+    final_fraction: float = 0.0
+    grad_clip: float = 5.0
+    """Largest norm of the whole gradient; 0 does not clip."""
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "eps"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} must be above 0, found {getattr(self, name)}")
+        for name in ("weight_decay", "warmup_steps", "grad_clip"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name} must not be negative, found {getattr(self, name)}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(f"betas must be in [0, 1), found {self.betas}")
+        if not 0 <= self.final_fraction <= 1:
+            raise ConfigError(f"final_fraction must be in [0, 1], found {self.final_fraction}")
+
+
+def learning_rate(config: OptimConfig, step: int, done: float) -> float:
+    """The learning rate of update number `step` (from 1), when the fraction `done` of the planned training is over.
+
+    `inverse_sqrt` is peak * sqrt(w) * min(1 / sqrt(step), step * w ** -1.5) with w warm-up steps (Vaswani et al.,
+    arXiv 1706.03762, equation 3, scaled to the peak; WeNet's `warmuplr`). The others are a linear warm-up times a curve
+    over the planned training: so the end is exact whatever the number of batches of an epoch turns out to be.
+    """
+    warmup = max(config.warmup_steps, 1)
+    rise = min(step / warmup, 1.0)
+    if config.schedule == "inverse_sqrt":
+        return config.learning_rate * min(rise, math.sqrt(warmup / step))
+    if config.schedule == "constant":
+        return config.learning_rate * rise
+    done = min(max(done, 0.0), 1.0)
+    curve = 0.5 * (1 + math.cos(math.pi * done)) if config.schedule == "cosine" else 1 - done
+    return config.learning_rate * rise * (config.final_fraction + (1 - config.final_fraction) * curve)
+
+
+def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+    """AdamW over the parameters that require a gradient, in two groups: with and without weight decay."""
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            # The experts' stacked biases are matrices (E, D), so the dimension alone does not tell.
+            is_free = parameter.ndim <= 1 or "bias" in name.rpartition(".")[2]
+            (free if is_free else decayed).append(parameter)
+    groups = [
+        {"params": parameters, "weight_decay": decay}
+        for parameters, decay in ((decayed, config.weight_decay), (free, 0.0))
+        if parameters
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.eps, fused=True)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def clip_gradient(parameters: Iterable[Tensor], largest: float) -> Tensor:
+    """Scale the gradient to a norm of at most `largest` (0: leave it); returns the norm before, a scalar tensor."""
+    return nn.utils.clip_grad_norm_(parameters, largest if largest > 0 else math.inf)

@@ -1,0 +1,90 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from unichoir.errors import CheckpointError
+from unichoir.training.checkpointing import (
+    BestCheckpoint,
+    Progress,
+    average_weights,
+    load_state,
+    rank,
+    remove_strays,
+    save_state,
+    write_directory,
+)
+
+
+def test_average_is_the_mean_of_each_weight(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    weights = [rng.normal(size=(4, 5)).astype(np.float32) for _ in range(3)]
+    folders = [tmp_path / str(i) for i in range(3)]
+    for i, folder in enumerate(folders):
+        folder.mkdir()
+        counter = torch.tensor(7 + i)
+        save_file({"w": torch.from_numpy(weights[i]), "counter": counter}, folder / "model.safetensors")
+    averaged = average_weights(folders)
+    np.testing.assert_array_equal(averaged["w"], np.mean(weights, axis=0, dtype=np.float64).astype(np.float32))
+    assert averaged["counter"] == 7
+
+
+def test_average_refuses_what_does_not_match(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        save_file({name: torch.zeros(1)}, tmp_path / name / "model.safetensors")
+    with pytest.raises(CheckpointError, match="other weights"):
+        average_weights([tmp_path / "a", tmp_path / "b"])
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        average_weights([tmp_path / "a", tmp_path / "absent"])
+
+
+def test_rank_keeps_the_best_of_all_seen() -> None:
+    rng = np.random.default_rng(1)
+    seen = [BestCheckpoint(step=i, score=float(rng.integers(3)), loss=float(rng.integers(4))) for i in range(40)]
+    best: list[BestCheckpoint] = []
+    for entry in seen:
+        best = rank(best, entry, keep=5)
+    assert best == sorted(seen, key=lambda entry: (entry.score, entry.loss, entry.step))[:5]
+
+
+def test_state_comes_back_as_it_was(tmp_path: Path) -> None:
+    best = [BestCheckpoint(step=3, score=0.25, loss=1.5)]
+    progress = Progress(step=4, epoch=1, batch=2, skipped={"a": "broken"}, best=best)
+    save_state(tmp_path / "state.pt", {"progress": progress.to_state(), "model": {"w": torch.arange(3)}})
+    state = load_state(tmp_path / "state.pt", torch.device("cpu"))
+    assert Progress.from_state(state["progress"]) == progress
+    assert torch.equal(state["model"]["w"], torch.arange(3))
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+    save_state(tmp_path / "state.pt", {"step": 1})
+    with pytest.raises(Exception, match="pickle"):
+        save_state(tmp_path / "state.pt", {"step": 2, "cannot be written": lambda: None})
+    assert load_state(tmp_path / "state.pt", torch.device("cpu")) == {"step": 1}
+
+    def fail(folder: Path) -> None:
+        (folder / "half").touch()
+        raise OSError("disk full")
+
+    write_directory(tmp_path / "out", lambda folder: (folder / "whole").touch())
+    with pytest.raises(OSError, match="disk full"):
+        write_directory(tmp_path / "out", fail)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["whole"]
+
+
+def test_damaged_state_is_named(tmp_path: Path) -> None:
+    save_state(tmp_path / "state.pt", {"model": {"w": torch.zeros(1000)}})
+    path = tmp_path / "state.pt"
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(CheckpointError, match=r"state\.pt: damaged"):
+        load_state(path, torch.device("cpu"))
+
+
+def test_only_overtaken_checkpoints_are_removed(tmp_path: Path) -> None:
+    for name in ("step-00000001", "step-00000002", ".step-00000003.tmp", "average", "step-notes"):
+        (tmp_path / name).mkdir()
+    remove_strays(tmp_path, [BestCheckpoint(step=2, score=0.0, loss=0.0)])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["average", "step-00000002", "step-notes"]
