@@ -1,6 +1,7 @@
-"""Plain mappings to frozen dataclasses and back, strictly: every key and type is checked, and an error names the key's path."""
+"""Plain mappings to frozen dataclasses and back: keys and types are checked, errors name the path of the key."""
 
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -75,6 +76,8 @@ def _convert(hint: Any, value: object, where: str) -> Any:
         return from_mapping(typing.cast(type, hint), value, where)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if hint is float and isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
+        return float(value)  # YAML 1.1 takes 1e-3, without a point or a sign, for a string
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise ConfigError(f"{where}: expected {hint.__name__}, found {value!r}")
     return value

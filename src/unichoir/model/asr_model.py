@@ -24,7 +24,7 @@ class LossOutput:
 
 
 class AsrModel(nn.Module):
-    """U2++ (arXiv 2106.05642) with Mixture-of-Experts feed-forward layers (arXiv 2404.16407), or dense ones by config."""
+    """U2++ (arXiv 2106.05642), its feed-forward layers Mixtures of Experts (arXiv 2404.16407) or dense, by config."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -52,8 +52,14 @@ class AsrModel(nn.Module):
         feats: (B, T, M) log-mel frames; feats_lengths: (B,); tokens: (B, U) padded with -1; token_lengths: (B,);
         chunk: the attention chunk of this batch, None for full context.
         """
-        config = self.config
         encoder_out, encoder_out_lens, _ = self.encoder(feats, feats_lengths, chunk=chunk)
+        return self.losses(encoder_out, encoder_out_lens, tokens, token_lengths)
+
+    def losses(
+        self, encoder_out: Tensor, encoder_out_lens: Tensor, tokens: Tensor, token_lengths: Tensor
+    ) -> LossOutput:
+        """The hybrid loss from the encoder's output (B, T', D) on."""
+        config = self.config
         ctc = self.ctc.loss(encoder_out, encoder_out_lens, tokens, token_lengths)
         memory = (encoder_out, encoder_out_lens)
         attention = self._decoder_loss(self.left_decoder, memory, tokens, token_lengths)

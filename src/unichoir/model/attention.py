@@ -1,4 +1,4 @@
-"""Multi-head attention: over the encoder's own frames (with a cache for streaming), and from the decoder to the encoder.
+"""Multi-head attention: among the encoder's frames (with a cache for streaming) and from the decoders to the encoder.
 
 Positions of the encoder come in two kinds. `rotary` turns queries and keys by angles proportional to their positions;
 scores depend on distances only, so positions are counted from the oldest key in view and audio may be of any length.
@@ -13,7 +13,7 @@ from torch.nn import functional
 
 
 def sinusoids(positions: Tensor, dim: int) -> Tensor:
-    """Sine and cosine in turn (Transformer, section 3.5), computed when needed: no table that ends. (...) to (..., dim)."""
+    """Sine and cosine in turn (Transformer, section 3.5), without a table that ends: (...) to (..., dim)."""
     rates = torch.exp(
         torch.arange(0, dim, 2, dtype=torch.float32, device=positions.device) * -(math.log(10000.0) / dim)
     )
@@ -35,7 +35,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def _heads(x: Tensor, num_heads: int) -> Tensor:
-    return x.unflatten(2, (num_heads, -1)).transpose(1, 2)
+    return x.reshape(x.shape[0], x.shape[1], num_heads, x.shape[2] // num_heads).transpose(1, 2)
 
 
 class MultiHeadAttention(nn.Module):

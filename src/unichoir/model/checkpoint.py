@@ -36,7 +36,8 @@ def save_checkpoint(directory: Path, model: AsrModel, sections: Mapping[str, Any
 def load_checkpoint(directory: Path) -> tuple[AsrModel, dict[str, Any]]:
     """Read a model and the other sections of its config.yaml. The model is in evaluation mode.
 
-    Raises CheckpointError for missing, unreadable, missing or extra weights, or a newer format; ConfigError for a bad config.
+    Raises CheckpointError for weights that are unreadable, missing or left over and for a newer format, ConfigError for
+    a bad configuration.
     """
     sections = read_yaml(directory / "config.yaml")
     version = sections.pop("format_version", None)
@@ -56,7 +57,7 @@ def load_checkpoint(directory: Path) -> tuple[AsrModel, dict[str, Any]]:
 
 
 def load_weights(model: AsrModel, weights: Mapping[str, Tensor], path: Path) -> None:
-    """Fill `model` with exactly `weights`; CheckpointError names the first that is missing, extra or of another shape."""
+    """Fill `model` with exactly `weights`; CheckpointError names one that is missing, extra or of another shape."""
     expected = model.state_dict()
     for name in expected:
         if name not in weights:

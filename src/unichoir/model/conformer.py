@@ -33,12 +33,15 @@ class EncoderState:
             return self
         start = self.att_cache.shape[3] - num_left_frames
         return EncoderState(
-            self.att_cache[:, :, :, start:], self.att_cache_lens.clamp(max=num_left_frames), self.cnn_cache, self.offset
+            att_cache=self.att_cache[:, :, :, start:],
+            att_cache_lens=self.att_cache_lens.clamp(max=num_left_frames),
+            cnn_cache=self.cnn_cache,
+            offset=self.offset,
         )
 
 
 class ConformerBlock(nn.Module):
-    """Half a feed-forward layer, self-attention, convolution, half a feed-forward layer, norm (Conformer, section 2.4)."""
+    """Half a feed-forward layer, self-attention, convolution, the other half, norm (Conformer, section 2.4)."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -63,7 +66,7 @@ class ConformerBlock(nn.Module):
         att_cache: Tensor | None,
         cnn_cache: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """x: (B, T, D); mask: (B, T). Returns the output, keys and values in view, and the convolution's input in view."""
+        """x: (B, T, D); mask: (B, T). Returns the output, keys and values in view, the convolution's input in view."""
         x = x + 0.5 * self.dropout(self.feed_forward_macaron(self.norm_ff_macaron(x), mask))
         attended, window = self.self_attn.encode(self.norm_mha(x), att_cache, bias, positions)
         x = x + self.dropout(attended)

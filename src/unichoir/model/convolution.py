@@ -30,7 +30,7 @@ class ConvolutionModule(nn.Module):
 
         The second value, (B, D, kernel - 1 + T), is what the next cache is cut from; None without a cache.
         """
-        x = functional.glu(self.pointwise_conv1(x.masked_fill(~mask.unsqueeze(2), 0.0)), dim=2).transpose(1, 2)
+        x = functional.glu(self.pointwise_conv1(x), dim=2).transpose(1, 2)
         extended = None
         if self.causal:
             before = functional.glu(self.pointwise_conv1.bias, dim=0)[:, None]
@@ -40,10 +40,10 @@ class ConvolutionModule(nn.Module):
                 past = (cache + before).to(x.dtype)
             x = torch.cat([past, x], dim=2)
             extended = x - before if cache is not None else None
-        x = self.depthwise_conv(x)
-        if isinstance(self.norm, nn.BatchNorm1d):
-            x = self.norm(x).transpose(1, 2)
         else:
-            x = self.norm(x.transpose(1, 2))
-        x = self.pointwise_conv2(functional.silu(x))
-        return x.masked_fill(~mask.unsqueeze(2), 0.0), extended
+            # A frame near the end sees ahead: into zeros, whether the utterance or only its padding ends there.
+            x = x.masked_fill(~mask.unsqueeze(1), 0.0)
+        x = self.depthwise_conv(x)
+        by_channel = isinstance(self.norm, nn.BatchNorm1d)
+        x = self.norm(x).transpose(1, 2) if by_channel else self.norm(x.transpose(1, 2))
+        return self.pointwise_conv2(functional.silu(x)), extended

@@ -28,7 +28,7 @@ def frame_mask(lengths: Tensor, max_frames: int) -> Tensor:
 
 
 def chunk_mask(num_frames: int, chunk: ChunkMask, device: torch.device | None = None) -> Tensor:
-    """(T, T) bool, True where frame i (row) sees frame j: max((i//C - left) C, 0) <= j < (i//C + 1) C (U2, section 3.2)."""
+    """(T, T) bool, True where frame i sees frame j: max((i//C - left) C, 0) <= j < (i//C + 1) C (U2, section 3.2)."""
     frame = torch.arange(num_frames, device=device)
     start_of_chunk = torch.div(frame, chunk.size, rounding_mode="floor") * chunk.size
     mask = frame < (start_of_chunk + chunk.size).unsqueeze(1)

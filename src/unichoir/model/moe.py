@@ -1,8 +1,8 @@
 """Mixture of Experts: Router (which experts), dispatch (frames sorted by expert), Experts (one block each), combine.
 
 Dropless and without auxiliary losses (U2++ MoE, section 2.1): y = sum over the k chosen experts of gate * FFN_e(x),
-the gate a softmax over the k largest router logits. Suffixes of tensors: N frames, K chosen experts of a frame, D width,
-F hidden width, E experts, S = N * K frame copies sorted by expert.
+the gate a softmax over the k largest router logits. Suffixes of tensors: N frames, K chosen experts of a frame,
+D width, E experts, S frame copies sorted by expert (N * K of them, and what fills up blocks).
 """
 
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ from unichoir.model.config import FeedForwardConfig
 from unichoir.model.dropout import Dropout
 
 TRAINING_ALIGNMENT = 32
-"""Rows of an expert's block are filled up to a multiple of this in training: the CPU's bf16 matrix products are compiled
-for each new number of rows, which otherwise takes most of the time (docs/results/training.md)."""
+"""In training the rows of an expert's block are filled up to a multiple of this: on CPUs bf16 matrix products are
+compiled for each new number of rows, which otherwise takes most of the time (docs/results/training.md)."""
 
 
 class Router(nn.Module):
@@ -73,7 +73,9 @@ def dispatch(x_ND: Tensor, experts_NK: Tensor, mask_N: Tensor, num_experts: int,
 def combine(y_SD: Tensor, gates_NK: Tensor, position_NK: Tensor, mask_N: Tensor) -> Tensor:
     """Back to the frames' own order, each the gated sum of its experts' outputs; padding becomes 0. Returns (N, D)."""
     gates_NK = gates_NK.masked_fill(~mask_N.unsqueeze(1), 0.0).to(y_SD.dtype)
-    return (y_SD.index_select(0, position_NK.reshape(-1)).reshape(*position_NK.shape, -1) * gates_NK.unsqueeze(-1)).sum(dim=1)
+    y_NKD = y_SD.index_select(0, position_NK.reshape(-1)).reshape(*position_NK.shape, y_SD.shape[1])
+    y_ND: Tensor = (y_NKD * gates_NK.unsqueeze(-1)).sum(dim=1)
+    return y_ND
 
 
 class Experts(nn.Module):
@@ -108,7 +110,8 @@ class Experts(nn.Module):
         return self._blocks(x_SD, blocks_E.tolist())
 
     def _blocks(self, x_SD: Tensor, blocks: list[int]) -> Tensor:
-        dtype = torch.get_autocast_dtype(x_SD.device.type) if torch.is_autocast_enabled(x_SD.device.type) else x_SD.dtype
+        device = x_SD.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_SD.dtype
         # One cast of the whole stack: a cast per expert would be repeated for every slice.
         w_1, w_2, x_SD = self.w_1.to(dtype).unbind(), self.w_2.to(dtype).unbind(), x_SD.to(dtype)
         b_1 = self.bias_1.to(dtype).unbind() if self.bias_1 is not None else [None] * len(blocks)

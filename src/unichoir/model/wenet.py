@@ -58,7 +58,8 @@ def load_wenet(directory: Path) -> WenetModel:
 _TRAINING_KEYS = {
     "accum_grad", "batch_conf", "dataset", "dtype", "grad_clip", "init_bias", "log_interval", "max_epoch", "optim",
     "optim_conf", "save_interval", "save_states", "scheduler", "scheduler_conf", "tokenizer", "tokenizer_conf",
-    "train_engine", "use_amp", "model_dir", "vocab_size", "output_dim", "input_dim", "dataset_conf", "cmvn", "cmvn_conf",
+    "train_engine", "use_amp", "model_dir", "vocab_size", "output_dim", "input_dim", "dataset_conf", "cmvn",
+    "cmvn_conf",
 }  # fmt: skip
 
 
@@ -75,7 +76,8 @@ class _Section:
         """Take a key whose only representable values are `allowed`, the first being WeNet's default."""
         value = self.take(key, allowed[0])
         if value not in allowed:
-            raise ConfigError(f"{self.where}: {key}: {value!r} cannot be represented (only {', '.join(map(repr, allowed))})")
+            known = ", ".join(map(repr, allowed))
+            raise ConfigError(f"{self.where}: {key}: {value!r} cannot be represented (only {known})")
 
     def close(self) -> None:
         if self.left:
@@ -215,7 +217,7 @@ def _translate_decoder(content: Mapping[str, Any], bidirectional: bool, path: Pa
 
 
 def translate_weights(weights: Mapping[str, Tensor], model: AsrModel, path: Path) -> dict[str, Tensor]:
-    """WeNet's names, with experts one by one and pointwise convolutions as Conv1d, to ours. Names left over are kept."""
+    """WeNet's names, experts one by one and pointwise convolutions as Conv1d, to ours. Names left over are kept."""
     left = dict(weights)
     result: dict[str, Tensor] = {}
     for name, expected in model.state_dict().items():

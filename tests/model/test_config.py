@@ -1,0 +1,69 @@
+"""Configurations: strict on reading, and of the sizes they are named after."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from unichoir.configuration import from_mapping, to_mapping
+from unichoir.errors import ConfigError
+from unichoir.model.asr_model import AsrModel
+from unichoir.model.config import NAMED_CONFIGS, EncoderConfig, FeedForwardConfig, ModelConfig
+
+
+def num_parameters(config: ModelConfig) -> int:
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in AsrModel(config).parameters())
+
+
+def with_learned_positions(config: ModelConfig) -> ModelConfig:
+    return dataclasses.replace(config, encoder=dataclasses.replace(config.encoder, position="absolute_key"))
+
+
+def test_the_three_sizes_of_the_comparison() -> None:
+    """224.4M, 1,051M (4.68 times as many) and 1,050M with WeNet's learned map of positions, which rotary ones save."""
+    configs = [NAMED_CONFIGS[name] for name in ("dense-225m", "moe-1b", "dense-1b")]
+    dense, moe, large = (num_parameters(with_learned_positions(config)) for config in configs)
+    assert dense == pytest.approx(224.4e6, rel=0.001)
+    assert moe == pytest.approx(1051e6, rel=0.001)
+    assert large == pytest.approx(1050e6, rel=0.005)
+    assert moe / dense == pytest.approx(4.68, abs=0.01)
+    for config, learned in zip(configs, (dense, moe, large), strict=True):
+        dim, blocks = config.encoder.dim, config.encoder.num_blocks
+        assert num_parameters(config) == learned - blocks * (dim * dim + 2 * dim)
+
+
+@pytest.mark.parametrize("name", NAMED_CONFIGS)
+def test_a_configuration_survives_the_way_to_disk_and_back(name: str) -> None:
+    config = NAMED_CONFIGS[name]
+    assert from_mapping(ModelConfig, to_mapping(config), "file") == config
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"encoder": {"dims": 3}}, "model.yaml: encoder: unknown key 'dims'"),
+        ({"encoder": {"dim": "3"}}, "model.yaml: encoder: dim: expected int, found '3'"),
+        ({"encoder": {"dim": True}}, "model.yaml: encoder: dim: expected int, found True"),
+        ({"encoder": {"position": "sideways"}}, "position: 'sideways' is not one of"),
+        ({"encoder": {"feed_forward": {"num_experts": 2, "top_k": 3}}}, "top_k 3 must lie between"),
+        ({"encoder": 5}, "encoder: expected a mapping"),
+        ({"ctc_weight": 1.5}, "ctc_weight 1.5 must lie between 0 and 1"),
+        ({"decoder": {"num_reverse_blocks": 0}}, "reverse_weight above 0 needs"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_place(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        from_mapping(ModelConfig, change, "model.yaml")
+    assert message in str(raised.value)
+
+
+def test_shapes_that_cannot_be_built_are_refused() -> None:
+    with pytest.raises(ConfigError, match="multiple of num_heads"):
+        EncoderConfig(dim=10, num_heads=4)
+    with pytest.raises(ConfigError, match="even head size"):
+        EncoderConfig(dim=9, num_heads=3)
+    with pytest.raises(ConfigError, match="must be odd"):
+        EncoderConfig(conv_kernel=4, conv_causal=False)
+    with pytest.raises(ConfigError, match="top_k"):
+        FeedForwardConfig(num_experts=4, top_k=0)
