@@ -11,15 +11,7 @@ from unichoir.errors import TrainingError
 from unichoir.training.config import ExperimentConfig
 from unichoir.training.feeding import BatchRequest, Loaded, load, requests
 from unichoir.training.setup import new_model, prepare
-from unichoir.training.validation import greedy_tokens, to_device, validate
-
-
-def test_greedy_tokens_collapses_repeats_then_blanks() -> None:
-    rng = np.random.default_rng(0)
-    for length in range(6):
-        best = rng.integers(0, 3, length)
-        naive = [key for key, _ in itertools.groupby(best.tolist()) if key != 0]
-        assert greedy_tokens(best, blank_id=0) == naive
+from unichoir.training.validation import to_device, validate
 
 
 def test_validation_is_the_mean_over_single_utterances(

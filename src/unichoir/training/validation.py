@@ -4,12 +4,11 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from unichoir.data.dataset import Batch
+from unichoir.decoding.greedy import ctc_greedy_search
 from unichoir.errors import TrainingError
 from unichoir.model.asr_model import AsrModel
 from unichoir.text.tokenizer import Tokenizer
@@ -36,12 +35,6 @@ def to_device(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tenso
     return feats, feats_lengths, tokens, token_lengths
 
 
-def greedy_tokens(best: NDArray[np.int64], blank_id: int) -> list[int]:
-    """Collapse the best token of each frame (T,): repeats first, then blanks (Graves et al. 2006, section 3.1)."""
-    starts = np.concatenate([[True], best[1:] != best[:-1]]) if len(best) else np.zeros(0, dtype=np.bool_)
-    return [int(token) for token in best[starts & (best != blank_id)]]
-
-
 @torch.inference_mode()
 def validate(
     model: AsrModel,
@@ -52,9 +45,6 @@ def validate(
 ) -> Validation | None:
     """Measure `model` under full context; None when asked to stop meanwhile. Raises TrainingError without speech."""
     device = next(model.parameters()).device
-    # The loss and the decoding share one pass of the encoder: its output is noted on the way.
-    outputs: list[tuple[Tensor, Tensor]] = []
-    handle = model.encoder.register_forward_hook(lambda module, args, result: outputs.append(result[:2]))
     was_training = model.training
     model.eval()
     total, losses = 0, torch.zeros(3, dtype=torch.float64)
@@ -66,19 +56,19 @@ def validate(
             if item.batch is None:
                 continue
             with autocast():
-                loss = model(*to_device(item.batch, device))
-                encoder_out, encoder_out_lens = outputs.pop()
-                best = model.ctc.log_probs(encoder_out).argmax(dim=-1).cpu().numpy()
+                feats, feats_lengths, *targets = to_device(item.batch, device)
+                encoder_out, encoder_out_lens, _ = model.encoder(feats, feats_lengths)
+                loss = model.losses(encoder_out, encoder_out_lens, *targets)
+                log_probs = model.ctc.log_probs(encoder_out).cpu().numpy()
             size = len(item.batch.keys)
             losses += torch.stack([loss.loss, loss.ctc, loss.attention]).double().cpu() * size
             total += size
             for i, frames in enumerate(encoder_out_lens.tolist()):
-                hypothesis = greedy_tokens(best[i, :frames], model.config.blank_id)
+                hypothesis = ctc_greedy_search(log_probs[i, :frames], model.config.blank_id).tokens
                 reference = item.batch.tokens[i, : item.batch.token_lengths[i]].tolist()
                 tokens += count_errors(align([*map(str, reference)], [*map(str, hypothesis)]))
                 words += word_errors(tokenizer.decode(reference), tokenizer.decode(hypothesis))
     finally:
-        handle.remove()
         model.train(was_training)
     if not total:
         raise TrainingError("no utterance of the dev manifests can be used")
