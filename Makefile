@@ -1,0 +1,34 @@
+# make demo   install without PyTorch and transcribe the clips in demo/
+# make test   every check, with all extras
+# make clean  remove what these two made
+
+PYTHON ?= python3
+DEMO := .venv-demo
+TEST := .venv-test
+
+.PHONY: demo test lint clean
+
+# The folder is installed, not linked, so that the demo runs exactly what a user gets; modules are compiled on first use.
+demo: $(DEMO)/bin/python
+	$(DEMO)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt .
+	$(DEMO)/bin/python demo/run.py
+
+test: lint
+	$(TEST)/bin/python -m pytest
+
+lint: $(TEST)/.installed
+	$(TEST)/bin/ruff check .
+	$(TEST)/bin/ruff format --check .
+	$(TEST)/bin/mypy
+	$(TEST)/bin/lint-imports
+
+$(TEST)/.installed: $(TEST)/bin/python pyproject.toml constraints.txt
+	$(TEST)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+%/bin/python:
+	$(PYTHON) -m venv $*
+
+clean:
+	rm -rf $(DEMO) $(TEST) build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find src tests demo -name __pycache__ -type d -prune -exec rm -rf {} +
