@@ -37,7 +37,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = ModelConfig(
         vocab_size=tokenizer.vocab_size,
         encoder=EncoderConfig(
-            dim=32, num_blocks=2, num_heads=2, feed_forward=experts, conv_kernel=7, subsampling_channels=8
+            dim=32, num_blocks=1, num_heads=2, feed_forward=experts, conv_kernel=7, subsampling_channels=8
         ),
         decoder=DecoderConfig(num_blocks=1, num_reverse_blocks=1, num_heads=2, feed_forward=experts),
     )
@@ -46,7 +46,11 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.no_grad():
         model.encoder.cmvn_mean.fill_(8.0)
         model.encoder.cmvn_istd.fill_(0.25)
-        model.ctc.ctc_lo.weight.mul_(8.0)  # away from the uniform distribution, as a trained one is
+        # Without its mean the encoder's output differs from frame to frame, and large weights make that decide.
+        feats = 8.0 + 4.0 * torch.randn(1, 400, 80)
+        encoder_out, _, _ = model.eval().encoder(feats, torch.tensor([400]))
+        model.ctc.ctc_lo.weight.mul_(8.0)
+        model.ctc.ctc_lo.bias.copy_(-model.ctc.ctc_lo.weight @ encoder_out[0].mean(dim=0))
     folder = tmp_path_factory.mktemp("tiny") / "checkpoint"
     save_checkpoint(folder, model, {"fbank": {}})
     tokenizer.save(folder)
@@ -55,11 +59,11 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_model(tiny_checkpoint: Path) -> Path:
-    """`tiny_checkpoint` as an ONNX model directory."""
-    from unichoir.export.onnx import export_onnx
+    """`tiny_checkpoint` as an ONNX model directory, made by the command."""
+    from unichoir.cli.models import export
 
     folder = tiny_checkpoint.parent / "model"
-    export_onnx(tiny_checkpoint, folder)
+    export(tiny_checkpoint, folder)
     return folder
 
 

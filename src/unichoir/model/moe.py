@@ -173,7 +173,7 @@ def _experts_for_export(
     b_2: Tensor | None,
     activation: str,
 ) -> Tensor:
-    """`Experts.forward` as one node of an exported graph; `export/onnx.py` says what it becomes in ONNX."""
+    """`Experts.forward` as one node of an exported graph; `export/operators.py` says what it becomes in ONNX."""
     raise RuntimeError("unichoir::experts stands for the experts in exported graphs only")
 
 

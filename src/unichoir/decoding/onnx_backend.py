@@ -1,0 +1,201 @@
+"""The ONNX Runtime engine behind the decoding protocol, and the model directory it is loaded from."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnxruntime
+
+from unichoir.audio.fbank import FbankConfig
+from unichoir.configuration import from_mapping
+from unichoir.decoding.backend import Floats, Ints, ModelInfo
+from unichoir.decoding.engine import decoder_inputs, token_scores, zero_padding
+from unichoir.errors import CheckpointError, ConfigError, DecodingError
+
+FORMAT_VERSION = 1
+CONFIG_FILE = "config.json"
+ENCODER_FILE, CTC_FILE = "encoder.onnx", "ctc.onnx"
+DECODER_FILE, REVERSE_DECODER_FILE = "decoder.onnx", "reverse_decoder.onnx"
+
+ENCODER_INPUTS = ("feats", "feats_lengths")
+STATE_INPUTS = ("att_cache", "att_cache_lens", "cnn_cache", "offset")
+CTC_INPUTS = ("encoder_out",)
+DECODER_INPUTS = ("encoder_out", "encoder_out_lens", "tokens_in", "token_lens")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelDirectoryConfig:
+    """`config.json` of a model directory."""
+
+    format_version: int
+    model: ModelInfo
+    fbank: FbankConfig
+    streaming: bool
+    """Whether the encoder can go chunk by chunk; if not, its graph has no state."""
+    weights: Literal["float32", "float16"]
+    """How the weights are stored; computation is in float32."""
+    parameters: int
+
+
+@dataclass(frozen=True)
+class OnnxState:
+    """`model.conformer.EncoderState` in numpy: shapes and meaning are the same."""
+
+    att_cache: Floats
+    att_cache_lens: Ints
+    cnn_cache: Floats
+    offset: Ints
+
+    def keep(self, num_left_frames: int) -> "OnnxState":
+        """The state with at most `num_left_frames` past frames to attend to (-1: all)."""
+        excess = self.att_cache.shape[3] - num_left_frames
+        if num_left_frames < 0 or excess <= 0:
+            return self
+        # A copy, because a view would keep the whole past in memory.
+        att_cache = self.att_cache[:, :, :, excess:].copy()
+        return OnnxState(att_cache, np.minimum(self.att_cache_lens, num_left_frames), self.cnn_cache, self.offset)
+
+
+class OnnxBackend:
+    """`decoding.backend.Backend` over a model directory, on the CPU.
+
+    num_threads: for one call; None: as many as there are cores, at most 8. Calls from several threads are safe.
+    Raises CheckpointError for a directory that is incomplete, damaged or of a newer release, ConfigError for a
+    malformed config.json.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], num_threads: int | None = None) -> None:
+        self.directory = Path(directory)
+        self.config = _read_config(self.directory)
+        self.info = self.config.model
+        options = _session_options(num_threads)
+        streaming = STATE_INPUTS if self.config.streaming else ()
+        self._encoder = _load(self.directory / ENCODER_FILE, (*ENCODER_INPUTS, *streaming), options)
+        self._ctc = _load(self.directory / CTC_FILE, CTC_INPUTS, options)
+        self._decoder = _load(self.directory / DECODER_FILE, DECODER_INPUTS, options)
+        self._reverse_decoder = (
+            _load(self.directory / REVERSE_DECODER_FILE, DECODER_INPUTS, options)
+            if self.info.has_reverse_decoder
+            else None
+        )
+
+    def initial_state(self, batch_size: int) -> OnnxState | None:
+        """The state before the first chunk of `batch_size` streams; None for a model that cannot stream."""
+        if not self.config.streaming:
+            return None
+        shapes = {each.name: each.shape for each in self._encoder.get_inputs()}
+        blocks, _, heads, _, width = shapes["att_cache"]
+        _, _, dim, left_frames = shapes["cnn_cache"]
+        return OnnxState(
+            np.zeros((blocks, batch_size, heads, 0, width), np.float32),
+            np.zeros(batch_size, np.int64),
+            np.zeros((blocks, batch_size, dim, left_frames), np.float32),
+            np.zeros(batch_size, np.int64),
+        )
+
+    def encode_chunk(
+        self, feats: Floats, feats_lengths: Ints, state: OnnxState | None = None, num_left_frames: int = -1
+    ) -> tuple[Floats, Ints, OnnxState | None]:
+        """See `Backend.encode_chunk`. Raises DecodingError when a model that cannot stream is given a second chunk."""
+        batch_size = feats.shape[0]
+        if state is not None and not self.config.streaming:
+            raise DecodingError("this model cannot stream: its convolution is not causal")
+        state = state or self.initial_state(batch_size)
+        if feats.shape[1] <= self.info.right_context:  # too few for the subsampling's convolutions
+            return np.zeros((batch_size, 0, self.info.encoder_dim), np.float32), np.zeros(batch_size, np.int64), state
+        feed: dict[str, Any] = {
+            "feats": zero_padding(feats, feats_lengths).astype(np.float32, copy=False),
+            "feats_lengths": np.asarray(feats_lengths, np.int64),
+        }
+        if state is None:
+            encoder_out, lens = self._encoder.run(None, feed)
+            return encoder_out, lens, None
+        feed |= {name: getattr(state, name) for name in STATE_INPUTS}
+        encoder_out, lens, *following = self._encoder.run(None, feed)
+        return encoder_out, lens, OnnxState(*following).keep(num_left_frames)
+
+    def ctc_log_probs(self, encoder_out: Floats) -> Floats:
+        """See `Backend.ctc_log_probs`."""
+        log_probs: Floats = self._ctc.run(None, {"encoder_out": encoder_out})[0]
+        return log_probs
+
+    def score_hypotheses(self, encoder_out: Floats, hyps: Sequence[Sequence[int]], reverse: bool) -> list[Floats]:
+        """See `Backend.score_hypotheses`. Raises DecodingError for `reverse` without a right-to-left decoder."""
+        if not hyps:
+            return []
+        tokens_in, lengths = decoder_inputs(hyps, self.info.sos_id, reverse)
+        log_probs = self._decode(encoder_out, tokens_in, lengths, reverse)
+        return token_scores(log_probs, tokens_in, lengths, self.info.eos_id)
+
+    def next_token_log_probs(self, encoder_out: Floats, prefixes: Ints) -> Floats:
+        """See `Backend.next_token_log_probs`."""
+        lengths = np.full(len(prefixes), prefixes.shape[1], dtype=np.int64)
+        return self._decode(encoder_out, prefixes, lengths, reverse=False)[:, -1]
+
+    def _decode(self, encoder_out: Floats, tokens_in: Ints, lengths: Ints, reverse: bool) -> Floats:
+        """Log-probabilities (N, U, V) after each token of `tokens_in` (N, U)."""
+        decoder = self._reverse_decoder if reverse else self._decoder
+        if decoder is None:
+            raise DecodingError("this model has no right-to-left decoder")
+        memory_lens = np.array([len(encoder_out)], dtype=np.int64)
+        feed = dict(zip(DECODER_INPUTS, (encoder_out[None], memory_lens, tokens_in, lengths), strict=True))
+        log_probs: Floats = decoder.run(None, feed)[0]
+        return log_probs
+
+
+def load_model_directory(
+    directory: str | os.PathLike[str], num_threads: int | None = None
+) -> tuple[OnnxBackend, ModelDirectoryConfig]:
+    """The engine of a model directory and its settings; raises as OnnxBackend does."""
+    backend = OnnxBackend(directory, num_threads)
+    return backend, backend.config
+
+
+def _read_config(directory: Path) -> ModelDirectoryConfig:
+    path = directory / CONFIG_FILE
+    if not directory.is_dir():
+        raise CheckpointError(f"{directory}: no such model directory")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{directory}: not a model directory (it has no {CONFIG_FILE})") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise CheckpointError(f"{directory}: format version {version}, this release reads up to {FORMAT_VERSION}")
+    return from_mapping(ModelDirectoryConfig, content, str(path))
+
+
+def _session_options(num_threads: int | None) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = num_threads or min(8, _num_cores())
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # A pattern is kept for every combination of input shapes, and those of speech do not repeat.
+    options.enable_mem_pattern = False
+    # Idle threads that spin take the cores from the next graph, whose threads are others (measured: 3 times slower).
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _num_cores() -> int:
+    # Where the process is confined to some of the machine's cores, the others do not count.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _load(path: Path, inputs: Sequence[str], options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has a type of its own for each way in which a file can be damaged
+        raise CheckpointError(f"{path}: cannot be read ({' '.join(str(error).split())[:200]})") from None
+    found = tuple(each.name for each in session.get_inputs())
+    if found != tuple(inputs):
+        raise CheckpointError(f"{path}: has the inputs {', '.join(found)}, expected {', '.join(inputs)}")
+    return session

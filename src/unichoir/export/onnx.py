@@ -1,0 +1,275 @@
+"""Checkpoints to model directories: ONNX graphs of the one model definition, for inference without torch."""
+
+import contextlib
+import copy
+import json
+import logging
+import os
+import shutil
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from unichoir.audio.fbank import FbankConfig
+from unichoir.configuration import from_mapping, to_mapping
+from unichoir.decoding.onnx_backend import (
+    CONFIG_FILE,
+    CTC_FILE,
+    CTC_INPUTS,
+    DECODER_FILE,
+    DECODER_INPUTS,
+    ENCODER_FILE,
+    ENCODER_INPUTS,
+    FORMAT_VERSION,
+    REVERSE_DECODER_FILE,
+    STATE_INPUTS,
+    ModelDirectoryConfig,
+    OnnxBackend,
+)
+from unichoir.errors import CheckpointError
+from unichoir.export import graph, operators
+from unichoir.export.parity import check_parity
+from unichoir.export.torch_backend import TorchBackend, model_info
+from unichoir.model.asr_model import AsrModel
+from unichoir.model.checkpoint import load_checkpoint
+from unichoir.model.conformer import ConformerEncoder, EncoderState
+from unichoir.model.ctc import Ctc
+from unichoir.model.decoder import TransformerDecoder
+from unichoir.model.wenet import load_wenet
+from unichoir.text.tokenizer import BPE_FILE, UNITS_FILE, load_tokenizer
+
+OPSET = 18
+Weights = Literal["float32", "float16"]
+README_FILE = "README.md"
+
+
+def export_onnx(
+    checkpoint_dir: str | os.PathLike[str], out_dir: str | os.PathLike[str], *, weights: Weights = "float32"
+) -> dict[str, float]:
+    """Write the model directory of a checkpoint, ours or WeNet's (`train.yaml`).
+
+    weights: float16 halves the files; weights are rounded, routers are not, and computation stays in float32.
+    Returns the largest difference between ONNX and torch of each part. Raises CheckpointError or ConfigError when the
+    checkpoint cannot be read, and CheckpointError when a part differs by more than `parity.TOLERANCE` or `out_dir`
+    holds something else; `out_dir` is then left as it was.
+    """
+    source = Path(checkpoint_dir)
+    if not source.is_dir():
+        raise CheckpointError(f"{source}: no such checkpoint directory")
+    if (source / "train.yaml").is_file() and not (source / "config.yaml").is_file():
+        wenet = load_wenet(source)
+        model, fbank = wenet.model, _wenet_fbank(wenet.fbank_conf)
+    else:
+        model, sections = load_checkpoint(source)
+        fbank = from_mapping(FbankConfig, sections.get("fbank", {}), f"{source / 'config.yaml'}: fbank")
+    return export_model(model, fbank, source, Path(out_dir), weights=weights)
+
+
+def export_model(
+    model: AsrModel, fbank: FbankConfig, files_dir: Path, out_dir: Path, *, weights: Weights = "float32"
+) -> dict[str, float]:
+    """As `export_onnx`, for a model in memory; `units.txt`, `bpe.model` and `README.md` are copied from `files_dir`."""
+    if out_dir.exists() and not (out_dir / CONFIG_FILE).is_file() and (out_dir.is_file() or any(out_dir.iterdir())):
+        raise CheckpointError(f"{out_dir}: exists and is not a model directory")
+    tokenizer = load_tokenizer(files_dir)
+    if tokenizer.vocab_size != model.config.vocab_size:
+        sizes = f"{tokenizer.vocab_size} tokens, the model has {model.config.vocab_size}"
+        raise CheckpointError(f"{files_dir / UNITS_FILE}: {sizes}")
+    if fbank.num_mel_bins != model.config.encoder.input_dim:
+        sizes = f"{fbank.num_mel_bins}, the model needs {model.config.encoder.input_dim}"
+        raise CheckpointError(f"{files_dir}: fbank: num_mel_bins is {sizes}")
+    model = copy.deepcopy(model).cpu().float().eval()
+    if weights == "float16":
+        _round_to_float16(model)
+    partial = out_dir.with_name(f".{out_dir.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        _write(model, fbank, files_dir, partial, weights)
+        streaming = model.config.encoder.conv_causal
+        differences = check_parity(TorchBackend(model), OnnxBackend(partial), fbank.num_mel_bins, streaming)
+        shutil.rmtree(out_dir, ignore_errors=True)
+        os.replace(partial, out_dir)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return differences
+
+
+def _write(model: AsrModel, fbank: FbankConfig, files_dir: Path, out_dir: Path, weights: Weights) -> None:
+    for name, each in _graphs(model).items():
+        if weights == "float16":
+            graph.store_as_float16(each)
+        graph.save(each, out_dir / name)
+    config = ModelDirectoryConfig(
+        format_version=FORMAT_VERSION,
+        model=model_info(model),
+        fbank=fbank,
+        streaming=model.config.encoder.conv_causal,
+        weights=weights,
+        parameters=sum(each.numel() for each in model.parameters()),
+    )
+    (out_dir / CONFIG_FILE).write_text(json.dumps(to_mapping(config), indent=2) + "\n", encoding="utf-8")
+    for name in (UNITS_FILE, BPE_FILE, README_FILE):
+        if (files_dir / name).is_file():
+            shutil.copyfile(files_dir / name, out_dir / name)
+
+
+def _graphs(model: AsrModel) -> dict[str, ir.Model]:
+    """The graphs of a model directory by file name."""
+    graphs = {
+        ENCODER_FILE: _encoder_graph(model.encoder),
+        CTC_FILE: _ctc_graph(model.ctc),
+        DECODER_FILE: _decoder_graph(model.left_decoder),
+    }
+    if model.right_decoder is not None:
+        graphs[REVERSE_DECODER_FILE] = _decoder_graph(model.right_decoder)
+    return graphs
+
+
+class _StreamingEncoder(nn.Module):
+    """The encoder with its state as separate tensors: a graph has no dataclasses."""
+
+    def __init__(self, encoder: ConformerEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, feats: Tensor, feats_lengths: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        encoder_out, lens, following = self.encoder(feats, feats_lengths, EncoderState(*state))
+        return encoder_out, lens, *(getattr(following, name) for name in STATE_INPUTS)
+
+
+class _WholeEncoder(nn.Module):
+    """The encoder of a model that cannot stream."""
+
+    def __init__(self, encoder: ConformerEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, feats: Tensor, feats_lengths: Tensor) -> tuple[Tensor, Tensor]:
+        encoder_out, lens, _ = self.encoder(feats, feats_lengths)
+        return encoder_out, lens
+
+
+class _CtcLogProbs(nn.Module):
+    def __init__(self, ctc: Ctc) -> None:
+        super().__init__()
+        self.ctc = ctc
+
+    def forward(self, encoder_out: Tensor) -> Tensor:
+        return self.ctc.log_probs(encoder_out)
+
+
+class _DecoderLogProbs(nn.Module):
+    def __init__(self, decoder: TransformerDecoder) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, encoder_out: Tensor, encoder_out_lens: Tensor, tokens_in: Tensor, token_lens: Tensor) -> Tensor:
+        logits = self.decoder(encoder_out, encoder_out_lens, tokens_in, token_lens)
+        return torch.log_softmax(logits.float(), dim=-1)
+
+
+# The sizes of the examples below mean nothing, but must differ from each other and from 0 and 1: the exporter takes
+# equal ones for the same dimension, and 0 and 1 for constants. The graphs take those sizes too.
+def _encoder_graph(encoder: ConformerEncoder) -> ir.Model:
+    batch, frames, past = 2, 67, 5
+    inputs: list[Tensor] = [torch.zeros(batch, frames, encoder.config.input_dim), torch.tensor([frames, frames - 9])]
+    rows = Dim("batch")
+    shapes: list[dict[int, Any]] = [{0: rows, 1: Dim("frames", min=11)}, {0: rows}]
+    outputs: tuple[str, ...] = ("encoder_out", "encoder_out_lens")
+    if not encoder.config.conv_causal:
+        return _to_onnx(_WholeEncoder(encoder), inputs, shapes, ENCODER_INPUTS, outputs)
+    start = encoder.initial_state(batch)
+    blocks, _, heads, _, width = start.att_cache.shape
+    lens = torch.tensor([past, 2])
+    inputs += [torch.zeros(blocks, batch, heads, past, width), lens, start.cnn_cache, lens]
+    shapes += [{1: rows, 3: Dim("past")}, {0: rows}, {1: rows}, {0: rows}]
+    outputs += tuple(f"next_{name}" for name in STATE_INPUTS)
+    # The state's four tensors come as *state, one argument to the exporter.
+    axes = [*shapes[:2], tuple(shapes[2:])]
+    return _to_onnx(_StreamingEncoder(encoder), inputs, axes, (*ENCODER_INPUTS, *STATE_INPUTS), outputs)
+
+
+def _ctc_graph(ctc: Ctc) -> ir.Model:
+    inputs = [torch.zeros(2, 3, ctc.ctc_lo.in_features)]
+    return _to_onnx(_CtcLogProbs(ctc), inputs, [{0: Dim("batch"), 1: Dim("frames")}], CTC_INPUTS, ["log_probs"])
+
+
+def _decoder_graph(decoder: TransformerDecoder) -> ir.Model:
+    hyps, frames, tokens = 3, 7, 5
+    inputs = [
+        torch.zeros(1, frames, decoder.embedding.embedding_dim),
+        torch.tensor([frames]),
+        torch.zeros(hyps, tokens, dtype=torch.int64),
+        torch.tensor([tokens, 2, 1]),
+    ]
+    rows = Dim("hyps")
+    shapes = [{1: Dim("frames")}, {}, {0: rows, 1: Dim("tokens")}, {0: rows}]
+    return _to_onnx(_DecoderLogProbs(decoder), inputs, shapes, DECODER_INPUTS, ["log_probs"])
+
+
+def _to_onnx(
+    module: nn.Module, inputs: Sequence[Tensor], shapes: Sequence[Any], names: Sequence[str], outputs: Sequence[str]
+) -> ir.Model:
+    with _quiet():
+        program = torch.onnx.export(
+            module.eval(),
+            tuple(inputs),
+            dynamo=True,
+            opset_version=OPSET,
+            dynamic_shapes=tuple(shapes),
+            input_names=list(names),
+            output_names=list(outputs),
+            custom_translation_table={
+                torch.ops.unichoir.experts.default: operators.experts,
+                torch.ops.aten.sort.stable: operators.stable_sort,
+            },
+            verbose=False,
+        )
+        assert program is not None  # only the exporter of before dynamo returns nothing
+        graph.finish(program.model)
+    return program.model
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the exporter says about itself and about packages that are not needed here."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        # torch.export uses a class of torch's own pytree that torch has deprecated.
+        warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)", category=FutureWarning)
+        # Inputs that share a dimension share its name, which is what is wanted.
+        warnings.filterwarnings("ignore", message=r"# The axis name: .* will not be used", category=UserWarning)
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def _round_to_float16(model: AsrModel) -> None:
+    """Round matrices to values that float16 can hold. Routers stay: a tie broken otherwise would be another expert."""
+    for name, parameter in model.named_parameters():
+        if parameter.dim() >= 2 and ".router." not in name:
+            rounded = parameter.data.half().float()
+            if not torch.isfinite(rounded).all():
+                raise CheckpointError(f"weight '{name}' is too large for float16")
+            parameter.data = rounded
+
+
+def _wenet_fbank(conf: dict[str, Any]) -> FbankConfig:
+    """WeNet's `fbank_conf` (frame sizes in ms; dither belongs to training)."""
+    return FbankConfig(
+        num_mel_bins=int(conf.get("num_mel_bins", 80)),
+        frame_length_ms=float(conf.get("frame_length", 25)),
+        frame_shift_ms=float(conf.get("frame_shift", 10)),
+    )

@@ -1,0 +1,71 @@
+"""Whether two engines compute the same: run after every export, so that a bad one never reaches a user."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from unichoir.decoding.backend import Backend, Floats
+from unichoir.errors import CheckpointError
+
+TOLERANCE = 1e-4
+_TRIALS = 3
+_CHUNK = 3
+_LEFT_FRAMES = 6
+
+
+def check_parity(reference: Backend, other: Backend, num_mel_bins: int, streaming: bool) -> dict[str, float]:
+    """The largest difference of each part, over whole utterances, chunks, CTC and decoders, on random features.
+
+    Raises CheckpointError naming the part when one is above TOLERANCE. Of several trials the median counts: where two
+    experts' logits are equal but for rounding, engines may choose differently, which is no mistake of the export.
+    """
+    trials = [dict(_differences(reference, other, num_mel_bins, streaming, seed)) for seed in range(_TRIALS)]
+    found = {part: float(np.median([trial[part] for trial in trials])) for part in trials[0]}
+    for part, difference in found.items():
+        if not difference <= TOLERANCE:
+            raise CheckpointError(f"the exported {part} differs from the model by {difference:.1e}: export refused")
+    return found
+
+
+def _differences(
+    reference: Backend, other: Backend, num_mel_bins: int, streaming: bool, seed: int
+) -> Iterator[tuple[str, float]]:
+    rng = np.random.default_rng(seed)
+    lengths = np.array([75, 60, 9], dtype=np.int64)
+    feats = rng.normal(8.0, 4.0, (len(lengths), int(lengths.max()), num_mel_bins)).astype(np.float32)
+    expected, expected_lens, _ = reference.encode_chunk(feats, lengths, None, -1)
+    found, found_lens, _ = other.encode_chunk(feats, lengths, None, -1)
+    if not np.array_equal(expected_lens, found_lens):
+        raise CheckpointError("the exported encoder returns other lengths than the model: export refused")
+    yield "encoder", _largest(expected, found)
+    if streaming:
+        yield "streaming encoder", _streaming_difference(reference, other, feats)
+    yield "CTC", _largest(reference.ctc_log_probs(expected), other.ctc_log_probs(expected))
+    hyps = [rng.integers(0, reference.info.vocab_size, size=size).tolist() for size in (7, 0, 3)]
+    for reverse in (False, True) if reference.info.has_reverse_decoder else (False,):
+        scores = [engine.score_hypotheses(expected[0], hyps, reverse) for engine in (reference, other)]
+        yield ("reverse decoder" if reverse else "decoder"), _largest(*map(np.concatenate, scores))
+
+
+def _streaming_difference(reference: Backend, other: Backend, feats: Floats) -> float:
+    """Chunk by chunk with bounded left context; the last row's frames end early, then the second's."""
+    info = reference.info
+    window, hop = info.subsampling_rate * (_CHUNK - 1) + info.right_context + 1, info.subsampling_rate * _CHUNK
+    ends = np.array([feats.shape[1], feats.shape[1] - hop, hop], dtype=np.int64)
+    states: tuple[object, object] = (None, None)
+    worst = 0.0
+    for start in range(0, feats.shape[1] - info.right_context, hop):
+        chunk = feats[:, start : start + window]
+        lengths = np.clip(ends - start, 0, chunk.shape[1])
+        expected, lens, first = reference.encode_chunk(chunk, lengths, states[0], _LEFT_FRAMES)
+        found, _, second = other.encode_chunk(chunk, lengths, states[1], _LEFT_FRAMES)
+        states = first, second
+        valid = np.arange(expected.shape[1]) < lens[:, None]
+        worst = max(worst, _largest(expected[valid], found[valid]))
+    return worst
+
+
+def _largest(expected: Floats, found: Floats) -> float:
+    """Infinite where anything is not a number: that is no agreement either."""
+    difference = np.abs(expected - found)
+    return float(difference.max(initial=0.0)) if np.isfinite(difference).all() else float("inf")

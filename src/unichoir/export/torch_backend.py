@@ -1,0 +1,101 @@
+"""The torch engine behind the decoding protocol: a model in training or in a checkpoint, without an export."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unichoir.decoding.backend import Floats, Ints, ModelInfo
+from unichoir.decoding.engine import decoder_inputs, token_scores, zero_padding
+from unichoir.errors import DecodingError
+from unichoir.model.asr_model import AsrModel
+from unichoir.model.conformer import EncoderState
+from unichoir.model.subsampling import RIGHT_CONTEXT, SUBSAMPLING_RATE
+
+
+def model_info(model: AsrModel) -> ModelInfo:
+    """What decoding has to know of a model."""
+    config = model.config
+    return ModelInfo(
+        vocab_size=config.vocab_size,
+        encoder_dim=config.encoder.dim,
+        sos_id=config.sos_id,
+        eos_id=config.eos_id,
+        blank_id=config.blank_id,
+        subsampling_rate=SUBSAMPLING_RATE,
+        right_context=RIGHT_CONTEXT,
+        has_reverse_decoder=model.right_decoder is not None,
+        reverse_weight=config.reverse_weight,
+    )
+
+
+class TorchBackend:
+    """`decoding.backend.Backend` over an `AsrModel`, without gradients.
+
+    The model is used as it is: whoever lends a model in training puts it into evaluation mode.
+    """
+
+    def __init__(self, model: AsrModel, device: str | torch.device | None = None) -> None:
+        self.model = model if device is None else model.to(device)
+        self.info = model_info(model)
+
+    def encode_chunk(
+        self, feats: Floats, feats_lengths: Ints, state: EncoderState | None = None, num_left_frames: int = -1
+    ) -> tuple[Floats, Ints, EncoderState]:
+        """See `Backend.encode_chunk`.
+
+        Raises DecodingError when a model whose convolution is not causal is given a state: it cannot stream.
+        """
+        encoder, batch_size = self.model.encoder, feats.shape[0]
+        if state is not None and not encoder.config.conv_causal:
+            raise DecodingError("this model cannot stream: its convolution is not causal")
+        state = state or encoder.initial_state(batch_size)
+        if feats.shape[1] <= RIGHT_CONTEXT:  # too few for the subsampling's convolutions
+            return np.zeros((batch_size, 0, self.info.encoder_dim), np.float32), np.zeros(batch_size, np.int64), state
+        with torch.inference_mode():
+            inputs = self._floats(zero_padding(feats, feats_lengths)), self._ints(feats_lengths)
+            if encoder.config.conv_causal:
+                encoder_out, lens, state = encoder(*inputs, state=state)
+                state = state.keep(num_left_frames)
+            else:
+                encoder_out, lens, _ = encoder(*inputs)
+        return encoder_out.cpu().numpy(), lens.cpu().numpy(), state
+
+    def ctc_log_probs(self, encoder_out: Floats) -> Floats:
+        """See `Backend.ctc_log_probs`."""
+        with torch.inference_mode():
+            log_probs: Floats = self.model.ctc.log_probs(self._floats(encoder_out)).cpu().numpy()
+        return log_probs
+
+    def score_hypotheses(self, encoder_out: Floats, hyps: Sequence[Sequence[int]], reverse: bool) -> list[Floats]:
+        """See `Backend.score_hypotheses`. Raises DecodingError for `reverse` without a right-to-left decoder."""
+        if not hyps:
+            return []
+        tokens_in, lengths = decoder_inputs(hyps, self.info.sos_id, reverse)
+        log_probs = self._decode(encoder_out, tokens_in, lengths, reverse)
+        return token_scores(log_probs, tokens_in, lengths, self.info.eos_id)
+
+    def next_token_log_probs(self, encoder_out: Floats, prefixes: Ints) -> Floats:
+        """See `Backend.next_token_log_probs`."""
+        lengths = np.full(len(prefixes), prefixes.shape[1], dtype=np.int64)
+        return self._decode(encoder_out, prefixes, lengths, reverse=False)[:, -1]
+
+    def _decode(self, encoder_out: Floats, tokens_in: Ints, lengths: Ints, reverse: bool) -> Floats:
+        """Log-probabilities (N, U, V) after each token of `tokens_in` (N, U)."""
+        decoder = self.model.right_decoder if reverse else self.model.left_decoder
+        if decoder is None:
+            raise DecodingError("this model has no right-to-left decoder")
+        with torch.inference_mode():
+            memory, memory_lens = self._floats(encoder_out[None]), self._ints(np.array([len(encoder_out)]))
+            logits = decoder(memory, memory_lens, self._ints(tokens_in), self._ints(lengths))
+            log_probs: Floats = torch.log_softmax(logits.float(), dim=-1).cpu().numpy()
+        return log_probs
+
+    def _floats(self, array: NDArray[Any]) -> Tensor:
+        return torch.tensor(array, dtype=torch.float32, device=self.model.encoder.cmvn_mean.device)
+
+    def _ints(self, array: NDArray[Any]) -> Tensor:
+        return torch.tensor(array, dtype=torch.int64, device=self.model.encoder.cmvn_mean.device)

@@ -1,0 +1,100 @@
+"""Small models of every kind, each exported once."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from unichoir.audio.fbank import FbankConfig
+from unichoir.decoding.onnx_backend import OnnxBackend
+from unichoir.export.onnx import export_model
+from unichoir.model.asr_model import AsrModel
+from unichoir.model.config import DecoderConfig, EncoderConfig, FeedForwardConfig, ModelConfig
+from unichoir.model.wenet import load_wenet
+
+VOCAB_SIZE = 11
+MEL_BINS = 16
+
+
+def small_model(*, reverse: bool = True, feed_forward: FeedForwardConfig, **encoder: object) -> AsrModel:
+    """A model with every parameter and buffer random, so that none can be left out unnoticed.
+
+    One block, as tracing takes seconds; `wenet_moe_tiny` has two.
+    """
+    sizes = {"input_dim": MEL_BINS, "dim": 24, "num_heads": 2, "num_blocks": 1, "conv_kernel": 5, **encoder}
+    config = ModelConfig(
+        vocab_size=VOCAB_SIZE,
+        encoder=EncoderConfig(feed_forward=feed_forward, subsampling_channels=4, **sizes),
+        decoder=DecoderConfig(num_blocks=1, num_reverse_blocks=int(reverse), num_heads=2, feed_forward=feed_forward),
+        reverse_weight=0.3 if reverse else 0.0,
+    )
+    torch.manual_seed(5)
+    model = AsrModel(config).eval()
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2.0)
+    model.encoder.cmvn_mean.normal_(mean=8.0)
+    model.encoder.cmvn_istd.uniform_(0.2, 0.4)
+    return model
+
+
+def build(name: str, fixtures: Path) -> AsrModel:
+    if name == "rotary_moe":
+        return small_model(feed_forward=FeedForwardConfig(hidden_dim=20, num_experts=5, top_k=2))
+    if name == "dense_batch_norm":
+        return small_model(feed_forward=FeedForwardConfig(hidden_dim=20), conv_norm="batch_norm", reverse=False)
+    if name == "top1_without_bias_float16":
+        feed_forward = FeedForwardConfig(hidden_dim=20, num_experts=3, top_k=1, bias=False, activation="relu")
+        model = small_model(feed_forward=feed_forward, position="absolute_key", reverse=False)
+        for parameter_name, parameter in model.named_parameters():
+            if parameter.dim() > 1 and not parameter_name.endswith("router.gate.weight"):
+                parameter.data = parameter.data.half().float()
+        return model
+    if name == "not_causal":
+        feed_forward = FeedForwardConfig(hidden_dim=20)
+        return small_model(feed_forward=feed_forward, conv_causal=False, reverse=False)
+    return load_wenet(fixtures / "wenet_moe_tiny").model
+
+
+@dataclass
+class Exported:
+    """A model and its export."""
+
+    model: AsrModel
+    directory: Path
+    backend: OnnxBackend
+
+
+class Exports:
+    """Exports by name, made when first asked for."""
+
+    def __init__(self, fixtures: Path, folder: Path, wenet: Path) -> None:
+        self.fixtures, self.folder, self.wenet = fixtures, folder, wenet
+        self.made: dict[str, Exported] = {}
+
+    def __getitem__(self, name: str) -> Exported:
+        if name not in self.made:
+            model = build(name, self.fixtures)
+            directory = self.wenet if name == "wenet_moe_tiny" else self.folder / name
+            if name != "wenet_moe_tiny":
+                weights = "float16" if name.endswith("float16") else "float32"
+                export_model(model, FbankConfig(num_mel_bins=MEL_BINS), units(self.folder), directory, weights=weights)
+            self.made[name] = Exported(model, directory, OnnxBackend(directory, num_threads=1))
+        return self.made[name]
+
+
+def units(folder: Path) -> Path:
+    """A folder with the vocabulary of the small models."""
+    tokens = ["<blank>", "<unk>", "<sos/eos>", *"abcdefgh"]
+    folder.joinpath("units.txt").write_text("".join(f"{token} {index}\n" for index, token in enumerate(tokens)))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def exports(fixtures: Path, tmp_path_factory: pytest.TempPathFactory, model_directory: Path) -> Exports:
+    return Exports(fixtures, tmp_path_factory.mktemp("exports"), model_directory)

@@ -1,0 +1,267 @@
+"""The exported graphs against the torch model called directly."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.numpy_helper
+import onnx_ir
+import onnxruntime
+import pytest
+import torch
+
+from unichoir.audio.fbank import FbankConfig
+from unichoir.decoding.onnx_backend import OnnxBackend
+from unichoir.errors import CheckpointError, ConfigError, DecodingError
+from unichoir.export.onnx import export_model, export_onnx
+from unichoir.model.asr_model import AsrModel
+from unichoir.model.checkpoint import load_checkpoint, save_checkpoint
+from unichoir.model.masks import ChunkMask
+from unichoir.model.moe import Router
+
+NAMES = ("rotary_moe", "dense_batch_norm", "top1_without_bias_float16", "not_causal", "wenet_moe_tiny")
+STREAMING = tuple(name for name in NAMES if name != "not_causal")
+TOLERANCE = {"rtol": 0.0, "atol": 1e-4}
+
+
+def random_feats(model: AsrModel, lengths: list[int], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    shape = (len(lengths), max(lengths), model.config.encoder.input_dim)
+    return np.random.default_rng(seed).normal(8.0, 4.0, shape).astype(np.float32), np.array(lengths)
+
+
+def torch_encoder(model: AsrModel, feats: np.ndarray, length: int, chunk: ChunkMask | None = None) -> np.ndarray:
+    """One utterance alone, under a chunk mask: no batch, no state."""
+    with torch.no_grad():
+        encoder_out, _, _ = model.encoder(torch.from_numpy(feats[None, :length]), torch.tensor([length]), chunk=chunk)
+    return encoder_out[0].numpy()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_whole_utterances(exports, name: str) -> None:
+    model, backend = exports[name].model, exports[name].backend
+    feats, lengths = random_feats(model, [83, 45, 7, 10, 6, 0])
+    encoder_out, lens, _ = backend.encode_chunk(feats, lengths, None, -1)
+    assert lens.tolist() == [20, 10, 1, 1, 0, 0]
+    for row in range(4):
+        expected = torch_encoder(model, feats[row], lengths[row])
+        np.testing.assert_allclose(encoder_out[row, : lens[row]], expected, **TOLERANCE)
+    alone, _, _ = backend.encode_chunk(feats[2:3, :7], lengths[2:3], None, -1)  # one row of one encoder frame
+    np.testing.assert_allclose(alone[0], encoder_out[2, :1], **TOLERANCE)
+
+
+@pytest.mark.parametrize("num_left_chunks", [-1, 0, 2])
+@pytest.mark.parametrize("name", STREAMING)
+def test_streaming_equals_chunk_mask(exports, name: str, num_left_chunks: int) -> None:
+    """Three streams of unequal lengths, the second of which begins two chunks after the others."""
+    model, backend = exports[name].model, exports[name].backend
+    size = 3
+    feats, lengths = random_feats(model, [119, 70, 49], seed=1)
+    starts = np.array([0, 2 * 4 * size, 0])
+    state, outputs = None, [[], [], []]
+    for step in range(0, 119 - 6, 4 * size):
+        window = np.zeros((3, 4 * (size - 1) + 7, feats.shape[2]), np.float32)
+        valid = np.zeros(3, np.int64)
+        for row, begin in enumerate(step - starts):
+            chunk = feats[row, begin : min(begin + window.shape[1], lengths[row])] if begin >= 0 else feats[row, :0]
+            window[row, : len(chunk)] = chunk
+            valid[row] = len(chunk)
+        encoder_out, lens, state = backend.encode_chunk(window, valid, state, num_left_chunks * size)
+        for row in range(3):
+            outputs[row].append(encoder_out[row, : lens[row]])
+        if num_left_chunks >= 0:
+            assert state.att_cache.shape[3] <= num_left_chunks * size
+    for row, length in enumerate(lengths):
+        expected = torch_encoder(model, feats[row], length, ChunkMask(size, num_left_chunks))
+        np.testing.assert_allclose(np.concatenate(outputs[row]), expected, **TOLERANCE)
+
+
+def test_a_model_that_is_not_causal_refuses_a_second_chunk(exports) -> None:
+    backend = exports["not_causal"].backend
+    feats, lengths = random_feats(exports["not_causal"].model, [40])
+    assert backend.config.streaming is False
+    with pytest.raises(DecodingError, match="cannot stream"):
+        backend.encode_chunk(feats, lengths, exports["rotary_moe"].backend.initial_state(1), -1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_ctc_and_decoders(exports, name: str) -> None:
+    model, backend = exports[name].model, exports[name].backend
+    rng = np.random.default_rng(2)
+    encoder_out = rng.normal(size=(9, backend.info.encoder_dim)).astype(np.float32)
+    with torch.no_grad():
+        expected = model.ctc.log_probs(torch.from_numpy(encoder_out))
+    np.testing.assert_allclose(backend.ctc_log_probs(encoder_out[None])[0], expected, **TOLERANCE)
+    hyps = [[4, 3, 3, 9], [], [5], rng.integers(0, backend.info.vocab_size, 30).tolist()]
+    for reverse in (False, True) if model.right_decoder is not None else (False,):
+        scores = backend.score_hypotheses(encoder_out, hyps, reverse)
+        for hyp, found in zip(hyps, scores, strict=True):
+            log_probs = torch_decoder(model, encoder_out, hyp[::-1] if reverse else hyp, reverse)
+            targets = [*(hyp[::-1] if reverse else hyp), model.config.eos_id]
+            np.testing.assert_allclose(found, log_probs[np.arange(len(targets)), targets], **TOLERANCE)
+    prefixes = np.array([[2, 4, 3], [2, 5, 9]])
+    following = [torch_decoder(model, encoder_out, prefix[1:].tolist(), False)[-1] for prefix in prefixes]
+    np.testing.assert_allclose(backend.next_token_log_probs(encoder_out, prefixes), following, **TOLERANCE)
+    if model.right_decoder is None:
+        with pytest.raises(DecodingError, match="right-to-left"):
+            backend.score_hypotheses(encoder_out, hyps, True)
+
+
+def torch_decoder(model: AsrModel, encoder_out: np.ndarray, tokens: list[int], reverse: bool) -> np.ndarray:
+    """Log-probabilities (U + 1, V) for one hypothesis alone."""
+    decoder = model.right_decoder if reverse else model.left_decoder
+    tokens_in = torch.tensor([[model.config.sos_id, *tokens]])
+    with torch.no_grad():
+        memory = torch.from_numpy(encoder_out)[None]
+        logits = decoder(memory, torch.tensor([len(encoder_out)]), tokens_in, torch.tensor([tokens_in.shape[1]]))
+    return torch.log_softmax(logits[0], dim=-1).numpy()
+
+
+def test_only_chosen_experts_are_computed(exports, tmp_path: Path) -> None:
+    """NaN in all weights of the experts that a frame did not choose changes nothing; in those it chose, it shows."""
+    model, directory = exports["rotary_moe"].model, exports["rotary_moe"].directory
+    feats, lengths = random_feats(model, [7])  # one encoder frame
+    chosen: dict[str, set[int]] = {}
+    hooks = [
+        module.register_forward_hook(
+            lambda _, __, out, name=name: chosen.update({name: set(out[1].flatten().tolist())})
+        )
+        for name, module in model.encoder.named_modules()
+        if isinstance(module, Router)
+    ]
+    torch_encoder(model, feats[0], 7)
+    for hook in hooks:
+        hook.remove()
+    assert len(chosen) == 2
+    assert all(len(experts) == 2 for experts in chosen.values())
+    expected = exports["rotary_moe"].backend.encode_chunk(feats, lengths, None, -1)[0]
+
+    def encode_with_nan(spoilt: dict[str, set[int]]) -> np.ndarray:
+        values = [
+            array.T if array.ndim == 2 else array
+            for name, experts in spoilt.items()
+            for stack in model.encoder.get_submodule(name.replace("router", "experts")).parameters()
+            for array in stack.detach().numpy()[sorted(experts)]
+        ]
+        graph = onnx.load(directory / "encoder.onnx")
+        replaced = 0
+        for initializer in graph.graph.initializer:
+            array = onnx.numpy_helper.to_array(initializer)
+            if any(array.shape == value.shape and np.array_equal(array, value) for value in values):
+                nan = onnx.numpy_helper.from_array(np.full_like(array, np.nan), initializer.name)
+                initializer.CopyFrom(nan)
+                replaced += 1
+        assert replaced == len(values)
+        shutil.copytree(directory, tmp_path, dirs_exist_ok=True)
+        onnx.save(graph, tmp_path / "encoder.onnx")
+        return OnnxBackend(tmp_path, num_threads=1).encode_chunk(feats, lengths, None, -1)[0]
+
+    unchosen = {name: set(range(5)) - experts for name, experts in chosen.items()}
+    np.testing.assert_array_equal(encode_with_nan(unchosen), expected)
+    assert np.isnan(encode_with_nan({next(iter(chosen)): next(iter(chosen.values()))})).all()
+
+
+def test_float16_weights_are_folded_at_load(exports, tmp_path: Path) -> None:
+    """Stored as float16 are the matrices and not the routers; once loaded, all weights are float32."""
+    path = exports["top1_without_bias_float16"].directory / "encoder.onnx"
+    half = [each for each in onnx.load(path).graph.initializer if each.data_type == onnx.TensorProto.FLOAT16]
+    stacks = [each for each in half if list(each.dims) in ([24, 20], [20, 24])]
+    assert len(stacks) == 2 * 2 * 3  # layers, matrices of an expert, experts
+    assert [24, 3] not in [list(each.dims) for each in half]  # a router
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "loaded.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    loaded = onnx.load(tmp_path / "loaded.onnx").graph
+    types = {each.data_type for each in loaded.initializer}
+    assert onnx.TensorProto.FLOAT in types
+    assert onnx.TensorProto.FLOAT16 not in types
+
+
+def test_graphs_are_standard_and_tell_nothing_about_the_machine(exports) -> None:
+    for path in exports["rotary_moe"].directory.glob("*.onnx"):
+        graph = onnx.load(path)
+        onnx.checker.check_model(graph, full_check=True)
+        assert {(each.domain, each.version) for each in graph.opset_import} == {("", 18)}
+        content = path.read_bytes()
+        assert b".py" not in content
+        assert str(Path.home()).encode() not in content
+
+
+@pytest.fixture
+def checkpoint(exports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkpoint directory of `rotary_moe`, whose export takes the graphs that are there instead of tracing anew."""
+    good, folder = exports["rotary_moe"], tmp_path / "checkpoint"
+    save_checkpoint(folder, good.model, {"fbank": {"num_mel_bins": 16, "snip_edges": False}})
+    shutil.copy(good.directory / "units.txt", folder)
+    (folder / "README.md").write_text("trained on nothing\n")
+    ready = {path.name: path for path in good.directory.glob("*.onnx")}
+    monkeypatch.setattr(
+        "unichoir.export.onnx._graphs", lambda _: {name: onnx_ir.load(path) for name, path in ready.items()}
+    )
+    return folder
+
+
+def test_model_directory(exports, checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for _ in range(2):  # the second replaces the first
+        differences = export_onnx(checkpoint, out)
+        assert set(differences) == {"encoder", "streaming encoder", "CTC", "decoder", "reverse decoder"}
+        assert all(difference < 1e-5 for difference in differences.values())
+    backend = OnnxBackend(out)
+    assert backend.config.fbank == FbankConfig(num_mel_bins=16, snip_edges=False)
+    assert backend.config.parameters == sum(each.numel() for each in exports["rotary_moe"].model.parameters())
+    assert (out / "README.md").read_text() == "trained on nothing\n"
+    assert (out / "units.txt").read_bytes() == (checkpoint / "units.txt").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "out"]
+
+
+def test_a_bad_export_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    """The graphs are those of other weights: what was there before stays, and nothing is left behind."""
+    model, sections = load_checkpoint(checkpoint)
+    model.right_decoder.output_layer.bias.data[3] += 1e-3
+    save_checkpoint(checkpoint, model, sections)
+    out = tmp_path / "out"
+    out.mkdir()
+    out.joinpath("config.json").write_text("as it was")
+    with pytest.raises(CheckpointError, match="reverse decoder differs from the model by"):
+        export_onnx(checkpoint, out)
+    assert [path.read_text() for path in out.iterdir()] == ["as it was"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "out"]
+
+
+def test_large_graphs_have_their_weights_beside_them(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unichoir.export.graph.MAX_FILE_SIZE", 10_000)
+    export_onnx(checkpoint, tmp_path / "out")
+    assert (tmp_path / "out" / "encoder.onnx.data").stat().st_size > 10_000
+    (tmp_path / "out").rename(tmp_path / "moved")
+    OnnxBackend(tmp_path / "moved")
+
+
+def test_bad_input(exports, checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="nowhere: no such checkpoint directory"):
+        export_onnx(tmp_path / "nowhere", tmp_path / "out")
+    occupied = tmp_path / "occupied"
+    occupied.mkdir()
+    (occupied / "thesis.txt").write_text("years of work")
+    with pytest.raises(CheckpointError, match="occupied: exists and is not a model directory"):
+        export_onnx(checkpoint, occupied)
+    assert (occupied / "thesis.txt").exists()
+    with (checkpoint / "units.txt").open("a") as file:
+        file.write("z 11\n")
+    with pytest.raises(CheckpointError, match=r"units\.txt: 12 tokens, the model has 11"):
+        export_onnx(checkpoint, tmp_path / "out")
+    model = exports["rotary_moe"].model
+    files = exports["rotary_moe"].directory
+    with pytest.raises(CheckpointError, match="num_mel_bins is 80, the model needs 16"):
+        export_model(model, FbankConfig(), files, tmp_path / "out")
+    model, _ = load_checkpoint(checkpoint)
+    save_checkpoint(checkpoint, model, {"fbank": {"mel": 16}})
+    with pytest.raises(ConfigError, match="unknown key 'mel'"):
+        export_onnx(checkpoint, tmp_path / "out")
+    model.encoder.blocks[0].self_attn.linear_q.weight.data[0, 0] = 1e6
+    with pytest.raises(CheckpointError, match=r"self_attn\.linear_q\.weight' is too large for float16"):
+        export_model(model, FbankConfig(num_mel_bins=16), files, tmp_path / "out", weights="float16")
+    assert not (tmp_path / "out").exists()
