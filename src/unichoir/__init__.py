@@ -1,0 +1,52 @@
+"""Speech recognition with one sparse Mixture-of-Experts model, streaming and non-streaming.
+
+import unichoir
+
+model = unichoir.load_model()
+print(model.transcribe("recording.flac").text)
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from unichoir.api import Model, load_model
+    from unichoir.decoding.hypothesis import Alternative, Token, Transcript, Word
+    from unichoir.decoding.options import DecodingOptions
+    from unichoir.errors import UnichoirError
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Alternative",
+    "DecodingOptions",
+    "Model",
+    "Token",
+    "Transcript",
+    "UnichoirError",
+    "Word",
+    "__version__",
+    "load_model",
+]
+
+_HOMES = {
+    "Alternative": "unichoir.decoding.hypothesis",
+    "DecodingOptions": "unichoir.decoding.options",
+    "Model": "unichoir.api",
+    "Token": "unichoir.decoding.hypothesis",
+    "Transcript": "unichoir.decoding.hypothesis",
+    "UnichoirError": "unichoir.errors",
+    "Word": "unichoir.decoding.hypothesis",
+    "load_model": "unichoir.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when first used: `import unichoir` stays instant, though the inference engine takes its time.
+    if name not in _HOMES:
+        raise AttributeError(f"module 'unichoir' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

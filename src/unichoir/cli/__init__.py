@@ -1,0 +1,65 @@
+"""The command `unichoir`: one module for each group of commands, collected here."""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from unichoir import __version__
+from unichoir.cli import evaluate, models, tokenizer, train, transcribe
+from unichoir.cli.common import print_error
+from unichoir.errors import UnichoirError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("transcribe")(transcribe.transcribe)
+app.command("evaluate")(evaluate.evaluate)
+app.command("train")(train.train)
+app.command("export")(models.export)
+app.command("models")(models.models)
+app.command("cmvn")(train.cmvn)
+app.add_typer(tokenizer.app, name="tokenizer")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"unichoir {__version__}")
+        raise typer.Exit
+
+
+@app.callback(epilog="Try: unichoir transcribe recording.flac")
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Speech in, text out: recognise speech, train recognisers and measure them.
+
+    Exit codes: 0 all is well, 1 something failed and was reported, 2 the command line is wrong.
+    """
+
+
+def main() -> None:
+    """Run the command line; errors of ours become one line and exit code 1."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a character is no reason to fail.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        app(prog_name="unichoir")
+    except UnichoirError as error:
+        print_error(error)
+        sys.exit(1)
+    except BrokenPipeError:
+        # The reader has seen enough; Python would complain once more when it closes the stream.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        print_error(UnichoirError(f"{error.filename}: {error.strerror}") if error.filename else error)
+        sys.exit(1)

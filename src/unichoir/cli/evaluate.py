@@ -1,0 +1,146 @@
+"""`unichoir evaluate`."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from unichoir.cli.common import (
+    BeamSizeOption,
+    CtcWeightOption,
+    LeftChunksOption,
+    ManifestsArgument,
+    ReverseWeightOption,
+    ThreadsOption,
+    decoding_options,
+    note,
+    parse_chunk_sizes,
+    parse_modes,
+    progress_bar,
+    write_line,
+)
+from unichoir.decoding.options import MODES
+from unichoir.errors import ManifestError
+
+if TYPE_CHECKING:
+    from unichoir.data.manifest import Utterance
+    from unichoir.decoding.options import DecodingOptions
+    from unichoir.evaluation.evaluate import Evaluation
+    from unichoir.evaluation.experts import LayerLoad
+
+
+def evaluate(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Included model, model directory or checkpoint.", show_default=False)
+    ],
+    manifests: ManifestsArgument,
+    decoding: Annotated[
+        str, typer.Option(metavar="MODES", help=f"'all', or separated by commas: {', '.join(MODES)}.")
+    ] = "attention_rescoring",
+    chunk_size: Annotated[
+        str,
+        typer.Option(
+            metavar="SIZES", help="Encoder frames (40 ms each) seen at once, 'full': all; separated by commas."
+        ),
+    ] = "full",
+    num_left_chunks: LeftChunksOption = -1,
+    beam_size: BeamSizeOption = 10,
+    ctc_weight: CtcWeightOption = 0.5,
+    reverse_weight: ReverseWeightOption = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder for results.json, results.md, utterances.jsonl, alignments.txt.",
+            show_default=False,
+        ),
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, metavar="N", help="Processes that recognise; each loads the model.")] = 1,
+    threads: ThreadsOption = None,
+    expert_load: Annotated[
+        bool, typer.Option("--expert-load", help="Also report each layer's experts (checkpoints of training only).")
+    ] = False,
+) -> None:
+    """Measure word and character error rates on manifests.
+
+    Prints substitutions (S), deletions (D), insertions (I) and the real-time factor (RTF) of features, encoder and
+    search; Markdown where the output is no terminal. Audio is read once and encoded once per chunk size, for however
+    many modes. Files that cannot be read are counted and named.
+
+    Examples:
+
+        unichoir evaluate unichoir-small-en an4/test.jsonl
+
+        unichoir evaluate exp/average dev.jsonl test.jsonl --decoding all --chunk-size full,16 --output results
+    """
+    from unichoir.evaluation import report
+    from unichoir.evaluation.evaluate import plan
+
+    modes, chunk_sizes = parse_modes(decoding), parse_chunk_sizes(chunk_size)
+    base = decoding_options(
+        mode=modes[0],
+        chunk_size=max(size or 0 for size in chunk_sizes),
+        num_left_chunks=num_left_chunks,
+        beam_size=beam_size,
+        ctc_weight=ctc_weight,
+        reverse_weight=reverse_weight,
+    )
+    if expert_load and jobs > 1:
+        raise typer.BadParameter("experts are counted in one process only", param_hint="--jobs")
+    result, experts = _measure(model, read_sets(manifests), plan(base, chunk_sizes, modes), jobs, threads, expert_load)
+    _show(result)
+    if output is not None:
+        report.write_report(result, output, model, experts)
+
+
+def _measure(
+    model: str,
+    sets: Mapping[str, "Sequence[Utterance]"],
+    groups: "Sequence[Sequence[DecodingOptions]]",
+    jobs: int,
+    threads: int | None,
+    expert_load: bool,
+) -> "tuple[Evaluation, Mapping[str, LayerLoad] | None]":
+    from unichoir.api import load_recognizer
+    from unichoir.evaluation.evaluate import evaluate as measure
+    from unichoir.evaluation.experts import expert_load as count_experts
+
+    # Several processes with several threads each would only get in each other's way.
+    load = partial(load_recognizer, model, threads or (1 if jobs > 1 else None))
+    recognizer = load() if jobs == 1 else None
+    if expert_load and recognizer:
+        count_experts(recognizer.backend)  # fails now rather than after the work
+    with progress_bar("evaluating", "utterances") as progress:
+        result = measure(recognizer or load, sets, groups, jobs=jobs, progress=progress)
+    return result, count_experts(recognizer.backend) if expert_load and recognizer else None
+
+
+def _show(result: "Evaluation") -> None:
+    from unichoir.evaluation.report import to_markdown, to_table
+
+    for name, reasons in result.broken.items():
+        for key, reason in reasons.items():
+            note(f"{name}: {key} left out: {reason}")
+        if reasons:
+            note(f"{name}: {len(reasons)} left out in all")
+    console = Console()
+    if console.is_terminal:
+        console.print(to_table(result))
+    else:
+        write_line(to_markdown(result).rstrip())
+
+
+def read_sets(manifests: Sequence[Path]) -> "dict[str, list[Utterance]]":
+    """The utterances of each manifest, named by its folder and its name without suffix; by its path where that is
+    not unique. Raises ManifestError, also for a manifest given twice."""
+    from unichoir.data.manifest import read_manifest
+
+    short = [f"{path.resolve().parent.name}/{path.stem}" for path in manifests]
+    names = [name if short.count(name) == 1 else str(path) for name, path in zip(short, manifests, strict=True)]
+    for name in names:
+        if names.count(name) > 1:
+            raise ManifestError(f"{name}: given twice")
+    return {name: read_manifest(path) for name, path in zip(names, manifests, strict=True)}

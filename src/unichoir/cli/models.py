@@ -1,0 +1,137 @@
+"""`unichoir export` and `unichoir models`."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from unichoir.cli.common import note
+from unichoir.errors import UnichoirError
+
+if TYPE_CHECKING:
+    from unichoir.model.config import FeedForwardConfig, ModelConfig
+
+
+def export(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="Folder of a checkpoint, ours or WeNet's.", show_default=False)
+    ],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Model directory to write.", show_default=False)],
+    weights: Annotated[
+        Literal["float32", "float16"],
+        typer.Option(help="How weights are stored; float16 halves the files and rounds the weights."),
+    ] = "float32",
+) -> None:
+    """Turn a checkpoint of training into an ONNX model directory, which needs no PyTorch, and check that they agree.
+
+    Example:
+
+        unichoir export exp/average my-model --weights float16
+    """
+    from unichoir.api import training_extras
+
+    with training_extras("unichoir export"):
+        from unichoir.export.onnx import export_onnx
+    for part, difference in export_onnx(checkpoint, output, weights=weights).items():
+        note(f"{part}: ONNX differs from torch by at most {difference:.1e}")
+    note(f"{output}: {sum(path.stat().st_size for path in output.iterdir()) / 1e6:.1f} MB")
+
+
+def models(
+    vocab_size: Annotated[
+        int,
+        typer.Option(min=4, metavar="N", help="Counted for configurations that leave the vocabulary to the tokenizer."),
+    ] = 500,
+) -> None:
+    """List the included models and the named configurations with their sizes.
+
+    Blocks are those of the encoder and of the two decoders. Active parameters are those that compute one frame or
+    token: of the experts only the chosen ones.
+    """
+    from unichoir.api import included_models
+    from unichoir.model.config import NAMED_CONFIGS
+
+    console = Console()
+    console.print(_included(included_models()))
+    table = _table("Named configurations", "name", "blocks", "width", "experts", "tokens", "parameters", "active")
+    missing: UnichoirError | None = None
+    for name, config in NAMED_CONFIGS.items():
+        config = config if config.vocab_size else config.with_vocab_size(vocab_size)
+        try:
+            sizes = count_parameters(config)
+            counted = (f"{sizes.total / 1e6:.1f}M", f"{sizes.active / 1e6:.1f}M")
+        except UnichoirError as error:
+            missing, counted = error, ("", "")
+        encoder, decoder = config.encoder, config.decoder
+        table.add_row(
+            name,
+            f"{encoder.num_blocks} + {decoder.num_blocks} + {decoder.num_reverse_blocks}",
+            str(encoder.dim),
+            _experts(encoder.feed_forward),
+            str(config.vocab_size),
+            *counted,
+        )
+    console.print(table)
+    if missing is not None:
+        note(str(missing))
+
+
+def _included(names: list[str]) -> Table:
+    from unichoir.api import DEFAULT_MODEL, MODELS
+    from unichoir.configuration import from_mapping
+    from unichoir.decoding.onnx_backend import CONFIG_FILE, ModelDirectoryConfig
+
+    table = _table("Included models", "name", "parameters", "size", "tokens")
+    for name in names:
+        path = MODELS / name / CONFIG_FILE
+        config = from_mapping(ModelDirectoryConfig, json.loads(path.read_text(encoding="utf-8")), str(path))
+        size = sum(path.stat().st_size for path in (MODELS / name).iterdir())
+        shown = f"{name} (default)" if name == DEFAULT_MODEL else name
+        table.add_row(shown, f"{config.parameters / 1e6:.1f}M", f"{size / 1e6:.1f} MB", str(config.model.vocab_size))
+    return table
+
+
+def _table(title: str, name: str, *numbers: str) -> Table:
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    table.add_column(name, no_wrap=True)
+    for column in numbers:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+def _experts(feed_forward: "FeedForwardConfig") -> str:
+    return f"{feed_forward.num_experts}, top {feed_forward.top_k}" if feed_forward.num_experts else "-"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Numbers of parameters."""
+
+    total: int
+    active: int
+
+
+def count_parameters(config: "ModelConfig") -> Sizes:
+    """Count without allocating. Raises UnichoirError where torch is missing."""
+    from unichoir.api import training_extras
+
+    with training_extras("counting parameters"):
+        import torch
+
+        from unichoir.model.asr_model import AsrModel
+        from unichoir.model.moe import MoE
+    with torch.device("meta"):
+        model = AsrModel(config)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    resting = sum(
+        parameter.numel() * (moe.num_experts - moe.router.top_k) // moe.num_experts
+        for moe in model.modules()
+        if isinstance(moe, MoE)
+        for parameter in moe.experts.parameters()
+    )
+    return Sizes(total=total, active=total - resting)

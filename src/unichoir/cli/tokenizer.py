@@ -1,0 +1,56 @@
+"""`unichoir tokenizer`: vocabularies from manifests."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from unichoir.cli.common import ManifestsArgument, note
+
+app = typer.Typer(help="Make a vocabulary from the transcripts of manifests.", no_args_is_help=True)
+Output = Annotated[Path, typer.Option(metavar="DIR", help="Folder for units.txt (and bpe.model).", show_default=False)]
+
+
+@app.command("train-bpe")
+def train_bpe(
+    manifests: ManifestsArgument,
+    output: Output,
+    vocab_size: Annotated[int, typer.Option(min=4, metavar="N", help="Tokens in all, special ones included.")] = 500,
+    model_type: Annotated[Literal["bpe", "unigram"], typer.Option(help="Sentencepiece's algorithm.")] = "bpe",
+) -> None:
+    """Train pieces of words (sentencepiece); Chinese and Japanese characters stay single.
+
+    Example:
+
+        unichoir tokenizer train-bpe train.jsonl --vocab-size 500 --output tokenizer
+    """
+    from unichoir.text import tokenizer
+
+    made = tokenizer.train_bpe(_transcripts(manifests), vocab_size, output, model_type=model_type)
+    note(f"{output}: {made.vocab_size} tokens")
+
+
+@app.command("chars")
+def chars(
+    manifests: ManifestsArgument,
+    output: Output,
+    min_count: Annotated[int, typer.Option(min=1, metavar="N", help="Rarer characters become <unk>.")] = 1,
+) -> None:
+    """Take every character as a token.
+
+    Example:
+
+        unichoir tokenizer chars train.jsonl --output tokenizer
+    """
+    from unichoir.text.tokenizer import CharTokenizer, build_char_units
+
+    made = CharTokenizer(build_char_units(_transcripts(manifests), min_count=min_count))
+    made.save(output)
+    note(f"{output}: {made.vocab_size} tokens")
+
+
+def _transcripts(manifests: Sequence[Path]) -> list[str]:
+    from unichoir.data.manifest import read_manifest
+
+    return [utterance.txt for manifest in manifests for utterance in read_manifest(manifest)]

@@ -1,0 +1,116 @@
+"""`unichoir train` and `unichoir cmvn`."""
+
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from unichoir.cli.common import ManifestsArgument, note, progress_bar
+
+
+def train(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The experiment's YAML file.", show_default=False)],
+    train_manifests: Annotated[
+        list[Path],
+        typer.Option("--train", metavar="MANIFEST", help="To learn from; repeatable.", show_default=False),
+    ],
+    dev_manifests: Annotated[
+        list[Path], typer.Option("--dev", metavar="MANIFEST", help="To choose by; repeatable.", show_default=False)
+    ],
+    output: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder of the run; one that exists is continued.", show_default=False)
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one key of CONFIG; repeatable.", show_default=False),
+    ] = None,
+) -> None:
+    """Train a model, or continue a run that was stopped.
+
+    Ctrl-C and SIGTERM stop after the update at hand with a checkpoint; the same command then goes on from there. The
+    result is the checkpoint OUTPUT/average, ready for `unichoir evaluate` and `unichoir export`.
+
+    Examples:
+
+        unichoir train recipes/an4/config.yaml --train an4/train.jsonl --dev an4/dev.jsonl --output exp
+
+        unichoir train my.yaml --train a.jsonl --train b.jsonl --dev dev.jsonl --output exp --set trainer.max_epochs=5
+    """
+    from unichoir.api import training_extras
+
+    with training_extras("unichoir train"):
+        from unichoir.model.checkpoint import read_yaml
+        from unichoir.training.config import experiment_from_mapping
+        from unichoir.training.stopping import StopRequest
+        from unichoir.training.trainer import train as run
+    stop = StopRequest()
+    experiment = experiment_from_mapping(apply_overrides(read_yaml(config), overrides or ()), str(config))
+    result = run(experiment, train_manifests, dev_manifests, output, stop=stop)
+    if not result.finished:
+        # As shells report a process ended by the signal.
+        raise typer.Exit(128 + signal.Signals[stop.reason] if stop.reason else 1)
+
+
+def apply_overrides(content: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """`content` with keys such as `trainer.max_epochs=5` replaced; values are YAML."""
+    import yaml
+
+    for override in overrides:
+        path, separator, text = override.partition("=")
+        if not separator or not all(path.split(".")):
+            raise typer.BadParameter(f"'{override}' is not KEY=VALUE", param_hint="--set")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise typer.BadParameter(f"'{override}': the value is not valid YAML", param_hint="--set") from None
+        content = _replaced(content, path.split("."), value)
+    return content
+
+
+def _replaced(content: Any, keys: Sequence[str], value: Any) -> dict[str, Any]:
+    key, *rest = keys
+    if isinstance(content, str):
+        content = {"name": content}  # `model: moe-small` is short for this
+    if not isinstance(content, dict):
+        content = {}
+    return {**content, key: _replaced(content.get(key), rest, value) if rest else value}
+
+
+def cmvn(
+    manifests: ManifestsArgument,
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="JSON file to write.", show_default=False)],
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="CONFIG", help="Experiment whose `fbank` section is used.", show_default=False),
+    ] = None,
+) -> None:
+    """Compute mean and variance of the features of manifests, in WeNet's global_cmvn format.
+
+    Example:
+
+        unichoir cmvn train.jsonl exp/cmvn.json
+    """
+    from unichoir.audio.fbank import FbankConfig
+    from unichoir.data.cmvn import compute_cmvn
+    from unichoir.data.features import FeatureReader
+    from unichoir.data.manifest import read_manifest
+
+    fbank = _fbank_of(config) if config else FbankConfig()
+    utterances = [utterance for manifest in manifests for utterance in read_manifest(manifest)]
+    with progress_bar("reading", "utterances") as progress:
+        statistics, skipped = compute_cmvn(utterances, FeatureReader(fbank=fbank), progress)
+    for skip in skipped:
+        note(f"{skip.key} left out: {skip.reason}")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    statistics.save(output)
+    note(f"{output}: {statistics.frame_num} frames of {len(utterances) - len(skipped)} utterances")
+
+
+def _fbank_of(config: Path) -> Any:
+    from unichoir.api import training_extras
+
+    with training_extras("reading an experiment's configuration"):
+        from unichoir.training.config import load_experiment
+    return load_experiment(config).fbank

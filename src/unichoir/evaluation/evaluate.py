@@ -1,0 +1,263 @@
+"""Measure a model on manifests: every mode and chunk size on every utterance, each piece of work done once."""
+
+import dataclasses
+import multiprocessing
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import ParamSpec, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unichoir.audio.fbank import compute_fbank
+from unichoir.data.manifest import Utterance, load_utterance
+from unichoir.decoding.backend import Floats
+from unichoir.decoding.options import DecodingOptions, Mode
+from unichoir.decoding.recognizer import Recognizer, encode_utterance, search
+from unichoir.decoding.segmentation import split_at_pauses
+from unichoir.errors import AudioError, DecodingError
+from unichoir.text.normalize import canonical_text, normalize_for_scoring
+from unichoir.text.wer import ErrorCounts, char_errors, word_errors
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Load = Callable[[], Recognizer]
+"""Makes the recogniser in the process that needs it; must be picklable."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UtteranceScore:
+    """One utterance under one setting; texts as they were compared (`normalize_for_scoring`)."""
+
+    key: str
+    reference: str
+    hypothesis: str
+    words: ErrorCounts
+    characters: ErrorCounts
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetScore:
+    """One set of utterances under one setting."""
+
+    name: str
+    options: DecodingOptions
+    utterances: tuple[UtteranceScore, ...]
+    audio_seconds: float
+    seconds: float
+    """Time for features, encoder and search, summed over utterances; without reading the audio. An encoder pass that
+    several modes share counts in full for each."""
+
+    @property
+    def words(self) -> ErrorCounts:
+        """Word errors of the whole set."""
+        return sum((utterance.words for utterance in self.utterances), ErrorCounts())
+
+    @property
+    def characters(self) -> ErrorCounts:
+        """Character errors of the whole set."""
+        return sum((utterance.characters for utterance in self.utterances), ErrorCounts())
+
+    @property
+    def real_time_factor(self) -> float:
+        """Seconds of work per second of audio."""
+        return self.seconds / self.audio_seconds if self.audio_seconds else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """All sets under all settings, set by set."""
+
+    scores: tuple[SetScore, ...]
+    broken: Mapping[str, Mapping[str, str]]
+    """Of each set, the utterances whose audio cannot be read, by key, and why. They are in no score."""
+
+
+def plan(
+    base: DecodingOptions, chunk_sizes: Iterable[int | None], modes: Sequence[Mode]
+) -> tuple[tuple[DecodingOptions, ...], ...]:
+    """`base` with every chunk size (None or 0: full context) in every mode; one group for each chunk size."""
+    return tuple(
+        tuple(
+            dataclasses.replace(
+                base, mode=mode, chunk_size=size or None, num_left_chunks=base.num_left_chunks if size else -1
+            )
+            for mode in modes
+        )
+        for size in chunk_sizes
+    )
+
+
+def evaluate(
+    recognizer: Recognizer | Load,
+    sets: Mapping[str, Sequence[Utterance]],
+    groups: Sequence[Sequence[DecodingOptions]],
+    *,
+    jobs: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Recognise the utterances of each named set under all options, and count the errors.
+
+    Args:
+        recognizer: used in this process; or what makes one in each of the processes.
+        groups: from `plan`; the options of a group differ in nothing that the encoder sees, so it runs once for them.
+        jobs: processes, where `recognizer` is of the second kind.
+        progress: called with (done, total) after each utterance.
+
+    Raises:
+        UnichoirError: for a model or options that cannot work. Audio that cannot be read is only noted.
+    """
+    total, done = sum(map(len, sets.values())), 0
+    scores: list[SetScore] = []
+    broken: dict[str, dict[str, str]] = {}
+    with _workers(recognizer, groups, jobs) as measure:
+        for name, utterances in sets.items():
+            measured: list[_Measured] = []
+            broken[name] = {}
+            for utterance, outcome in zip(utterances, measure(utterances), strict=True):
+                if isinstance(outcome, _Measured):
+                    measured.append(outcome)
+                else:
+                    broken[name][utterance.key] = outcome
+                done += 1
+                if progress is not None:
+                    progress(done, total)
+            scores += [_set_score(name, option, measured) for group in groups for option in group]
+    return Evaluation(scores=tuple(scores), broken=broken)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Measured:
+    """What one utterance gave under each of the options."""
+
+    audio_seconds: float
+    scores: Mapping[DecodingOptions, UtteranceScore]
+    seconds: Mapping[DecodingOptions, float]
+
+
+def _set_score(name: str, options: DecodingOptions, measured: Sequence[_Measured]) -> SetScore:
+    return SetScore(
+        name=name,
+        options=options,
+        utterances=tuple(item.scores[options] for item in measured),
+        audio_seconds=sum(item.audio_seconds for item in measured),
+        seconds=sum(item.seconds[options] for item in measured),
+    )
+
+
+def _measure(
+    recognizer: Recognizer, groups: Sequence[Sequence[DecodingOptions]], utterance: Utterance
+) -> _Measured | str:
+    """The scores of one utterance, or why its audio cannot be read."""
+    rate = recognizer.fbank_config.sample_rate
+    try:
+        samples = load_utterance(utterance, rate)
+    except AudioError as error:
+        return str(error)
+    results = recognize_all(recognizer, samples, groups)
+    return _Measured(
+        audio_seconds=len(samples) / rate,
+        scores={options: _score(utterance, text) for options, (text, _) in results.items()},
+        seconds={options: seconds for options, (_, seconds) in results.items()},
+    )
+
+
+def _score(utterance: Utterance, text: str) -> UtteranceScore:
+    reference, hypothesis = normalize_for_scoring(utterance.txt), normalize_for_scoring(text)
+    return UtteranceScore(
+        key=utterance.key,
+        reference=reference,
+        hypothesis=hypothesis,
+        words=word_errors(reference, hypothesis),
+        characters=char_errors(reference, hypothesis),
+    )
+
+
+def recognize_all(
+    recognizer: Recognizer, samples: NDArray[np.float32], groups: Sequence[Sequence[DecodingOptions]]
+) -> dict[DecodingOptions, tuple[str, float]]:
+    """The text of one recording under each of the options, and the seconds of work it took.
+
+    samples: (N,) at the recogniser's rate. The texts are those of `Recognizer.recognize`, but features are computed
+    once and the encoder runs once for each group.
+    """
+    texts: dict[DecodingOptions, list[str]] = {options: [] for group in groups for options in group}
+    seconds = dict.fromkeys(texts, 0.0)
+    rate, limit = recognizer.fbank_config.sample_rate, next(iter(texts)).max_segment_seconds
+    for start, end in split_at_pauses(samples, rate, limit):
+        feats, feats_seconds = _timed(compute_fbank, samples[start:end], recognizer.fbank_config)
+        for group in groups:
+            (encoder_out, log_probs), encoder_seconds = _timed(_encode, recognizer, feats, group[0])
+            for options in group:
+                text, search_seconds = _timed(_search, recognizer, encoder_out, log_probs, options)
+                texts[options].append(text)
+                seconds[options] += feats_seconds + encoder_seconds + search_seconds
+    return {options: (canonical_text(" ".join(parts)), seconds[options]) for options, parts in texts.items()}
+
+
+def _timed(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> tuple[R, float]:
+    begun = time.perf_counter()
+    result = function(*args, **kwargs)
+    return result, time.perf_counter() - begun
+
+
+def _encode(recognizer: Recognizer, feats: Floats, options: DecodingOptions) -> tuple[Floats, Floats]:
+    """encoder_out (T', D) and CTC log-probabilities (T', V) of feats (T, M)."""
+    backend, lengths = recognizer.backend, np.array([len(feats)], dtype=np.int64)
+    encoder_out, lens = encode_utterance(backend, feats[None], lengths, options.chunk_size, options.num_left_chunks)
+    encoder_out = encoder_out[:, : lens[0]]
+    if not lens[0]:
+        return encoder_out[0], np.zeros((0, backend.info.vocab_size), np.float32)
+    log_probs = backend.ctc_log_probs(encoder_out)
+    if np.isnan(log_probs).any():
+        raise DecodingError("the model's output is not a number: its weights are damaged or overflow")
+    return encoder_out[0], log_probs[0]
+
+
+def _search(recognizer: Recognizer, encoder_out: Floats, log_probs: Floats, options: DecodingOptions) -> str:
+    if not len(encoder_out):
+        return ""
+    return recognizer.tokenizer.decode(search(recognizer.backend, encoder_out, log_probs, options)[0].tokens)
+
+
+@contextmanager
+def _workers(
+    recognizer: Recognizer | Load, groups: Sequence[Sequence[DecodingOptions]], jobs: int
+) -> Iterator[Callable[[Sequence[Utterance]], Iterator[_Measured | str]]]:
+    """A function from utterances to what `_measure` makes of them, in order, here or in `jobs` processes."""
+    if isinstance(recognizer, Recognizer):
+        yield partial(map, partial(_measure, recognizer, groups))
+        return
+    # Started afresh, not forked: the threads of an inference engine do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(jobs, context, initializer=_leave_interrupt_to_parent)
+    try:
+        yield partial(pool.map, partial(_measure_in_worker, recognizer, groups))
+    except BrokenProcessPool:
+        raise DecodingError("a worker process died (out of memory?): use fewer jobs") from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_recognizer_of_worker: Recognizer | None = None
+
+
+def _measure_in_worker(
+    load: Load, groups: Sequence[Sequence[DecodingOptions]], utterance: Utterance
+) -> _Measured | str:
+    # Loaded here, not when the worker starts: only so do errors reach the parent as what they are.
+    global _recognizer_of_worker
+    if _recognizer_of_worker is None:
+        _recognizer_of_worker = load()
+    return _measure(_recognizer_of_worker, groups, utterance)
+
+
+def _leave_interrupt_to_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,170 @@
+"""Loading models and transcribing from Python, over a tiny exported model with random weights."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+import unichoir
+from unichoir import api
+from unichoir.data.manifest import load_utterance, read_manifest
+from unichoir.decoding.options import MODES
+from unichoir.errors import AudioError, CheckpointError, DecodingError
+from unichoir.text.normalize import normalize_for_scoring
+from unichoir.text.wer import ErrorCounts, word_errors
+
+RATE = 16000
+DEMO = Path(__file__).resolve().parent.parent / "demo" / "references.jsonl"
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model: Path) -> unichoir.Model:
+    return unichoir.load_model(tiny_model, num_threads=1)
+
+
+@pytest.fixture(scope="module")
+def samples() -> np.ndarray:
+    """Two seconds whose spectrum changes all the time."""
+    rng = np.random.default_rng(3)
+    time = np.arange(2 * RATE) / RATE
+    wave = np.sin(2 * np.pi * (200 * time + 900 * time**2)) * np.sin(2 * np.pi * 3 * time) ** 2
+    return (0.3 * wave + 0.01 * rng.standard_normal(len(time))).astype(np.float32)
+
+
+def wav_bytes(samples: np.ndarray, rate: int, subtype: str = "PCM_16") -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, rate, format="WAV", subtype=subtype)
+    return buffer.getvalue()
+
+
+def test_transcript_of_every_mode(model: unichoir.Model, samples: np.ndarray) -> None:
+    for mode in MODES:
+        found = model.transcribe(samples, sample_rate=RATE, decoding=mode)
+        assert isinstance(found, unichoir.Transcript)
+        assert found.text == " ".join(word.text for word in found.words) == found.nbest[0].text
+        assert found.text or mode == "attention"  # a random decoder may well begin with the end
+        assert found.duration_ms == 2000
+        assert all(0 <= word.start_ms <= word.end_ms <= 2000 and 0 <= word.confidence <= 1 for word in found.words)
+
+
+def test_path_bytes_stream_and_array_agree(model: unichoir.Model, samples: np.ndarray, tmp_path: Path) -> None:
+    content = wav_bytes(samples, RATE)
+    path = tmp_path / "a.wav"
+    path.write_bytes(content)
+    pcm = soundfile.read(io.BytesIO(content), dtype="int16")[0]
+    sources = [path, str(path), content, io.BytesIO(content)]
+    found = [model.transcribe(source) for source in sources] + [model.transcribe(pcm, sample_rate=RATE)]
+    assert all(each == found[0] for each in found)
+
+
+def test_options_reach_the_search(model: unichoir.Model, samples: np.ndarray) -> None:
+    options = unichoir.DecodingOptions(mode="ctc_prefix_beam_search", beam_size=3)
+    whole = model.transcribe(samples, sample_rate=RATE, options=options)
+    assert len(whole.nbest) == 3
+    chunked = model.transcribe(samples, sample_rate=RATE, options=options, chunk_size=2)
+    assert chunked.score != whole.score
+    greedy = model.transcribe(samples, sample_rate=RATE, options=options, decoding="ctc_greedy_search")
+    assert len(greedy.nbest) == 1
+
+
+def test_rates_and_channels(model: unichoir.Model, samples: np.ndarray) -> None:
+    stereo = np.stack([samples, samples], axis=1)
+    expected = model.transcribe(samples, sample_rate=RATE)
+    assert model.transcribe(stereo, sample_rate=RATE) == expected
+    assert model.transcribe(wav_bytes(stereo, RATE, "FLOAT")) == expected
+    for rate in (8000, 44100, 96000):
+        found = model.transcribe(samples, sample_rate=rate)
+        assert found.duration_ms == pytest.approx(2000 * RATE / rate, abs=1)
+        assert found == model.transcribe(wav_bytes(samples, rate, "FLOAT"))
+
+
+def test_progress_ends_at_the_whole(model: unichoir.Model, samples: np.ndarray) -> None:
+    seen: list[tuple[float, float]] = []
+    options = unichoir.DecodingOptions(mode="ctc_greedy_search", max_segment_seconds=1.0)
+    model.transcribe(samples, sample_rate=RATE, options=options, progress=lambda *at: seen.append(at))
+    assert len(seen) >= 2
+    assert seen[-1] == (2.0, 2.0)
+
+
+def test_short_and_silent_audio_has_no_words_or_few(model: unichoir.Model) -> None:
+    short = model.transcribe(np.full(800, 0.1, np.float32), sample_rate=RATE)
+    assert (short.text, short.words, short.duration_ms) == ("", (), 50)
+    silent = model.transcribe(np.zeros(RATE, np.int16), sample_rate=RATE)
+    assert silent.duration_ms == 1000
+
+
+@pytest.mark.parametrize(
+    ("source", "rate", "message"),
+    [
+        (np.zeros(RATE, np.float32), None, "samples: their sample_rate is needed"),
+        (np.zeros(0, np.float32), RATE, "no samples"),
+        (np.array([0.0, np.nan]), RATE, "not a finite number"),
+        (np.full(RATE, 3000.0), RATE, r"\[-1, 1\]"),
+        (np.zeros((2, 2, 2)), RATE, "shape"),
+        (np.zeros(RATE, np.float32), 0, "sample rate 0"),
+        (b"", None, "empty"),
+        (b"no audio at all", None, "cannot be decoded"),
+        ("missing.wav", None, "missing.wav: No such file"),
+        ("missing.wav", RATE, "sample_rate is for arrays"),
+    ],
+)
+def test_bad_audio_is_one_clear_line(model: unichoir.Model, source: object, rate: int | None, message: str) -> None:
+    with pytest.raises(AudioError, match=message) as caught:
+        model.transcribe(source, sample_rate=rate)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+
+
+def test_truncated_file(model: unichoir.Model, samples: np.ndarray) -> None:
+    with pytest.raises(AudioError, match="truncated"):
+        model.transcribe(wav_bytes(samples, RATE)[:-1000])
+
+
+def test_options_that_cannot_be(model: unichoir.Model, samples: np.ndarray) -> None:
+    with pytest.raises(DecodingError, match="mode: 'best'"):
+        model.transcribe(samples, sample_rate=RATE, decoding="best")  # type: ignore[arg-type]
+    with pytest.raises(DecodingError, match="chunk_size"):
+        model.transcribe(samples, sample_rate=RATE, chunk_size=-3)
+
+
+def test_half_an_hour(model: unichoir.Model, samples: np.ndarray) -> None:
+    seconds = 1800
+    long = np.tile(samples, seconds // 2)
+    found = model.transcribe(long, sample_rate=RATE, decoding="ctc_greedy_search")
+    assert found.duration_ms == 1000 * seconds
+    assert found.tokens[-1].end_ms > 1000 * (seconds - 2)
+
+
+def test_checkpoint_and_its_export_agree(model: unichoir.Model, tiny_checkpoint: Path, samples: np.ndarray) -> None:
+    other = unichoir.load_model(tiny_checkpoint)
+    for mode in MODES:
+        expected, found = (each.transcribe(samples, sample_rate=RATE, decoding=mode) for each in (model, other))
+        assert found.text == expected.text
+        assert found.score == pytest.approx(expected.score, abs=1e-2)
+
+
+def test_models_are_found_by_name_or_folder(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    included = tmp_path / "models"
+    included.mkdir()
+    (included / api.DEFAULT_MODEL).symlink_to(tiny_model)
+    monkeypatch.setattr(api, "MODELS", included)
+    assert api.included_models() == [api.DEFAULT_MODEL]
+    assert api.find_model(None) == api.find_model(api.DEFAULT_MODEL) == included / api.DEFAULT_MODEL
+    assert api.find_model(str(tiny_model)) == tiny_model
+    assert unichoir.load_model().sample_rate == RATE
+    with pytest.raises(CheckpointError, match=f"nonesuch: .*{api.DEFAULT_MODEL}"):
+        unichoir.load_model("nonesuch")
+    with pytest.raises(CheckpointError, match="neither a model"):
+        unichoir.load_model(tmp_path)
+
+
+def test_included_model_recognises_the_demo() -> None:
+    if api.DEFAULT_MODEL not in api.included_models() or not DEMO.exists():
+        pytest.skip("no model is included")
+    model = unichoir.load_model()
+    errors = ErrorCounts()
+    for utterance in read_manifest(DEMO):
+        found = model.transcribe(load_utterance(utterance, RATE), sample_rate=RATE)
+        errors += word_errors(normalize_for_scoring(utterance.txt), normalize_for_scoring(found.text))
+    assert errors.rate < 0.2

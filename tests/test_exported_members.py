@@ -1,0 +1,38 @@
+"""The public surface is what is listed here, and nothing else."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import unichoir
+
+PUBLIC = {
+    "Alternative",
+    "DecodingOptions",
+    "Model",
+    "Token",
+    "Transcript",
+    "UnichoirError",
+    "Word",
+    "__version__",
+    "load_model",
+}
+
+
+def test_public_surface() -> None:
+    assert set(unichoir.__all__) == PUBLIC == set(dir(unichoir))
+    for name in PUBLIC:
+        assert getattr(unichoir, name) is not None
+        assert getattr(getattr(unichoir, name), "__doc__", None)
+
+
+def test_nothing_else_is_offered() -> None:
+    with pytest.raises(AttributeError, match="nonesuch"):
+        unichoir.nonesuch  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_version_is_that_of_the_project() -> None:
+    project = Path(__file__).resolve().parent.parent / "pyproject.toml"
+    (version,) = re.findall(r'^version = "(.+)"$', project.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert unichoir.__version__ == version

@@ -1,0 +1,89 @@
+"""What is imported when: seen in fresh processes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+REPORT = (
+    "\nimport json, sys\nprint(json.dumps(sorted(name for name in sys.modules if '.' not in name)), file=sys.stderr)"
+)
+
+# As `unichoir` without the training extras.
+WITHOUT_TORCH = """
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "safetensors", "yaml", "sentencepiece", "onnx", "onnxscript"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Missing())
+sys.argv = ["unichoir", *sys.argv[1:]]
+from unichoir.cli import main
+main()
+"""
+
+
+def modules_after(code: str, *arguments: str) -> set[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", code + REPORT, *arguments], capture_output=True, text=True, check=True, timeout=60
+    )
+    return set(json.loads(done.stderr.splitlines()[-1]))
+
+
+def test_import_unichoir_is_light() -> None:
+    assert not modules_after("import unichoir") & {"torch", "onnxruntime", "numpy", "typer", "rich"}
+
+
+def test_help_is_light() -> None:
+    code = (
+        "import sys\nsys.argv = ['unichoir', '--help']\nfrom unichoir.cli import main\n"
+        "try: main()\nexcept SystemExit as end: assert not end.code"
+    )
+    assert not modules_after(code) & {"torch", "onnxruntime", "numpy", "soundfile"}
+
+
+def test_transcribing_needs_no_torch(tiny_model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.random.default_rng(0).normal(0, 0.1, 16000), 16000)
+    code = (
+        "import sys\nsys.argv = ['unichoir', 'transcribe', *sys.argv[1:]]\nfrom unichoir.cli import main\n"
+        "try: main()\nexcept SystemExit as end: assert not end.code"
+    )
+    found = modules_after(code, str(path), "--model", str(tiny_model))
+    assert "onnxruntime" in found
+    assert not found & {"torch", "onnx", "safetensors", "yaml", "sentencepiece"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "config.yaml", "--train", "a", "--dev", "b", "--output", "c"],
+        ["export", "checkpoint", "model"],
+        ["transcribe", "a.wav", "--model", "{checkpoint}"],
+        ["evaluate", "{checkpoint}", "{manifest}"],
+    ],
+)
+def test_commands_say_which_extras_they_need(arguments: list[str], tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").touch()
+    manifest = tmp_path / "set.jsonl"
+    manifest.write_text('{"key": "a", "wav": "a.wav", "txt": "A"}\n', encoding="utf-8")
+    arguments = [each.format(checkpoint=tmp_path, manifest=manifest) for each in arguments]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, *arguments], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert "needs training extras: pip install 'unichoir[train]'" in line
+
+
+def test_models_are_listed_without_torch() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, "models"], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert "moe-1b" in done.stdout
+    assert "unichoir[train]" in done.stderr
