@@ -160,7 +160,7 @@ def test_models_are_found_by_name_or_folder(tiny_model: Path, tmp_path: Path, mo
 
 
 def test_included_model_understands_the_demo() -> None:
-    """That files, features and vocabulary belong together: a wrong one of them costs nearly every word.
+    """That the packaged files belong together: most words must come out, where mismatched ones give none.
 
     How well it recognises real speech is measured in docs/results/included-model.md; these few clips are synthetic.
     """
@@ -169,4 +169,4 @@ def test_included_model_understands_the_demo() -> None:
     for utterance in read_manifest(DEMO):
         found = model.transcribe(load_utterance(utterance, RATE), sample_rate=RATE)
         errors += word_errors(normalize_for_scoring(utterance.txt), normalize_for_scoring(found.text))
-    assert errors.rate < 0.5
+    assert errors.rate < 0.2
