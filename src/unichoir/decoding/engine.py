@@ -1,10 +1,34 @@
 """What the engines behind `Backend` share: padding, hypotheses as a decoder's input, a decoder's output as scores."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
 
-from unichoir.decoding.backend import Floats, Ints
+from unichoir.decoding.backend import Floats, Ints, ModelInfo
+
+
+class DecoderScores(ABC):
+    """The two ways in which `Backend` asks its decoders, on top of the engine's one way to run them."""
+
+    info: ModelInfo
+
+    def score_hypotheses(self, encoder_out: Floats, hyps: Sequence[Sequence[int]], reverse: bool) -> list[Floats]:
+        """See `Backend.score_hypotheses`. Raises DecodingError for `reverse` without a right-to-left decoder."""
+        if not hyps:
+            return []
+        tokens_in, lengths = decoder_inputs(hyps, self.info.sos_id, reverse)
+        log_probs = self._decode(encoder_out, tokens_in, lengths, reverse)
+        return token_scores(log_probs, tokens_in, lengths, self.info.eos_id)
+
+    def next_token_log_probs(self, encoder_out: Floats, prefixes: Ints) -> Floats:
+        """See `Backend.next_token_log_probs`."""
+        lengths = np.full(len(prefixes), prefixes.shape[1], dtype=np.int64)
+        return self._decode(encoder_out, prefixes, lengths, reverse=False)[:, -1]
+
+    @abstractmethod
+    def _decode(self, encoder_out: Floats, tokens_in: Ints, lengths: Ints, reverse: bool) -> Floats:
+        """Log-probabilities (N, U, V) after each token of `tokens_in` (N, U), of which `lengths` (N,) are real."""
 
 
 def zero_padding(feats: Floats, feats_lengths: Ints) -> Floats:

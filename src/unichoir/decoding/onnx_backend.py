@@ -13,7 +13,7 @@ import onnxruntime
 from unichoir.audio.fbank import FbankConfig
 from unichoir.configuration import from_mapping
 from unichoir.decoding.backend import Floats, Ints, ModelInfo
-from unichoir.decoding.engine import decoder_inputs, token_scores, zero_padding
+from unichoir.decoding.engine import DecoderScores, zero_padding
 from unichoir.errors import CheckpointError, ConfigError, DecodingError
 
 FORMAT_VERSION = 1
@@ -60,7 +60,7 @@ class OnnxState:
         return OnnxState(att_cache, np.minimum(self.att_cache_lens, num_left_frames), self.cnn_cache, self.offset)
 
 
-class OnnxBackend:
+class OnnxBackend(DecoderScores):
     """`decoding.backend.Backend` over a model directory, on the CPU.
 
     num_threads: for one call; None: as many as there are cores, at most 8. Calls from several threads are safe.
@@ -122,19 +122,6 @@ class OnnxBackend:
         """See `Backend.ctc_log_probs`."""
         log_probs: Floats = self._ctc.run(None, {"encoder_out": encoder_out})[0]
         return log_probs
-
-    def score_hypotheses(self, encoder_out: Floats, hyps: Sequence[Sequence[int]], reverse: bool) -> list[Floats]:
-        """See `Backend.score_hypotheses`. Raises DecodingError for `reverse` without a right-to-left decoder."""
-        if not hyps:
-            return []
-        tokens_in, lengths = decoder_inputs(hyps, self.info.sos_id, reverse)
-        log_probs = self._decode(encoder_out, tokens_in, lengths, reverse)
-        return token_scores(log_probs, tokens_in, lengths, self.info.eos_id)
-
-    def next_token_log_probs(self, encoder_out: Floats, prefixes: Ints) -> Floats:
-        """See `Backend.next_token_log_probs`."""
-        lengths = np.full(len(prefixes), prefixes.shape[1], dtype=np.int64)
-        return self._decode(encoder_out, prefixes, lengths, reverse=False)[:, -1]
 
     def _decode(self, encoder_out: Floats, tokens_in: Ints, lengths: Ints, reverse: bool) -> Floats:
         """Log-probabilities (N, U, V) after each token of `tokens_in` (N, U)."""

@@ -92,7 +92,7 @@ class Recognizer:
     ) -> Transcript:
         """Recognise one recording; `samples` (N,) at the filterbank's rate, in [-1, 1].
 
-        Audio too short for an encoder frame (65 ms with the usual settings) has no words: its transcript is empty.
+        Audio too short for an encoder frame (under 85 ms as usual) has no words: its transcript is empty.
         Audio longer than `max_segment_seconds` is cut at its quietest places and recognised piece by piece. Raises
         AudioError for samples that are empty or not finite, DecodingError for options that the model cannot fulfil.
         """

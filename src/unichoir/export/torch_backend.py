@@ -1,6 +1,5 @@
 """The torch engine behind the decoding protocol: a model in training or in a checkpoint, without an export."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unichoir.decoding.backend import Floats, Ints, ModelInfo
-from unichoir.decoding.engine import decoder_inputs, token_scores, zero_padding
+from unichoir.decoding.engine import DecoderScores, zero_padding
 from unichoir.errors import DecodingError
 from unichoir.model.asr_model import AsrModel
 from unichoir.model.conformer import EncoderState
@@ -32,7 +31,7 @@ def model_info(model: AsrModel) -> ModelInfo:
     )
 
 
-class TorchBackend:
+class TorchBackend(DecoderScores):
     """`decoding.backend.Backend` over an `AsrModel`, without gradients.
 
     The model is used as it is: whoever lends a model in training puts it into evaluation mode.
@@ -69,19 +68,6 @@ class TorchBackend:
         with torch.inference_mode():
             log_probs: Floats = self.model.ctc.log_probs(self._floats(encoder_out)).cpu().numpy()
         return log_probs
-
-    def score_hypotheses(self, encoder_out: Floats, hyps: Sequence[Sequence[int]], reverse: bool) -> list[Floats]:
-        """See `Backend.score_hypotheses`. Raises DecodingError for `reverse` without a right-to-left decoder."""
-        if not hyps:
-            return []
-        tokens_in, lengths = decoder_inputs(hyps, self.info.sos_id, reverse)
-        log_probs = self._decode(encoder_out, tokens_in, lengths, reverse)
-        return token_scores(log_probs, tokens_in, lengths, self.info.eos_id)
-
-    def next_token_log_probs(self, encoder_out: Floats, prefixes: Ints) -> Floats:
-        """See `Backend.next_token_log_probs`."""
-        lengths = np.full(len(prefixes), prefixes.shape[1], dtype=np.int64)
-        return self._decode(encoder_out, prefixes, lengths, reverse=False)[:, -1]
 
     def _decode(self, encoder_out: Floats, tokens_in: Ints, lengths: Ints, reverse: bool) -> Floats:
         """Log-probabilities (N, U, V) after each token of `tokens_in` (N, U)."""
