@@ -64,7 +64,7 @@ class MultiHeadAttention(nn.Module):
         if q.is_cuda:
             y = functional.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), dropout_p=dropout)
         else:
-            # Written out: on CPUs several times faster to train than the fused kernel (docs/results/training.md).
+            # Written out: on CPUs faster to train than with the fused kernel (docs/results/training.md).
             scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(2, 3) + bias.to(q.dtype)
             y = functional.dropout(torch.softmax(scores, dim=-1), dropout, self.training) @ v
         out: Tensor = self.linear_out(y.transpose(1, 2).flatten(2))

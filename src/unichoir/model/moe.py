@@ -16,7 +16,7 @@ from unichoir.model.dropout import Dropout
 
 TRAINING_ALIGNMENT = 32
 """In training the rows of an expert's block are filled up to a multiple of this: on CPUs bf16 matrix products are
-compiled for each new number of rows, which otherwise takes most of the time (docs/results/training.md)."""
+compiled for each new number of rows, and the experts' numbers are new in every step (docs/results/training.md)."""
 
 
 class Router(nn.Module):
