@@ -129,26 +129,40 @@ class Recognizer:
             for segments, samples in zip(found, batch, strict=True)
         ]
 
+    def encode(self, feats: Sequence[Floats], options: DecodingOptions) -> list[tuple[Floats, Floats]]:
+        """For each of `feats` (T, M) what searches start from: encoder_out (T', D), CTC log-probabilities (T', V).
+
+        T' is 0 for too few frames. Raises DecodingError for a model whose output is not a number.
+        """
+        info = self.backend.info
+        nothing = np.zeros((0, info.encoder_dim), np.float32), np.zeros((0, info.vocab_size), np.float32)
+        encoded = [nothing] * len(feats)
+        rows = [row for row, frames in enumerate(feats) if info.num_encoder_frames(len(frames))]
+        if not rows:
+            return encoded
+        padded, lengths = _pad([feats[row] for row in rows])
+        outputs, lens = encode_utterance(self.backend, padded, lengths, options.chunk_size, options.num_left_chunks)
+        for row, output, length in zip(rows, outputs, lens, strict=True):
+            encoder_out = output[:length]
+            log_probs = self.backend.ctc_log_probs(encoder_out[None])[0]
+            if np.isnan(log_probs).any():
+                raise DecodingError("the model's output is not a number: its weights are damaged or overflow")
+            encoded[row] = encoder_out, log_probs
+        return encoded
+
     def _recognize_pieces(
         self, pieces: Sequence[tuple[NDArray[np.float32], int, int]], options: DecodingOptions
     ) -> list[Segment]:
         feats = [compute_fbank(samples[start:end], self.fbank_config) for samples, start, end in pieces]
-        segments = [Segment() for _ in pieces]
-        rows = [row for row, frames in enumerate(feats) if self.backend.info.num_encoder_frames(len(frames))]
-        if not rows:
-            return segments
-        padded, lengths = _pad([feats[row] for row in rows])
-        encoder_out, lens = encode_utterance(self.backend, padded, lengths, options.chunk_size, options.num_left_chunks)
-        for row, output, length in zip(rows, encoder_out, lens, strict=True):
-            _, start, end = pieces[row]
-            segments[row] = self._decode(output[:length], start, end, options)
-        return segments
+        return [
+            self._decode(*encoded, start, end, options) if len(encoded[0]) else Segment()
+            for encoded, (_, start, end) in zip(self.encode(feats, options), pieces, strict=True)
+        ]
 
-    def _decode(self, encoder_out: Floats, start: int, end: int, options: DecodingOptions) -> Segment:
+    def _decode(
+        self, encoder_out: Floats, log_probs: Floats, start: int, end: int, options: DecodingOptions
+    ) -> Segment:
         """One piece from its encoder_out (T', D); start, end: where it lies in the recording, in samples."""
-        log_probs = self.backend.ctc_log_probs(encoder_out[None])[0]
-        if np.isnan(log_probs).any():
-            raise DecodingError("the model's output is not a number: its weights are damaged or overflow")
         nbest = search(self.backend, encoder_out, log_probs, options)
         ids = nbest[0].tokens
         spans = ctc_align(log_probs, ids, self.backend.info.blank_id)

@@ -19,7 +19,7 @@ from unichoir.audio.fbank import compute_fbank
 from unichoir.data.manifest import Utterance, load_utterance
 from unichoir.decoding.backend import Floats
 from unichoir.decoding.options import DecodingOptions, Mode
-from unichoir.decoding.recognizer import Recognizer, encode_utterance, search
+from unichoir.decoding.recognizer import Recognizer, search
 from unichoir.decoding.segmentation import split_at_pauses
 from unichoir.errors import AudioError, DecodingError
 from unichoir.text.normalize import canonical_text, normalize_for_scoring
@@ -194,7 +194,7 @@ def recognize_all(
     for start, end in split_at_pauses(samples, rate, limit):
         feats, feats_seconds = _timed(compute_fbank, samples[start:end], recognizer.fbank_config)
         for group in groups:
-            (encoder_out, log_probs), encoder_seconds = _timed(_encode, recognizer, feats, group[0])
+            [(encoder_out, log_probs)], encoder_seconds = _timed(recognizer.encode, [feats], group[0])
             for options in group:
                 text, search_seconds = _timed(_search, recognizer, encoder_out, log_probs, options)
                 texts[options].append(text)
@@ -206,19 +206,6 @@ def _timed(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> tuple
     begun = time.perf_counter()
     result = function(*args, **kwargs)
     return result, time.perf_counter() - begun
-
-
-def _encode(recognizer: Recognizer, feats: Floats, options: DecodingOptions) -> tuple[Floats, Floats]:
-    """encoder_out (T', D) and CTC log-probabilities (T', V) of feats (T, M)."""
-    backend, lengths = recognizer.backend, np.array([len(feats)], dtype=np.int64)
-    encoder_out, lens = encode_utterance(backend, feats[None], lengths, options.chunk_size, options.num_left_chunks)
-    encoder_out = encoder_out[:, : lens[0]]
-    if not lens[0]:
-        return encoder_out[0], np.zeros((0, backend.info.vocab_size), np.float32)
-    log_probs = backend.ctc_log_probs(encoder_out)
-    if np.isnan(log_probs).any():
-        raise DecodingError("the model's output is not a number: its weights are damaged or overflow")
-    return encoder_out[0], log_probs[0]
 
 
 def _search(recognizer: Recognizer, encoder_out: Floats, log_probs: Floats, options: DecodingOptions) -> str:
