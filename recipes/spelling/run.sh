@@ -6,7 +6,7 @@ data=${1:?folder with an4 and fsdd}
 here=$(dirname "$0")
 out=exp/spelling
 
-python "$here/combine.py" $out/train.jsonl "$data/an4/train.jsonl" "$data/fsdd/train.jsonl"
+python "$here/../tools/combine.py" $out/train.jsonl "$data/an4/train.jsonl" "$data/fsdd/train.jsonl"
 [ -d $out/run/average ] ||
     unichoir train "$here/config.yaml" --train $out/train.jsonl \
         --dev "$data/an4/dev.jsonl" --dev "$data/fsdd/dev.jsonl" --output $out/run

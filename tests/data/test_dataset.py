@@ -133,7 +133,9 @@ def test_only_fitting_utterances_are_joined(corpus):
     reader = reader_of([*corpus, *others], AugmentConfig(concat=concat))
     partners = set()
     for epoch in range(50):
-        partners |= {part.key for part, _ in reader.plan(corpus[0], epoch).parts[1:]}
+        parts = reader.plan(corpus[0], epoch).parts
+        partners |= {part.key for part, _ in parts[1:]}
+        assert len({speed for _, speed in parts}) == 1  # one voice
         assert len(reader.plan(corpus[7], epoch).parts) == 1  # longer than max_part_seconds
     assert partners == {"zero", "two", "four"}  # its speaker, at most one second
 

@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -174,6 +175,27 @@ def test_init_starts_from_the_weights_of_another_run(
     (directory / "units.txt").write_text(units.replace("A 3", "Q 3"))
     with pytest.raises(ConfigError, match="init: token 3 is 'Q'"):
         build(experiment(init=str(directory)))
+
+
+def test_init_encoder_starts_from_an_encoder_whatever_the_vocabulary(
+    experiment: Experiment, build: Callable[..., Trainer], corpus: Path, tmp_path: Path
+) -> None:
+    train(experiment(trainer={"max_epochs": 1}), [corpus / "train.jsonl"], [corpus / "dev.jsonl"], tmp_path / "first")
+    directory = tmp_path / "first" / "average"
+    tokenizer = tmp_path / "vocabulary"
+    shutil.copytree(experiment().tokenizer, tokenizer)
+    units = (tokenizer / "units.txt").read_text().splitlines()
+    (tokenizer / "units.txt").write_text("\n".join([*units, f"Z {len(units)}"]) + "\n")
+    config = replace(experiment(init_encoder=str(directory)), tokenizer=str(tokenizer))
+    trainer, fresh = build(config), build(replace(config, init_encoder=None))
+    loaded, drawn = load_checkpoint(directory)[0].state_dict(), fresh.model.state_dict()
+    for name, tensor in trainer.model.state_dict().items():
+        assert torch.equal(tensor, loaded[name] if name.startswith("encoder.") else drawn[name])
+    with pytest.raises(ConfigError, match="only one"):
+        experiment(init=str(directory), init_encoder=str(directory))
+    (directory / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="no such file"):
+        build(config)
 
 
 def test_cmvn_normalises_the_training_features(

@@ -80,7 +80,7 @@ class ConcatConfig:
     max_part_seconds: float = 3.0
     """Longer utterances are neither extended nor appended."""
     same_speaker: bool = False
-    """Join only utterances of one speaker. Languages are never mixed."""
+    """Join only utterances of one speaker, all at one speed. Languages are never mixed."""
 
     def __post_init__(self) -> None:
         _check_fraction("concat probability", self.probability)

@@ -215,7 +215,9 @@ class ExampleReader:
         seconds = (utterance.duration or 0.0) / parts[0][1]
         partners = self._partners.get(_group(utterance, self.augment), ())
         while partners and _can_join(utterance, self.augment) and rng.random() < concat.probability:
-            partner, speed = partners[int(rng.integers(len(partners)))], self._draw_speed(rng)
+            partner = partners[int(rng.integers(len(partners)))]
+            # Another speed would make another voice of it.
+            speed = parts[0][1] if concat.same_speaker else self._draw_speed(rng)
             seconds += (partner.duration or 0.0) / speed
             if seconds > concat.max_seconds:
                 break

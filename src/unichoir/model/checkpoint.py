@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from unichoir.configuration import from_mapping, to_mapping
 from unichoir.errors import CheckpointError, ConfigError
@@ -45,18 +45,23 @@ def load_checkpoint(directory: Path) -> tuple[AsrModel, dict[str, Any]]:
         raise CheckpointError(f"{directory}: format version {version}, this release reads {FORMAT_VERSION}")
     config = from_mapping(ModelConfig, sections.pop("model", None), f"{directory / 'config.yaml'}: model")
     path = directory / "model.safetensors"
-    try:
-        weights = load_file(path)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file") from None
-    except Exception as error:  # safetensors raises its own type for whatever is wrong inside a file
-        raise CheckpointError(f"{path}: cannot be read ({error})") from None
+    weights = read_weights(path)
     model = AsrModel(config)
     load_weights(model, weights, path)
     return model.eval(), sections
 
 
-def load_weights(model: AsrModel, weights: Mapping[str, Tensor], path: Path) -> None:
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file by name. Raises CheckpointError for one that is unreadable."""
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file") from None
+    except Exception as error:  # safetensors raises its own type for whatever is wrong inside a file
+        raise CheckpointError(f"{path}: cannot be read ({error})") from None
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
     """Fill `model` with exactly `weights`; CheckpointError names one that is missing, extra or of another shape."""
     expected = model.state_dict()
     for name in expected:

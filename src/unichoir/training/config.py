@@ -76,6 +76,8 @@ class ExperimentConfig:
     """Statistics of the features (JSON); without it they are computed from the training data first."""
     init: str | None = None
     """Checkpoint directory to start from, of the same shapes and vocabulary."""
+    init_encoder: str | None = None
+    """Checkpoint directory whose encoder and feature statistics to start from: vocabulary and decoders may differ."""
     feature_cache: str | None = None
     """Folder for computed features: faster from the second epoch on; 32 kB per second of speech and speed."""
     fbank: FbankConfig = field(default_factory=FbankConfig)
@@ -83,6 +85,10 @@ class ExperimentConfig:
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig
+
+    def __post_init__(self) -> None:
+        if self.init is not None and self.init_encoder is not None:
+            raise ConfigError("init and init_encoder: only one can be where training starts")
 
 
 # May differ between a run and its continuation: they steer when to look and how fast, not what is learnt.

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
 from unichoir.audio.augment import AugmentConfig
 from unichoir.data.cmvn import GlobalCmvn, compute_cmvn
@@ -18,7 +17,7 @@ from unichoir.data.features import FeatureReader
 from unichoir.data.manifest import Utterance, read_manifest
 from unichoir.errors import ConfigError, TrainingError
 from unichoir.model.asr_model import AsrModel
-from unichoir.model.checkpoint import load_weights
+from unichoir.model.checkpoint import load_weights, read_weights
 from unichoir.model.config import ModelConfig
 from unichoir.text.tokenizer import Tokenizer, load_tokenizer
 from unichoir.training.config import ExperimentConfig
@@ -76,7 +75,7 @@ def prepare(
 
 
 def new_model(setup: Setup, output: Path, say: Callable[[str], None]) -> AsrModel:
-    """The model before its first update: drawn from the seed, or loaded from `config.init`; features' statistics set.
+    """The model before its first update: drawn from the seed or loaded, all or its encoder; features' statistics set.
 
     Statistics computed here are kept in `output/cmvn.json`; `say` tells of it, for it takes a while.
     """
@@ -86,10 +85,16 @@ def new_model(setup: Setup, output: Path, say: Callable[[str], None]) -> AsrMode
     if config.init is not None:
         directory = Path(config.init)
         _check_same_tokens(setup.tokenizer, load_tokenizer(directory), directory)
-        load_weights(model, load_file(directory / "model.safetensors"), directory / "model.safetensors")
+        path = directory / "model.safetensors"
+        load_weights(model, read_weights(path), path)
+    elif config.init_encoder is not None:
+        path = Path(config.init_encoder) / "model.safetensors"
+        prefix = "encoder."
+        weights = {name: tensor for name, tensor in read_weights(path).items() if name.startswith(prefix)}
+        load_weights(model.encoder, {name.removeprefix(prefix): tensor for name, tensor in weights.items()}, path)
     if config.cmvn is not None:
         stats = GlobalCmvn.load(config.cmvn)
-    elif config.init is None:
+    elif config.init is None and config.init_encoder is None:
         say(f"computing the statistics of the features of {len(setup.train.utterances)} utterances")
         stats, _ = compute_cmvn(setup.train.utterances, setup.train.reader.features)
         stats.save(output / "cmvn.json")

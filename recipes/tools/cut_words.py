@@ -1,0 +1,114 @@
+"""Cut the utterances of a manifest into words: python cut_words.py CHECKPOINT MANIFEST OUT [--max-seconds S].
+
+Each line of OUT is one word: the audio file of its utterance with the `start` and `end` of the word in it. Joined anew
+in training (`augment: {concat: ...}`), the words make sequences that nobody read (aligned data augmentation, Lam et
+al., arXiv 2104.01393). Where a word was spoken is found by aligning the transcript with the model's CTC output; the cut
+between two words is at the quietest place between their tokens, since CTC knows only one moment of each. Utterances in
+which the model does not hear every word are left out.
+"""
+
+import argparse
+import itertools
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.progress import track
+
+from unichoir.api import load_recognizer
+from unichoir.audio.fbank import compute_fbank
+from unichoir.data.manifest import Utterance, load_utterance, read_manifest
+from unichoir.decoding.alignment import Span, ctc_align
+from unichoir.decoding.options import DecodingOptions
+from unichoir.decoding.recognizer import Recognizer
+from unichoir.decoding.transcript import FrameClock
+from unichoir.errors import AudioError
+
+MIN_CONFIDENCE = 0.3
+"""Of the CTC probability of the most doubtful token."""
+
+
+def word_spans(recognizer: Recognizer, samples: NDArray[np.float32], text: str) -> list[tuple[str, Span, Span]]:
+    """Each word of `text` with the spans of its first and its last token in (N,) samples; empty if one is not heard."""
+    info, tokenizer = recognizer.backend.info, recognizer.tokenizer
+    feats = compute_fbank(samples, recognizer.fbank_config)
+    words = text.split()
+    ids = [tokenizer.encode(word) for word in words]
+    tokens = [token for word in ids for token in word]
+    if info.num_encoder_frames(len(feats)) < len(tokens):
+        return []
+    [(_, log_probs)] = recognizer.encode([feats], DecodingOptions())
+    spans = ctc_align(log_probs, tokens, info.blank_id)
+    if min(span.probability for span in spans) < MIN_CONFIDENCE:
+        return []
+    ends = list(itertools.accumulate(len(word) for word in ids))
+    return [(word, spans[end - len(own)], spans[end - 1]) for word, own, end in zip(words, ids, ends, strict=True)]
+
+
+def cut(recognizer: Recognizer, samples: NDArray[np.float32], text: str) -> list[tuple[str, float, float]]:
+    """The words of `text` with the seconds at which each begins and ends; they leave nothing out and do not overlap."""
+    clock = FrameClock.of(recognizer.backend.info, recognizer.fbank_config)
+    rate = recognizer.fbank_config.sample_rate
+    heard = word_spans(recognizer, samples, text)
+    edges = [0.0]
+    for (_, _, last), (_, first, _) in itertools.pairwise(heard):
+        edges.append(quietest(samples, rate, clock.at(last.last + 0.5) / 1000, clock.at(first.first + 0.5) / 1000))
+    edges.append(len(samples) / rate)
+    return [(word, edges[place], edges[place + 1]) for place, (word, _, _) in enumerate(heard)]
+
+
+def quietest(samples: NDArray[np.float32], rate: int, start: float, end: float) -> float:
+    """The second between `start` and `end` around which 50 ms are the quietest."""
+    hop, width = rate // 200, rate // 20
+    places = np.arange(int(start * rate), max(int(end * rate), int(start * rate) + 1), hop)
+    energy = [np.square(samples[max(place - width // 2, 0) : place + width // 2]).sum() for place in places]
+    return float(places[int(np.argmin(energy))] / rate)
+
+
+def rows(recognizer: Recognizer, utterance: Utterance, max_seconds: float, folder: Path) -> Iterator[dict[str, object]]:
+    """The manifest's lines for one utterance."""
+    samples = load_utterance(utterance, recognizer.fbank_config.sample_rate)
+    for number, (word, start, end) in enumerate(cut(recognizer, samples, utterance.txt)):
+        if 0.1 <= end - start <= max_seconds:
+            begin = (utterance.start or 0.0) + start
+            yield {
+                "key": f"{utterance.key}/word-{number}",
+                "wav": os.path.relpath(os.path.abspath(utterance.wav), folder.resolve()),
+                "txt": word,
+                "start": round(begin, 4),
+                "end": round(begin + end - start, 4),
+                "duration": round(end - start, 4),
+                "speaker": utterance.speaker,
+                "lang": utterance.lang,
+            }
+
+
+def main() -> None:
+    """Cut as the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint")
+    parser.add_argument("manifest")
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--max-seconds", type=float, default=1.5, help="of a word; longer ones hold more than a word")
+    arguments = parser.parse_args()
+    recognizer = load_recognizer(arguments.checkpoint)
+    utterances = read_manifest(arguments.manifest)
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    count = words = 0
+    with arguments.output.open("w", encoding="utf-8") as output:
+        for utterance in track(utterances, description="cutting"):
+            try:
+                for row in rows(recognizer, utterance, arguments.max_seconds, arguments.output.parent):
+                    output.write(json.dumps(row, ensure_ascii=False) + "\n")
+                    count += 1
+            except AudioError as error:
+                print(f"skipped {utterance.key}: {error}")
+            words += len(utterance.txt.split())
+    print(f"{arguments.output}: {count} of {words} words")
+
+
+if __name__ == "__main__":
+    main()
