@@ -10,6 +10,7 @@ from unichoir.audio.augment import (
     add_dither,
     add_noise,
     change_gain,
+    narrow_band,
     perturb_speed,
     pink_noise,
     spec_augment,
@@ -32,6 +33,14 @@ def test_speed_scales_length_and_frequency(speed):
     assert abs(len(fast) - 32000 / speed) <= 1
     spectrum = np.abs(np.fft.rfft(fast[:16000] * np.hanning(16000)))
     assert spectrum.argmax() == pytest.approx(400 * speed, abs=1)
+
+
+def test_narrow_band_keeps_what_a_telephone_carries_and_nothing_above():
+    time = np.arange(16000) / 16000
+    low, high = (np.sin(2 * np.pi * frequency * time).astype(np.float32) for frequency in (1000, 6000))
+    heard = narrow_band(low + high, 16000)
+    assert heard.shape == low.shape
+    np.testing.assert_allclose(heard[800:-800], low[800:-800], atol=0.01)
 
 
 @pytest.mark.parametrize("snr_db", [-5.0, 0.0, 20.0])

@@ -127,6 +127,23 @@ def test_joined_utterances_carry_the_features_and_words_of_all(corpus):
     assert most >= 3
 
 
+@pytest.mark.parametrize("cached", [False, True])
+def test_narrowband_is_drawn_for_an_utterance_with_all_its_parts(corpus, tmp_path, cached):
+    concat = ConcatConfig(probability=0.7, max_seconds=5.0)
+    plain = dataclasses.replace(NO_AUGMENTATION, concat=concat)
+    wide = reader_of(corpus, plain)
+    reader = reader_of(corpus, dataclasses.replace(plain, narrowband=0.5), tmp_path if cached else None)
+    count = 0
+    for epoch in range(40):
+        feats, original = reader.read(corpus[0], epoch).feats, wide.read(corpus[0], epoch).feats
+        if not np.array_equal(feats, original):
+            count += 1
+            quieter = original - feats
+            assert quieter[:, 60:].min(axis=1).min() > 1  # white noise loses its upper half in every frame
+            assert np.abs(quieter[:, :40]).mean() < 0.5
+    assert 8 <= count <= 32
+
+
 def test_only_fitting_utterances_are_joined(corpus):
     others = [dataclasses.replace(corpus[0], key="de", lang="de"), dataclasses.replace(corpus[1], key="mute", txt="")]
     concat = ConcatConfig(probability=0.9, max_part_seconds=1.0, same_speaker=True, max_seconds=10.0)

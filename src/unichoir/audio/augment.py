@@ -8,6 +8,8 @@ from unichoir.audio.fbank import Features
 from unichoir.audio.io import Samples, resample
 from unichoir.errors import ConfigError
 
+TELEPHONE_RATE = 8000
+
 
 def _check_fraction(name: str, value: float) -> None:
     if not 0 <= value <= 1:
@@ -96,6 +98,8 @@ class AugmentConfig:
     """The level is changed by up to this much in either direction."""
     dither: float = 0.0
     """Standard deviation of Gaussian noise added to samples on the int16 scale."""
+    narrowband: float = 0.0
+    """How often an utterance is heard as over a telephone, without anything above 4 kHz."""
     noise: NoiseConfig = NoiseConfig()
     spec_augment: SpecAugmentConfig = SpecAugmentConfig()
     spec_sub: SpecSubConfig = SpecSubConfig()
@@ -108,6 +112,7 @@ class AugmentConfig:
             raise ConfigError(f"speeds must lie between 0.5 and 2, found {self.speeds}")
         if min(self.gain_db, self.dither, self.spec_trim_frames) < 0:
             raise ConfigError("gain_db, dither and spec_trim_frames must not be negative")
+        _check_fraction("narrowband", self.narrowband)
 
     @property
     def changes_audio(self) -> bool:
@@ -123,6 +128,11 @@ NO_AUGMENTATION = AugmentConfig(
 def perturb_speed(samples: Samples, speed: float) -> Samples:
     """(N,) to (about N / speed,): played `speed` times as fast, pitch included."""
     return resample(samples, speed, 1.0)
+
+
+def narrow_band(samples: Samples, sample_rate: int) -> Samples:
+    """(N,) samples as after a telephone line: sampled at 8 kHz in between."""
+    return resample(resample(samples, sample_rate, TELEPHONE_RATE), TELEPHONE_RATE, sample_rate)
 
 
 def add_dither(samples: Samples, amount: float, rng: np.random.Generator) -> Samples:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from unichoir.audio.augment import (
     NO_AUGMENTATION,
+    TELEPHONE_RATE,
     AugmentConfig,
     add_dither,
     add_noise,
@@ -183,7 +184,8 @@ class ExampleReader:
         seed: of all random choices.
 
     Raises:
-        ConfigError: noise or dither together with a cache, which could only keep one of endlessly many versions.
+        ConfigError: noise or dither together with a cache, which could only keep one of endlessly many versions;
+            narrowband for audio that is so anyway.
     """
 
     def __init__(
@@ -199,6 +201,8 @@ class ExampleReader:
         self.augment = augment or NO_AUGMENTATION
         if features.cache_dir is not None and self.augment.changes_audio:
             raise ConfigError("noise and dither differ in every epoch and cannot be cached: turn off either")
+        if self.augment.narrowband and features.fbank.sample_rate <= TELEPHONE_RATE:
+            raise ConfigError(f"narrowband changes nothing at {features.fbank.sample_rate} Hz")
         self.features = features
         self.data = data
         self.seed = seed
@@ -253,18 +257,22 @@ class ExampleReader:
 
     def _join(self, plan: Plan, rng: np.random.Generator) -> tuple[Features, list[Utterance]]:
         (first, speed), *others = plan.parts
-        pieces, used = [self._read_features(first, speed, rng)], [first]
+        # All parts through one line. Drawn only where it matters: runs without it go on as they began.
+        narrowband = self.augment.narrowband > 0 and rng.random() < self.augment.narrowband
+        pieces, used = [self._read_features(first, speed, narrowband, rng)], [first]
         for other, other_speed in others:
             # A partner that cannot be read is left out here, and named when its own turn comes.
             with contextlib.suppress(AudioError):
-                pieces.append(self._read_features(other, other_speed, rng))
+                pieces.append(self._read_features(other, other_speed, narrowband, rng))
                 used.append(other)
         return np.concatenate(pieces) if others else pieces[0], used
 
-    def _read_features(self, utterance: Utterance, speed: float, rng: np.random.Generator) -> Features:
+    def _read_features(
+        self, utterance: Utterance, speed: float, narrowband: bool, rng: np.random.Generator
+    ) -> Features:
         if not self.augment.changes_audio:
-            return self.features.features(utterance, speed)
-        samples = self.features.samples(utterance, speed)
+            return self.features.features(utterance, speed, narrowband)
+        samples = self.features.samples(utterance, speed, narrowband)
         noise = self.augment.noise
         if rng.random() < noise.probability:
             samples = add_noise(

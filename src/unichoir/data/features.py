@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unichoir.audio.augment import perturb_speed
+from unichoir.audio.augment import narrow_band, perturb_speed
 from unichoir.audio.fbank import FbankConfig, Features, compute_fbank
 from unichoir.audio.io import Samples
 from unichoir.data.manifest import Utterance, load_utterance
@@ -21,36 +21,38 @@ CACHE_VERSION = 1
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FeatureReader:
-    """Log-mel features of utterances, with a cache for the finite choice of speeds.
+    """Log-mel features of utterances, with a cache for the finite choice of speeds and bandwidths.
 
     Decoding, resampling and the filterbank cost more than reading the result back, so training on CPU wants
-    `cache_dir`: one `.npy` per (utterance, speed), about 32 kB per second of speech; float32, so that a cached epoch
+    `cache_dir`: one `.npy` per (utterance, speed, bandwidth), about 32 kB per second of speech; float32, so that a cached epoch
     equals a computed one to the bit. The file's name is a hash of the place of the utterance in its audio file, that
-    file's size and time of change, the speed and the FbankConfig: nothing stale is ever read.
+    file's size and time of change, the speed, the bandwidth and the FbankConfig: nothing stale is ever read.
     """
 
     fbank: FbankConfig = dataclasses.field(default_factory=FbankConfig)
     cache_dir: Path | None = None
 
-    def samples(self, utterance: Utterance, speed: float = 1.0) -> Samples:
-        """(N,) samples at the rate of the filterbank. Raises AudioError."""
+    def samples(self, utterance: Utterance, speed: float = 1.0, narrowband: bool = False) -> Samples:
+        """(N,) samples at the rate of the filterbank; narrowband: as over a telephone. Raises AudioError."""
         samples = load_utterance(utterance, self.fbank.sample_rate)
-        return samples if speed == 1.0 else perturb_speed(samples, speed)
+        if speed != 1.0:
+            samples = perturb_speed(samples, speed)
+        return narrow_band(samples, self.fbank.sample_rate) if narrowband else samples
 
-    def features(self, utterance: Utterance, speed: float = 1.0) -> Features:
+    def features(self, utterance: Utterance, speed: float = 1.0, narrowband: bool = False) -> Features:
         """(T, M) features, from the cache when they are there. Raises AudioError."""
         if self.cache_dir is None:
-            return compute_fbank(self.samples(utterance, speed), self.fbank)
-        path = self._cached(utterance, speed)
+            return compute_fbank(self.samples(utterance, speed, narrowband), self.fbank)
+        path = self._cached(utterance, speed, narrowband)
         try:
             feats: Features = np.load(path)
             return feats
         except (OSError, ValueError, EOFError):  # not there yet, or damaged by a full disk: computed again
-            feats = compute_fbank(self.samples(utterance, speed), self.fbank)
+            feats = compute_fbank(self.samples(utterance, speed, narrowband), self.fbank)
         self._store(path, feats)
         return feats
 
-    def _cached(self, utterance: Utterance, speed: float) -> Path:
+    def _cached(self, utterance: Utterance, speed: float, narrowband: bool) -> Path:
         try:
             status = Path(utterance.wav).stat()
         except OSError as error:
@@ -58,6 +60,7 @@ class FeatureReader:
         identity = [
             CACHE_VERSION, os.path.abspath(utterance.wav), status.st_size, status.st_mtime_ns, utterance.byte_range,
             utterance.start, utterance.end, speed, dataclasses.asdict(self.fbank),
+            *(["narrowband"] if narrowband else []),
         ]  # fmt: skip
         digest = hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=20).hexdigest()
         assert self.cache_dir is not None

@@ -1,0 +1,44 @@
+"""Replace the transcripts of a manifest by phones: python phones.py MANIFEST OUT, both in one folder.
+
+Phones are the characters of espeak-ng's IPA for American English, without stress, length and spaces. A model learns
+which sounds there are from them sooner than from English spelling. Needs the program espeak-ng (a Debian package).
+"""
+
+import json
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from unichoir.errors import ManifestError
+
+# Changes of language in brackets, space, stress, length, combining marks.
+NOT_PHONES = re.compile(r"\(.*?\)|[\s\u02c8\u02cc\u02d0\u0303\u0329\u0361\u200d()]")
+
+
+def phones(text: str) -> str:
+    """The phones of a transcript. Single letters but `a`, an article as often, are read by their names."""
+    cased = re.sub(r"\b[b-z]\b", lambda letter: letter.group().upper(), text.lower())
+    spoken = subprocess.run(
+        ["espeak-ng", "-q", "--ipa", "-v", "en-us", cased], check=True, capture_output=True, encoding="utf-8"
+    )
+    return NOT_PHONES.sub("", spoken.stdout)
+
+
+def main() -> None:
+    """Convert as the command line says."""
+    manifest, output = Path(sys.argv[1]), Path(sys.argv[2])
+    if manifest.resolve().parent != output.resolve().parent:
+        raise ManifestError(f"{output}: must lie in the folder of {manifest}, to which the paths in it are relative")
+    rows = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
+    texts = sorted({row["txt"] for row in rows})
+    with ThreadPoolExecutor() as pool:
+        spoken = dict(zip(texts, pool.map(phones, texts), strict=True))
+    with output.open("w", encoding="utf-8") as lines:
+        for row in rows:
+            lines.write(json.dumps({**row, "txt": spoken[row["txt"]]}, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()
