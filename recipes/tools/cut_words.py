@@ -3,8 +3,8 @@
 Each line of OUT is one word: the audio file of its utterance with the `start` and `end` of the word in it. Joined anew
 in training (`augment: {concat: ...}`), the words make sequences that nobody read (aligned data augmentation, Lam et
 al., arXiv 2104.01393). Where a word was spoken is found by aligning the transcript with the model's CTC output; the cut
-between two words is at the quietest place between their tokens, since CTC knows only one moment of each. Utterances in
-which the model does not hear every word are left out.
+between two words is at the quietest place between their tokens, since CTC knows only one moment of each. Utterances
+that the model hears otherwise are left out.
 """
 
 import argparse
@@ -27,22 +27,22 @@ from unichoir.decoding.recognizer import Recognizer
 from unichoir.decoding.transcript import FrameClock
 from unichoir.errors import AudioError
 
-MIN_CONFIDENCE = 0.3
-"""Of the CTC probability of the most doubtful token."""
+MIN_CONFIDENCE = 0.5
+"""Of an utterance: the mean of its tokens' CTC probabilities."""
 
 
 def word_spans(recognizer: Recognizer, samples: NDArray[np.float32], text: str) -> list[tuple[str, Span, Span]]:
-    """Each word of `text` with the spans of its first and its last token in (N,) samples; empty if one is not heard."""
+    """Each word of `text` with the spans of its first and last token in (N,) samples; empty if they are not heard."""
     info, tokenizer = recognizer.backend.info, recognizer.tokenizer
     feats = compute_fbank(samples, recognizer.fbank_config)
     words = text.split()
     ids = [tokenizer.encode(word) for word in words]
     tokens = [token for word in ids for token in word]
-    if info.num_encoder_frames(len(feats)) < len(tokens):
+    if not tokens or info.num_encoder_frames(len(feats)) < len(tokens):
         return []
     [(_, log_probs)] = recognizer.encode([feats], DecodingOptions())
     spans = ctc_align(log_probs, tokens, info.blank_id)
-    if min(span.probability for span in spans) < MIN_CONFIDENCE:
+    if sum(span.probability for span in spans) < MIN_CONFIDENCE * len(spans):
         return []
     ends = list(itertools.accumulate(len(word) for word in ids))
     return [(word, spans[end - len(own)], spans[end - 1]) for word, own, end in zip(words, ids, ends, strict=True)]

@@ -19,7 +19,7 @@ from unichoir.decoding.recognizer import Progress, Recognizer
 from unichoir.errors import AudioError, CheckpointError, UnichoirError
 from unichoir.text.tokenizer import load_tokenizer
 
-DEFAULT_MODEL = "unichoir-tiny-en"
+DEFAULT_MODEL = "unichoir-small-en"
 MODELS = Path(__file__).parent / "models"
 """The included models, one folder each."""
 _EXTRA_MODULES = frozenset(

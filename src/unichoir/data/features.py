@@ -24,9 +24,9 @@ class FeatureReader:
     """Log-mel features of utterances, with a cache for the finite choice of speeds and bandwidths.
 
     Decoding, resampling and the filterbank cost more than reading the result back, so training on CPU wants
-    `cache_dir`: one `.npy` per (utterance, speed, bandwidth), about 32 kB per second of speech; float32, so that a cached epoch
-    equals a computed one to the bit. The file's name is a hash of the place of the utterance in its audio file, that
-    file's size and time of change, the speed, the bandwidth and the FbankConfig: nothing stale is ever read.
+    `cache_dir`: one `.npy` per (utterance, speed, bandwidth), about 32 kB per second of speech; float32, so that a
+    cached epoch equals a computed one to the bit. The file's name is a hash of the place of the utterance in its audio
+    file, that file's size and time of change, the speed, the bandwidth and the FbankConfig: nothing stale is ever read.
     """
 
     fbank: FbankConfig = dataclasses.field(default_factory=FbankConfig)

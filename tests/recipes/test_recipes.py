@@ -1,0 +1,59 @@
+"""Every recipe runs from manifests to word error rates, on a folder of the same layout with next to no speech."""
+
+import itertools
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from unichoir.data.manifest import read_manifest
+
+ROOT = Path(__file__).resolve().parents[2]
+SYLLABLES = ["ba", "ke", "li", "mo", "nu", "pra", "ste", "tri", "wo", "zu", "fen", "gar", "hil", "jon", "dur"]
+
+
+def write_corpus(folder: Path, seed: int) -> None:
+    """train, dev and test.jsonl whose recordings are the demo's; what is said in them does not matter here."""
+    rng = random.Random(seed)
+    words = ["".join(pair).upper() for pair in itertools.permutations(SYLLABLES, 2)]
+    clips = read_manifest(ROOT / "demo" / "references.jsonl")
+    folder.mkdir(parents=True)
+    for name, count in (("train", 10), ("dev", 1), ("test", 1)):
+        lines = [
+            {
+                "key": f"{folder.name}-{name}-{i}",
+                "wav": clips[i % 5].wav,
+                "txt": " ".join(rng.sample(words, 4)),
+                "lang": "en",
+            }
+            for i in range(count)
+        ]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def run(recipe: str, data: Path, folder: Path) -> None:
+    environment = {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
+    command = ["bash", str(ROOT / "recipes" / recipe / "run.sh"), str(data), "--set", "trainer.max_epochs=1"]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, encoding="utf-8", check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_an4(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "data", seed=1)
+    run("an4", tmp_path / "data", tmp_path)
+    results = json.loads((tmp_path / "exp/an4/results/results.json").read_text())
+    assert len(results["scores"]) == 2 * 4 * 2  # sets, modes, chunk sizes
+
+
+@pytest.mark.skipif(not (shutil.which("flite") and shutil.which("espeak-ng")), reason="needs flite and espeak-ng")
+def test_english(tmp_path: Path) -> None:
+    for seed, name in enumerate(("an4", "fsdd", "cv1_dev_en", "speechocean762", "ljspeech_part1")):
+        write_corpus(tmp_path / "data" / name, seed)
+    run("english", tmp_path / "data", tmp_path)
+    results = json.loads((tmp_path / "exp/english/results/results.json").read_text())
+    assert len(results["scores"]) == 8 * 4 * 2
