@@ -30,4 +30,4 @@ for round in 1 2; do
 done
 
 unichoir evaluate $model "$data/dev.jsonl" "$data/test.jsonl" \
-    --decoding all --chunk-size full,16 --output $out/results
+    --decoding all --chunk-size full,16 --ctc-weight 4 --output $out/results
