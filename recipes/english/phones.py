@@ -4,14 +4,12 @@ Phones are the characters of espeak-ng's IPA for American English, without stres
 which sounds there are from them sooner than from English spelling. Needs the program espeak-ng (a Debian package).
 """
 
+import argparse
 import json
 import re
 import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-
-from unichoir.errors import ManifestError
 
 # Changes of language in brackets, space, stress, length, combining marks.
 NOT_PHONES = re.compile(r"\(.*?\)|[\s\u02c8\u02cc\u02d0\u0303\u0329\u0361\u200d()]")
@@ -28,9 +26,13 @@ def phones(text: str) -> str:
 
 def main() -> None:
     """Convert as the command line says."""
-    manifest, output = Path(sys.argv[1]), Path(sys.argv[2])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("manifest", type=Path)
+    parser.add_argument("output", type=Path)
+    arguments = parser.parse_args()
+    manifest, output = arguments.manifest, arguments.output
     if manifest.resolve().parent != output.resolve().parent:
-        raise ManifestError(f"{output}: must lie in the folder of {manifest}, to which the paths in it are relative")
+        parser.error(f"{output} must lie in the folder of {manifest}, to which the paths in it are relative")
     rows = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
     texts = sorted({row["txt"] for row in rows})
     with ThreadPoolExecutor() as pool:

@@ -22,24 +22,7 @@ from unichoir.data.manifest import read_manifest
 
 FLITE_VOICES = ("slt", "rms", "awb", "kal16")
 ESPEAK_ACCENTS = ("en-us", "en-us", "en-gb", "en-gb-x-rp", "en-gb-scotland", "en-029")
-ESPEAK_VARIANTS = (
-    "m1",
-    "m2",
-    "m3",
-    "m4",
-    "m5",
-    "m6",
-    "m7",
-    "m8",
-    "f1",
-    "f2",
-    "f3",
-    "f4",
-    "f5",
-    "steph",
-    "linda",
-    "rob",
-)
+ESPEAK_VARIANTS = (*(f"m{n}" for n in range(1, 9)), *(f"f{n}" for n in range(1, 6)), "steph", "linda", "rob")
 FLITE_SHARE = 0.5
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 DIGITS = ("ZERO", "OH", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE")
@@ -103,10 +86,14 @@ def main() -> None:
     texts |= {spelled(rng) for _ in range(arguments.letters)}
     wanted = sorted(text for text in texts if re.search(r"\w", text))
     (arguments.output / "audio").mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor() as pool, (arguments.output / "train.jsonl").open("w", encoding="utf-8") as manifest:
+    with ThreadPoolExecutor() as pool:
         speaking = pool.map(partial(row, output=arguments.output, seed=arguments.seed), wanted)
-        for line in track(speaking, description="speaking", total=len(wanted)):
-            manifest.write(json.dumps(line, ensure_ascii=False) + "\n")
+        lines = [
+            json.dumps(line, ensure_ascii=False) + "\n"
+            for line in track(speaking, description="speaking", total=len(wanted))
+        ]
+    # Only now: a manifest that is there is whole, and a recipe that was stopped can tell.
+    (arguments.output / "train.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -96,6 +96,8 @@ def main() -> None:
     arguments = parser.parse_args()
     recognizer = load_recognizer(arguments.checkpoint)
     utterances = read_manifest(arguments.manifest)
+    if any(utterance.byte_range for utterance in utterances):
+        parser.error(f"{arguments.manifest}: words inside a tar cannot be named by a manifest")
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     count = words = 0
     with arguments.output.open("w", encoding="utf-8") as output:
