@@ -59,8 +59,7 @@ class FeatureReader:
             raise AudioError(f"{utterance.wav}: {error.strerror or error}") from None
         identity = [
             CACHE_VERSION, os.path.abspath(utterance.wav), status.st_size, status.st_mtime_ns, utterance.byte_range,
-            utterance.start, utterance.end, speed, dataclasses.asdict(self.fbank),
-            *(["narrowband"] if narrowband else []),
+            utterance.start, utterance.end, speed, narrowband, dataclasses.asdict(self.fbank),
         ]  # fmt: skip
         digest = hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=20).hexdigest()
         assert self.cache_dir is not None

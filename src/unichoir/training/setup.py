@@ -82,19 +82,21 @@ def new_model(setup: Setup, output: Path, say: Callable[[str], None]) -> AsrMode
     config = setup.config
     torch.manual_seed(config.trainer.seed)
     model = AsrModel(config.model)
-    if config.init is not None:
-        directory = Path(config.init)
-        _check_same_tokens(setup.tokenizer, load_tokenizer(directory), directory)
+    start = config.init or config.init_encoder
+    if start is not None:
+        directory = Path(start)
         path = directory / "model.safetensors"
-        load_weights(model, read_weights(path), path)
-    elif config.init_encoder is not None:
-        path = Path(config.init_encoder) / "model.safetensors"
-        prefix = "encoder."
-        weights = {name: tensor for name, tensor in read_weights(path).items() if name.startswith(prefix)}
-        load_weights(model.encoder, {name.removeprefix(prefix): tensor for name, tensor in weights.items()}, path)
+        if config.init is not None:
+            _check_same_tokens(setup.tokenizer, load_tokenizer(directory), directory)
+            load_weights(model, read_weights(path), path)
+        else:
+            prefix = "encoder."
+            weights = read_weights(path).items()
+            encoder = {name.removeprefix(prefix): tensor for name, tensor in weights if name.startswith(prefix)}
+            load_weights(model.encoder, encoder, path)
     if config.cmvn is not None:
         stats = GlobalCmvn.load(config.cmvn)
-    elif config.init is None and config.init_encoder is None:
+    elif start is None:
         say(f"computing the statistics of the features of {len(setup.train.utterances)} utterances")
         stats, _ = compute_cmvn(setup.train.utterances, setup.train.reader.features)
         stats.save(output / "cmvn.json")
