@@ -4,6 +4,8 @@ from itertools import groupby, product
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from unichoir.decoding.alignment import ctc_align
 
@@ -28,6 +30,40 @@ def test_spans_are_the_runs_of_the_best_alignment(seed: int, tokens: tuple[int, 
     assert [(span.first, span.last) for span in spans] == expected
     for token, span in zip(tokens, spans, strict=True):
         assert span.probability == pytest.approx(max(np.exp(log_probs[span.first : span.last + 1, token])))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    weights=st.lists(st.lists(st.integers(0, 3), min_size=3, max_size=3), min_size=1, max_size=6),
+    tokens=st.lists(st.integers(1, 2), min_size=1, max_size=4),
+)
+def test_with_ties_and_impossible_tokens_no_alignment_is_better(weights: list[list[int]], tokens: list[int]) -> None:
+    def score(path: tuple[int, ...]) -> float:
+        return float(sum(row[token] for row, token in zip(log_probs, path, strict=True)))
+
+    with np.errstate(divide="ignore"):
+        log_probs = np.log(np.array(weights)) - 2.0
+    paths = [
+        path
+        for path in product(range(3), repeat=len(weights))
+        if [token for token, _ in groupby(path) if token != 0] == tokens
+    ]
+    best = max(map(score, paths), default=-np.inf)
+    spans = ctc_align(log_probs, tokens)
+    if best == -np.inf:
+        starts = [place * len(weights) // len(tokens) for place in range(len(tokens))]
+        assert [span.first for span in spans] == starts
+    else:
+        found = [0] * len(weights)
+        for token, span in zip(tokens, spans, strict=True):
+            found[span.first : span.last + 1] = [token] * (span.last + 1 - span.first)
+        assert tuple(found) in paths
+        assert score(tuple(found)) == pytest.approx(best)
+
+
+def test_of_equally_good_alignments_tokens_begin_early_and_the_last_is_long() -> None:
+    log_probs = np.full((4, 4), np.log(0.25))
+    assert [span[:2] for span in ctc_align(log_probs, [1, 2, 3])] == [(0, 0), (1, 1), (2, 3)]
 
 
 @pytest.mark.parametrize("num_tokens", [5, 7, 23])

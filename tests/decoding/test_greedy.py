@@ -33,3 +33,8 @@ def test_only_blanks_are_no_tokens() -> None:
 
 def test_no_frames_are_no_tokens() -> None:
     assert ctc_greedy_search(np.zeros((0, 5))).tokens == ()
+
+
+def test_of_equally_probable_tokens_the_first_counts_once() -> None:
+    hyp = ctc_greedy_search(np.array([[-3.0, -1.0, -1.0], [-1.0, -1.0, -2.0], [-np.inf, -2.0, -0.5]]))
+    assert (hyp.tokens, hyp.score, hyp.frames) == ((1, 2), -2.5, (0, 2))

@@ -22,18 +22,20 @@ def ctc_align(log_probs: NDArray[np.floating[Any]], tokens: Sequence[int], blank
     log_probs: (T', V), T' > 0. Tokens that cannot be aligned, which only the attention decoder produces (more of them
     than frames, or impossible ones), are spread evenly instead.
     """
-    num_frames = len(log_probs)
-    states = _viterbi_states(log_probs, tokens, blank_id) if len(tokens) else None
-    spans = []
-    for place, token in enumerate(tokens):
-        if states is None:
-            first = place * num_frames // len(tokens)
-            last = max(first, (place + 1) * num_frames // len(tokens) - 1)
-        else:
-            first = int(np.searchsorted(states, 2 * place + 1, side="left"))
-            last = int(np.searchsorted(states, 2 * place + 1, side="right")) - 1
-        spans.append(Span(first, last, min(1.0, math.exp(log_probs[first : last + 1, token].max()))))
-    return spans
+    if not len(tokens):
+        return []
+    num_frames, places = len(log_probs), np.arange(len(tokens) + 1)
+    states = _viterbi_states(log_probs, tokens, blank_id)
+    if states is None:
+        starts = places * num_frames // len(tokens)
+        firsts, lasts = starts[:-1], np.maximum(starts[:-1], starts[1:] - 1)
+    else:
+        firsts = np.searchsorted(states, 2 * places[:-1] + 1, side="left")
+        lasts = np.searchsorted(states, 2 * places[:-1] + 1, side="right") - 1
+    return [
+        Span(first, last, min(1.0, math.exp(log_probs[first : last + 1, token].max())))
+        for first, last, token in zip(firsts.tolist(), lasts.tolist(), tokens, strict=True)
+    ]
 
 
 def _viterbi_states(
@@ -43,23 +45,23 @@ def _viterbi_states(
     labels = np.full(2 * len(tokens) + 1, blank_id, dtype=np.int64)
     labels[1::2] = tokens
     emissions = log_probs[:, labels].astype(np.float64)
-    skips = np.zeros(len(labels), dtype=bool)
-    skips[3::2] = labels[3::2] != labels[1:-2:2]
-    scores = np.full(len(labels), -np.inf)
-    scores[:2] = emissions[0, :2]
-    moves = np.zeros(emissions.shape, dtype=np.int8)
-    for frame in range(1, len(emissions)):
-        candidates = np.full((3, len(labels)), -np.inf)
-        candidates[0] = scores
-        candidates[1, 1:] = scores[:-1]
-        candidates[2, 2:] = np.where(skips[2:], scores[:-2], -np.inf)
-        moves[frame] = candidates.argmax(axis=0)
-        scores = candidates.max(axis=0) + emissions[frame]
-    state = int(len(labels) - 2 + scores[-2:].argmax())
-    if scores[state] == -np.inf:
+    skips = np.full(len(labels), -np.inf)
+    skips[3::2][labels[3::2] != labels[1:-2:2]] = 0.0
+    # Two states that are never reached come first, so that every state has two before it.
+    scores = np.full((len(emissions), 2 + len(labels)), -np.inf)
+    scores[0, 2:4] = emissions[0, :2]
+    for before, after, emission in zip(scores, scores[1:], emissions[1:], strict=False):
+        best = np.maximum(before[2:], before[1:-1], out=after[2:])
+        np.maximum(best, before[:-2] + skips, out=best)
+        best += emission
+    state = int(len(labels) - 2 + scores[-1, -2:].argmax())
+    if scores[-1, 2 + state] == -np.inf:
         return None
+    stay, step, skip = scores[:-1, 2:], scores[:-1, 1:-1], scores[:-1, :-2] + skips
+    moves = np.where(skip > np.maximum(stay, step), 2, step > stay)
     states = np.empty(len(emissions), dtype=np.int64)
-    for frame in range(len(emissions) - 1, -1, -1):
-        states[frame] = state
+    states[-1] = state
+    for frame in range(len(moves) - 1, -1, -1):
         state -= int(moves[frame, state])
+        states[frame] = state
     return states

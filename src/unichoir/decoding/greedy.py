@@ -17,5 +17,5 @@ def ctc_greedy_search(log_probs: NDArray[np.floating[Any]], blank_id: int = 0) -
     best = log_probs.argmax(axis=1)
     run_ends = np.append(best[1:] != best[:-1], True)[: len(best)]
     frames = np.flatnonzero(run_ends & (best != blank_id))
-    score = float(log_probs.max(axis=1).sum(dtype=np.float64))
+    score = float(log_probs[np.arange(len(best)), best].sum(dtype=np.float64))
     return Hypothesis(tokens=tuple(best[frames].tolist()), score=score, frames=tuple(frames.tolist()))
