@@ -27,14 +27,17 @@ _EXTRA_MODULES = frozenset(
 )
 
 
-def load_model(name_or_dir: str | os.PathLike[str] | None = None, num_threads: int | None = None) -> "Model":
+def load_model(
+    name_or_dir: str | os.PathLike[str] | None = None, num_threads: int | None = None, top_k: int | None = None
+) -> "Model":
     """Load an included model or a model directory; None: the default model.
 
     A directory holds an ONNX model (`unichoir export`) or, where torch is installed, a checkpoint of training.
-    num_threads: of one computation; None leaves the engine's choice. Raises CheckpointError or another UnichoirError
-    naming what is missing.
+    num_threads: of one computation; None leaves the engine's choice. top_k: experts of a frame, if fewer than the model
+    was trained with. Raises CheckpointError or another UnichoirError naming what is missing, DecodingError for a top_k
+    that the model does not have.
     """
-    return Model(load_recognizer(name_or_dir, num_threads))
+    return Model(load_recognizer(name_or_dir, num_threads, top_k))
 
 
 class Model:
@@ -105,18 +108,20 @@ def find_model(name_or_dir: str | os.PathLike[str] | None) -> Path:
     return Path(name)
 
 
-def load_recognizer(name_or_dir: str | os.PathLike[str] | None, num_threads: int | None = None) -> Recognizer:
+def load_recognizer(
+    name_or_dir: str | os.PathLike[str] | None, num_threads: int | None = None, top_k: int | None = None
+) -> Recognizer:
     """As `load_model`, for those who need the parts."""
     directory = find_model(name_or_dir)
     if (directory / CONFIG_FILE).exists():
-        backend, config = load_model_directory(directory, num_threads)
+        backend, config = load_model_directory(directory, num_threads, top_k)
         return Recognizer(backend, load_tokenizer(directory), config.fbank)
     if (directory / "model.safetensors").exists():
-        return _load_checkpoint(directory, num_threads)
+        return _load_checkpoint(directory, num_threads, top_k)
     raise CheckpointError(f"{directory}: neither a model ({CONFIG_FILE}) nor a checkpoint (model.safetensors)")
 
 
-def _load_checkpoint(directory: Path, num_threads: int | None) -> Recognizer:
+def _load_checkpoint(directory: Path, num_threads: int | None, top_k: int | None) -> Recognizer:
     with training_extras(f"{directory} is a checkpoint of training, and using it"):
         import torch
 
@@ -126,7 +131,7 @@ def _load_checkpoint(directory: Path, num_threads: int | None) -> Recognizer:
     fbank = from_mapping(FbankConfig, sections.get("fbank", {}), f"{directory / 'config.yaml'}: fbank")
     if num_threads:
         torch.set_num_threads(num_threads)
-    return Recognizer(TorchBackend(model), load_tokenizer(directory), fbank)
+    return Recognizer(TorchBackend(model, top_k=top_k), load_tokenizer(directory), fbank)
 
 
 @contextmanager

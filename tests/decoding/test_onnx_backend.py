@@ -35,7 +35,7 @@ def test_model_directory(model_directory: Path) -> None:
     assert config.fbank == FbankConfig()
     assert config.streaming
     assert backend.info == ModelInfo(
-        vocab_size=20, encoder_dim=32, sos_id=2, eos_id=2, has_reverse_decoder=True, reverse_weight=0.3
+        vocab_size=20, encoder_dim=32, sos_id=2, eos_id=2, has_reverse_decoder=True, reverse_weight=0.3, top_k=2
     )
 
 
@@ -128,8 +128,11 @@ def test_not_a_model_directory(tmp_path: Path) -> None:
 def test_bad_config(copied: Path) -> None:
     path = copied / "config.json"
     content = json.loads(path.read_text())
-    path.write_text(json.dumps(content | {"format_version": 2, "new": 1}))
-    with pytest.raises(CheckpointError, match="format version 2, this release reads up to 1"):
+    path.write_text(json.dumps(content | {"format_version": 3, "new": 1}))
+    with pytest.raises(CheckpointError, match="format version 3, this release reads 2: a newer release is needed"):
+        OnnxBackend(copied)
+    path.write_text(json.dumps(content | {"format_version": 1}))
+    with pytest.raises(CheckpointError, match="format version 1, this release reads 2: export it again"):
         OnnxBackend(copied)
     path.write_text(json.dumps(content | {"colour": "red"}))
     with pytest.raises(ConfigError, match=r"config\.json: unknown key 'colour'"):

@@ -44,9 +44,9 @@ def small_model(*, reverse: bool = True, feed_forward: FeedForwardConfig, **enco
 
 
 def build(name: str, fixtures: Path) -> AsrModel:
-    if name == "rotary_moe":
+    if name in ("rotary_moe", "rotary_moe_int8"):
         return small_model(feed_forward=FeedForwardConfig(hidden_dim=20, num_experts=5, top_k=2))
-    if name == "dense_batch_norm":
+    if name in ("dense_batch_norm", "dense_batch_norm_int8"):
         return small_model(feed_forward=FeedForwardConfig(hidden_dim=20), conv_norm="batch_norm", reverse=False)
     if name == "top1_without_bias_float16":
         feed_forward = FeedForwardConfig(hidden_dim=20, num_experts=3, top_k=1, bias=False, activation="relu")
@@ -82,8 +82,10 @@ class Exports:
             model = build(name, self.fixtures)
             directory = self.wenet if name == "wenet_moe_tiny" else self.folder / name
             if name != "wenet_moe_tiny":
-                weights = "float16" if name.endswith("float16") else "float32"
-                export_model(model, FbankConfig(num_mel_bins=MEL_BINS), units(self.folder), directory, weights=weights)
+                kind = name.rpartition("_")[2]
+                quantize = kind if kind in ("float16", "int8") else None
+                fbank = FbankConfig(num_mel_bins=MEL_BINS)
+                export_model(model, fbank, units(self.folder), directory, quantize=quantize)
             self.made[name] = Exported(model, directory, OnnxBackend(directory, num_threads=1))
         return self.made[name]
 

@@ -1,6 +1,7 @@
 """The exported graphs against the torch model called directly."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -197,7 +198,8 @@ def checkpoint(exports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     (folder / "README.md").write_text("trained on nothing\n")
     ready = {path.name: path for path in good.directory.glob("*.onnx")}
     monkeypatch.setattr(
-        "unichoir.export.onnx._graphs", lambda _: {name: onnx_ir.load(path) for name, path in ready.items()}
+        "unichoir.export.onnx._graphs",
+        lambda _, fused: {name: partial(onnx_ir.load, path) for name, path in ready.items()},
     )
     return folder
 
@@ -263,5 +265,5 @@ def test_bad_input(exports, checkpoint: Path, tmp_path: Path) -> None:
         export_onnx(checkpoint, tmp_path / "out")
     model.encoder.blocks[0].self_attn.linear_q.weight.data[0, 0] = 1e6
     with pytest.raises(CheckpointError, match=r"self_attn\.linear_q\.weight' is too large for float16"):
-        export_model(model, FbankConfig(num_mel_bins=16), files, tmp_path / "out", weights="float16")
+        export_model(model, FbankConfig(num_mel_bins=16), files, tmp_path / "out", quantize="float16")
     assert not (tmp_path / "out").exists()

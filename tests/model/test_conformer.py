@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from unichoir.model.config import EncoderConfig, FeedForwardConfig
-from unichoir.model.conformer import ConformerEncoder, EncoderState
+from unichoir.model.conformer import ConformerEncoder, EncoderState, places_kept
 from unichoir.model.masks import ChunkMask, chunk_mask, draw_dynamic_chunk
 
 CONFIG = EncoderConfig(
@@ -53,6 +53,12 @@ def windows(num_frames: int, chunk_size: int) -> list[slice]:
     return [slice(start, start + 4 * (chunk_size - 1) + 7) for start in range(0, num_frames - 6, 4 * chunk_size)]
 
 
+def places(state: EncoderState, num_frames: int, num_left_frames: int) -> torch.Tensor:
+    """What the next state holds after so many feature frames more."""
+    kept = places_kept(state.att_cache.shape[3], (num_frames - 3) // 4, num_left_frames)
+    return torch.tensor(kept, dtype=torch.int64)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize(("size", "left"), [(1, -1), (3, -1), (4, 2), (5, 0), (25, 1)])
 def test_chunk_by_chunk_equals_the_whole_under_the_same_mask(encoder: ConformerEncoder, size: int, left: int) -> None:
@@ -62,8 +68,8 @@ def test_chunk_by_chunk_equals_the_whole_under_the_same_mask(encoder: ConformerE
     state, outs = encoder.initial_state(2), []
     for window in windows(131, size):
         part = feats[:, window]
-        out, _, state = encoder(part, torch.full((2,), part.shape[1]), state=state)
-        state = state.keep(left * size if left >= 0 else -1)
+        kept = places(state, part.shape[1], left * size if left >= 0 else -1)
+        out, _, state = encoder(part, torch.full((2,), part.shape[1]), state=state, kept=kept)
         outs.append(out)
     streamed = torch.cat(outs, dim=1)
     assert streamed.shape == whole.shape
@@ -137,8 +143,8 @@ def test_an_hour_of_stream_gives_what_its_first_minute_gives_and_keeps_its_memor
     state, early = encoder.initial_state(1), None
     for turn in range(704):  # x 128 frames of 40 ms = one hour
         feats = torch.cat([period, period[:, :3]], dim=1)
-        out, _, state = encoder(feats, torch.tensor([feats.shape[1]]), state=state)
-        state = state.keep(64)
+        kept = places(state, feats.shape[1], 64)
+        out, _, state = encoder(feats, torch.tensor([feats.shape[1]]), state=state, kept=kept)
         if turn == 11:
             early, size = out, state.att_cache.numel()
     assert int(state.offset) == 704 * 128

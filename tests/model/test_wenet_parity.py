@@ -11,6 +11,7 @@ import yaml
 from torch import Tensor
 
 from unichoir.errors import CheckpointError, ConfigError
+from unichoir.model.conformer import places_kept
 from unichoir.model.masks import ChunkMask
 from unichoir.model.wenet import load_wenet
 
@@ -50,8 +51,9 @@ def test_every_reference_array(checkpoint: Path) -> None:
             utterance = feats[:1, : int(lengths[0])]
             for start in range(0, utterance.shape[1] - 6, 4 * size):
                 window = utterance[:, start : start + 4 * (size - 1) + 7]
-                out, _, state = model.encoder(window, torch.tensor([window.shape[1]]), state=state)
-                state = state.keep(left * size if left >= 0 else -1)
+                num_frames = window.shape[1]
+                kept = places_kept(state.att_cache.shape[3], (num_frames - 3) // 4, left * size if left >= 0 else -1)
+                out, _, state = model.encoder(window, torch.tensor([num_frames]), state=state, kept=torch.tensor(kept))
                 chunks.append(out)
             torch.testing.assert_close(torch.cat(chunks, dim=1), reference[name], rtol=0, atol=1e-4)
             compared.add(name)

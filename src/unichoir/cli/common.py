@@ -27,6 +27,16 @@ ThreadsOption = Annotated[
     int | None,
     typer.Option("--threads", min=1, help="CPU threads; else the engine's choice.", metavar="N", show_default=False),
 ]
+TopKOption = Annotated[
+    int | None,
+    typer.Option(
+        "--top-k",
+        min=1,
+        metavar="N",
+        help="Experts of a frame, if fewer than the model was trained with: faster, less exact.",
+        show_default=False,
+    ),
+]
 BeamSizeOption = Annotated[
     int, typer.Option(min=1, metavar="N", help="Hypotheses kept by the searches; length of the n-best.")
 ]

@@ -15,6 +15,7 @@ from unichoir.cli.common import (
     ManifestsArgument,
     ReverseWeightOption,
     ThreadsOption,
+    TopKOption,
     decoding_options,
     note,
     parse_chunk_sizes,
@@ -28,7 +29,7 @@ from unichoir.errors import ManifestError
 if TYPE_CHECKING:
     from unichoir.data.manifest import Utterance
     from unichoir.decoding.options import DecodingOptions
-    from unichoir.evaluation.evaluate import Evaluation
+    from unichoir.evaluation.evaluate import Evaluation, Load
     from unichoir.evaluation.experts import LayerLoad
 
 
@@ -60,6 +61,7 @@ def evaluate(
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, metavar="N", help="Processes that recognise; each loads the model.")] = 1,
     threads: ThreadsOption = None,
+    top_k: TopKOption = None,
     expert_load: Annotated[
         bool, typer.Option("--expert-load", help="Also report each layer's experts (checkpoints of training only).")
     ] = False,
@@ -76,6 +78,7 @@ def evaluate(
 
         unichoir evaluate exp/average dev.jsonl test.jsonl --decoding all --chunk-size full,16 --output results
     """
+    from unichoir.api import load_recognizer
     from unichoir.evaluation import report
     from unichoir.evaluation.evaluate import plan
 
@@ -90,26 +93,24 @@ def evaluate(
     )
     if expert_load and jobs > 1:
         raise typer.BadParameter("experts are counted in one process only", param_hint="--jobs")
-    result, experts = _measure(model, read_sets(manifests), plan(base, chunk_sizes, modes), jobs, threads, expert_load)
+    # Several processes with several threads each would only get in each other's way.
+    load = partial(load_recognizer, model, threads or (1 if jobs > 1 else None), top_k)
+    result, experts = _measure(load, read_sets(manifests), plan(base, chunk_sizes, modes), jobs, expert_load)
     _show(result)
     if output is not None:
         report.write_report(result, output, model, experts)
 
 
 def _measure(
-    model: str,
+    load: "Load",
     sets: Mapping[str, "Sequence[Utterance]"],
     groups: "Sequence[Sequence[DecodingOptions]]",
     jobs: int,
-    threads: int | None,
     expert_load: bool,
 ) -> "tuple[Evaluation, Mapping[str, LayerLoad] | None]":
-    from unichoir.api import load_recognizer
     from unichoir.evaluation.evaluate import evaluate as measure
     from unichoir.evaluation.experts import expert_load as count_experts
 
-    # Several processes with several threads each would only get in each other's way.
-    load = partial(load_recognizer, model, threads or (1 if jobs > 1 else None))
     recognizer = load() if jobs == 1 else None
     if expert_load and recognizer:
         count_experts(recognizer.backend)  # fails now rather than after the work

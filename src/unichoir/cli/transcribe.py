@@ -17,6 +17,7 @@ from unichoir.cli.common import (
     ModelOption,
     ReverseWeightOption,
     ThreadsOption,
+    TopKOption,
     decoding_options,
     make_progress,
     print_error,
@@ -54,6 +55,7 @@ def transcribe(
         ),
     ] = None,
     threads: ThreadsOption = None,
+    top_k: TopKOption = None,
 ) -> None:
     """Write down what is said in recordings.
 
@@ -81,7 +83,7 @@ def transcribe(
         ctc_weight=ctc_weight,
         reverse_weight=reverse_weight,
     )
-    loaded = load_model(model, threads)
+    loaded = load_model(model, threads, top_k)
     outputs = plan_outputs(files, output_dir, output_format) if output_dir else [None] * len(files)
     if not _transcribe_all(partial(loaded.transcribe, options=options), files, outputs, output_format):
         raise typer.Exit(1)

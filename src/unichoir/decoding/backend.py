@@ -27,6 +27,8 @@ class ModelInfo:
     has_reverse_decoder: bool = False
     reverse_weight: float = 0.0
     """The share of the right-to-left decoder in rescoring when the caller does not choose one."""
+    top_k: int = 0
+    """Experts chosen for each frame; an engine may be limited to fewer. 0: no experts, or no choice."""
 
     def num_encoder_frames(self, num_feature_frames: int) -> int:
         """How many encoder frames come out of so many feature frames; 0 when they are too few for one."""

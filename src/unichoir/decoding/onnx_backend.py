@@ -13,18 +13,24 @@ import onnxruntime
 from unichoir.audio.fbank import FbankConfig
 from unichoir.configuration import from_mapping
 from unichoir.decoding.backend import Floats, Ints, ModelInfo
-from unichoir.decoding.engine import DecoderScores, zero_padding
+from unichoir.decoding.engine import DecoderScores, PrefixTree, check_top_k, zero_padding
 from unichoir.errors import CheckpointError, ConfigError, DecodingError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 CONFIG_FILE = "config.json"
 ENCODER_FILE, CTC_FILE = "encoder.onnx", "ctc.onnx"
 DECODER_FILE, REVERSE_DECODER_FILE = "decoder.onnx", "reverse_decoder.onnx"
 
 ENCODER_INPUTS = ("feats", "feats_lengths")
 STATE_INPUTS = ("att_cache", "att_cache_lens", "cnn_cache", "offset")
+KEPT_INPUT = "kept"
+"""Of an encoder with a state: which of the frames in view the next state holds."""
 CTC_INPUTS = ("encoder_out",)
-DECODER_INPUTS = ("encoder_out", "encoder_out_lens", "tokens_in", "token_lens")
+DECODER_INPUTS = ("encoder_out", "tokens", "positions", "visible")
+TOP_K_INPUT = "top_k"
+"""Of the encoder and the decoders, after all others, where they have experts."""
+SLOW_OPTIMIZERS = ["SkipLayerNormFusion"]
+"""Of ONNX Runtime's graph optimisers those whose operators are slower on CPUs than what they replace."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +42,8 @@ class ModelDirectoryConfig:
     fbank: FbankConfig
     streaming: bool
     """Whether the encoder can go chunk by chunk; if not, its graph has no state."""
-    weights: Literal["float32", "float16"]
-    """How the weights are stored; computation is in float32."""
+    weights: Literal["float32", "float16", "int8"]
+    """How the weights are stored. Those in int8 are multiplied as they are, the others in float32."""
     parameters: int
 
 
@@ -50,35 +56,32 @@ class OnnxState:
     cnn_cache: Floats
     offset: Ints
 
-    def keep(self, num_left_frames: int) -> "OnnxState":
-        """The state with at most `num_left_frames` past frames to attend to (-1: all)."""
-        excess = self.att_cache.shape[3] - num_left_frames
-        if num_left_frames < 0 or excess <= 0:
-            return self
-        # A copy, because a view would keep the whole past in memory.
-        att_cache = self.att_cache[:, :, :, excess:].copy()
-        return OnnxState(att_cache, np.minimum(self.att_cache_lens, num_left_frames), self.cnn_cache, self.offset)
-
 
 class OnnxBackend(DecoderScores):
     """`decoding.backend.Backend` over a model directory, on the CPU.
 
-    num_threads: for one call; None: as many as there are cores, at most 8. Calls from several threads are safe.
-    Raises CheckpointError for a directory that is incomplete, damaged or of a newer release, ConfigError for a
-    malformed config.json.
+    num_threads: for one call; None: as many as there are cores, at most 8. top_k: experts of a frame, if fewer than the
+    model was trained with. Calls from several threads are safe. Raises CheckpointError for a directory that is
+    incomplete, damaged or of another release, ConfigError for a malformed config.json, DecodingError for a top_k that
+    the model does not have.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], num_threads: int | None = None) -> None:
+    def __init__(
+        self, directory: str | os.PathLike[str], num_threads: int | None = None, top_k: int | None = None
+    ) -> None:
         self.directory = Path(directory)
         self.config = _read_config(self.directory)
         self.info = self.config.model
+        check_top_k(top_k, self.info)
         options = _session_options(num_threads)
-        streaming = STATE_INPUTS if self.config.streaming else ()
-        self._encoder = _load(self.directory / ENCODER_FILE, (*ENCODER_INPUTS, *streaming), options)
+        streaming = (*STATE_INPUTS, KEPT_INPUT) if self.config.streaming else ()
+        experts = (TOP_K_INPUT,) if self.info.top_k else ()
+        self._top_k = {name: np.array([top_k or self.info.top_k], np.int64) for name in experts}
+        self._encoder = _load(self.directory / ENCODER_FILE, (*ENCODER_INPUTS, *streaming, *experts), options)
         self._ctc = _load(self.directory / CTC_FILE, CTC_INPUTS, options)
-        self._decoder = _load(self.directory / DECODER_FILE, DECODER_INPUTS, options)
+        self._decoder = _load(self.directory / DECODER_FILE, (*DECODER_INPUTS, *experts), options)
         self._reverse_decoder = (
-            _load(self.directory / REVERSE_DECODER_FILE, DECODER_INPUTS, options)
+            _load(self.directory / REVERSE_DECODER_FILE, (*DECODER_INPUTS, *experts), options)
             if self.info.has_reverse_decoder
             else None
         )
@@ -89,11 +92,11 @@ class OnnxBackend(DecoderScores):
             return None
         shapes = {each.name: each.shape for each in self._encoder.get_inputs()}
         blocks, _, heads, _, width = shapes["att_cache"]
-        _, _, dim, left_frames = shapes["cnn_cache"]
+        _, _, left_frames, dim = shapes["cnn_cache"]
         return OnnxState(
             np.zeros((blocks, batch_size, heads, 0, width), np.float32),
             np.zeros(batch_size, np.int64),
-            np.zeros((blocks, batch_size, dim, left_frames), np.float32),
+            np.zeros((blocks, batch_size, left_frames, dim), np.float32),
             np.zeros(batch_size, np.int64),
         )
 
@@ -110,35 +113,38 @@ class OnnxBackend(DecoderScores):
         feed: dict[str, Any] = {
             "feats": zero_padding(feats, feats_lengths).astype(np.float32, copy=False),
             "feats_lengths": np.asarray(feats_lengths, np.int64),
+            **self._top_k,
         }
         if state is None:
             encoder_out, lens = self._encoder.run(None, feed)
             return encoder_out, lens, None
+        width = state.att_cache.shape[3] + self.info.num_encoder_frames(feats.shape[1])
         feed |= {name: getattr(state, name) for name in STATE_INPUTS}
+        feed[KEPT_INPUT] = np.arange(max(width - num_left_frames, 0) if num_left_frames >= 0 else 0, width)
         encoder_out, lens, *following = self._encoder.run(None, feed)
-        return encoder_out, lens, OnnxState(*following).keep(num_left_frames)
+        return encoder_out, lens, OnnxState(*following)
 
     def ctc_log_probs(self, encoder_out: Floats) -> Floats:
         """See `Backend.ctc_log_probs`."""
         log_probs: Floats = self._ctc.run(None, {"encoder_out": encoder_out})[0]
         return log_probs
 
-    def _decode(self, encoder_out: Floats, tokens_in: Ints, lengths: Ints, reverse: bool) -> Floats:
-        """Log-probabilities (N, U, V) after each token of `tokens_in` (N, U)."""
+    def _decode(self, encoder_out: Floats, tree: PrefixTree, reverse: bool) -> Floats:
+        """See `DecoderScores._decode`."""
         decoder = self._reverse_decoder if reverse else self._decoder
         if decoder is None:
             raise DecodingError("this model has no right-to-left decoder")
-        memory_lens = np.array([len(encoder_out)], dtype=np.int64)
-        feed = dict(zip(DECODER_INPUTS, (encoder_out[None], memory_lens, tokens_in, lengths), strict=True))
-        log_probs: Floats = decoder.run(None, feed)[0]
+        inputs = (encoder_out, tree.tokens, tree.positions, tree.visible)
+        feed = {name: value[None] for name, value in zip(DECODER_INPUTS, inputs, strict=True)}
+        log_probs: Floats = decoder.run(None, feed | self._top_k)[0][0]
         return log_probs
 
 
 def load_model_directory(
-    directory: str | os.PathLike[str], num_threads: int | None = None
+    directory: str | os.PathLike[str], num_threads: int | None = None, top_k: int | None = None
 ) -> tuple[OnnxBackend, ModelDirectoryConfig]:
     """The engine of a model directory and its settings; raises as OnnxBackend does."""
-    backend = OnnxBackend(directory, num_threads)
+    backend = OnnxBackend(directory, num_threads, top_k)
     return backend, backend.config
 
 
@@ -153,8 +159,9 @@ def _read_config(directory: Path) -> ModelDirectoryConfig:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
     version = content.get("format_version") if isinstance(content, dict) else None
-    if isinstance(version, int) and version > FORMAT_VERSION:
-        raise CheckpointError(f"{directory}: format version {version}, this release reads up to {FORMAT_VERSION}")
+    if isinstance(version, int) and version != FORMAT_VERSION:
+        advice = "export it again from its checkpoint" if version < FORMAT_VERSION else "a newer release is needed"
+        raise CheckpointError(f"{directory}: format version {version}, this release reads {FORMAT_VERSION}: {advice}")
     return from_mapping(ModelDirectoryConfig, content, str(path))
 
 
@@ -165,8 +172,10 @@ def _session_options(num_threads: int | None) -> onnxruntime.SessionOptions:
     options.log_severity_level = 3
     # A pattern is kept for every combination of input shapes, and those of speech do not repeat.
     options.enable_mem_pattern = False
-    # Idle threads that spin take the cores from the next graph, whose threads are others (measured: 3 times slower).
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Within a call threads wait for each other spinning, since waking them takes as long as a small product. Between
+    # calls they must not: they would take the cores from the next graph, whose threads are others.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1")
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     return options
 
 
@@ -179,7 +188,9 @@ def _load(path: Path, inputs: Sequence[str], options: onnxruntime.SessionOptions
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     try:
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            path, options, providers=["CPUExecutionProvider"], disabled_optimizers=SLOW_OPTIMIZERS
+        )
     except Exception as error:  # onnxruntime has a type of its own for each way in which a file can be damaged
         raise CheckpointError(f"{path}: cannot be read ({' '.join(str(error).split())[:200]})") from None
     found = tuple(each.name for each in session.get_inputs())

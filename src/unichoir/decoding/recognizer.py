@@ -37,6 +37,8 @@ def encode_utterance(
     num_outputs = info.num_encoder_frames(num_frames)
     chunk_size = chunk_size or max(num_outputs, 1)
     num_left_frames = num_left_chunks * chunk_size if num_left_chunks >= 0 else -1
+    if chunk_size >= num_outputs:
+        num_left_frames = 0  # nothing follows that could see it
     width = info.subsampling_rate * (chunk_size - 1) + info.right_context + 1
     state, outputs = None, [np.zeros((len(feats), 0, info.encoder_dim), dtype=np.float32)]
     total = np.zeros(len(feats), dtype=np.int64)

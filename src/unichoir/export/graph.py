@@ -5,7 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes.common import ClearMetadataAndDocStringPass, RemoveUnusedNodesPass
+from onnx_ir.passes.common import (
+    ClearMetadataAndDocStringPass,
+    CommonSubexpressionEliminationPass,
+    InlinePass,
+    RemoveUnusedNodesPass,
+)
 from onnxscript import optimizer
 
 MIN_SIZE = 256
@@ -20,7 +25,9 @@ def finish(model: ir.Model) -> None:
         # Without sizes the exporter needs `num_outputs` to know how many there are; with sizes ONNX forbids it.
         if node.op_type == "Split" and len(node.inputs) == 2:
             node.attributes.pop("num_outputs", None)
+    InlinePass()(model)
     optimizer.fold_constants(model, input_size_limit=sys.maxsize, output_size_limit=sys.maxsize)
+    CommonSubexpressionEliminationPass()(model)
     RemoveUnusedNodesPass()(model)
     ClearMetadataAndDocStringPass()(model)
 

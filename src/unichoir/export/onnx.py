@@ -7,7 +7,8 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,34 +28,38 @@ from unichoir.decoding.onnx_backend import (
     ENCODER_FILE,
     ENCODER_INPUTS,
     FORMAT_VERSION,
+    KEPT_INPUT,
     REVERSE_DECODER_FILE,
     STATE_INPUTS,
+    TOP_K_INPUT,
     ModelDirectoryConfig,
     OnnxBackend,
 )
 from unichoir.errors import CheckpointError
 from unichoir.export import graph, operators
-from unichoir.export.parity import check_parity
+from unichoir.export.parity import INT8_TOLERANCE, TOLERANCE, check_parity
+from unichoir.export.quantize import quantize_model
 from unichoir.export.torch_backend import TorchBackend, model_info
 from unichoir.model.asr_model import AsrModel
 from unichoir.model.checkpoint import load_checkpoint
 from unichoir.model.conformer import ConformerEncoder, EncoderState
 from unichoir.model.ctc import Ctc
-from unichoir.model.decoder import TransformerDecoder
+from unichoir.model.decoder import TokenTree, TransformerDecoder
 from unichoir.model.wenet import load_wenet
 from unichoir.text.tokenizer import BPE_FILE, UNITS_FILE, load_tokenizer
 
 OPSET = 18
-Weights = Literal["float32", "float16"]
+Quantization = Literal["float16", "int8"]
 README_FILE = "README.md"
 
 
 def export_onnx(
-    checkpoint_dir: str | os.PathLike[str], out_dir: str | os.PathLike[str], *, weights: Weights = "float32"
+    checkpoint_dir: str | os.PathLike[str], out_dir: str | os.PathLike[str], *, quantize: Quantization | None = None
 ) -> dict[str, float]:
     """Write the model directory of a checkpoint, ours or WeNet's (`train.yaml`).
 
-    weights: float16 halves the files; weights are rounded, routers are not, and computation stays in float32.
+    quantize: float16 halves the files; weights are rounded, routers are not, and computation stays in float32. int8
+    quarters them, and products are computed in whole numbers (`export.quantize`). None: float32.
     Returns the largest difference between ONNX and torch of each part. Raises CheckpointError or ConfigError when the
     checkpoint cannot be read, and CheckpointError when a part differs by more than `parity.TOLERANCE` or `out_dir`
     holds something else; `out_dir` is then left as it was.
@@ -68,11 +73,11 @@ def export_onnx(
     else:
         model, sections = load_checkpoint(source)
         fbank = from_mapping(FbankConfig, sections.get("fbank", {}), f"{source / 'config.yaml'}: fbank")
-    return export_model(model, fbank, source, Path(out_dir), weights=weights)
+    return export_model(model, fbank, source, Path(out_dir), quantize=quantize)
 
 
 def export_model(
-    model: AsrModel, fbank: FbankConfig, files_dir: Path, out_dir: Path, *, weights: Weights = "float32"
+    model: AsrModel, fbank: FbankConfig, files_dir: Path, out_dir: Path, *, quantize: Quantization | None = None
 ) -> dict[str, float]:
     """As `export_onnx`, for a model in memory; `units.txt`, `bpe.model` and `README.md` are copied from `files_dir`."""
     if out_dir.exists() and not (out_dir / CONFIG_FILE).is_file() and (out_dir.is_file() or any(out_dir.iterdir())):
@@ -85,15 +90,17 @@ def export_model(
         sizes = f"{fbank.num_mel_bins}, the model needs {model.config.encoder.input_dim}"
         raise CheckpointError(f"{files_dir}: fbank: num_mel_bins is {sizes}")
     model = copy.deepcopy(model).cpu().float().eval()
-    if weights == "float16":
-        _round_to_float16(model)
     partial = out_dir.with_name(f".{out_dir.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        _write(model, fbank, files_dir, partial, weights)
+        write_graphs(model, fbank, partial, quantize)
+        for name in (UNITS_FILE, BPE_FILE, README_FILE):
+            if (files_dir / name).is_file():
+                shutil.copyfile(files_dir / name, partial / name)
         streaming = model.config.encoder.conv_causal
-        differences = check_parity(TorchBackend(model), OnnxBackend(partial), fbank.num_mel_bins, streaming)
+        tolerance = INT8_TOLERANCE if quantize == "int8" else TOLERANCE
+        differences = check_parity(TorchBackend(model), OnnxBackend(partial), fbank.num_mel_bins, streaming, tolerance)
         shutil.rmtree(out_dir, ignore_errors=True)
         os.replace(partial, out_dir)
     finally:
@@ -101,9 +108,19 @@ def export_model(
     return differences
 
 
-def _write(model: AsrModel, fbank: FbankConfig, files_dir: Path, out_dir: Path, weights: Weights) -> None:
-    for name, each in _graphs(model).items():
-        if weights == "float16":
+def write_graphs(model: AsrModel, fbank: FbankConfig, out_dir: Path, quantize: Quantization | None) -> None:
+    """Write the graphs of a model and config.json into the folder `out_dir`, unchecked.
+
+    `model`, in evaluation mode, is changed to what is exported: rounded to float16, or its products to int8.
+    """
+    parameters = sum(each.numel() for each in model.parameters())
+    if quantize == "float16":
+        _round_to_float16(model)
+    elif quantize == "int8":
+        quantize_model(model)
+    for name, make in _graphs(model, fused=quantize == "int8").items():
+        each = make()
+        if quantize == "float16":
             graph.store_as_float16(each)
         graph.save(each, out_dir / name)
     config = ModelDirectoryConfig(
@@ -111,36 +128,38 @@ def _write(model: AsrModel, fbank: FbankConfig, files_dir: Path, out_dir: Path, 
         model=model_info(model),
         fbank=fbank,
         streaming=model.config.encoder.conv_causal,
-        weights=weights,
-        parameters=sum(each.numel() for each in model.parameters()),
+        weights=quantize or "float32",
+        parameters=parameters,
     )
     (out_dir / CONFIG_FILE).write_text(json.dumps(to_mapping(config), indent=2) + "\n", encoding="utf-8")
-    for name in (UNITS_FILE, BPE_FILE, README_FILE):
-        if (files_dir / name).is_file():
-            shutil.copyfile(files_dir / name, out_dir / name)
 
 
-def _graphs(model: AsrModel) -> dict[str, ir.Model]:
-    """The graphs of a model directory by file name."""
-    graphs = {
-        ENCODER_FILE: _encoder_graph(model.encoder),
-        CTC_FILE: _ctc_graph(model.ctc),
-        DECODER_FILE: _decoder_graph(model.left_decoder),
+def _graphs(model: AsrModel, fused: bool) -> dict[str, Callable[[], ir.Model]]:
+    """What makes each graph of a model directory, by file name."""
+    experts = bool(model.config.encoder.feed_forward.num_experts)
+    graphs: dict[str, Callable[[], ir.Model]] = {
+        ENCODER_FILE: partial(_encoder_graph, model.encoder, experts, fused),
+        CTC_FILE: partial(_ctc_graph, model.ctc, model.config.encoder.dim),
+        DECODER_FILE: partial(_decoder_graph, model.left_decoder, experts),
     }
     if model.right_decoder is not None:
-        graphs[REVERSE_DECODER_FILE] = _decoder_graph(model.right_decoder)
+        graphs[REVERSE_DECODER_FILE] = partial(_decoder_graph, model.right_decoder, experts)
     return graphs
 
 
 class _StreamingEncoder(nn.Module):
-    """The encoder with its state as separate tensors: a graph has no dataclasses."""
+    """The encoder with its state as separate tensors, since a graph has no dataclasses; then kept and perhaps top_k."""
 
     def __init__(self, encoder: ConformerEncoder) -> None:
         super().__init__()
         self.encoder = encoder
 
-    def forward(self, feats: Tensor, feats_lengths: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        encoder_out, lens, following = self.encoder(feats, feats_lengths, EncoderState(*state))
+    def forward(self, feats: Tensor, feats_lengths: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        count = len(STATE_INPUTS)
+        state, kept, top_k = rest[:count], rest[count], rest[count + 1 :]
+        encoder_out, lens, following = self.encoder(
+            feats, feats_lengths, EncoderState(*state), top_k=top_k[0] if top_k else None, kept=kept
+        )
         return encoder_out, lens, *(getattr(following, name) for name in STATE_INPUTS)
 
 
@@ -151,8 +170,8 @@ class _WholeEncoder(nn.Module):
         super().__init__()
         self.encoder = encoder
 
-    def forward(self, feats: Tensor, feats_lengths: Tensor) -> tuple[Tensor, Tensor]:
-        encoder_out, lens, _ = self.encoder(feats, feats_lengths)
+    def forward(self, feats: Tensor, feats_lengths: Tensor, *top_k: Tensor) -> tuple[Tensor, Tensor]:
+        encoder_out, lens, _ = self.encoder(feats, feats_lengths, top_k=top_k[0] if top_k else None)
         return encoder_out, lens
 
 
@@ -166,57 +185,78 @@ class _CtcLogProbs(nn.Module):
 
 
 class _DecoderLogProbs(nn.Module):
+    """A decoder over a tree of hypotheses of one utterance, without padding."""
+
     def __init__(self, decoder: TransformerDecoder) -> None:
         super().__init__()
         self.decoder = decoder
 
-    def forward(self, encoder_out: Tensor, encoder_out_lens: Tensor, tokens_in: Tensor, token_lens: Tensor) -> Tensor:
-        logits = self.decoder(encoder_out, encoder_out_lens, tokens_in, token_lens)
+    def forward(
+        self, encoder_out: Tensor, tokens: Tensor, positions: Tensor, visible: Tensor, *top_k: Tensor
+    ) -> Tensor:
+        frames, rows = (torch.full((1,), each.shape[1], dtype=torch.int64) for each in (encoder_out, tokens))
+        tree = TokenTree(positions, visible)
+        logits = self.decoder(encoder_out, frames, tokens, rows, tree, top_k[0] if top_k else None)
         return torch.log_softmax(logits.float(), dim=-1)
 
 
 # The sizes of the examples below mean nothing, but must differ from each other and from 0 and 1: the exporter takes
 # equal ones for the same dimension, and 0 and 1 for constants. The graphs take those sizes too.
-def _encoder_graph(encoder: ConformerEncoder) -> ir.Model:
-    batch, frames, past = 2, 67, 5
-    inputs: list[Tensor] = [torch.zeros(batch, frames, encoder.config.input_dim), torch.tensor([frames, frames - 9])]
+def _encoder_graph(encoder: ConformerEncoder, experts: bool, fused: bool) -> ir.Model:
+    batch, frames, past, kept = 2, 67, 5, 9
     rows = Dim("batch")
+    inputs: list[Tensor] = [torch.zeros(batch, frames, encoder.config.input_dim), torch.tensor([frames, frames - 9])]
     shapes: list[dict[int, Any]] = [{0: rows, 1: Dim("frames", min=11)}, {0: rows}]
-    outputs: tuple[str, ...] = ("encoder_out", "encoder_out_lens")
-    if not encoder.config.conv_causal:
-        return _to_onnx(_WholeEncoder(encoder), inputs, shapes, ENCODER_INPUTS, outputs)
-    start = encoder.initial_state(batch)
-    blocks, _, heads, _, width = start.att_cache.shape
-    lens = torch.tensor([past, 2])
-    inputs += [torch.zeros(blocks, batch, heads, past, width), lens, start.cnn_cache, lens]
-    shapes += [{1: rows, 3: Dim("past")}, {0: rows}, {1: rows}, {0: rows}]
-    outputs += tuple(f"next_{name}" for name in STATE_INPUTS)
-    # The state's four tensors come as *state, one argument to the exporter.
-    axes = [*shapes[:2], tuple(shapes[2:])]
-    return _to_onnx(_StreamingEncoder(encoder), inputs, axes, (*ENCODER_INPUTS, *STATE_INPUTS), outputs)
+    names, outputs = list(ENCODER_INPUTS), ["encoder_out", "encoder_out_lens"]
+    if encoder.config.conv_causal:
+        start, lens = encoder.initial_state(batch), torch.tensor([past, 2])
+        blocks, _, heads, _, width = start.att_cache.shape
+        inputs += [torch.zeros(blocks, batch, heads, past, width), lens, start.cnn_cache, lens, torch.arange(kept)]
+        shapes += [{1: rows, 3: Dim("past")}, {0: rows}, {1: rows}, {0: rows}, {0: Dim("kept")}]
+        names += [*STATE_INPUTS, KEPT_INPUT]
+        outputs += [f"next_{name}" for name in STATE_INPUTS]
+    module = _StreamingEncoder(encoder) if encoder.config.conv_causal else _WholeEncoder(encoder)
+    return _to_onnx(module, inputs, shapes, names, outputs, num_fixed=2, experts=experts, fused=fused)
 
 
-def _ctc_graph(ctc: Ctc) -> ir.Model:
-    inputs = [torch.zeros(2, 3, ctc.ctc_lo.in_features)]
-    return _to_onnx(_CtcLogProbs(ctc), inputs, [{0: Dim("batch"), 1: Dim("frames")}], CTC_INPUTS, ["log_probs"])
+def _ctc_graph(ctc: Ctc, dim: int) -> ir.Model:
+    shapes = [{0: Dim("batch"), 1: Dim("frames")}]
+    return _to_onnx(_CtcLogProbs(ctc), [torch.zeros(2, 3, dim)], shapes, CTC_INPUTS, ["log_probs"], num_fixed=1)
 
 
-def _decoder_graph(decoder: TransformerDecoder) -> ir.Model:
-    hyps, frames, tokens = 3, 7, 5
+def _decoder_graph(decoder: TransformerDecoder, experts: bool) -> ir.Model:
+    frames, tokens = 7, 5
     inputs = [
         torch.zeros(1, frames, decoder.embedding.embedding_dim),
-        torch.tensor([frames]),
-        torch.zeros(hyps, tokens, dtype=torch.int64),
-        torch.tensor([tokens, 2, 1]),
+        torch.zeros(1, tokens, dtype=torch.int64),
+        torch.zeros(1, tokens, dtype=torch.int64),
+        torch.ones(1, tokens, tokens, dtype=torch.bool),
     ]
-    rows = Dim("hyps")
-    shapes = [{1: Dim("frames")}, {}, {0: rows, 1: Dim("tokens")}, {0: rows}]
-    return _to_onnx(_DecoderLogProbs(decoder), inputs, shapes, DECODER_INPUTS, ["log_probs"])
+    places = Dim("tokens")
+    shapes = [{1: Dim("frames")}, {1: places}, {1: places}, {1: places, 2: places}]
+    module = _DecoderLogProbs(decoder)
+    return _to_onnx(module, inputs, shapes, DECODER_INPUTS, ["log_probs"], num_fixed=4, experts=experts)
 
 
 def _to_onnx(
-    module: nn.Module, inputs: Sequence[Tensor], shapes: Sequence[Any], names: Sequence[str], outputs: Sequence[str]
+    module: nn.Module,
+    inputs: Sequence[Tensor],
+    shapes: Sequence[dict[int, Any]],
+    names: Sequence[str],
+    outputs: Sequence[str],
+    *,
+    num_fixed: int,
+    experts: bool = False,
+    fused: bool = False,
 ) -> ir.Model:
+    """The graph of a module whose `forward` takes `num_fixed` arguments by name and the others as one *tuple.
+
+    experts: the last of these is how many of them a frame goes to; fused: with operators of ONNX Runtime's own.
+    """
+    if experts:
+        inputs, shapes, names = [*inputs, torch.tensor([2])], [*shapes, {}], [*names, TOP_K_INPUT]
+    if len(inputs) > num_fixed:
+        shapes = [*shapes[:num_fixed], tuple(shapes[num_fixed:])]  # type: ignore[list-item]
     with _quiet():
         program = torch.onnx.export(
             module.eval(),
@@ -228,9 +268,12 @@ def _to_onnx(
             output_names=list(outputs),
             custom_translation_table={
                 torch.ops.unichoir.experts.default: operators.experts,
-                torch.ops.aten.sort.stable: operators.stable_sort,
+                torch.ops.unichoir.rotate.default: operators.fused_rotate if fused else operators.rotate,
+                torch.ops.unichoir.int8_linear.default: operators.int8_linear,
+                torch.ops.unichoir.int8_experts.default: operators.int8_experts,
             },
             verbose=False,
+            optimize=False,  # takes most of the time, and what matters of it `finish` does, too
         )
         assert program is not None  # only the exporter of before dynamo returns nothing
         graph.finish(program.model)

@@ -1,13 +1,41 @@
-"""PyTorch operators that the ONNX exporter does not know, written in standard ONNX operators (opset 18).
+"""PyTorch operators that the ONNX exporter does not know, written in ONNX operators (opset 18).
 
 The functions are called while a graph is built: Python values in them are constants of that graph, loops are unrolled.
+Those of int8 use two operators of ONNX Runtime's own, which do in one pass what takes standard ones several.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
+from onnx import TensorProto
+from onnx.defs import OpSchema
 from onnxscript import opset18
+from onnxscript.values import Op, Opset
+
+from unichoir.export.quantize import ZERO_POINT, least_peak, peak_to_scale
 
 op: Any = opset18  # its types are those of eager tensors, not of a graph being built
+
+
+def _contrib(name: str, inputs: Sequence[tuple[str, str]], attributes: Sequence[OpSchema.Attribute] = ()) -> Any:
+    """An operator of ONNX Runtime's domain; inputs: names and types. Its output is of floats."""
+    formal = [OpSchema.FormalParameter(each, f"tensor({kind})") for each, kind in inputs]
+    output = [OpSchema.FormalParameter("Y", "tensor(float)")]
+    schema = OpSchema(name, "com.microsoft", 1, inputs=formal, outputs=output, attributes=list(attributes))
+    return Op(Opset("com.microsoft", 1), name, schema)
+
+
+# (A - A's zero point) times B, every column with B's scale.
+_matmul_integer_to_float = _contrib(
+    "MatMulIntegerToFloat",
+    [("A", "uint8"), ("B", "int8"), ("a_scale", "float"), ("b_scale", "float"), ("a_zero_point", "uint8")],
+)
+# Pairs (x[i], x[i + half]) turned by the angle of their position.
+_rotary_embedding = _contrib(
+    "RotaryEmbedding", [("X", "float"), ("position_ids", "int64"), ("cos_cache", "float"), ("sin_cache", "float")]
+)
+# x * sigmoid(alpha * x)
+_quick_gelu = _contrib("QuickGelu", [("X", "float")], [OpSchema.Attribute("alpha", OpSchema.AttrType.FLOAT)])
 
 
 def experts(x: Any, counts: Any, w_1: Any, b_1: Any, w_2: Any, b_2: Any, activation: str) -> Any:
@@ -35,8 +63,81 @@ def _linear(x: Any, weights: Any, biases: Any, expert: int) -> Any:
     return y if biases is None else op.Add(y, op.Gather(biases, which, axis=0))
 
 
-def stable_sort(x: Any, stable: bool = True, dim: int = -1, descending: bool = False) -> Any:
-    """`aten::sort.stable` of a vector. TopK puts the lower index first among equals, which is what stable means."""
-    if len(x.shape) != 1 or dim not in (0, -1):
-        raise ValueError("only vectors are sorted in this model")
-    return op.TopK(x, op.Shape(x), axis=0, largest=int(descending), sorted=1)
+def rotate(x: Any, cos: Any, sin: Any) -> Any:
+    """`unichoir::rotate`: see `model.attention.rotate`."""
+    first, second = op.Split(x, axis=-1, num_outputs=2)
+    turned = op.Sub(op.Mul(first, cos), op.Mul(second, sin)), op.Add(op.Mul(second, cos), op.Mul(first, sin))
+    return op.Concat(*turned, axis=-1)
+
+
+def fused_rotate(x: Any, cos: Any, sin: Any) -> Any:
+    """The same in one pass, for graphs that need ONNX Runtime anyway."""
+    return _rotary_embedding(x, op.Constant(value_ints=[0]), cos, sin)
+
+
+def int8_linear(x: Any, weight: Any, scale: Any, bias: Any, codes: str) -> Any:
+    """`unichoir::int8_linear`: see `quantize.Int8Linear`."""
+    inner, outer = weight.shape
+    frames = x if len(x.shape) == 2 else op.Reshape(x, op.Constant(value_ints=[-1, inner]))
+    y = _product(*_quantize_frames(frames, codes), weight, scale, bias, codes)
+    if len(x.shape) == 2:
+        return y
+    return op.Reshape(y, op.Concat(op.Shape(x, start=0, end=-1), op.Constant(value_ints=[outer]), axis=0))
+
+
+def int8_experts(
+    x: Any,
+    source: Any,
+    counts: Any,
+    w_1: Sequence[Any],
+    scale_1: Sequence[Any],
+    bias_1: Sequence[Any],
+    w_2: Sequence[Any],
+    scale_2: Sequence[Any],
+    bias_2: Sequence[Any],
+    activation: str,
+) -> Any:
+    """`unichoir::int8_experts`. Between the two products all experts' rows go through the activation at once."""
+    num_experts = len(w_1)
+    rest = op.Sub(op.Shape(source), op.ReduceSum(counts, keepdims=1))
+    blocks = op.Concat(counts, rest, axis=0)
+
+    def split(rows: Any) -> Sequence[Any]:
+        parts: Sequence[Any] = op.Split(rows, blocks, axis=0, num_outputs=num_experts + 1)
+        return parts[:num_experts]
+
+    def products(codes: Any, scales: Any, w: Any, scale: Any, bias: Any, kind: str) -> Any:
+        """Of all rows, with zeros for those of no expert."""
+        codes, scales = split(codes), split(scales)
+        y = [_product(codes[e], scales[e], w[e], scale[e], bias[e] if bias else None, kind) for e in range(num_experts)]
+        width = op.Constant(value_ints=[w[0].shape[1]])
+        return op.Concat(*y, op.Expand(_float(0.0), op.Concat(rest, width, axis=0)), axis=0)
+
+    codes, scales = (op.Gather(each, source, axis=0) for each in _quantize_frames(x, "symmetric"))
+    hidden = products(codes, scales, w_1, scale_1, bias_1, "symmetric")
+    hidden = _quick_gelu(hidden, alpha=1.0) if activation == "swish" else op.Relu(hidden)
+    return products(*_quantize_frames(hidden, activation), w_2, scale_2, bias_2, activation)
+
+
+def _quantize_frames(x: Any, codes: str) -> tuple[Any, Any]:
+    """See `quantize.quantize_frames`: (N, K) to codes (N, K) and scales, here (N, 1)."""
+    values = op.Abs(x) if codes == "symmetric" else x
+    column = op.Constant(value_ints=[1])
+    peak = op.ReduceMax(values, column, keepdims=0)
+    scale = op.Mul(op.Max(peak, _float(least_peak(codes))), _float(peak_to_scale(codes)))
+    quantized = op.QuantizeLinear(x, scale, op.Expand(_zero_point(codes), op.Shape(scale)), axis=0)
+    return quantized, op.Unsqueeze(scale, column)
+
+
+def _product(codes: Any, scales: Any, weight: Any, scale: Any, bias: Any, kind: str) -> Any:
+    """See `quantize.product`; scales: (N, 1)."""
+    y = op.Mul(_matmul_integer_to_float(codes, weight, _float(1.0), scale, _zero_point(kind)), scales)
+    return y if bias is None else op.Add(y, bias)
+
+
+def _float(value: float) -> Any:
+    return op.Constant(value_float=value)
+
+
+def _zero_point(codes: str) -> Any:
+    return op.Cast(op.Constant(value_int=ZERO_POINT[codes]), to=TensorProto.UINT8)

@@ -8,21 +8,25 @@ from unichoir.decoding.backend import Backend, Floats
 from unichoir.errors import CheckpointError
 
 TOLERANCE = 1e-4
+INT8_TOLERANCE = 0.1
+"""Rounding in fp32 can move a value across the border between two codes, and the next layers make more of it."""
 _TRIALS = 3
 _CHUNK = 3
 _LEFT_FRAMES = 6
 
 
-def check_parity(reference: Backend, other: Backend, num_mel_bins: int, streaming: bool) -> dict[str, float]:
+def check_parity(
+    reference: Backend, other: Backend, num_mel_bins: int, streaming: bool, tolerance: float = TOLERANCE
+) -> dict[str, float]:
     """The largest difference of each part, over whole utterances, chunks, CTC and decoders, on random features.
 
-    Raises CheckpointError naming the part when one is above TOLERANCE. Of several trials the median counts: where two
-    experts' logits are equal but for rounding, engines may choose differently, which is no mistake of the export.
+    Raises CheckpointError naming the part when one is above the tolerance. Of several trials the median counts: where
+    two experts' logits are equal but for rounding, engines may choose differently, which is no mistake of the export.
     """
     trials = [dict(_differences(reference, other, num_mel_bins, streaming, seed)) for seed in range(_TRIALS)]
     found = {part: float(np.median([trial[part] for trial in trials])) for part in trials[0]}
     for part, difference in found.items():
-        if not difference <= TOLERANCE:
+        if not difference <= tolerance:
             raise CheckpointError(f"the exported {part} differs from the model by {difference:.1e}: export refused")
     return found
 

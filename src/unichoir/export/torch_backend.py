@@ -8,10 +8,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unichoir.decoding.backend import Floats, Ints, ModelInfo
-from unichoir.decoding.engine import DecoderScores, zero_padding
+from unichoir.decoding.engine import DecoderScores, PrefixTree, check_top_k, zero_padding
 from unichoir.errors import DecodingError
 from unichoir.model.asr_model import AsrModel
-from unichoir.model.conformer import EncoderState
+from unichoir.model.conformer import EncoderState, places_kept
+from unichoir.model.decoder import TokenTree
 from unichoir.model.subsampling import RIGHT_CONTEXT, SUBSAMPLING_RATE
 
 
@@ -28,18 +29,22 @@ def model_info(model: AsrModel) -> ModelInfo:
         right_context=RIGHT_CONTEXT,
         has_reverse_decoder=model.right_decoder is not None,
         reverse_weight=config.reverse_weight,
+        top_k=config.encoder.feed_forward.top_k if config.encoder.feed_forward.num_experts else 0,
     )
 
 
 class TorchBackend(DecoderScores):
     """`decoding.backend.Backend` over an `AsrModel`, without gradients.
 
-    The model is used as it is: whoever lends a model in training puts it into evaluation mode.
+    The model is used as it is: whoever lends a model in training puts it into evaluation mode. top_k: experts of a
+    frame, if fewer than the model was trained with. Raises DecodingError for a top_k that the model does not have.
     """
 
-    def __init__(self, model: AsrModel, device: str | torch.device | None = None) -> None:
+    def __init__(self, model: AsrModel, device: str | torch.device | None = None, top_k: int | None = None) -> None:
         self.model = model if device is None else model.to(device)
         self.info = model_info(model)
+        check_top_k(top_k, self.info)
+        self._top_k = None if top_k is None else self._ints(np.array([top_k]))
 
     def encode_chunk(
         self, feats: Floats, feats_lengths: Ints, state: EncoderState | None = None, num_left_frames: int = -1
@@ -57,10 +62,11 @@ class TorchBackend(DecoderScores):
         with torch.inference_mode():
             inputs = self._floats(zero_padding(feats, feats_lengths)), self._ints(feats_lengths)
             if encoder.config.conv_causal:
-                encoder_out, lens, state = encoder(*inputs, state=state)
-                state = state.keep(num_left_frames)
+                num_new = self.info.num_encoder_frames(feats.shape[1])
+                kept = self._ints(np.array(places_kept(state.att_cache.shape[3], num_new, num_left_frames)))
+                encoder_out, lens, state = encoder(*inputs, state=state, top_k=self._top_k, kept=kept)
             else:
-                encoder_out, lens, _ = encoder(*inputs)
+                encoder_out, lens, _ = encoder(*inputs, top_k=self._top_k)
         return encoder_out.cpu().numpy(), lens.cpu().numpy(), state
 
     def ctc_log_probs(self, encoder_out: Floats) -> Floats:
@@ -69,15 +75,18 @@ class TorchBackend(DecoderScores):
             log_probs: Floats = self.model.ctc.log_probs(self._floats(encoder_out)).cpu().numpy()
         return log_probs
 
-    def _decode(self, encoder_out: Floats, tokens_in: Ints, lengths: Ints, reverse: bool) -> Floats:
-        """Log-probabilities (N, U, V) after each token of `tokens_in` (N, U)."""
+    def _decode(self, encoder_out: Floats, tree: PrefixTree, reverse: bool) -> Floats:
+        """See `DecoderScores._decode`."""
         decoder = self.model.right_decoder if reverse else self.model.left_decoder
         if decoder is None:
             raise DecodingError("this model has no right-to-left decoder")
         with torch.inference_mode():
             memory, memory_lens = self._floats(encoder_out[None]), self._ints(np.array([len(encoder_out)]))
-            logits = decoder(memory, memory_lens, self._ints(tokens_in), self._ints(lengths))
-            log_probs: Floats = torch.log_softmax(logits.float(), dim=-1).cpu().numpy()
+            tokens, num_tokens = self._ints(tree.tokens[None]), self._ints(np.array([len(tree.tokens)]))
+            visible = torch.tensor(tree.visible[None], device=tokens.device)
+            shape = TokenTree(self._ints(tree.positions[None]), visible)
+            logits = decoder(memory, memory_lens, tokens, num_tokens, shape, self._top_k)
+            log_probs: Floats = torch.log_softmax(logits[0].float(), dim=-1).cpu().numpy()
         return log_probs
 
     def _floats(self, array: NDArray[Any]) -> Tensor:

@@ -30,8 +30,22 @@ def rotation(num_positions: int, head_dim: int, device: torch.device) -> tuple[T
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn each pair (x[i], x[i + half]) of (B, H, T, head_dim) by its position's angle."""
+    if torch.compiler.is_exporting():
+        turned: Tensor = torch.ops.unichoir.rotate(x, cos, sin)
+        return turned
     first, second = x.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
+
+
+@torch.library.custom_op("unichoir::rotate", mutates_args=())
+def _rotate_for_export(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """`rotate` as one node of an exported graph; `export/operators.py` says what it becomes in ONNX."""
+    raise RuntimeError("unichoir::rotate stands for rotary positions in exported graphs only")
+
+
+@_rotate_for_export.register_fake
+def _(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    return torch.empty_like(x)
 
 
 def _heads(x: Tensor, num_heads: int) -> Tensor:

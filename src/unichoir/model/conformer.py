@@ -23,21 +23,9 @@ class EncoderState:
     att_cache_lens: Tensor
     """How many of the W places of a row are filled, from the right: (B,) int64."""
     cnn_cache: Tensor
-    """The convolutions' past: (L, B, D, kernel - 1)."""
+    """The convolutions' past: (L, B, kernel - 1, D)."""
     offset: Tensor
     """Encoder frames seen so far: (B,) int64."""
-
-    def keep(self, num_left_frames: int) -> "EncoderState":
-        """The state with at most `num_left_frames` past frames to attend to (-1: all): what bounds memory."""
-        if num_left_frames < 0 or self.att_cache.shape[3] <= num_left_frames:
-            return self
-        start = self.att_cache.shape[3] - num_left_frames
-        return EncoderState(
-            att_cache=self.att_cache[:, :, :, start:],
-            att_cache_lens=self.att_cache_lens.clamp(max=num_left_frames),
-            cnn_cache=self.cnn_cache,
-            offset=self.offset,
-        )
 
 
 class ConformerBlock(nn.Module):
@@ -65,14 +53,15 @@ class ConformerBlock(nn.Module):
         positions: tuple[Tensor, ...],
         att_cache: Tensor | None,
         cnn_cache: Tensor | None,
+        top_k: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """x: (B, T, D); mask: (B, T). Returns the output, keys and values in view, the convolution's input in view."""
-        x = x + 0.5 * self.dropout(self.feed_forward_macaron(self.norm_ff_macaron(x), mask))
+        x = x + 0.5 * self.dropout(self.feed_forward_macaron(self.norm_ff_macaron(x), mask, top_k))
         attended, window = self.self_attn.encode(self.norm_mha(x), att_cache, bias, positions)
         x = x + self.dropout(attended)
         convolved, extended = self.conv_module(self.norm_conv(x), mask, cnn_cache)
         x = x + self.dropout(convolved)
-        x = x + 0.5 * self.dropout(self.feed_forward(self.norm_ff(x), mask))
+        x = x + 0.5 * self.dropout(self.feed_forward(self.norm_ff(x), mask, top_k))
         return self.norm_final(x), window, extended
 
 
@@ -99,19 +88,26 @@ class ConformerEncoder(nn.Module):
         return EncoderState(
             att_cache=like.new_zeros(*count, heads, 0, 2 * (config.dim // heads)),
             att_cache_lens=torch.zeros(batch_size, dtype=torch.int64, device=like.device),
-            cnn_cache=like.new_zeros(*count, config.dim, config.conv_kernel - 1),
+            cnn_cache=like.new_zeros(*count, config.conv_kernel - 1, config.dim),
             offset=torch.zeros(batch_size, dtype=torch.int64, device=like.device),
         )
 
     def forward(
-        self, feats: Tensor, feats_lengths: Tensor, state: EncoderState | None = None, chunk: ChunkMask | None = None
+        self,
+        feats: Tensor,
+        feats_lengths: Tensor,
+        state: EncoderState | None = None,
+        chunk: ChunkMask | None = None,
+        top_k: Tensor | None = None,
+        kept: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, EncoderState | None]:
         """Encode log-mel frames (B, T, M), of which the first `feats_lengths` (B,) of a row are real.
 
         state None: whole utterances, attending freely or, given `chunk`, within chunks. With a state: the next frames
         of each stream, attending to each other and to all the state holds; consecutive calls overlap by 3 input
-        frames (`RIGHT_CONTEXT`), and `EncoderState.keep` limits the past. Calling chunk by chunk equals one call with
-        the same `chunk` mask, to float rounding.
+        frames (`RIGHT_CONTEXT`). Calling chunk by chunk equals one call with the same `chunk` mask, to float rounding.
+        kept: (W',) int64, which of the frames in view, W old ones and T' new ones, the next state holds (None: all):
+        what bounds memory, see `places_kept`. top_k: (1,) int64, experts of a frame if fewer than configured.
 
         Returns encoder_out (B, T', D), its lengths (B,) and the next state (None without a state).
         Raises ValueError when both a state and a chunk are given, and for streaming through a non-causal convolution.
@@ -127,13 +123,15 @@ class ConformerEncoder(nn.Module):
             positions = (self.dropout(positions[0]),)
         x = self.dropout(x)
         bias = attention_bias(self._visible(mask, state, chunk))
-        windows, extensions = [], []
+        advance = None if state is None else _Advance.of(state, lens, x.shape[1], kept)
+        att_caches, cnn_caches = [], []
         for i, block in enumerate(self.blocks):
             att_cache, cnn_cache = (state.att_cache[i], state.cnn_cache[i]) if state is not None else (None, None)
-            x, window, extended = block(x, mask, bias, positions, att_cache, cnn_cache)
-            windows.append(window)
-            extensions.append(extended)
-        next_state = None if state is None else _advance(state, lens, torch.stack(windows), torch.stack(extensions))
+            x, window, extended = block(x, mask, bias, positions, att_cache, cnn_cache, top_k)
+            if advance is not None and extended is not None:
+                att_caches.append(advance.att_cache(window))
+                cnn_caches.append(advance.cnn_cache(extended))
+        next_state = advance.state(torch.stack(att_caches), torch.stack(cnn_caches)) if advance is not None else None
         return self.after_norm(x), lens, next_state
 
     def _positions(self, x: Tensor, state: EncoderState | None) -> tuple[Tensor, ...]:
@@ -157,17 +155,53 @@ class ConformerEncoder(nn.Module):
         return visible
 
 
-def _advance(state: EncoderState, lens: Tensor, windows: Tensor, extensions: Tensor) -> EncoderState:
-    """The next state. Rows may have fewer new frames than others: each is moved so that its newest frame is last.
+def places_kept(num_past: int, num_new: int, num_left_frames: int) -> range:
+    """Which of the frames in view the next state has to hold so that at most `num_left_frames` are seen (-1: all)."""
+    width = num_past + num_new
+    return range(max(width - num_left_frames, 0) if num_left_frames >= 0 else 0, width)
 
-    windows: (L, B, H, W + T, 2 * head_dim); extensions: (L, B, D, kernel - 1 + T); lens: (B,) new frames of each row.
-    """
-    width, kernel = windows.shape[3], state.cnn_cache.shape[3]
-    shift = width - state.att_cache.shape[3] - lens
-    place = (torch.arange(width, device=lens.device) - shift.unsqueeze(1)).clamp(min=0)
-    # Whole rows are copied by their number: a gather would need an index for every single value.
-    row = torch.arange(windows[..., 0, 0].numel(), device=lens.device).reshape(*windows.shape[:3], 1)
-    att_cache = windows.flatten(0, 3)[row * width + place.unsqueeze(1)]
-    place = torch.arange(kernel, device=lens.device) + lens.unsqueeze(1)
-    cnn_cache = extensions.gather(3, place[None, :, None, :].expand(*extensions.shape[:3], kernel))
-    return EncoderState(att_cache, state.att_cache_lens + lens, cnn_cache, state.offset + lens)
+
+@dataclass(frozen=True)
+class _Advance:
+    """From one state to the next. Rows may have fewer new frames than others: each is moved so that its newest frame
+    is last. Frames are copied whole by their number: a gather would need an index for every single value."""
+
+    place_BW: Tensor
+    """Of each row the places in view of what its next cache holds."""
+    place_BK: Tensor
+    """The same of the convolutions' input in view."""
+    att_cache_lens: Tensor
+    offset: Tensor
+
+    @classmethod
+    def of(cls, state: EncoderState, lens: Tensor, num_new: int, kept: Tensor | None) -> "_Advance":
+        width = state.att_cache.shape[3] + num_new
+        if kept is None:
+            kept = torch.arange(width, device=lens.device)
+        shift = num_new - lens
+        return cls(
+            place_BW=(kept - shift.unsqueeze(1)).clamp(min=0),
+            place_BK=torch.arange(state.cnn_cache.shape[2], device=lens.device) + lens.unsqueeze(1),
+            att_cache_lens=(state.att_cache_lens + lens).clamp(max=kept.shape[0]),
+            offset=state.offset + lens,
+        )
+
+    def att_cache(self, window: Tensor) -> Tensor:
+        """(B, H, W + T, 2 * head_dim) to (B, H, W', 2 * head_dim)."""
+        batch, heads, width, _ = window.shape
+        row = torch.arange(batch * heads, device=window.device).reshape(batch, heads, 1) * width
+        return _take_rows(window, row + self.place_BW.unsqueeze(1))
+
+    def cnn_cache(self, extended: Tensor) -> Tensor:
+        """(B, kernel - 1 + T, D) to (B, kernel - 1, D)."""
+        row = torch.arange(extended.shape[0], device=extended.device).unsqueeze(1) * extended.shape[1]
+        return _take_rows(extended, row + self.place_BK)
+
+    def state(self, att_cache: Tensor, cnn_cache: Tensor) -> EncoderState:
+        """The next state of these caches."""
+        return EncoderState(att_cache, self.att_cache_lens, cnn_cache, self.offset)
+
+
+def _take_rows(x: Tensor, row: Tensor) -> Tensor:
+    """Rows (..., D) of x by their number among all rows."""
+    return x.flatten(0, -2).index_select(0, row.flatten()).reshape(*row.shape, x.shape[-1])

@@ -26,24 +26,21 @@ class ConvolutionModule(nn.Module):
         self.pointwise_conv2 = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, mask: Tensor, cache: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """x: (B, T, D); mask: (B, T); cache: (B, D, kernel - 1) or None. Returns the output and x extended by its past.
+        """x: (B, T, D); mask: (B, T); cache: (B, kernel - 1, D) or None. Returns the output and x extended by its past.
 
-        The second value, (B, D, kernel - 1 + T), is what the next cache is cut from; None without a cache.
+        The second value, (B, kernel - 1 + T, D), is what the next cache is cut from; None without a cache.
         """
-        x = functional.glu(self.pointwise_conv1(x), dim=2).transpose(1, 2)
+        x = functional.glu(self.pointwise_conv1(x), dim=2)
         extended = None
         if self.causal:
-            before = functional.glu(self.pointwise_conv1.bias, dim=0)[:, None]
-            if cache is None:
-                past = before.to(x.dtype).expand(x.shape[0], -1, self.left_frames)
-            else:
-                past = (cache + before).to(x.dtype)
-            x = torch.cat([past, x], dim=2)
-            extended = x - before if cache is not None else None
+            before = functional.glu(self.pointwise_conv1.bias, dim=0)
+            past = before.expand(x.shape[0], self.left_frames, -1) if cache is None else cache + before
+            extended = torch.cat([cache, x - before], dim=1) if cache is not None else None
+            x = torch.cat([past.to(x.dtype), x], dim=1)
         else:
             # A frame near the end sees ahead: into zeros, whether the utterance or only its padding ends there.
-            x = x.masked_fill(~mask.unsqueeze(1), 0.0)
-        x = self.depthwise_conv(x)
+            x = x.masked_fill(~mask.unsqueeze(2), 0.0)
+        x = self.depthwise_conv(x.transpose(1, 2))
         by_channel = isinstance(self.norm, nn.BatchNorm1d)
         x = self.norm(x).transpose(1, 2) if by_channel else self.norm(x.transpose(1, 2))
         return self.pointwise_conv2(functional.silu(x)), extended

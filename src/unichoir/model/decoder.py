@@ -1,5 +1,7 @@
 """The two Transformer decoders, left to right and right to left."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -8,6 +10,16 @@ from unichoir.model.config import DecoderConfig
 from unichoir.model.dropout import Dropout
 from unichoir.model.feed_forward import build_feed_forward
 from unichoir.model.masks import attention_bias, frame_mask
+
+
+@dataclass(frozen=True)
+class TokenTree:
+    """How the tokens of a row follow each other when they are several hypotheses, shared beginnings there once."""
+
+    positions: Tensor
+    """How many tokens come before each: (B, U) int64."""
+    visible: Tensor
+    """Which tokens come before each, and itself: (B, U, U) bool, True where u sees v."""
 
 
 class DecoderBlock(nn.Module):
@@ -23,11 +35,19 @@ class DecoderBlock(nn.Module):
         self.feed_forward = build_feed_forward(dim, config.feed_forward, config.hidden_dropout)
         self.dropout = Dropout(config.dropout)
 
-    def forward(self, x: Tensor, mask: Tensor, causal_bias: Tensor, memory: Tensor, memory_bias: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor,
+        bias: Tensor,
+        memory: Tensor,
+        memory_bias: Tensor,
+        top_k: Tensor | None = None,
+    ) -> Tensor:
         normed = self.norm1(x)
-        x = x + self.dropout(self.self_attn(normed, normed, causal_bias))
+        x = x + self.dropout(self.self_attn(normed, normed, bias))
         x = x + self.dropout(self.src_attn(self.norm2(x), memory, memory_bias))
-        x = x + self.dropout(self.feed_forward(self.norm3(x), mask))
+        x = x + self.dropout(self.feed_forward(self.norm3(x), mask, top_k))
         return x
 
 
@@ -43,18 +63,28 @@ class TransformerDecoder(nn.Module):
         self.after_norm = nn.LayerNorm(dim)
         self.output_layer = nn.Linear(dim, vocab_size)
 
-    def forward(self, memory: Tensor, memory_lens: Tensor, tokens_in: Tensor, token_lens: Tensor) -> Tensor:
+    def forward(
+        self,
+        memory: Tensor,
+        memory_lens: Tensor,
+        tokens_in: Tensor,
+        token_lens: Tensor,
+        tree: TokenTree | None = None,
+        top_k: Tensor | None = None,
+    ) -> Tensor:
         """memory: (B or 1, T, D) encoder_out with its lengths; tokens_in: (B, U), sos first. Returns logits (B, U, V).
 
-        Logits at place u depend on tokens 0..u only, so what stands past `token_lens` (B,) changes nothing before it.
+        Logits at place u depend on tokens 0..u only, or on those that u sees in the tree, so what stands past
+        `token_lens` (B,) changes nothing before it. top_k: (1,) int64, experts of a token if fewer than configured.
         """
         num_tokens, dim = tokens_in.shape[1], memory.shape[2]
-        place = torch.arange(num_tokens, device=tokens_in.device)
-        x = self.dropout(self.embedding(tokens_in) * dim**0.5 + sinusoids(place, dim))
         mask = frame_mask(token_lens, num_tokens)
-        causal_bias = attention_bias((place <= place.unsqueeze(1)) & mask[:, None, None, :])
+        place = torch.arange(num_tokens, device=tokens_in.device)
+        positions, visible = (place, place <= place.unsqueeze(1)) if tree is None else (tree.positions, tree.visible)
+        x = self.dropout(self.embedding(tokens_in) * dim**0.5 + sinusoids(positions, dim))
+        bias = attention_bias((visible & mask.unsqueeze(1)).unsqueeze(1))
         memory_bias = attention_bias(frame_mask(memory_lens, memory.shape[1])[:, None, None, :])
         for block in self.blocks:
-            x = block(x, mask, causal_bias, memory, memory_bias)
+            x = block(x, mask, bias, memory, memory_bias, top_k)
         logits: Tensor = self.output_layer(self.after_norm(x))
         return logits

@@ -17,12 +17,12 @@ class FeedForward(nn.Module):
         super().__init__()
         self.w_1 = nn.Linear(dim, config.hidden_dim, bias=config.bias)
         self.w_2 = nn.Linear(config.hidden_dim, dim, bias=config.bias)
-        self.activation = ACTIVATIONS[config.activation]
+        self.activation = config.activation
         self.dropout = Dropout(dropout)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """x: (B, T, D); mask: (B, T), not needed here (a dense layer treats padding like any frame)."""
-        y: Tensor = self.w_2(self.dropout(self.activation(self.w_1(x))))
+    def forward(self, x: Tensor, mask: Tensor, top_k: Tensor | None = None) -> Tensor:
+        """x: (B, T, D); mask and top_k matter to experts only (a dense layer treats padding like any frame)."""
+        y: Tensor = self.w_2(self.dropout(ACTIVATIONS[self.activation](self.w_1(x))))
         return y
 
 

@@ -27,18 +27,27 @@ class Router(nn.Module):
         self.top_k = top_k
         self.gate = nn.Linear(dim, num_experts, bias=False)
 
-    def forward(self, x_ND: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, D) to gates (N, K) fp32 and expert numbers (N, K) int64."""
+    def forward(self, x_ND: Tensor, limit: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(N, D) to gates (N, K) fp32 and expert numbers (N, K) int64.
+
+        limit: (1,) int64, at most so many of the K experts; the others get gate 0 and the number `num_experts`, which
+        is no expert's, so that `dispatch` gives them nothing to compute.
+        """
         logits_NK, experts_NK = torch.topk(self.gate(x_ND), self.top_k, dim=-1)
-        return torch.softmax(logits_NK.float(), dim=-1), experts_NK
+        logits_NK = logits_NK.float()
+        if limit is not None:
+            resting = torch.arange(self.top_k, device=x_ND.device) >= limit
+            logits_NK = logits_NK.masked_fill(resting, -torch.inf)
+            experts_NK = experts_NK.masked_fill(resting, self.gate.out_features)
+        return torch.softmax(logits_NK, dim=-1), experts_NK
 
 
 @dataclass(frozen=True)
 class Dispatch:
-    """Frame copies in the order of their experts, and the way back."""
+    """The order of the frame copies by expert, and the way back."""
 
-    x_SD: Tensor
-    """Copies of the frames, those of expert 0 first; copies of padding frames stand last and belong to no expert."""
+    source_S: Tensor
+    """Of which frame each row is a copy, those of expert 0 first; copies that belong to no expert stand last."""
     counts_E: Tensor
     """Copies for each expert, int64."""
     blocks_E: Tensor
@@ -47,27 +56,31 @@ class Dispatch:
     """Which row of the sorted order is the copy of frame n for its k-th expert."""
 
 
-def dispatch(x_ND: Tensor, experts_NK: Tensor, mask_N: Tensor, num_experts: int, alignment: int = 1) -> Dispatch:
-    """Sort the frames by expert. Padding frames (mask False) are given to no expert and counted nowhere.
+def dispatch(experts_NK: Tensor, mask_N: Tensor, num_experts: int, alignment: int = 1) -> Dispatch:
+    """Sort the copies of the frames by expert. Padding frames (mask False) are given to no expert and counted nowhere.
 
     With an alignment, each expert's block is filled up to a multiple of so many rows. The rows that fill up repeat
     frame 0; `position_NK` never points to them, so they change neither values nor gradients.
     """
     top_k = experts_NK.shape[1]
-    # Padding goes to an expert past the last one: sorted to the end without a data-dependent selection.
+    copies = experts_NK.numel()
+    # What no expert computes goes to one past the last: to the end, without a data-dependent selection.
     expert_S = experts_NK.masked_fill(~mask_N.unsqueeze(1), num_experts).reshape(-1)
-    order_S = torch.argsort(expert_S, stable=True)
-    source_S = torch.div(order_S, top_k, rounding_mode="floor")
-    counts_E = (expert_S.unsqueeze(1) == torch.arange(num_experts, device=x_ND.device)).sum(dim=0)
-    if alignment == 1:
-        position_NK = torch.argsort(order_S).reshape(-1, top_k)
-        return Dispatch(x_ND.index_select(0, source_S), counts_E, counts_E, position_NK)
-    blocks_E = torch.div(counts_E + alignment - 1, alignment, rounding_mode="floor") * alignment
-    filled_up = functional.pad(torch.cumsum(blocks_E - counts_E, dim=0), (1, 0))
-    row_S = torch.arange(len(order_S), device=x_ND.device) + filled_up[expert_S[order_S]]
-    source = row_S.new_zeros(len(order_S) + int(filled_up[-1])).scatter(0, row_S, source_S)
-    position_NK = torch.empty_like(row_S).scatter(0, order_S, row_S).reshape(-1, top_k)
-    return Dispatch(x_ND.index_select(0, source), counts_E, blocks_E, position_NK)
+    chosen_SE = expert_S.unsqueeze(1) == torch.arange(num_experts + 1, device=expert_S.device)
+    # Counting is all the sorting there is to do: a row's place is where its expert's block begins, and how many copies
+    # of the same expert come before it.
+    seen_SE = torch.cumsum(chosen_SE, dim=0, dtype=torch.int32)
+    counts_E = seen_SE[-1:, :-1].sum(dim=0)  # of no copies at all there is no last row
+    blocks_E = counts_E
+    if alignment > 1:
+        blocks_E = torch.div(counts_E + alignment - 1, alignment, rounding_mode="floor") * alignment
+    begin_E = functional.pad(torch.cumsum(blocks_E, dim=0), (1, 0))
+    before_S = seen_SE.gather(1, expert_S.unsqueeze(1)).squeeze(1) - 1
+    position_S = begin_E.index_select(0, expert_S) + before_S
+    rows = copies if alignment == 1 else copies + int((blocks_E - counts_E).sum())
+    frame_S = torch.div(torch.arange(copies, device=expert_S.device), top_k, rounding_mode="floor")
+    source_S = position_S.new_zeros(rows).scatter(0, position_S, frame_S)
+    return Dispatch(source_S, counts_E, blocks_E, position_S.reshape(-1, top_k))
 
 
 def combine(y_SD: Tensor, gates_NK: Tensor, position_NK: Tensor, mask_N: Tensor) -> Tensor:
@@ -100,8 +113,12 @@ class Experts(nn.Module):
             if bias is not None:
                 nn.init.uniform_(bias, -bound, bound)
 
-    def forward(self, x_SD: Tensor, blocks_E: Tensor) -> Tensor:
-        """x_SD: frames sorted by expert; blocks_E: how many for each. Rows past sum(blocks_E) come out as 0."""
+    def forward(self, x_ND: Tensor, source_S: Tensor, blocks_E: Tensor) -> Tensor:
+        """x_ND: frames; source_S: which of them stands in each sorted row; blocks_E: rows of each expert.
+
+        Returns (S, D); rows past sum(blocks_E) come out as 0.
+        """
+        x_SD = x_ND.index_select(0, source_S)
         if torch.compiler.is_exporting():
             exported: Tensor = torch.ops.unichoir.experts(
                 x_SD, blocks_E, self.w_1, self.bias_1, self.w_2, self.bias_2, self.activation
@@ -140,16 +157,18 @@ class MoE(nn.Module):
         self.num_experts = config.num_experts
         self.register_buffer("load", torch.zeros(config.num_experts, dtype=torch.int64), persistent=False)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """x: (B, T, D); mask: (B, T), True for frames of an utterance. Padding is neither routed nor counted."""
+    def forward(self, x: Tensor, mask: Tensor, top_k: Tensor | None = None) -> Tensor:
+        """x: (B, T, D); mask: (B, T), True for frames of an utterance. Padding is neither routed nor counted.
+
+        top_k: (1,) int64, experts of a frame where they shall be fewer than the configuration's.
+        """
         x_ND, mask_N = x.reshape(-1, x.shape[-1]), mask.reshape(-1)
-        gates_NK, experts_NK = self.router(x_ND)
-        alignment = TRAINING_ALIGNMENT if self.training else 1
-        sorted_frames = dispatch(x_ND, experts_NK, mask_N, self.num_experts, alignment)
+        gates_NK, experts_NK = self.router(x_ND, top_k)
+        order = dispatch(experts_NK, mask_N, self.num_experts, TRAINING_ALIGNMENT if self.training else 1)
         if not torch.compiler.is_exporting():
-            self.load += sorted_frames.counts_E
-        y_SD = self.experts(sorted_frames.x_SD, sorted_frames.blocks_E)
-        return combine(y_SD, gates_NK, sorted_frames.position_NK, mask_N).reshape(x.shape)
+            self.load += order.counts_E
+        y_SD = self.experts(x_ND, order.source_S, order.blocks_E)
+        return combine(y_SD, gates_NK, order.position_NK, mask_N).reshape(x.shape)
 
 
 def expert_load(model: nn.Module, reset: bool = False) -> dict[str, Tensor]:

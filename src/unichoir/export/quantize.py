@@ -1,0 +1,244 @@
+"""Int8: every product of frames and weights in whole numbers.
+
+A weight matrix has one scale for each output, a frame one for each product it enters:
+
+    y_nm = s_n t_m sum_k (q_nk - z) w_km
+
+So a frame's result depends on that frame alone, whatever else is in the batch. Routers, norms, attention scores,
+softmax, the depthwise convolutions and the first convolution (nine inputs) stay in fp32.
+
+The modules here take the place of the model's own. In torch they compute exactly what is defined here; each is exported
+as one node, and `export/operators.py` says what that becomes.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from unichoir.model.asr_model import AsrModel
+from unichoir.model.attention import MultiHeadAttention
+from unichoir.model.convolution import ConvolutionModule
+from unichoir.model.feed_forward import FeedForward
+from unichoir.model.moe import Experts, MoE
+from unichoir.model.subsampling import Conv2dSubsampling4
+
+Codes = Literal["symmetric", "swish", "relu"]
+"""Which values codes of 8 bits stand for: both signs alike; what swish gives, above -0.279; what relu gives."""
+ZERO_POINT: dict[str, int] = {"symmetric": 128, "swish": 64, "relu": 0}
+"""The code of 0. Fixed, so that nothing about a frame but its scale has to be known to multiply it."""
+SWISH_FLOOR = 0.27847
+"""No value of x * sigmoid(x) is below minus this."""
+TINY = 1e-20
+"""The smallest peak of a frame: a frame of zeros has a scale, too."""
+
+
+def peak_to_scale(codes: str) -> float:
+    """What the largest value of a frame is multiplied by to give its scale."""
+    return 1 / 127 if codes == "symmetric" else 1 / (255 - ZERO_POINT[codes])
+
+
+def least_peak(codes: str) -> float:
+    """The least value that counts as a frame's largest; for swish so large that all below 0 has a code as well."""
+    return SWISH_FLOOR * (255 - ZERO_POINT[codes]) / ZERO_POINT[codes] if codes == "swish" else TINY
+
+
+def quantize_frames(x_NK: Tensor, codes: str) -> tuple[Tensor, Tensor]:
+    """Codes (N, K) uint8 and scales (N,) fp32 of frames: x is about scale * (code - ZERO_POINT)."""
+    peak_N = x_NK.abs().amax(dim=1) if codes == "symmetric" else x_NK.amax(dim=1)
+    scale_N = peak_N.clamp(min=least_peak(codes)) * peak_to_scale(codes)
+    codes_NK = torch.round(x_NK / scale_N.unsqueeze(1)) + ZERO_POINT[codes]
+    return codes_NK.clamp(0, 255).to(torch.uint8), scale_N
+
+
+def quantize_weight(weight_MK: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights of a linear layer (M, K) as int8 (K, M), from -127 to 127, and the scale of each output (M,)."""
+    scale_M = weight_MK.abs().amax(dim=1).clamp(min=TINY) / 127
+    return torch.round(weight_MK / scale_M.unsqueeze(1)).to(torch.int8).t().contiguous(), scale_M
+
+
+def product(
+    codes_NK: Tensor, scale_N: Tensor, w_KM: Tensor, scale_M: Tensor, bias_M: Tensor | None, codes: str
+) -> Tensor:
+    """The scaled product (N, M); float64 holds every sum of its whole numbers exactly."""
+    sums_NM = (codes_NK.double() - ZERO_POINT[codes]) @ w_KM.double()
+    y_NM = sums_NM.float() * scale_M * scale_N.unsqueeze(1)
+    return y_NM if bias_M is None else y_NM + bias_M
+
+
+@torch.library.custom_op("unichoir::int8_linear", mutates_args=())
+def int8_linear(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, codes: str) -> Tensor:
+    """(..., K) to (..., M): quantise each frame, multiply; see `Int8Linear`."""
+    codes_NK, scale_N = quantize_frames(x.reshape(-1, x.shape[-1]), codes)
+    return product(codes_NK, scale_N, weight, scale, bias, codes).reshape(*x.shape[:-1], weight.shape[1])
+
+
+@int8_linear.register_fake
+def _(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, codes: str) -> Tensor:
+    return x.new_empty(*x.shape[:-1], weight.shape[1])
+
+
+@torch.library.custom_op("unichoir::int8_experts", mutates_args=())
+def int8_experts(
+    x_ND: Tensor,
+    source_S: Tensor,
+    counts_E: Tensor,
+    w_1: list[Tensor],
+    scale_1: list[Tensor],
+    bias_1: list[Tensor],
+    w_2: list[Tensor],
+    scale_2: list[Tensor],
+    bias_2: list[Tensor],
+    activation: str,
+) -> Tensor:
+    """`Experts.forward` on frames that are quantised once, before they are copied to their experts."""
+    codes_ND, scale_N = quantize_frames(x_ND, "symmetric")
+    codes_SD, scale_S = codes_ND[source_S], scale_N[source_S]
+    y_SD = x_ND.new_zeros(len(source_S), w_2[0].shape[1])
+    begin = 0
+    for e, count in enumerate(counts_E.tolist()):
+        rows = slice(begin, begin + count)
+        first, second = (bias_1[e], bias_2[e]) if bias_1 else (None, None)
+        hidden = product(codes_SD[rows], scale_S[rows], w_1[e], scale_1[e], first, "symmetric")
+        hidden = functional.silu(hidden) if activation == "swish" else functional.relu(hidden)
+        if count:
+            y_SD[rows] = product(*quantize_frames(hidden, activation), w_2[e], scale_2[e], second, activation)
+        begin += count
+    return y_SD
+
+
+@int8_experts.register_fake
+def _(
+    x_ND: Tensor,
+    source_S: Tensor,
+    counts_E: Tensor,
+    w_1: list[Tensor],
+    scale_1: list[Tensor],
+    bias_1: list[Tensor],
+    w_2: list[Tensor],
+    scale_2: list[Tensor],
+    bias_2: list[Tensor],
+    activation: str,
+) -> Tensor:
+    return x_ND.new_empty(source_S.shape[0], w_2[0].shape[1])
+
+
+class Int8Linear(nn.Module):
+    """A linear layer in int8; `codes` says what its input is like."""
+
+    weight: Tensor
+    scale: Tensor
+    bias: Tensor | None
+
+    def __init__(self, weight_MK: Tensor, bias: Tensor | None, codes: Codes) -> None:
+        super().__init__()
+        weight, scale = quantize_weight(weight_MK.detach())
+        self.register_buffer("weight", weight)
+        self.register_buffer("scale", scale)
+        self.register_buffer("bias", None if bias is None else bias.detach())
+        self.codes = codes
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = torch.ops.unichoir.int8_linear(x, self.weight, self.scale, self.bias, self.codes)
+        return y
+
+
+class Int8Experts(nn.Module):
+    """`Experts` in int8, the weights of each expert for themselves."""
+
+    def __init__(self, experts: Experts) -> None:
+        super().__init__()
+        self.num_experts, self.activation = len(experts.w_1), experts.activation
+        self.has_bias = experts.bias_1 is not None
+        for layer in (1, 2):
+            for e in range(self.num_experts):
+                weight, scale = quantize_weight(getattr(experts, f"w_{layer}")[e].detach())
+                self.register_buffer(f"w_{layer}_{e}", weight)
+                self.register_buffer(f"scale_{layer}_{e}", scale)
+                if self.has_bias:
+                    self.register_buffer(f"bias_{layer}_{e}", getattr(experts, f"bias_{layer}")[e].detach().clone())
+
+    def forward(self, x_ND: Tensor, source_S: Tensor, blocks_E: Tensor) -> Tensor:
+        """See `Experts.forward`."""
+
+        def each(name: str) -> list[Tensor]:
+            return [getattr(self, f"{name}_{e}") for e in range(self.num_experts)]
+
+        weights = [
+            *(each("w_1"), each("scale_1"), each("bias_1") if self.has_bias else []),
+            *(each("w_2"), each("scale_2"), each("bias_2") if self.has_bias else []),
+        ]
+        y: Tensor = torch.ops.unichoir.int8_experts(x_ND, source_S, blocks_E, *weights, self.activation)
+        return y
+
+
+class Int8Subsampling(nn.Module):
+    """`Conv2dSubsampling4` as products of patches: the nine places a convolution sees, side by side, are one row."""
+
+    patch_index_1: Tensor
+    patch_index_2: Tensor
+
+    def __init__(self, front: Conv2dSubsampling4, input_dim: int) -> None:
+        super().__init__()
+        channels, out = front.conv_1.out_channels, front.out
+        places = (input_dim - 1) // 2
+        self.conv_1 = nn.Linear(9, channels)
+        self.conv_1.load_state_dict({"weight": _patch_weight(front.conv_1), "bias": front.conv_1.state_dict()["bias"]})
+        self.conv_2 = Int8Linear(_patch_weight(front.conv_2), front.conv_2.bias, "relu")
+        by_place = out.weight.detach().reshape(out.out_features, channels, -1).transpose(1, 2).flatten(1)
+        self.out = Int8Linear(by_place, out.bias, "relu")
+        self.register_buffer("patch_index_1", _patch_index(places))
+        self.register_buffer("patch_index_2", _patch_index((places - 1) // 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, M) to (B, T', D), as `Conv2dSubsampling4.forward`."""
+        x = functional.relu(self.conv_1(_patches(x.unsqueeze(3), self.patch_index_1)))
+        x = functional.relu(self.conv_2(_patches(x, self.patch_index_2)))
+        y: Tensor = self.out(x.flatten(2))
+        return y
+
+
+def _patch_weight(conv: nn.Conv2d) -> Tensor:
+    """(C', C, time, mel) to (C', 9 C) in the order of `_patches`."""
+    return conv.weight.detach().permute(0, 2, 3, 1).flatten(1)
+
+
+def _patch_index(places: int) -> Tensor:
+    """Which mel places stand under each place of the output: 0 1 2, 2 3 4, ..."""
+    return (2 * torch.arange(places).unsqueeze(1) + torch.arange(3)).flatten()
+
+
+def _patches(x: Tensor, index: Tensor) -> Tensor:
+    """(B, T, F, C) to (B, (T - 1) // 2, F', 9 C): what 3x3 convolutions of stride 2 see at each place."""
+    batch, frames, _, channels = x.shape
+    x = x.index_select(2, index).reshape(batch, frames, len(index) // 3, 3 * channels)
+    return torch.cat([x[:, : frames - 2 : 2], x[:, 1 : frames - 1 : 2], x[:, 2::2]], dim=3)
+
+
+def quantize_model(model: AsrModel) -> None:
+    """Put int8 modules in place of all that multiply frames with weights. For inference only; each weight is freed
+    when it has been replaced, so that little more memory is needed than the model has."""
+    for module in list(model.modules()):
+        if isinstance(module, MultiHeadAttention):
+            for name in ("linear_q", "linear_k", "linear_v", "linear_out", "linear_pos"):
+                if hasattr(module, name):
+                    _replace(module, name, "symmetric")
+        elif isinstance(module, ConvolutionModule):
+            _replace(module, "pointwise_conv1", "symmetric")
+            _replace(module, "pointwise_conv2", "swish")
+        elif isinstance(module, FeedForward):
+            _replace(module, "w_1", "symmetric")
+            _replace(module, "w_2", module.activation)
+        elif isinstance(module, MoE):
+            setattr(module, "experts", Int8Experts(module.experts))  # noqa: B010 - for the type checker an Experts
+        for name in ("ctc_lo", "output_layer"):
+            if hasattr(module, name):
+                _replace(module, name, "symmetric")
+    front = Int8Subsampling(model.encoder.subsampling, model.encoder.config.input_dim)
+    setattr(model.encoder, "subsampling", front)  # noqa: B010
+
+
+def _replace(parent: nn.Module, name: str, codes: Codes) -> None:
+    linear = getattr(parent, name)
+    setattr(parent, name, Int8Linear(linear.weight, linear.bias, codes))
