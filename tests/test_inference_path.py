@@ -12,10 +12,12 @@ EXTRAS = ("torch", "safetensors", "sentencepiece", "yaml", "tensorboard", "onnx"
 NEED_EXTRAS = (
     "unichoir.model",
     "unichoir.training",
+    "unichoir.benchmark.calibrate",
     "unichoir.export.torch_backend",
     "unichoir.export.onnx",
     "unichoir.export.graph",
     "unichoir.export.operators",
+    "unichoir.export.quantize",
 )
 
 # Warnings are errors here too: a user of the command sees none.

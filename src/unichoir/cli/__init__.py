@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from unichoir import __version__
-from unichoir.cli import evaluate, models, tokenizer, train, transcribe
+from unichoir.cli import benchmark, evaluate, models, tokenizer, train, transcribe
 from unichoir.cli.common import print_error
 from unichoir.errors import UnichoirError
 
@@ -22,6 +22,7 @@ app.command("transcribe")(transcribe.transcribe)
 app.command("evaluate")(evaluate.evaluate)
 app.command("train")(train.train)
 app.command("export")(models.export)
+app.command("benchmark")(benchmark.benchmark)
 app.command("models")(models.models)
 app.command("cmvn")(train.cmvn)
 app.add_typer(tokenizer.app, name="tokenizer")

@@ -1,0 +1,212 @@
+"""Random weights made to behave like trained ones where that decides how long a computation takes.
+
+Two things do: how unevenly frames are spread over experts, since an expert's product over few frames is slower for
+each of them, and how many tokens the searches find, since they compute only where something is said.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from unichoir.errors import CheckpointError
+from unichoir.model.asr_model import AsrModel, reverse_tokens
+from unichoir.model.config import ModelConfig
+from unichoir.model.ctc import Ctc
+from unichoir.model.moe import MoE, Router
+
+SEED = 20240424
+TRAINED_SHARES = (0.359, 0.259, 0.171, 0.09, 0.056, 0.032, 0.022, 0.011)
+"""Of a layer's frame copies what each of 8 experts computes, the busiest first."""
+BLANK_SHARE = 0.82
+"""Of the encoder's frames those whose best token is blank: leaves 45 tokens in 10 seconds, as English speech has."""
+LOGIT_SPREAD = 6.0
+"""Standard deviation of the CTC logits: a trained model is sure of most frames."""
+NUM_TOKENS = 250
+"""Length of the random hypothesis that the decoders' routers see."""
+_TOLERANCE = 0.01
+_MAX_STEPS = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """What was changed of a model made with `SEED`: enough to make the same model again."""
+
+    routers: Mapping[str, NDArray[np.float32]]
+    """Weights (E, D) of each router, by the name of its layer."""
+    uniform_routers: Mapping[str, NDArray[np.float32]]
+    """Those of the encoder with which every expert computes as much as any other."""
+    shares: Mapping[str, tuple[float, ...]]
+    """Of each layer's frame copies what each expert computed, with `routers`."""
+    ctc_scale: float
+    """What the CTC weights are multiplied by."""
+    ctc_bias: NDArray[np.float32]
+    """(V,)"""
+
+    def apply(self, model: AsrModel) -> None:
+        """Make of a model from `build_model` the one that was calibrated."""
+        layers = dict(model.named_modules())
+        with torch.no_grad():
+            for name, weight in self.routers.items():
+                _router(layers[name]).gate.weight.copy_(torch.from_numpy(weight))
+            model.ctc.ctc_lo.weight.mul_(self.ctc_scale)
+            model.ctc.ctc_lo.bias.copy_(torch.from_numpy(self.ctc_bias))
+
+    def save(self, path: Path) -> None:
+        """To one .npz file."""
+        arrays = {f"router {name}": weight for name, weight in self.routers.items()}
+        arrays |= {f"uniform {name}": weight for name, weight in self.uniform_routers.items()}
+        arrays |= {f"shares {name}": np.array(shares) for name, shares in self.shares.items()}
+        np.savez(path, ctc_scale=np.array(self.ctc_scale), ctc_bias=self.ctc_bias, **arrays)  # type: ignore[arg-type]
+
+    @staticmethod
+    def load(path: Path) -> "Calibration":
+        """Raises CheckpointError for a file that is damaged."""
+        try:
+            with np.load(path) as stored:
+                arrays = dict(stored)
+            return Calibration(
+                routers=_named(arrays, "router "),
+                uniform_routers=_named(arrays, "uniform "),
+                shares={name: tuple(map(float, shares)) for name, shares in _named(arrays, "shares ").items()},
+                ctc_scale=float(arrays["ctc_scale"]),
+                ctc_bias=arrays["ctc_bias"],
+            )
+        except Exception as error:  # zipfile and numpy have several ways to say that a file is damaged
+            raise CheckpointError(f"{path}: cannot be read ({error}); delete it") from None
+
+
+def _named(arrays: Mapping[str, NDArray[np.float32]], prefix: str) -> dict[str, NDArray[np.float32]]:
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+
+def build_model(config: ModelConfig) -> AsrModel:
+    """The model of a configuration with the random weights of `SEED`, in evaluation mode."""
+    torch.manual_seed(SEED)
+    return AsrModel(config).eval()
+
+
+def calibrate(model: AsrModel, feats: NDArray[np.float32]) -> Calibration:
+    """Change `model`, made by `build_model`, as this module says; feats: (T, M) log-mel frames, about 10 seconds.
+
+    Each router is adjusted to what reaches it when all layers before it are done, so one pass is enough. The experts
+    that are popular are other ones in each layer.
+    """
+    frames, lens = torch.from_numpy(feats)[None], torch.tensor([len(feats)])
+    tokens = torch.randint(3, model.config.vocab_size, (1, NUM_TOKENS), generator=torch.Generator().manual_seed(SEED))
+    token_lens = torch.tensor([NUM_TOKENS])
+    with torch.inference_mode():
+        with _balancing(model, None):
+            model.encoder(frames, lens)
+        uniform = {name: weight for name, weight in _routers(model).items() if name.startswith("encoder.")}
+        with _balancing(model, TRAINED_SHARES) as shares:
+            encoder_out, encoder_lens, _ = model.encoder(frames, lens)
+            model.left_decoder(encoder_out, encoder_lens, tokens, token_lens)
+            if model.right_decoder is not None:
+                model.right_decoder(encoder_out, encoder_lens, reverse_tokens(tokens, token_lens), token_lens)
+        scale = sharpen(model.ctc, encoder_out[0])
+    return Calibration(
+        routers=_routers(model),
+        uniform_routers=uniform,
+        shares=shares,
+        ctc_scale=scale,
+        ctc_bias=model.ctc.ctc_lo.bias.detach().numpy().copy(),
+    )
+
+
+def _routers(model: nn.Module) -> dict[str, NDArray[np.float32]]:
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, MoE)}
+    return {name: layer.router.gate.weight.detach().numpy().copy() for name, layer in layers.items()}
+
+
+def _router(module: nn.Module) -> Router:
+    assert isinstance(module, MoE)
+    return module.router
+
+
+@contextmanager
+def _balancing(model: nn.Module, profile: Sequence[float] | None) -> Iterator[dict[str, tuple[float, ...]]]:
+    """While it lasts every MoE layer that is run adjusts its router first; yields the shares that result, by layer."""
+    shares: dict[str, tuple[float, ...]] = {}
+    hooks = []
+    for place, (name, module) in enumerate(model.named_modules()):
+        if isinstance(module, MoE):
+            target = target_shares(profile, module.num_experts)
+            target = np.random.default_rng([SEED, place]).permutation(target)
+
+            def adjust(
+                layer: nn.Module, inputs: tuple[Tensor, ...], name: str = name, target: NDArray[np.float64] = target
+            ) -> None:
+                x, mask = inputs[:2]
+                reached = balance(_router(layer), x[mask], torch.from_numpy(target))
+                shares[name] = tuple(reached.tolist())
+
+            hooks.append(module.register_forward_pre_hook(adjust))
+    try:
+        yield shares
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def target_shares(profile: Sequence[float] | None, num_experts: int) -> NDArray[np.float64]:
+    """(E,) shares that sum to 1: those of `profile` by rank, stretched to any number of experts; None: all the same."""
+    if profile is None:
+        return np.full(num_experts, 1 / num_experts)
+    ranks = (np.arange(num_experts) + 0.5) / num_experts
+    known = (np.arange(len(profile)) + 0.5) / len(profile)
+    shares = np.interp(ranks, known, profile)
+    return np.asarray(shares / shares.sum())
+
+
+def balance(router: Router, x_ND: Tensor, target_E: Tensor) -> Tensor:
+    """Adjust the router until each expert's share of the frame copies is within 1 % of all of its target.
+
+    Frames (they come out of a norm) have a mean in common, so adding a multiple of it to an expert's weights raises or
+    lowers that expert's logit for all of them: what a bias would do, and the router has none. Returns the shares (E,).
+    """
+    weight, top_k = router.gate.weight, router.top_k
+    mean_D = x_ND.mean(dim=0)
+    direction_D = mean_D / mean_D.square().sum().clamp(min=1e-12)
+    target_E = target_E.to(weight.dtype)
+    # Few frames have no finer shares; and no expert can be among the chosen more than once for a frame.
+    tolerance = max(_TOLERANCE, 2 / (len(x_ND) * top_k))
+    target_E = target_E.clamp(max=1 / top_k)
+    best, best_error = weight.detach().clone(), float("inf")
+    for step in range(_MAX_STEPS + 1):
+        logits_NE = router.gate(x_ND)
+        chosen = torch.topk(logits_NE, top_k, dim=-1).indices
+        shares_E = torch.bincount(chosen.flatten(), minlength=len(weight)).to(weight.dtype) / chosen.numel()
+        error = float((shares_E - target_E).abs().max())
+        if error < best_error:
+            best, best_error, best_shares = weight.detach().clone(), error, shares_E
+        if error <= tolerance or step == _MAX_STEPS:
+            break
+        pace = 3.0 / (1 + step / 20)  # smaller and smaller, or the last frames would go back and forth
+        spread = logits_NE.std(dim=0).mean()
+        weight += pace * spread * (target_E - shares_E).unsqueeze(1) * direction_D
+    weight.copy_(best)
+    return best_shares
+
+
+def sharpen(ctc: Ctc, encoder_out: Tensor) -> float:
+    """Make the CTC layer as sure as a trained one on encoder_out (T', D): see `LOGIT_SPREAD` and `BLANK_SHARE`.
+
+    What all frames have in common is taken away first: a random layer would else find one token in all of them.
+    Returns what the weights were multiplied by.
+    """
+    weight, bias, blank = ctc.ctc_lo.weight, ctc.ctc_lo.bias, ctc.blank_id
+    mean_D = encoder_out.mean(dim=0)
+    scale = LOGIT_SPREAD / float(((encoder_out - mean_D) @ weight.T).std())
+    weight.mul_(scale)
+    bias.copy_(-weight @ mean_D)
+    logits = ctc.ctc_lo(encoder_out)
+    others = logits.clone()
+    others[:, blank] = -torch.inf
+    bias[blank] += torch.quantile(others.amax(dim=1) - logits[:, blank], BLANK_SHARE)
+    return scale

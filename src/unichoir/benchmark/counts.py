@@ -1,0 +1,99 @@
+"""What a configuration computes, counted from its sizes: weights, multiplications, bytes."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from unichoir.model.config import DecoderConfig, FeedForwardConfig, ModelConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """A matrix that frames are multiplied with, or `copies` of them of which each frame takes `active`."""
+
+    inputs: int
+    outputs: int
+    copies: int = 1
+    active: int = 1
+    times: int = 1
+    """How often each frame goes through it: the second convolution at the front has many places in a frame."""
+
+    @property
+    def weights(self) -> int:
+        """Without biases."""
+        return self.inputs * self.outputs * self.copies
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What computing some frames takes."""
+
+    products: float
+    """Multiply-accumulates of frames and weights."""
+    attention: float
+    """Multiply-accumulates of frames and frames; always in fp32."""
+    weights: float
+    """That have to be read."""
+
+
+def count_weights(config: ModelConfig) -> int:
+    """All weights of matrices and embeddings; norms and biases, less than 1 % more, are not counted."""
+    decoder, dim = config.decoder, config.encoder.dim
+    layers = [*encoder_layers(config), Layer(inputs=dim, outputs=config.vocab_size)]
+    for blocks in (decoder.num_blocks, decoder.num_reverse_blocks):
+        if blocks:
+            layers += [Layer(inputs=dim, outputs=config.vocab_size)] * 2  # embedding, output
+            layers += [each for _ in range(blocks) for each in _decoder_block(dim, decoder)]
+    return sum(layer.weights for layer in layers)
+
+
+def encoder_layers(config: ModelConfig) -> Iterator[Layer]:
+    """Every matrix of the encoder; convolutions are products of patches."""
+    encoder = config.encoder
+    dim, channels = encoder.dim, encoder.subsampling_channels or encoder.dim
+    first = (encoder.input_dim - 1) // 2
+    second = (first - 1) // 2
+    yield Layer(inputs=9, outputs=channels, times=2 * first)
+    yield Layer(inputs=9 * channels, outputs=channels, times=second)
+    yield Layer(inputs=channels * second, outputs=dim)
+    for _ in range(encoder.num_blocks):
+        yield from _feed_forward(dim, encoder.feed_forward)
+        yield from [Layer(inputs=dim, outputs=dim)] * 4
+        yield Layer(inputs=dim, outputs=2 * dim)
+        yield Layer(inputs=encoder.conv_kernel, outputs=dim)
+        yield Layer(inputs=dim, outputs=dim)
+        yield from _feed_forward(dim, encoder.feed_forward)
+
+
+def _feed_forward(dim: int, config: FeedForwardConfig) -> Iterator[Layer]:
+    if config.num_experts:
+        yield Layer(inputs=dim, outputs=config.num_experts)
+    for inputs, outputs in ((dim, config.hidden_dim), (config.hidden_dim, dim)):
+        active = config.top_k if config.num_experts else 1
+        yield Layer(inputs=inputs, outputs=outputs, copies=config.num_experts or 1, active=active)
+
+
+def _decoder_block(dim: int, config: DecoderConfig) -> Iterator[Layer]:
+    yield from [Layer(inputs=dim, outputs=dim)] * 8
+    yield from _feed_forward(dim, config.feed_forward)
+
+
+def encoder_work(config: ModelConfig, frames: int, past: int, shares: Sequence[float], ctc: bool) -> Work:
+    """What the encoder takes for `frames` frames (40 ms each) that see each other and `past` more, with CTC or not.
+
+    shares: of the frame copies what each expert computes, by which follows how many experts are read at all.
+    """
+    layers = list(encoder_layers(config))
+    if ctc:
+        layers.append(Layer(inputs=config.encoder.dim, outputs=config.vocab_size))
+    products = frames * sum(layer.inputs * layer.outputs * layer.active * layer.times for layer in layers)
+    weights = sum(layer.weights * _touched(layer, frames, shares) for layer in layers)
+    attention = 2 * config.encoder.num_blocks * config.encoder.dim * frames * (past + frames)
+    return Work(products=products, attention=attention, weights=weights)
+
+
+def _touched(layer: Layer, frames: int, shares: Sequence[float]) -> float:
+    """The part of the copies that at least one of the frames goes to, expected if frames choose independently."""
+    if layer.copies == 1:
+        return 1.0
+    chances = [min(1.0, layer.active * share) for share in shares]
+    return sum(1 - (1 - chance) ** frames for chance in chances) / layer.copies

@@ -1,0 +1,38 @@
+"""What a report says of where it was made."""
+
+import os
+import platform
+import re
+import sys
+from datetime import datetime, timezone
+from importlib import metadata
+
+INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd", "asimddp", "i8mm", "sve")
+"""Those that products of vectors depend on, as Linux names them."""
+
+
+def describe_machine(threads: int) -> dict[str, str]:
+    """Processor, system, versions, command line and date."""
+    names, cores, flags = _processor()
+    versions = [f"{name} {metadata.version(name)}" for name in ("unichoir", "torch", "onnxruntime", "numpy")]
+    return {
+        "processor": f"{names}, {cores} cores, {threads} threads used",
+        "instructions": ", ".join(name for name in INSTRUCTIONS if name in flags) or "unknown",
+        "system": platform.platform(),
+        "versions": ", ".join([f"Python {platform.python_version()}", *versions]),
+        "command": " ".join(["unichoir", *sys.argv[1:]]),
+        "date": datetime.now(timezone.utc).isoformat(timespec="minutes"),
+    }
+
+
+def _processor() -> tuple[str, int, set[str]]:
+    """Name, cores and instruction sets; /proc knows them on Linux."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            text = file.read()
+    except OSError:
+        text = ""
+    name = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
+    called = name[1] if name else platform.processor() or platform.machine()
+    return called, os.cpu_count() or 1, set(flags[1].split()) if flags else set()

@@ -1,0 +1,202 @@
+"""Models to measure: random weights, calibrated, exported; whole folders or none."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unichoir.audio.fbank import compute_fbank
+from unichoir.audio.io import Samples
+from unichoir.benchmark.plan import GB, BenchmarkOptions, Candidate, Variant, preparation_memory
+from unichoir.benchmark.processes import Child, first_to_answer
+from unichoir.configuration import to_mapping
+from unichoir.decoding.onnx_backend import ENCODER_FILE, FORMAT_VERSION
+from unichoir.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from unichoir.benchmark.calibrate import Calibration
+
+CALIBRATION_FILE = "calibration.npz"
+CALIBRATION_SECONDS = 10.0
+"""Of audio, the beginning of what is measured with."""
+
+
+@contextlib.contextmanager
+def prepared_models(
+    candidates: Sequence[Candidate],
+    variants: Sequence[Variant],
+    samples: Samples,
+    options: BenchmarkOptions,
+    models: Path | None,
+    progress: Callable[[str], None],
+) -> Iterator[dict[str, Path]]:
+    """The folder of each configuration's models, with all that the variants need.
+
+    models: where they stay, and are found again by a later run with the same settings; None: nowhere. Configurations
+    are prepared side by side, each in a process of its own, as far as the memory allows.
+    progress: called when the preparation of one begins.
+    """
+    with contextlib.ExitStack() as stack:
+        root = models or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="unichoir-benchmark-")))
+        root.mkdir(parents=True, exist_ok=True)
+        jobs = []
+        for candidate in candidates:
+            job = Preparation(
+                candidate=candidate,
+                samples=samples[: round(CALIBRATION_SECONDS * candidate.fbank.sample_rate)],
+                folders=frozenset(each.folder for each in variants if each.config == candidate.name and each.exported),
+                root=root,
+                threads=options.threads,
+            )
+            jobs.append(job)
+        _run_all([job for job in jobs if job.missing()], options, progress)
+        yield {job.candidate.name: job.home for job in jobs}
+
+
+def _run_all(jobs: Sequence["Preparation"], options: BenchmarkOptions, progress: Callable[[str], None]) -> None:
+    """Two at a time if there are two threads, the largest first, and less when both do not fit."""
+    pending = sorted(jobs, key=lambda job: job.memory, reverse=True)
+    running: dict[Child, Preparation] = {}
+    try:
+        while pending or running:
+            for job in list(pending):
+                used = sum(each.memory for each in running.values())
+                if not running or (len(running) < options.threads and used + job.memory <= options.memory_gb * GB):
+                    pending.remove(job)
+                    shutil.rmtree(job.partial, ignore_errors=True)
+                    job.partial.mkdir()
+                    process = Child(job, f"preparing {job.candidate.name}")
+                    running[process] = job
+                    process.ask("run")
+                    progress(process.name)
+            process = first_to_answer(running)
+            process.answer()
+            running[process].publish()
+            running.pop(process)
+            process.close()
+    finally:
+        for process, job in running.items():
+            process.close()
+            shutil.rmtree(job.partial, ignore_errors=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """Of one configuration. The parent knows where it happens; `run` is called in a process whose memory it frees."""
+
+    candidate: Candidate
+    samples: Samples
+    """To calibrate with."""
+    folders: frozenset[str]
+    """Names of the model directories that are needed (`Variant.folder`)."""
+    root: Path
+    threads: int
+
+    @property
+    def home(self) -> Path:
+        """The configuration's folder; its name changes with all that the models depend on."""
+        from unichoir.benchmark.calibrate import SEED, TRAINED_SHARES
+
+        candidate = self.candidate
+        settings = [to_mapping(candidate.model), to_mapping(candidate.fbank), SEED, TRAINED_SHARES, FORMAT_VERSION]
+        digest = hashlib.sha256(json.dumps([*settings, metadata.version("unichoir")]).encode() + self.samples.tobytes())
+        return self.root / f"{candidate.name}-{digest.hexdigest()[:8]}"
+
+    @property
+    def partial(self) -> Path:
+        """Where it is written until it is whole."""
+        return self.root / f".{self.home.name}.partial"
+
+    @property
+    def memory(self) -> float:
+        """Bytes, estimated."""
+        return preparation_memory(self.candidate, self.folders)
+
+    def missing(self) -> list[str]:
+        """What is not there yet; the calibration comes first, as nothing is of use without it."""
+        return [name for name in (CALIBRATION_FILE, *sorted(self.folders)) if not (self.home / name).exists()]
+
+    def run(self) -> None:
+        """Write what is missing into `partial`."""
+        import torch
+
+        from unichoir.benchmark.calibrate import build_model, calibrate
+        from unichoir.export.onnx import write_graphs
+
+        torch.set_num_threads(self.threads)
+        model, missing, fbank = build_model(self.candidate.model), self.missing(), self.candidate.fbank
+        if CALIBRATION_FILE in missing:
+            calibration = calibrate(model, compute_fbank(self.samples, fbank))
+            calibration.save(self.partial / CALIBRATION_FILE)
+        else:
+            calibration = load_calibration(self.home)
+            calibration.apply(model)
+        if "fp32" in missing:
+            self._folder("fp32").mkdir()
+            write_graphs(model, fbank, self._folder("fp32"), None)
+        if "int8" in missing:
+            self._folder("int8").mkdir()
+            write_graphs(model, fbank, self._folder("int8"), "int8")
+        if "int8-uniform" in missing:
+            source, target = self._folder("int8"), self._folder("int8-uniform")
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns(f"{ENCODER_FILE}*"))
+            exchange(source / ENCODER_FILE, target / ENCODER_FILE, calibration.routers, calibration.uniform_routers)
+
+    def _folder(self, name: str) -> Path:
+        home = self.home / name
+        return home if home.exists() else self.partial / name
+
+    def publish(self) -> None:
+        """Move what was written to its place."""
+        self.home.mkdir(exist_ok=True)
+        for name in self.missing():
+            os.replace(self.partial / name, self.home / name)
+        shutil.rmtree(self.partial)
+
+
+def load_calibration(home: Path) -> "Calibration":
+    """That of the configuration whose folder this is. Raises CheckpointError."""
+    from unichoir.benchmark.calibrate import Calibration
+
+    return Calibration.load(home / CALIBRATION_FILE)
+
+
+def exchange(
+    source: Path,
+    target: Path,
+    old: Mapping[str, NDArray[np.float32]],
+    new: Mapping[str, NDArray[np.float32]],
+) -> None:
+    """Write the graph `source` to `target` with other matrices: old[name] (or its transpose) becomes new[name].
+
+    Saves a second export of the same model, which takes a hundred times longer. Raises CheckpointError when one of the
+    matrices of `new` cannot be told in the graph.
+    """
+    import onnx_ir as ir
+
+    from unichoir.export import graph
+
+    model = ir.load(source)
+    for name, weight in new.items():
+        before, found = old[name], 0
+        for value in model.graph.initializers.values():
+            tensor = value.const_value
+            if tensor is None or tuple(tensor.shape.numpy()) not in (before.shape, before.shape[::-1]):
+                continue
+            for was, becomes in ((before, weight), (before.T, weight.T)):
+                if was.shape == tuple(tensor.shape.numpy()) and np.array_equal(tensor.numpy(), was):
+                    value.const_value = ir.tensor(np.ascontiguousarray(becomes), name=tensor.name)
+                    found += 1
+        if found != 1:
+            raise CheckpointError(f"{source}: the router of {name} is there {found} times")
+    graph.save(model, target)

@@ -1,0 +1,120 @@
+"""What a benchmark looks like: tables for terminals, Markdown, JSON."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group
+from rich.table import Table as RichTable
+
+from unichoir.benchmark.plan import Cell, Variant
+from unichoir.benchmark.results import Results, Spread, entropy
+from unichoir.benchmark.roofline import ideal_seconds, weight_bytes, work_of
+from unichoir.benchmark.tables import Table, head, tables
+from unichoir.configuration import to_mapping
+
+
+def to_markdown(results: Results) -> str:
+    """Where and how it was measured, then every table."""
+    lines = ["# Benchmark", "", *(f"- {name}: {text}" for name, text in head(results)), ""]
+    for table in tables(results):
+        lines += [f"## {table.title}", "", *_markdown_rows(table), ""]
+        if table.note:
+            lines += [table.note, ""]
+    return "\n".join(lines)
+
+
+def _markdown_rows(table: Table) -> Iterator[str]:
+    rule = ["---"] + ["---:"] * (len(table.columns) - 1)
+    for row in (table.columns, rule, *table.rows):
+        yield f"| {' | '.join(row)} |"
+
+
+def to_terminal(results: Results) -> Group:
+    """The same for a terminal."""
+    parts: list[Any] = [f"{name}: {text}" for name, text in head(results)]
+    for table in tables(results):
+        shown = RichTable(title=table.title, title_justify="left", caption=table.note or None, box=SIMPLE_HEAD)
+        for place, name in enumerate(table.columns):
+            shown.add_column(name, justify="right" if place else "left", overflow="fold")
+        for row in table.rows:
+            shown.add_row(*row)
+        parts.append(shown)
+    return Group(*parts)
+
+
+def to_json(results: Results) -> dict[str, Any]:
+    """Everything, with every single repetition; times in seconds, sizes in bytes."""
+    return {
+        "machine": dict(results.machine),
+        "audio": results.audio,
+        "seconds": round(results.seconds, 1),
+        "options": to_mapping(results.options),
+        "configs": {name: to_mapping(candidate.model) for name, candidate in results.candidates.items()},
+        "left_out": list(results.plan.left_out),
+        "ceilings": asdict(results.ceilings),
+        "models": [
+            {**to_mapping(variant), **asdict(facts.loaded), "memory_at_most": facts.memory}
+            for variant, facts in results.facts.items()
+        ],
+        "measurements": [_measurement(results, variant, cell) for variant, cell in results.samples],
+        "ratios": [
+            {
+                "title": comparison.title,
+                "numerator": _side(*comparison.numerator),
+                "denominator": _side(*comparison.denominator),
+                **{
+                    part.replace(" ", "_"): _spread(results.ratio(comparison, part))
+                    for part in ("whole greedy", "whole rescoring", "encoder")
+                },
+            }
+            for comparison in results.plan.comparisons
+        ],
+        "expert_load": {
+            config: {
+                "mean_sorted_shares": results.mean_shares(config),
+                "layers": {
+                    name: {"shares": list(shares), "entropy": entropy(shares)} for name, shares in layers.items()
+                },
+            }
+            for config, layers in results.shares.items()
+        },
+    }
+
+
+def _side(variant: Variant, cell: Cell) -> dict[str, Any]:
+    return {**to_mapping(variant), "cell": to_mapping(cell)}
+
+
+def _measurement(results: Results, variant: Variant, cell: Cell) -> dict[str, Any]:
+    samples = results.samples[variant, cell]
+    content = {
+        **_side(variant, cell),
+        "parts": {part: _spread(results.spread(variant, cell, part)) for part in samples[0].parts},
+        "samples": [{"round": sample.round, **sample.parts} for sample in samples],
+    }
+    if cell.rows == 1:
+        work = work_of(results, variant, cell)
+        operations, reading = ideal_seconds(results, variant, work)
+        content["roofline"] = {
+            "macs": work.products,
+            "attention_macs": work.attention,
+            "weight_bytes": work.weights * weight_bytes(variant),
+            "operations_seconds": operations,
+            "reading_seconds": reading,
+        }
+    return content
+
+
+def _spread(spread: Spread | None) -> dict[str, Any] | None:
+    return None if spread is None else asdict(spread)
+
+
+def write_report(results: Results, directory: Path) -> None:
+    """Write results.json and results.md."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "results.json").write_text(json.dumps(to_json(results), indent=2) + "\n", encoding="utf-8")
+    (directory / "results.md").write_text(to_markdown(results), encoding="utf-8")

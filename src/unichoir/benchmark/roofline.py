@@ -1,0 +1,34 @@
+"""The least time that what was measured could take, at the machine's measured ceilings."""
+
+from unichoir.benchmark.counts import Work, encoder_work
+from unichoir.benchmark.plan import Cell, Variant
+from unichoir.benchmark.results import Results
+
+
+def encoder_load(results: Results, variant: Variant) -> list[float]:
+    """(E,) shares, the busiest first, that the frames of a variant are spread by."""
+    experts = results.candidates[variant.config].model.encoder.feed_forward.num_experts
+    even = variant.load == "uniform" or not experts
+    return [1 / experts] * experts if even and experts else results.mean_shares(variant.config)
+
+
+def work_of(results: Results, variant: Variant, cell: Cell) -> Work:
+    """What the encoder computes in a cell of one row: an utterance with CTC, or a chunk."""
+    candidate, options, shares = results.candidates[variant.config], results.options, encoder_load(results, variant)
+    if cell.kind == "chunk":
+        past = options.chunk_size * options.left_chunks
+        return encoder_work(candidate.model, options.chunk_size, past, shares, ctc=False)
+    frames = (candidate.fbank.num_frames(round(cell.seconds * candidate.fbank.sample_rate)) - 3) // 4
+    return encoder_work(candidate.model, frames, 0, shares, ctc=True)
+
+
+def weight_bytes(variant: Variant) -> int:
+    """Of one weight."""
+    return 1 if variant.precision == "int8" else 4
+
+
+def ideal_seconds(results: Results, variant: Variant, work: Work) -> tuple[float, float]:
+    """What the operations would take at the measured rates, and reading the weights at the measured bandwidth."""
+    ceilings = results.ceilings
+    operations = work.products / ceilings.products[variant.precision] + work.attention / ceilings.products["fp32"]
+    return operations, work.weights * weight_bytes(variant) / ceilings.bandwidth

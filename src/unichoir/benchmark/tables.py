@@ -1,0 +1,197 @@
+"""The tables of a report, as text."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from unichoir.benchmark.plan import Cell, Variant
+from unichoir.benchmark.results import Results, Spread, entropy
+from unichoir.benchmark.roofline import ideal_seconds, weight_bytes, work_of
+from unichoir.benchmark.worker import PARTS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """The first column is text, the others are numbers."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+
+def tables(results: Results) -> list[Table]:
+    """Those with at least one row."""
+    makers: list[Callable[[Results], Table]] = [
+        _ratios,
+        _utterances,
+        _batches,
+        _streams,
+        _models,
+        _load,
+        _roofline,
+    ]
+    return [table for table in (make(results) for make in makers) if table.rows]
+
+
+def _cells(results: Results, kind: str) -> Iterator[tuple[Variant, Cell]]:
+    for variant, cells in results.plan.cells.items():
+        for cell in cells:
+            if cell.kind == kind:
+                yield variant, cell
+
+
+def _ratios(results: Results) -> Table:
+    rows = []
+    for comparison in results.plan.comparisons:
+        found = [results.ratio(comparison, part) for part in ("whole greedy", "encoder")]
+        rows.append((comparison.title, *(_ratio(each) for each in found)))
+    note = "Medians of the ratios within each round, with quartiles. Whole: features, encoder, greedy search."
+    return Table(title="Ratios", columns=("times of", "whole", "encoder"), rows=tuple(rows), note=note)
+
+
+def _utterances(results: Results) -> Table:
+    rows = []
+    for variant, cell in _cells(results, "utterance"):
+        parts = {part: results.spread(variant, cell, part).median for part in (*PARTS, "search")}
+        greedy = results.spread(variant, cell, "whole greedy")
+        rescoring = results.spread(variant, cell, "whole rescoring")
+        rows.append(
+            (
+                variant.name,
+                f"{cell.seconds:g}",
+                *(_ms(parts[part]) for part in PARTS),
+                _ms_spread(greedy),
+                f"{greedy.median / cell.seconds:.4f}",
+                _ms_spread(rescoring),
+                f"{rescoring.median / cell.seconds:.4f}",
+                f"{100 * parts['search'] / rescoring.median:.0f}",
+                str(greedy.count),
+            )
+        )
+    columns = ("model", "s", *PARTS, "whole greedy", "RTF", "whole rescoring", "RTF", "search %", "repeats")
+    note = (
+        "Times in ms, medians; of the whole also the quartiles. Whole greedy: features, encoder, greedy search; "
+        "whole rescoring: features, encoder, prefix beam search, rescoring by the decoders; search: the last two."
+    )
+    return Table(title="Whole utterances", columns=columns, rows=tuple(rows), note=note)
+
+
+def _batches(results: Results) -> Table:
+    rows = []
+    for variant, cell in _cells(results, "encoder"):
+        each = results.spread(variant, cell, "encoder").scaled(1 / cell.rows)
+        rows.append((variant.name, f"{cell.seconds:g}", str(cell.rows), _ms_spread(each), str(each.count)))
+    columns = ("model", "s", "utterances", "ms for each", "repeats")
+    return Table(title="The encoder alone, on utterances at once", columns=columns, rows=tuple(rows))
+
+
+def _streams(results: Results) -> Table:
+    rows = []
+    for variant, cell in _cells(results, "chunk"):
+        chunk = results.spread(variant, cell, "encoder")
+        rows.append(
+            (
+                variant.name,
+                str(cell.rows),
+                _ms_spread(chunk),
+                _ms(chunk.median / cell.rows),
+                f"{chunk.median / cell.rows / cell.seconds:.4f}",
+                str(chunk.count),
+            )
+        )
+    options = results.options
+    note = (
+        f"Chunks of {options.chunk_size} encoder frames ({options.chunk_size * 40} ms), {options.left_chunks} before "
+        "them in view. The encoder alone."
+    )
+    columns = ("model", "streams", "ms for a chunk of all", "ms for each", "RTF of each", "repeats")
+    return Table(title="Streaming", columns=columns, rows=tuple(rows), note=note)
+
+
+def _models(results: Results) -> Table:
+    rows = []
+    for variant, facts in results.facts.items():
+        loaded = facts.loaded
+        rows.append(
+            (
+                variant.name,
+                f"{loaded.parameters / 1e6:.0f}",
+                "-" if loaded.bytes_on_disk is None else f"{loaded.bytes_on_disk / 1e6:.0f}",
+                "-" if loaded.seconds is None else f"{loaded.seconds:.2f}",
+                f"{loaded.memory / 1e6:.0f}",
+                f"{facts.memory / 1e6:.0f}",
+                str(loaded.tokens),
+            )
+        )
+    columns = ("model", "parameters (M)", "MB on disk", "s to load", "MB loaded", "MB at most", "tokens found")
+    note = (
+        "Loading: in a new process, files in the system's cache; the torch models are made of random numbers instead. "
+        f"Tokens: by greedy search in the first {results.options.seconds[0]:g} s."
+    )
+    return Table(title="Models", columns=columns, rows=tuple(rows), note=note)
+
+
+def _load(results: Results) -> Table:
+    rows = []
+    for config, layers in results.shares.items():
+        mean = results.mean_shares(config)
+        entropies = [entropy(shares) for shares in layers.values()]
+        shares = " ".join(f"{100 * share:.0f}" for share in mean)
+        rows.append((config, str(len(layers)), shares, f"{sum(entropies) / len(entropies):.3f}"))
+    note = "Of a layer's frames what each expert computes, the busiest first, in %; mean over the layers."
+    columns = ("model", "layers", "shares", "entropy")
+    return Table(title="Load of the experts", columns=columns, rows=tuple(rows), note=note)
+
+
+def _roofline(results: Results) -> Table:
+    rows = []
+    for variant, cells in results.plan.cells.items():
+        for cell in cells:
+            repeated = cell.kind == "encoder" and variant.load == "trained"  # measured with the utterance already
+            if cell.rows > 1 or repeated or (cell.kind == "utterance" and cell.seconds != results.options.seconds[0]):
+                continue
+            seconds = results.spread(variant, cell, "encoder").median
+            work = work_of(results, variant, cell)
+            operations, reading = ideal_seconds(results, variant, work)
+            rows.append(
+                (
+                    variant.name,
+                    cell.name,
+                    f"{work.products / 1e9:.1f}",
+                    f"{work.attention / 1e9:.2f}",
+                    f"{work.weights * weight_bytes(variant) / 1e6:.0f}",
+                    _ms(seconds),
+                    f"{100 * operations / seconds:.0f}",
+                    f"{100 * reading / seconds:.0f}",
+                )
+            )
+    ceilings = results.ceilings
+    note = (
+        f"Ceilings measured in this run: {ceilings.products['int8'] / 1e9:.0f} GMAC/s in int8, "
+        f"{ceilings.products['fp32'] / 1e9:.0f} in fp32, {ceilings.bandwidth / 1e9:.1f} GB/s read from memory. The "
+        "last columns are the time that operations alone, and reading each weight once, would take at those."
+    )
+    columns = ("encoder of", "what", "GMAC", "GMAC attention", "MB weights", "ms", "operations %", "reading %")
+    return Table(title="Against what the machine can do", columns=columns, rows=tuple(rows), note=note)
+
+
+def _ms(seconds: float) -> str:
+    return f"{1000 * seconds:.1f}" if seconds < 0.1 else f"{1000 * seconds:.0f}"
+
+
+def _ms_spread(spread: Spread) -> str:
+    return f"{_ms(spread.median)} ({_ms(spread.low)} to {_ms(spread.high)})"
+
+
+def _ratio(spread: Spread | None) -> str:
+    return "-" if spread is None else f"{spread.median:.2f} ({spread.low:.2f} to {spread.high:.2f})"
+
+
+def head(results: Results) -> Sequence[tuple[str, str]]:
+    """What the numbers were measured on and with."""
+    return [
+        *results.machine.items(),
+        ("audio", results.audio),
+        ("duration", f"{results.seconds:.0f} s in all"),
+        *(("left out", reason) for reason in results.plan.left_out),
+    ]

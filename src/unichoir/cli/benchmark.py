@@ -1,0 +1,169 @@
+"""`unichoir benchmark`."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+from rich.console import Console
+
+from unichoir.cli.common import make_progress, write_line
+from unichoir.errors import ConfigError
+
+Number = TypeVar("Number", int, float)
+VOCAB_SIZE = 500
+"""For configurations that leave the vocabulary to the tokenizer."""
+
+if TYPE_CHECKING:
+    from unichoir.benchmark.plan import BenchmarkOptions, Candidate
+    from unichoir.benchmark.results import Results
+
+
+def benchmark(
+    configs: Annotated[
+        str, typer.Option(metavar="NAMES", help="Named configurations or files of experiments, separated by commas.")
+    ] = "dense-225m,moe-1b,dense-1b",
+    engine: Annotated[
+        str, typer.Option(metavar="NAMES", help="torch: the reference, in fp32; onnx: what recognition uses.")
+    ] = "torch,onnx",
+    precision: Annotated[str, typer.Option(metavar="NAMES", help="Of the onnx engine: fp32, int8.")] = "fp32,int8",
+    threads: Annotated[int, typer.Option(min=1, metavar="N", help="CPU threads of each model.")] = 2,
+    seconds: Annotated[str, typer.Option(metavar="NUMBERS", help="Lengths of the utterances.")] = "10,60",
+    batch: Annotated[
+        str, typer.Option(metavar="NUMBERS", help="Utterances of the first length encoded at once.")
+    ] = "1,8",
+    streaming: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Encoder frames (40 ms each) of a streaming chunk; 0: none.")
+    ] = 16,
+    left_chunks: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Chunks before its own that a frame sees in streaming.")
+    ] = 4,
+    streams: Annotated[str, typer.Option(metavar="NUMBERS", help="Streams encoded at once.")] = "1,16",
+    repeats: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Of every measurement; else 3 to 15, by the time it takes.", show_default=False
+        ),
+    ] = None,
+    audio: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Audio file or manifest; else noise shaped like speech.", show_default=False),
+    ] = None,
+    models: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Keep the exported models here and use them again.", show_default=False),
+    ] = None,
+    memory: Annotated[float, typer.Option(min=0.1, metavar="GB", help="That all processes may take together.")] = 12.0,
+    full: Annotated[bool, typer.Option("--full", help="Measure also what is left out to save time.")] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder for results.json and results.md.", show_default=False),
+    ] = None,
+) -> None:
+    """Measure how fast configurations are, without training them.
+
+    Models get random weights, adjusted so that experts are used as unevenly and searches find as much as in a trained
+    model. Everything is measured in turn, round by round, so that what drifts on the machine cancels out of ratios.
+    Prints Markdown where the output is no terminal.
+
+    Examples:
+
+        unichoir benchmark --output results
+
+        unichoir benchmark --configs moe-small,dense-small --engine onnx --seconds 10 --audio an4/test.jsonl
+    """
+    from unichoir.api import training_extras
+
+    with training_extras("unichoir benchmark"):
+        # The processes that prepare and measure need these; what is missing is better found out now.
+        import onnxscript  # noqa: F401
+        import torch  # noqa: F401
+
+        from unichoir.benchmark.plan import BenchmarkOptions
+    options = BenchmarkOptions(
+        engines=_words(engine),
+        precisions=_words(precision),
+        threads=threads,
+        seconds=_numbers(seconds, "--seconds", float),
+        batch=_numbers(batch, "--batch", int),
+        chunk_size=streaming,
+        left_chunks=left_chunks,
+        streams=_numbers(streams, "--streams", int),
+        repeats=repeats,
+        memory_gb=memory,
+        full=full,
+    )
+    results = _run(_candidates(_words(configs)), options, audio, models)
+    _show(results)
+    if output is not None:
+        from unichoir.benchmark.report import write_report
+
+        write_report(results, output)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+
+
+def _numbers(text: str, option: str, kind: type[Number]) -> tuple[Number, ...]:
+    try:
+        return tuple(kind(word) for word in _words(text))
+    except ValueError:
+        raise typer.BadParameter(f"'{text}' is not a list of numbers", param_hint=option) from None
+
+
+def _candidates(names: Sequence[str]) -> "list[Candidate]":
+    """Named configurations, and the models of experiments' YAML files, called by the file's name without suffix.
+
+    Raises ConfigError for an unknown name, a file that is wrong, and two of the same name.
+    """
+    from unichoir.benchmark.plan import Candidate
+    from unichoir.model.config import NAMED_CONFIGS
+    from unichoir.training.config import load_experiment
+
+    candidates = {}
+    for name in names:
+        if name in NAMED_CONFIGS:
+            candidate = Candidate(name=name, model=NAMED_CONFIGS[name])
+        elif name.endswith((".yaml", ".yml")):
+            experiment = load_experiment(name)
+            candidate = Candidate(name=Path(name).stem, model=experiment.model, fbank=experiment.fbank)
+        else:
+            raise ConfigError(f"unknown configuration '{name}' (there are: {', '.join(NAMED_CONFIGS)}; or a YAML file)")
+        if candidate.name in candidates:
+            raise ConfigError(f"two configurations are called {candidate.name}")
+        if not candidate.model.vocab_size:
+            candidate = replace(candidate, model=candidate.model.with_vocab_size(VOCAB_SIZE))
+        candidates[candidate.name] = candidate
+    if not candidates:
+        raise ConfigError(f"no configuration to measure (there are: {', '.join(NAMED_CONFIGS)})")
+    return list(candidates.values())
+
+
+def _run(
+    candidates: "Sequence[Candidate]", options: "BenchmarkOptions", source: Path | None, models: Path | None
+) -> "Results":
+    from unichoir.benchmark.audio import load_benchmark_audio
+    from unichoir.benchmark.run import run_benchmark
+
+    audio = load_benchmark_audio(source, max(options.seconds), candidates[0].fbank.sample_rate)
+    with make_progress("steps") as progress:
+        task = progress.add_task("starting", total=None)
+        return run_benchmark(
+            candidates,
+            options,
+            audio,
+            models,
+            lambda what, done, total: progress.update(task, description=what, completed=done, total=total),
+        )
+
+
+def _show(results: "Results") -> None:
+    from unichoir.benchmark.report import to_markdown, to_terminal
+
+    console = Console()
+    if console.is_terminal:
+        console.print(to_terminal(results))
+    else:
+        write_line(to_markdown(results).rstrip())

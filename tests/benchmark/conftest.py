@@ -1,0 +1,47 @@
+"""Configurations so small that they are prepared in seconds."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from unichoir.audio.fbank import FbankConfig, compute_fbank
+from unichoir.benchmark.audio import speech_like_noise
+from unichoir.benchmark.plan import Candidate
+from unichoir.model.config import DecoderConfig, EncoderConfig, FeedForwardConfig, ModelConfig
+
+RATE = 16000
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Callable[..., Candidate]:
+    """Makes one by its number of experts."""
+
+    def make(experts: int = 4, **encoder: object) -> Candidate:
+        sizes = {"dim": 32, "num_blocks": 1, "num_heads": 2, "conv_kernel": 7, "subsampling_channels": 8, **encoder}
+        model = ModelConfig(
+            vocab_size=50,
+            encoder=EncoderConfig(feed_forward=FeedForwardConfig(hidden_dim=48, num_experts=experts), **sizes),
+            decoder=DecoderConfig(
+                num_blocks=1,
+                num_reverse_blocks=1,
+                num_heads=2,
+                feed_forward=FeedForwardConfig(hidden_dim=48, num_experts=experts, activation="relu"),
+            ),
+        )
+        return Candidate(name="tiny", model=model)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def samples() -> NDArray[np.float32]:
+    """Ten seconds of what is measured with when there is no audio."""
+    return speech_like_noise(10 * RATE, RATE)
+
+
+@pytest.fixture(scope="session")
+def feats(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Their features."""
+    return compute_fbank(samples, FbankConfig())
