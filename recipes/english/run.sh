@@ -48,6 +48,6 @@ dev=(--dev "$data/an4/dev.jsonl" --dev "$data/fsdd/dev.jsonl" --dev "$data/cv1_d
 [ -d $out/run-all/average ] ||
     unichoir train "$here/all.yaml" --train $out/all.jsonl "${dev[@]}" --output $out/run-all "$@"
 
-unichoir export $out/run-all/average $out/model --weights float16
+unichoir export $out/run-all/average $out/model --quantize int8
 unichoir evaluate $out/model "$data"/{an4,fsdd,cv1_dev_en,speechocean762,ljspeech_part1}/dev.jsonl \
     "$data"/{an4,cv1_dev_en,speechocean762}/test.jsonl --decoding all --chunk-size full,16 --output $out/results

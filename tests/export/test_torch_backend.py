@@ -40,7 +40,7 @@ def test_streaming(backend, reference, size: int, left: int) -> None:
         encoder_out, _, state = backend.encode_chunk(window, np.array([window.shape[1]]), state, frames)
         outputs.append(encoder_out)
     np.testing.assert_allclose(np.concatenate(outputs, axis=1), reference[name], atol=1e-5)
-    assert left < 0 or state.att_cache.shape[3] <= frames
+    assert left < 0 or state.num_past <= frames
 
 
 def test_rows_do_not_meet(backend, reference) -> None:

@@ -52,7 +52,7 @@ def test_every_reference_array(checkpoint: Path) -> None:
             for start in range(0, utterance.shape[1] - 6, 4 * size):
                 window = utterance[:, start : start + 4 * (size - 1) + 7]
                 num_frames = window.shape[1]
-                kept = places_kept(state.att_cache.shape[3], (num_frames - 3) // 4, left * size if left >= 0 else -1)
+                kept = places_kept(state.num_past, (num_frames - 3) // 4, left * size if left >= 0 else -1)
                 out, _, state = model.encoder(window, torch.tensor([num_frames]), state=state, kept=torch.tensor(kept))
                 chunks.append(out)
             torch.testing.assert_close(torch.cat(chunks, dim=1), reference[name], rtol=0, atol=1e-4)

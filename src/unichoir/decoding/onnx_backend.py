@@ -22,7 +22,8 @@ ENCODER_FILE, CTC_FILE = "encoder.onnx", "ctc.onnx"
 DECODER_FILE, REVERSE_DECODER_FILE = "decoder.onnx", "reverse_decoder.onnx"
 
 ENCODER_INPUTS = ("feats", "feats_lengths")
-STATE_INPUTS = ("att_cache", "att_cache_lens", "cnn_cache", "offset")
+STATE_INPUTS = ("att_cache", "cnn_cache", "att_cache_lens", "offset")
+"""The first two once for each block of the encoder, with its number behind."""
 KEPT_INPUT = "kept"
 """Of an encoder with a state: which of the frames in view the next state holds."""
 CTC_INPUTS = ("encoder_out",)
@@ -45,16 +46,40 @@ class ModelDirectoryConfig:
     weights: Literal["float32", "float16", "int8"]
     """How the weights are stored. Those in int8 are multiplied as they are, the others in float32."""
     parameters: int
+    num_blocks: int
+    """Of the encoder."""
 
 
 @dataclass(frozen=True)
 class OnnxState:
     """`model.conformer.EncoderState` in numpy: shapes and meaning are the same."""
 
-    att_cache: Floats
+    att_cache: Sequence[Floats]
+    cnn_cache: Sequence[Floats]
     att_cache_lens: Ints
-    cnn_cache: Floats
     offset: Ints
+
+    @property
+    def num_past(self) -> int:
+        """Places for past frames."""
+        return int(self.att_cache[0].shape[2])
+
+    def named(self) -> dict[str, Floats | Ints]:
+        """As the graph's inputs."""
+        tensors: list[Floats | Ints] = [*self.att_cache, *self.cnn_cache, self.att_cache_lens, self.offset]
+        return dict(zip(state_inputs(len(self.att_cache)), tensors, strict=True))
+
+    @classmethod
+    def of(cls, tensors: Sequence[Any]) -> "OnnxState":
+        """From the graph's outputs, which come in the order of its inputs."""
+        blocks = len(tensors) // 2 - 1
+        return cls(tensors[:blocks], tensors[blocks:-2], tensors[-2], tensors[-1])
+
+
+def state_inputs(num_blocks: int) -> list[str]:
+    """Names of the tensors of a state."""
+    by_block = [f"{name}_{block}" for name in STATE_INPUTS[:2] for block in range(num_blocks)]
+    return [*by_block, *STATE_INPUTS[2:]]
 
 
 class OnnxBackend(DecoderScores):
@@ -74,7 +99,7 @@ class OnnxBackend(DecoderScores):
         self.info = self.config.model
         check_top_k(top_k, self.info)
         options = _session_options(num_threads)
-        streaming = (*STATE_INPUTS, KEPT_INPUT) if self.config.streaming else ()
+        streaming = (*state_inputs(self.config.num_blocks), KEPT_INPUT) if self.config.streaming else ()
         experts = (TOP_K_INPUT,) if self.info.top_k else ()
         self._top_k = {name: np.array([top_k or self.info.top_k], np.int64) for name in experts}
         self._encoder = _load(self.directory / ENCODER_FILE, (*ENCODER_INPUTS, *streaming, *experts), options)
@@ -91,12 +116,13 @@ class OnnxBackend(DecoderScores):
         if not self.config.streaming:
             return None
         shapes = {each.name: each.shape for each in self._encoder.get_inputs()}
-        blocks, _, heads, _, width = shapes["att_cache"]
-        _, _, left_frames, dim = shapes["cnn_cache"]
+        _, heads, _, width = shapes["att_cache_0"]
+        _, left_frames, dim = shapes["cnn_cache_0"]
+        blocks = self.config.num_blocks
         return OnnxState(
-            np.zeros((blocks, batch_size, heads, 0, width), np.float32),
+            [np.zeros((batch_size, heads, 0, width), np.float32)] * blocks,
+            [np.zeros((batch_size, left_frames, dim), np.float32)] * blocks,
             np.zeros(batch_size, np.int64),
-            np.zeros((blocks, batch_size, left_frames, dim), np.float32),
             np.zeros(batch_size, np.int64),
         )
 
@@ -118,11 +144,11 @@ class OnnxBackend(DecoderScores):
         if state is None:
             encoder_out, lens = self._encoder.run(None, feed)
             return encoder_out, lens, None
-        width = state.att_cache.shape[3] + self.info.num_encoder_frames(feats.shape[1])
-        feed |= {name: getattr(state, name) for name in STATE_INPUTS}
+        width = state.num_past + self.info.num_encoder_frames(feats.shape[1])
+        feed |= state.named()
         feed[KEPT_INPUT] = np.arange(max(width - num_left_frames, 0) if num_left_frames >= 0 else 0, width)
         encoder_out, lens, *following = self._encoder.run(None, feed)
-        return encoder_out, lens, OnnxState(*following)
+        return encoder_out, lens, OnnxState.of(following)
 
     def ctc_log_probs(self, encoder_out: Floats) -> Floats:
         """See `Backend.ctc_log_probs`."""
@@ -134,7 +160,7 @@ class OnnxBackend(DecoderScores):
         decoder = self._reverse_decoder if reverse else self._decoder
         if decoder is None:
             raise DecodingError("this model has no right-to-left decoder")
-        inputs = (encoder_out, tree.tokens, tree.positions, tree.visible)
+        inputs: list[Any] = [encoder_out, tree.tokens, tree.positions, tree.visible]
         feed = {name: value[None] for name, value in zip(DECODER_INPUTS, inputs, strict=True)}
         log_probs: Floats = decoder.run(None, feed | self._top_k)[0][0]
         return log_probs

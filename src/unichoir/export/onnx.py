@@ -30,10 +30,10 @@ from unichoir.decoding.onnx_backend import (
     FORMAT_VERSION,
     KEPT_INPUT,
     REVERSE_DECODER_FILE,
-    STATE_INPUTS,
     TOP_K_INPUT,
     ModelDirectoryConfig,
     OnnxBackend,
+    state_inputs,
 )
 from unichoir.errors import CheckpointError
 from unichoir.export import graph, operators
@@ -130,6 +130,7 @@ def write_graphs(model: AsrModel, fbank: FbankConfig, out_dir: Path, quantize: Q
         streaming=model.config.encoder.conv_causal,
         weights=quantize or "float32",
         parameters=parameters,
+        num_blocks=model.config.encoder.num_blocks,
     )
     (out_dir / CONFIG_FILE).write_text(json.dumps(to_mapping(config), indent=2) + "\n", encoding="utf-8")
 
@@ -155,12 +156,15 @@ class _StreamingEncoder(nn.Module):
         self.encoder = encoder
 
     def forward(self, feats: Tensor, feats_lengths: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
-        count = len(STATE_INPUTS)
-        state, kept, top_k = rest[:count], rest[count], rest[count + 1 :]
-        encoder_out, lens, following = self.encoder(
-            feats, feats_lengths, EncoderState(*state), top_k=top_k[0] if top_k else None, kept=kept
+        blocks = self.encoder.config.num_blocks
+        caches, (att_cache_lens, offset, kept, *top_k) = rest[: 2 * blocks], rest[2 * blocks :]
+        state = EncoderState(
+            att_cache=caches[:blocks], cnn_cache=caches[blocks:], att_cache_lens=att_cache_lens, offset=offset
         )
-        return encoder_out, lens, *(getattr(following, name) for name in STATE_INPUTS)
+        encoder_out, lens, state = self.encoder(
+            feats, feats_lengths, state, top_k=top_k[0] if top_k else None, kept=kept
+        )
+        return encoder_out, lens, *state.att_cache, *state.cnn_cache, state.att_cache_lens, state.offset
 
 
 class _WholeEncoder(nn.Module):
@@ -210,11 +214,12 @@ def _encoder_graph(encoder: ConformerEncoder, experts: bool, fused: bool) -> ir.
     names, outputs = list(ENCODER_INPUTS), ["encoder_out", "encoder_out_lens"]
     if encoder.config.conv_causal:
         start, lens = encoder.initial_state(batch), torch.tensor([past, 2])
-        blocks, _, heads, _, width = start.att_cache.shape
-        inputs += [torch.zeros(blocks, batch, heads, past, width), lens, start.cnn_cache, lens, torch.arange(kept)]
-        shapes += [{1: rows, 3: Dim("past")}, {0: rows}, {1: rows}, {0: rows}, {0: Dim("kept")}]
-        names += [*STATE_INPUTS, KEPT_INPUT]
-        outputs += [f"next_{name}" for name in STATE_INPUTS]
+        blocks, places = encoder.config.num_blocks, Dim("past")
+        inputs += [each.new_zeros(batch, each.shape[1], past, each.shape[3]) for each in start.att_cache]
+        inputs += [*start.cnn_cache, lens, lens, torch.arange(kept)]
+        shapes += [*[{0: rows, 2: places}] * blocks, *[{0: rows}] * (blocks + 2), {0: Dim("kept")}]
+        names += [*state_inputs(blocks), KEPT_INPUT]
+        outputs += [f"next_{name}" for name in state_inputs(blocks)]
     module = _StreamingEncoder(encoder) if encoder.config.conv_causal else _WholeEncoder(encoder)
     return _to_onnx(module, inputs, shapes, names, outputs, num_fixed=2, experts=experts, fused=fused)
 

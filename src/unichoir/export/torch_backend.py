@@ -63,7 +63,7 @@ class TorchBackend(DecoderScores):
             inputs = self._floats(zero_padding(feats, feats_lengths)), self._ints(feats_lengths)
             if encoder.config.conv_causal:
                 num_new = self.info.num_encoder_frames(feats.shape[1])
-                kept = self._ints(np.array(places_kept(state.att_cache.shape[3], num_new, num_left_frames)))
+                kept = self._ints(np.array(places_kept(state.num_past, num_new, num_left_frames)))
                 encoder_out, lens, state = encoder(*inputs, state=state, top_k=self._top_k, kept=kept)
             else:
                 encoder_out, lens, _ = encoder(*inputs, top_k=self._top_k)

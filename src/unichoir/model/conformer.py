@@ -18,14 +18,19 @@ from unichoir.model.subsampling import Conv2dSubsampling4, subsampled_length
 class EncoderState:
     """What streaming carries from chunk to chunk: a value, one row per stream, rows at different positions."""
 
-    att_cache: Tensor
-    """Keys and values of past frames, the newest last: (L, B, H, W, 2 * head_dim)."""
+    att_cache: tuple[Tensor, ...]
+    """Keys and values of past frames, the newest last, of each block: (B, H, W, 2 * head_dim)."""
     att_cache_lens: Tensor
     """How many of the W places of a row are filled, from the right: (B,) int64."""
-    cnn_cache: Tensor
-    """The convolutions' past: (L, B, kernel - 1, D)."""
+    cnn_cache: tuple[Tensor, ...]
+    """The convolution's past of each block: (B, kernel - 1, D)."""
     offset: Tensor
     """Encoder frames seen so far: (B,) int64."""
+
+    @property
+    def num_past(self) -> int:
+        """W: places for past frames."""
+        return self.att_cache[0].shape[2]
 
 
 class ConformerBlock(nn.Module):
@@ -84,11 +89,11 @@ class ConformerEncoder(nn.Module):
     def initial_state(self, batch_size: int) -> EncoderState:
         """The state before the first chunk of `batch_size` streams."""
         config, like = self.config, self.after_norm.weight
-        heads, count = config.num_heads, (config.num_blocks, batch_size)
+        heads, blocks = config.num_heads, range(config.num_blocks)
         return EncoderState(
-            att_cache=like.new_zeros(*count, heads, 0, 2 * (config.dim // heads)),
+            att_cache=tuple(like.new_zeros(batch_size, heads, 0, 2 * (config.dim // heads)) for _ in blocks),
             att_cache_lens=torch.zeros(batch_size, dtype=torch.int64, device=like.device),
-            cnn_cache=like.new_zeros(*count, config.conv_kernel - 1, config.dim),
+            cnn_cache=tuple(like.new_zeros(batch_size, config.conv_kernel - 1, config.dim) for _ in blocks),
             offset=torch.zeros(batch_size, dtype=torch.int64, device=like.device),
         )
 
@@ -131,11 +136,11 @@ class ConformerEncoder(nn.Module):
             if advance is not None and extended is not None:
                 att_caches.append(advance.att_cache(window))
                 cnn_caches.append(advance.cnn_cache(extended))
-        next_state = advance.state(torch.stack(att_caches), torch.stack(cnn_caches)) if advance is not None else None
+        next_state = advance.state(tuple(att_caches), tuple(cnn_caches)) if advance is not None else None
         return self.after_norm(x), lens, next_state
 
     def _positions(self, x: Tensor, state: EncoderState | None) -> tuple[Tensor, ...]:
-        past = 0 if state is None else state.att_cache.shape[3]
+        past = 0 if state is None else state.num_past
         if self.config.position == "rotary":
             return rotation(past + x.shape[1], self.config.dim // self.config.num_heads, x.device)
         places = torch.arange(past + x.shape[1], device=x.device).unsqueeze(0)
@@ -149,7 +154,7 @@ class ConformerEncoder(nn.Module):
         if chunk is not None:
             visible = visible & chunk_mask(mask.shape[1], chunk, mask.device)
         if state is not None:
-            past = state.att_cache.shape[3]
+            past = state.num_past
             filled = torch.arange(past, device=mask.device) >= (past - state.att_cache_lens).unsqueeze(1)
             visible = torch.cat([filled[:, None, None, :], visible], dim=3)
         return visible
@@ -175,13 +180,13 @@ class _Advance:
 
     @classmethod
     def of(cls, state: EncoderState, lens: Tensor, num_new: int, kept: Tensor | None) -> "_Advance":
-        width = state.att_cache.shape[3] + num_new
+        width = state.num_past + num_new
         if kept is None:
             kept = torch.arange(width, device=lens.device)
         shift = num_new - lens
         return cls(
             place_BW=(kept - shift.unsqueeze(1)).clamp(min=0),
-            place_BK=torch.arange(state.cnn_cache.shape[2], device=lens.device) + lens.unsqueeze(1),
+            place_BK=torch.arange(state.cnn_cache[0].shape[1], device=lens.device) + lens.unsqueeze(1),
             att_cache_lens=(state.att_cache_lens + lens).clamp(max=kept.shape[0]),
             offset=state.offset + lens,
         )
@@ -197,7 +202,7 @@ class _Advance:
         row = torch.arange(extended.shape[0], device=extended.device).unsqueeze(1) * extended.shape[1]
         return _take_rows(extended, row + self.place_BK)
 
-    def state(self, att_cache: Tensor, cnn_cache: Tensor) -> EncoderState:
+    def state(self, att_cache: tuple[Tensor, ...], cnn_cache: tuple[Tensor, ...]) -> EncoderState:
         """The next state of these caches."""
         return EncoderState(att_cache, self.att_cache_lens, cnn_cache, self.offset)
 
