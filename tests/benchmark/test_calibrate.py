@@ -79,6 +79,7 @@ def test_uniform_routers_use_all_experts_alike(
     candidate: Candidate, calibrated: tuple[AsrModel, Calibration], feats: Floats
 ) -> None:
     model, routers = build_model(candidate.model), calibrated[1].uniform_routers
+    calibrated[1].apply(model)
     for name, weight in routers.items():
         model.get_submodule(name).router.gate.weight.data.copy_(torch.from_numpy(weight))
     shares = count_shares(model, feats)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from unichoir.benchmark.calibrate import build_model
+from unichoir.benchmark.calibrate import BLANK_SHARE, build_model
 from unichoir.benchmark.plan import BenchmarkOptions, Candidate, make_plan
 from unichoir.benchmark.prepare import exchange, load_calibration, prepared_models
 from unichoir.decoding.backend import Floats
@@ -78,10 +78,10 @@ def test_what_fails_leaves_nothing(tiny: Callable[..., Candidate], tmp_path: Pat
     assert not list(tmp_path.iterdir())
 
 
-def test_a_router_that_is_not_found_is_named(home: Path, tmp_path: Path) -> None:
+def test_weights_that_are_not_found_are_named(home: Path, tmp_path: Path) -> None:
     calibration = load_calibration(home)
     other = {name: weight + 1 for name, weight in calibration.routers.items()}
-    with pytest.raises(CheckpointError, match=r"router of encoder\.blocks\.0\.feed_forward.* is there 0 times"):
+    with pytest.raises(CheckpointError, match=r"weights of encoder\.blocks\.0\.feed_forward.* are there 0 times"):
         exchange(home / "int8" / ENCODER_FILE, tmp_path / ENCODER_FILE, other, calibration.uniform_routers)
 
 
@@ -92,3 +92,10 @@ def test_only_routers_are_exchanged(home: Path) -> None:
     )
     assert before.keys() == after.keys()
     assert sum(not np.array_equal(before[name], after[name]) for name in before) == 2
+
+
+def test_int8_models_find_as_much_as_trained_ones(home: Path, feats: Floats) -> None:
+    backend = OnnxBackend(home / "int8", 1)
+    encoder_out, _, _ = backend.encode_chunk(feats[None], np.array([len(feats)]), None, 0)
+    best = backend.ctc_log_probs(encoder_out)[0].argmax(axis=1)
+    assert (best == backend.info.blank_id).mean() == pytest.approx(BLANK_SHARE, abs=0.01)

@@ -37,6 +37,8 @@ _MAX_STEPS = 200
 class Calibration:
     """What was changed of a model made with `SEED`: enough to make the same model again."""
 
+    cmvn: NDArray[np.float32]
+    """(2, M): mean of the features, and one over their standard deviation."""
     routers: Mapping[str, NDArray[np.float32]]
     """Weights (E, D) of each router, by the name of its layer."""
     uniform_routers: Mapping[str, NDArray[np.float32]]
@@ -52,6 +54,7 @@ class Calibration:
         """Make of a model from `build_model` the one that was calibrated."""
         layers = dict(model.named_modules())
         with torch.no_grad():
+            _normalize(model, self.cmvn)
             for name, weight in self.routers.items():
                 _router(layers[name]).gate.weight.copy_(torch.from_numpy(weight))
             model.ctc.ctc_lo.weight.mul_(self.ctc_scale)
@@ -62,7 +65,7 @@ class Calibration:
         arrays = {f"router {name}": weight for name, weight in self.routers.items()}
         arrays |= {f"uniform {name}": weight for name, weight in self.uniform_routers.items()}
         arrays |= {f"shares {name}": np.array(shares) for name, shares in self.shares.items()}
-        np.savez(path, ctc_scale=np.array(self.ctc_scale), ctc_bias=self.ctc_bias, **arrays)  # type: ignore[arg-type]
+        np.savez(path, cmvn=self.cmvn, ctc_scale=np.array(self.ctc_scale), ctc_bias=self.ctc_bias, **arrays)  # type: ignore[arg-type]
 
     @staticmethod
     def load(path: Path) -> "Calibration":
@@ -71,6 +74,7 @@ class Calibration:
             with np.load(path) as stored:
                 arrays = dict(stored)
             return Calibration(
+                cmvn=arrays["cmvn"],
                 routers=_named(arrays, "router "),
                 uniform_routers=_named(arrays, "uniform "),
                 shares={name: tuple(map(float, shares)) for name, shares in _named(arrays, "shares ").items()},
@@ -97,10 +101,12 @@ def calibrate(model: AsrModel, feats: NDArray[np.float32]) -> Calibration:
     Each router is adjusted to what reaches it when all layers before it are done, so one pass is enough. The experts
     that are popular are other ones in each layer.
     """
+    cmvn = np.stack([feats.mean(axis=0), 1 / feats.std(axis=0)])
     frames, lens = torch.from_numpy(feats)[None], torch.tensor([len(feats)])
     tokens = torch.randint(3, model.config.vocab_size, (1, NUM_TOKENS), generator=torch.Generator().manual_seed(SEED))
     token_lens = torch.tensor([NUM_TOKENS])
     with torch.inference_mode():
+        _normalize(model, cmvn)
         with _balancing(model, None):
             model.encoder(frames, lens)
         uniform = {name: weight for name, weight in _routers(model).items() if name.startswith("encoder.")}
@@ -111,12 +117,18 @@ def calibrate(model: AsrModel, feats: NDArray[np.float32]) -> Calibration:
                 model.right_decoder(encoder_out, encoder_lens, reverse_tokens(tokens, token_lens), token_lens)
         scale = sharpen(model.ctc, encoder_out[0])
     return Calibration(
+        cmvn=cmvn,
         routers=_routers(model),
         uniform_routers=uniform,
         shares=shares,
         ctc_scale=scale,
         ctc_bias=model.ctc.ctc_lo.bias.detach().numpy().copy(),
     )
+
+
+def _normalize(model: AsrModel, cmvn: NDArray[np.float32]) -> None:
+    model.encoder.cmvn_mean.copy_(torch.from_numpy(cmvn[0]))
+    model.encoder.cmvn_istd.copy_(torch.from_numpy(cmvn[1]))
 
 
 def _routers(model: nn.Module) -> dict[str, NDArray[np.float32]]:
@@ -205,8 +217,11 @@ def sharpen(ctc: Ctc, encoder_out: Tensor) -> float:
     scale = LOGIT_SPREAD / float(((encoder_out - mean_D) @ weight.T).std())
     weight.mul_(scale)
     bias.copy_(-weight @ mean_D)
-    logits = ctc.ctc_lo(encoder_out)
-    others = logits.clone()
-    others[:, blank] = -torch.inf
-    bias[blank] += torch.quantile(others.amax(dim=1) - logits[:, blank], BLANK_SHARE)
+    bias[blank] += blank_shift(ctc.ctc_lo(encoder_out).numpy(), blank)
     return scale
+
+
+def blank_shift(logits: NDArray[np.float32], blank: int) -> float:
+    """What has to be added to blank's logits for it to be best in `BLANK_SHARE` of the frames; logits: (T', V)."""
+    others = np.delete(logits, blank, axis=1)
+    return float(np.quantile(others.max(axis=1) - logits[:, blank], BLANK_SHARE))

@@ -291,10 +291,10 @@ def check_memory(plan: Plan, candidates: Mapping[str, Candidate], options: Bench
 
 def worker_memory(candidate: Candidate, variant: Variant, cells: Sequence[Cell]) -> float:
     """Bytes that a worker takes, estimated: its libraries, weights, and what the longest call computes."""
-    weights = count_weights(candidate.model) * (1.9 if variant.precision == "int8" else 4.2)
+    weights = count_weights(candidate.model) * (1.4 if variant.precision == "int8" else 4.4)
     libraries = 0.3 * GB if variant.engine == "torch" else 0.1 * GB
     audio = max(cell.seconds * cell.rows for cell in cells)
-    return libraries + weights + audio * 20e6 * candidate.model.encoder.dim / 640
+    return libraries + weights + audio * 27e6 * candidate.model.encoder.dim / 640
 
 
 def preparation_memory(candidate: Candidate, folders: Collection[str]) -> float:

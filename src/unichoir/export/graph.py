@@ -15,8 +15,10 @@ from onnxscript import optimizer
 
 MIN_SIZE = 256
 """Weights with fewer values than this stay in float32: nothing would be gained."""
-MAX_FILE_SIZE = 1 << 30
-"""Graphs with more bytes of weights than this have them in a file of their own: protobuf ends at 2 GiB."""
+MAX_FILE_SIZE = 1 << 26
+"""Graphs with more bytes of weights than this have them in a file of their own, which is opened by memory map: loading
+takes no more memory than the weights. Within the graph's file they would be read into memory a second time, and that
+file's format ends at 2 GiB."""
 
 
 def finish(model: ir.Model) -> None:
