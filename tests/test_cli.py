@@ -19,6 +19,7 @@ from unichoir.cli.transcribe import plan_outputs
 from unichoir.decoding.options import MODES
 from unichoir.model.asr_model import AsrModel
 from unichoir.model.config import NAMED_CONFIGS
+from unichoir.text.wer import char_errors
 
 RATE = 16000
 Run = Callable[..., tuple[int, str, str]]
@@ -136,6 +137,31 @@ def test_options_change_the_search(run: Run, recordings: Path, tiny_model: Path)
     scores += [score("--chunk-size", 2), score("--chunk-size", 2, "--num-left-chunks", 1), score("--ctc-weight", 2)]
     scores += [score("--reverse-weight", 1), score("--beam-size", 1)]
     assert len(set(scores)) >= len(scores) - 1  # one beam may find the same as ten
+
+
+def test_fewer_experts(run: Run, recordings: Path, tiny_model: Path) -> None:
+    """Of two experts a frame has one: another result, as with a model loaded so; three were never trained."""
+    arguments = ("transcribe", recordings / "good.wav", "--model", tiny_model, "--format", "json")
+    assert run(*arguments, "--top-k", 2) == run(*arguments)
+    code, out, _ = run(*arguments, "--top-k", 1)
+    assert code == 0
+    found = json.loads(out)
+    assert found["score"] != json.loads(run(*arguments)[1])["score"]
+    assert found["score"] == api.load_model(tiny_model, top_k=1).transcribe(recordings / "good.wav").score
+    code, _, err = run(*arguments, "--top-k", 3)
+    assert (code, err) == (1, "error: top_k 3: this model was made for 1 to 2 experts of a frame\n")
+
+
+def test_a_checkpoint_in_int8(run: Run, recordings: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """What it writes is close to what the checkpoint writes."""
+    code, _, err = run("export", tiny_checkpoint, tmp_path / "int8", "--quantize", "int8")
+    assert code == 0
+    assert "encoder: ONNX differs from torch by at most" in err
+    code, out, _ = run("transcribe", recordings / "good.wav", "--model", tmp_path / "int8", "--threads", 1)
+    assert code == 0
+    exact = api.load_model(tiny_checkpoint, num_threads=1).transcribe(recordings / "good.wav").text
+    # Random weights find letters in any sound; most must be the same ones.
+    assert char_errors(exact, out.strip()).rate < 0.3
 
 
 @pytest.mark.parametrize(
