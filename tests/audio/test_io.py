@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from unichoir.audio.io import audio_duration, check_samples, load_audio, resample
+from unichoir.audio.io import OnlineResampler, audio_duration, check_samples, load_audio, resample
 from unichoir.errors import AudioError
 
 FORMATS = {
@@ -80,6 +82,28 @@ def test_reading_in_blocks_equals_reading_at_once(form, monkeypatch):
     whole = load_audio(content)
     monkeypatch.setattr("unichoir.audio.io.BLOCK_SAMPLES", 7001)
     np.testing.assert_allclose(load_audio(content), whole, atol=1e-6)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    rates=st.tuples(
+        st.sampled_from([2000, 8000, 11025, 16000, 24000, 44100, 48000, 96000, 768_000]),
+        st.sampled_from([16000, 16000, 8000, 24000]),
+    ),
+    length=st.one_of(st.integers(0, 50), st.integers(0, 60_000)),
+    cuts=st.lists(st.floats(0, 1), max_size=12),
+    single=st.booleans(),
+)
+def test_a_stream_is_resampled_as_if_at_once_however_it_is_split(rates, length, cuts, single):
+    samples = np.random.default_rng(length).uniform(-0.5, 0.5, length).astype(np.float32)
+    places = range(1, min(length, 200)) if single else sorted(int(cut * length) for cut in cuts)
+    resampler = OnlineResampler(*rates)
+    parts = [resampler.process(block) for block in np.split(samples, places)]
+    behind = length * rates[1] / rates[0] - sum(map(len, parts))
+    assert behind <= 0 if rates[0] == rates[1] else behind <= 0.12 * rates[1] or rates[0] < 8000
+    parts.append(resampler.process(samples[:0], last=True))
+    np.testing.assert_array_equal(np.concatenate(parts), resample(samples, *rates))
+    assert all(part.dtype == np.float32 for part in parts)
 
 
 def test_channels_are_averaged():
@@ -300,6 +324,8 @@ def test_arrays_of_users():
         (np.array(["a"]), 16000, "expected float or int16"),
         (np.zeros(10, dtype=np.complex64), 16000, "expected float or int16"),
         (np.zeros(10), 0, "sample rate 0 Hz"),
+        (np.array([[np.inf, -np.inf]]), 16000, "not a finite number"),
+        (np.full((3, 2), 3e38, np.float32), 16000, "not a finite number"),
     ],
 )
 def test_arrays_that_are_no_audio(samples, rate, message):

@@ -1,5 +1,6 @@
 """A recogniser of three tones: a model small enough to know in advance what it must find, and when."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,7 +9,9 @@ import pytest
 
 from unichoir.audio.fbank import FbankConfig, compute_fbank
 from unichoir.decoding.backend import ModelInfo
+from unichoir.decoding.hypothesis import StreamResult
 from unichoir.decoding.recognizer import Recognizer
+from unichoir.decoding.stream import Stream
 from unichoir.text.tokenizer import BpeTokenizer
 
 RATE = 16000
@@ -23,7 +26,10 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 @dataclass
 class ToneBackend:
-    """Encoder: mean of seven feature frames. CTC: the tone whose band is loud, else blank. Decoders: random tables."""
+    """Encoder: mean of seven feature frames. CTC: the tone whose band is loud, else blank. Decoders: random tables.
+
+    Its state: how many frames each row has heard.
+    """
 
     seed: int = 0
     windows: list[tuple[tuple[int, ...], list[int], int]] = field(default_factory=list)
@@ -43,11 +49,23 @@ class ToneBackend:
     def encode_chunk(self, feats: Any, feats_lengths: Any, state: Any, num_left_frames: int) -> Any:
         self.windows.append((feats.shape, feats_lengths.tolist(), num_left_frames))
         lens = np.array([self.info.num_encoder_frames(int(n)) for n in feats_lengths], dtype=np.int64)
-        encoder_out = np.zeros((len(feats), self.info.num_encoder_frames(feats.shape[1]), 80), dtype=np.float32)
-        for row, length in enumerate(lens):
-            for i in range(length):
-                encoder_out[row, i] = feats[row, 4 * i : 4 * i + 7].mean(axis=0)
-        return encoder_out, lens, (state or 0) + 1
+        width = self.info.num_encoder_frames(feats.shape[1])
+        encoder_out = sum(feats[:, k : k + 4 * width : 4][:, :width] for k in range(7)) / np.float32(7)
+        encoder_out[np.arange(width) >= lens[:, None]] = 0.0
+        heard = self.initial_state(len(feats), num_left_frames) if state is None else state
+        return encoder_out, lens, [frames + length for frames, length in zip(heard, lens.tolist(), strict=True)]
+
+    def initial_state(self, batch_size: int, num_left_frames: int) -> list[int]:
+        return [0] * batch_size
+
+    def join_states(self, states: Any) -> list[int]:
+        return [row for state in states for row in state]
+
+    def split_state(self, state: list[int]) -> list[list[int]]:
+        return [[row] for row in state]
+
+    def restart_positions(self, state: list[int]) -> list[int]:
+        return state
 
     def ctc_log_probs(self, encoder_out: Any) -> Any:
         logits = np.full((*encoder_out.shape[:2], len(TOKENS)), -8.0)
@@ -95,13 +113,62 @@ def encoder_out() -> np.ndarray:
 
 @pytest.fixture
 def play():
-    """Tones as (token, start in s, end in s) over faint noise."""
+    """Tones as (token, start in s, end in s) over faint noise, in which a tone is heard now and then, or over none."""
 
-    def play(tones: list[tuple[int, float, float]], seconds: float, seed: int = 0) -> np.ndarray:
-        samples = np.random.default_rng(seed).normal(0, 1e-4, int(seconds * RATE))
+    def play(tones: list[tuple[int, float, float]], seconds: float, seed: int = 0, noise: float = 1e-4) -> np.ndarray:
+        samples = np.random.default_rng(seed).normal(0, noise, int(seconds * RATE))
         for token, start, end in tones:
             first, last = int(start * RATE), int(end * RATE)
             samples[first:last] += 0.3 * np.sin(2 * np.pi * TONES[token] * np.arange(last - first) / RATE)
         return samples.astype(np.float32)
 
     return play
+
+
+@dataclass
+class Heard:
+    """All that became of one stream."""
+
+    finals: list[StreamResult] = field(default_factory=list)
+    partials: list[StreamResult] = field(default_factory=list)
+    """Those asked for after each chunk, where there was no endpoint."""
+    encoder_out: list[np.ndarray] = field(default_factory=list)
+    """(T', D) of each final result."""
+
+    @property
+    def text(self) -> str:
+        return " ".join(result.text for result in self.finals if result.text)
+
+    def finish(self, recognizer: Recognizer, stream: Stream) -> None:
+        while recognizer.is_endpoint(stream):
+            assert not recognizer.is_ready(stream)
+            self.finals.append(recognizer.get_result(stream))
+            self.encoder_out.append(stream.utterance.encoder_out)
+            recognizer.reset(stream)
+
+    def decode(self, recognizer: Recognizer, stream: Stream) -> None:
+        while recognizer.is_ready(stream):
+            recognizer.decode_streams([stream])
+            if not recognizer.is_endpoint(stream):
+                self.partials.append(recognizer.get_result(stream))
+            self.finish(recognizer, stream)
+
+
+Listen = Callable[..., Heard]
+
+
+@pytest.fixture(scope="session")
+def listen() -> Listen:
+    """A whole stream from its blocks of samples, decoded as soon as there is something to decode."""
+
+    def listen(recognizer: Recognizer, stream: Stream, blocks: Iterable[np.ndarray], rate: int = RATE) -> Heard:
+        heard = Heard()
+        for block in blocks:
+            stream.accept_waveform(block, rate)
+            heard.decode(recognizer, stream)
+        stream.input_finished()
+        heard.decode(recognizer, stream)
+        heard.finish(recognizer, stream)
+        return heard
+
+    return listen

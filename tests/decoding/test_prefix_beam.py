@@ -181,7 +181,7 @@ def test_every_hypothesis_is_that_of_wenets_algorithm(
     beam = PrefixBeam(beam_size, blank)
     for part in np.split(log_probs, sorted(int(cut * frames) for cut in cuts)):
         beam.advance(part)
-    check_against(beam.nbest(), wenet_beam(log_probs, beam_size, blank))
+    check_against(beam.nbest(), wenet_beam(without_impossible_frames(log_probs, blank), beam_size, blank))
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -189,6 +189,13 @@ def test_sequences_that_come_back_into_the_beam_begin_anew(seed: int) -> None:
     # Few tokens and many frames: sequences leave the beam while longer ones stay in it, and return.
     log_probs = random_log_probs(seed, 60, 3, 0.3)
     check_against(ctc_prefix_beam_search(log_probs, beam_size=6), wenet_beam(log_probs, 6, BLANK))
+
+
+def without_impossible_frames(log_probs: np.ndarray, blank: int = BLANK) -> np.ndarray:
+    """In a frame without any possible token WeNet's beam becomes empty; here it counts as a certain blank."""
+    log_probs = log_probs.copy()
+    log_probs[(log_probs == -np.inf).all(axis=1), blank] = 0.0
+    return log_probs
 
 
 def check_against(found: list[Hypothesis], expected: list[tuple[tuple[int, ...], float, tuple[int, ...]]]) -> None:
@@ -205,7 +212,8 @@ def check_against(found: list[Hypothesis], expected: list[tuple[tuple[int, ...],
 def test_ties_and_impossible_tokens_lose_nothing(weights: list[list[int]]) -> None:
     with np.errstate(divide="ignore"):
         log_probs = np.log(np.array(weights, dtype=np.float64)) - 1.0
-    expected = {tokens: total for tokens, total in sum_over_alignments(log_probs).items() if total > 0}
+    totals = sum_over_alignments(without_impossible_frames(log_probs))
+    expected = {tokens: total for tokens, total in totals.items() if total > 0}
     found = ctc_prefix_beam_search(log_probs, beam_size=4**5)
     assert {hyp.tokens for hyp in found} == set(expected)
     assert len(found) == len(expected)
@@ -223,12 +231,35 @@ def test_one_frame_gives_its_most_probable_tokens(vocab: int, beam_size: int) ->
     assert [hyp.score for hyp in found] == row[best].tolist()
 
 
-def test_where_nothing_is_possible_no_hypothesis_is_left() -> None:
-    beam = PrefixBeam(beam_size=3)
-    beam.advance(np.full((1, 1), -np.inf))
-    assert beam.nbest() == []
-    beam.advance(np.zeros((2, 1)))
-    assert (beam.nbest(), beam.num_frames) == ([], 3)
+@pytest.mark.parametrize("beam_size", [1, 3, 10])
+def test_where_nothing_is_possible_there_still_is_a_hypothesis(beam_size: int) -> None:
+    impossible = np.full((1, 6), -np.inf)
+    beam = PrefixBeam(beam_size)
+    beam.advance(impossible)
+    assert (beam.nbest(), beam.is_empty, beam.num_frames) == ([Hypothesis(tokens=(), score=0.0)], True, 1)
+    log_probs = random_log_probs(2, 12, 6, 0.5)
+    beam.advance(log_probs)
+    assert [hyp.score for hyp in beam.nbest()] == [hyp.score for hyp in ctc_prefix_beam_search(log_probs, beam_size)]
+    before = beam.nbest()
+    beam.advance(impossible)
+    assert (beam.nbest(), beam.num_frames) == (before, 14)
+
+
+def test_only_blank_and_only_one_token_are_possible() -> None:
+    with np.errstate(divide="ignore"):
+        log_probs = np.log(np.eye(3)[[1, 0, 1, 1, 2]])
+    assert [hyp.tokens for hyp in ctc_prefix_beam_search(log_probs, beam_size=2)] == [(1, 1, 2)]
+
+
+def test_steps_may_stop_after_any_frame() -> None:
+    log_probs = random_log_probs(4, 20, 8, 0.3)
+    for end in range(1, 21):
+        beam = PrefixBeam(beam_size=3)
+        for _ in beam.steps(log_probs):
+            assert beam.is_empty == (beam.nbest()[0].tokens == ())
+            if beam.num_frames == end:
+                break
+        assert beam.nbest() == ctc_prefix_beam_search(log_probs[:end], beam_size=3)
 
 
 def test_a_sequence_may_be_long() -> None:

@@ -10,6 +10,7 @@ from unichoir.audio.fbank import FbankConfig, compute_fbank
 from unichoir.audio.io import load_audio
 from unichoir.decoding.options import MODES, DecodingOptions
 from unichoir.decoding.recognizer import Recognizer, encode_utterance
+from unichoir.decoding.transcript import join_segments
 from unichoir.errors import AudioError, DecodingError
 from unichoir.text.tokenizer import BpeTokenizer, CharTokenizer
 
@@ -109,6 +110,41 @@ def test_a_model_that_computes_nan_is_an_error(recognizer: Recognizer, backend, 
     backend.ctc_log_probs = lambda encoder_out: np.full((1, encoder_out.shape[1], 6), np.nan)
     with pytest.raises(DecodingError, match="not a number"):
         recognizer.recognize(play(PLAYED, 4.0), CTC)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_where_the_model_finds_nothing_possible_nothing_is_found(recognizer: Recognizer, backend, play, mode) -> None:
+    """Impossible is no error, even from the beginning to the end."""
+    backend.ctc_log_probs = lambda encoder_out: np.full((*encoder_out.shape[:2], 6), -np.inf, np.float32)
+    transcript = recognizer.recognize(play(PLAYED, 4.0), DecodingOptions(mode=mode, beam_size=4, max_length=3))
+    if mode != "attention":
+        assert (transcript.text, transcript.words) == ("", ())
+    assert all(word.confidence == 0 for word in transcript.words)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_piece_by_piece(recognizer: Recognizer, play, mode) -> None:
+    samples = play(PLAYED * 3, 9.7)
+    options = DecodingOptions(mode=mode, beam_size=3, max_segment_seconds=2.5)
+    calls: list[tuple[float, float]] = []
+    whole = recognizer.recognize(samples, options, progress=lambda *seconds: calls.append(seconds))
+    segments, ends = zip(*recognizer.recognize_by_piece(samples, options), strict=True)
+    assert list(ends) == [done for done, _ in calls]
+    assert len(ends) >= 4
+    assert join_segments(segments, 1 if mode == "ctc_greedy_search" else 3, 9700) == whole
+    with pytest.raises(AudioError, match="recording: no samples"):
+        next(recognizer.recognize_by_piece(samples[:0], options))
+
+
+def test_a_limit_that_is_none_takes_no_memory(backend) -> None:
+    """Left chunks beyond all bounds: what cannot be seen gets no room."""
+    rooms, initial_state = [], backend.initial_state
+    backend.initial_state = lambda batch, left: rooms.append(left) or initial_state(batch, left)
+    feats = np.random.default_rng(0).normal(size=(1, 123, 80)).astype(np.float32)
+    for left in (-1, 0, 3, 375, 376, 10**12):
+        encode_utterance(backend, feats, np.array([123]), chunk_size=4, num_left_chunks=left)
+    assert rooms == [0, 0, 12, 1500, 0, 0]
+    assert [left for _, _, left in backend.windows[::8]] == [-1, 0, 12, 1500, 1504, 4 * 10**12]
 
 
 def test_a_tokenizer_of_another_model_is_refused(backend, tokenizer: BpeTokenizer) -> None:

@@ -14,8 +14,10 @@ import torch
 
 from unichoir.audio.fbank import FbankConfig
 from unichoir.decoding.onnx_backend import OnnxBackend
+from unichoir.decoding.recognizer import encode_utterance
 from unichoir.errors import CheckpointError, ConfigError, DecodingError
 from unichoir.export.onnx import export_model, export_onnx
+from unichoir.export.torch_backend import TorchBackend
 from unichoir.model.asr_model import AsrModel
 from unichoir.model.checkpoint import load_checkpoint, save_checkpoint
 from unichoir.model.masks import ChunkMask
@@ -77,12 +79,110 @@ def test_streaming_equals_chunk_mask(exports, name: str, num_left_chunks: int) -
         np.testing.assert_allclose(np.concatenate(outputs[row]), expected, **TOLERANCE)
 
 
-def test_a_model_that_is_not_causal_refuses_a_second_chunk(exports) -> None:
-    backend = exports["not_causal"].backend
+def engine(exports, name: str, kind: str) -> OnnxBackend | TorchBackend:
+    return exports[name].backend if kind == "onnx" else TorchBackend(exports[name].model)
+
+
+@pytest.mark.parametrize("kind", ["onnx", "torch"])
+@pytest.mark.parametrize("num_left_chunks", [0, 1, 4])
+@pytest.mark.parametrize("name", STREAMING)
+def test_streams_of_any_age_are_joined(exports, name: str, num_left_chunks: int, kind: str) -> None:
+    """In each step some of four streams go on, joined in any order."""
+    model, backend = exports[name].model, engine(exports, name, kind)
+    size, rng = 3, np.random.default_rng(num_left_chunks)
+    feats, lengths = random_feats(model, [119, 70, 49, 95], seed=1)
+    states = backend.split_state(backend.initial_state(4, num_left_chunks * size))
+    outputs, done = [[], [], [], []], np.zeros(4, np.int64)
+    while (waiting := np.flatnonzero(lengths - 4 * size * done > 6)).size:
+        rows = rng.permutation(waiting)[: rng.integers(1, 4)]
+        window = np.zeros((len(rows), 4 * (size - 1) + 7, feats.shape[2]), np.float32)
+        starts = 4 * size * done[rows]
+        for place, (row, start) in enumerate(zip(rows, starts, strict=True)):
+            chunk = feats[row, start : min(start + window.shape[1], lengths[row])]
+            window[place, : len(chunk)] = chunk
+        valid = np.minimum(lengths[rows] - starts, window.shape[1])
+        joined = backend.join_states([states[row] for row in rows])
+        encoder_out, lens, joined = backend.encode_chunk(window, valid, joined, num_left_chunks * size)
+        for row, out, length, state in zip(rows, encoder_out, lens, backend.split_state(joined), strict=True):
+            outputs[row].append(out[:length])
+            states[row] = state
+        done[rows] += 1
+    for row, length in enumerate(lengths):
+        expected = torch_encoder(model, feats[row], length, ChunkMask(size, num_left_chunks))
+        np.testing.assert_allclose(np.concatenate(outputs[row]), expected, **TOLERANCE)
+
+
+def test_a_row_of_a_state_does_not_hold_on_to_the_others(exports) -> None:
+    rows = exports["rotary_moe"].backend.split_state(exports["rotary_moe"].backend.initial_state(3, 8))
+    assert all(tensor.base is None and len(tensor) == 1 for row in rows for tensor in row.tensors)
+    for row in TorchBackend(exports["rotary_moe"].model).split_state(
+        exports["rotary_moe"].model.encoder.initial_state(3)
+    ):
+        for tensor in (*row.att_cache, *row.cnn_cache, row.att_cache_lens, row.offset):
+            assert tensor.untyped_storage().nbytes() == tensor.nbytes
+
+
+@pytest.mark.parametrize("kind", ["onnx", "torch"])
+@pytest.mark.parametrize("num_past_chunks", [1, 2, 6])
+def test_positions_restart_at_the_oldest_frame_in_view(exports, num_past_chunks: int, kind: str) -> None:
+    """Against the encoder called once for what is in view and what is new, as if an utterance began there.
+
+    WeNet's positions; in one block the frames in view know nothing of those before, apart from the convolution, which
+    reaches four frames back.
+    """
+    name = "top1_without_bias_float16"
+    model, backend, size, left = exports[name].model, engine(exports, name, kind), 8, 2
+    assert (model.config.encoder.position, model.config.encoder.conv_kernel) == ("absolute_key", 5)
+    feats, _ = random_feats(model, [4 * size * (num_past_chunks + 1) + 3], seed=4)
+
+    def last_chunk(restart: bool) -> np.ndarray:
+        state = backend.initial_state(1, left * size)
+        for chunk in range(num_past_chunks + 1):
+            if restart and chunk == num_past_chunks:
+                state = backend.restart_positions(state)
+            window = feats[:, 4 * size * chunk :][:, : 4 * (size - 1) + 7]
+            encoder_out, _, state = backend.encode_chunk(window, np.array([window.shape[1]]), state, left * size)
+        return encoder_out[0]
+
+    view = feats[0, 4 * size * max(0, num_past_chunks - left) :]
+    expected = torch_encoder(model, view, len(view))[-size:]
+    np.testing.assert_allclose(last_chunk(restart=True)[4:], expected[4:], **TOLERANCE)
+    if num_past_chunks > left:
+        assert np.abs(last_chunk(restart=False)[4:] - expected[4:]).max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["onnx", "torch"])
+@pytest.mark.parametrize("name", ["rotary_moe", "dense_batch_norm"])
+def test_rotary_positions_have_no_start(exports, name: str, kind: str) -> None:
+    backend = engine(exports, name, kind)
+    feats, _ = random_feats(exports[name].model, [15, 15], seed=6)
+    lengths = np.array([15, 11])
+    state = backend.initial_state(2, 6)
+    for _ in range(4):
+        _, _, state = backend.encode_chunk(feats, lengths, state, 6)
+    kept = backend.encode_chunk(feats, lengths, state, 6)[0]
+    np.testing.assert_array_equal(backend.encode_chunk(feats, lengths, backend.restart_positions(state), 6)[0], kept)
+
+
+@pytest.mark.parametrize("kind", ["onnx", "torch"])
+def test_a_model_that_is_not_causal_refuses_to_stream(exports, kind: str) -> None:
+    backend = engine(exports, "not_causal", kind)
     feats, lengths = random_feats(exports["not_causal"].model, [40])
-    assert backend.config.streaming is False
     with pytest.raises(DecodingError, match="cannot stream"):
-        backend.encode_chunk(feats, lengths, exports["rotary_moe"].backend.initial_state(1), -1)
+        backend.initial_state(1, 4)
+    with pytest.raises(DecodingError, match="cannot stream"):
+        backend.encode_chunk(feats, lengths, engine(exports, "rotary_moe", kind).initial_state(1, 0), -1)
+    for num_left_chunks in (-1, 0, 2):
+        with pytest.raises(DecodingError, match="cannot stream"):
+            encode_utterance(backend, feats, lengths, 4, num_left_chunks)
+        whole, _ = encode_utterance(backend, feats, lengths, 9, num_left_chunks)  # one chunk is no stream
+        expected = torch_encoder(exports["not_causal"].model, feats[0], 40)
+        np.testing.assert_allclose(whole[0], expected, **TOLERANCE)
+
+
+def test_a_model_directory_tells_whether_it_can_stream(exports) -> None:
+    assert exports["not_causal"].backend.config.streaming is False
+    assert exports["rotary_moe"].backend.config.streaming is True
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -74,6 +74,20 @@ def resample(samples: Samples, from_rate: float, to_rate: float) -> Samples:
     return np.asarray(soxr.resample(samples, from_rate, to_rate), dtype=np.float32)
 
 
+class OnlineResampler:
+    """`resample` for samples that arrive in blocks; the block sizes change nothing. Equal rates leave them as they are.
+
+    What comes out lags behind what went in: to 16 kHz by 40 ms from 24, 44.1 and 48 kHz, by 120 ms from 8 kHz.
+    """
+
+    def __init__(self, from_rate: float, to_rate: float) -> None:
+        self._stream = None if from_rate == to_rate else soxr.ResampleStream(from_rate, to_rate, 1, dtype="float32")
+
+    def process(self, samples: Samples, last: bool = False) -> Samples:
+        """The next samples (N,) at the new rate; `last` gives all that is left, and nothing may follow."""
+        return samples if self._stream is None else self._stream.resample_chunk(samples, last=last)
+
+
 def check_samples(samples: NDArray[Any], sample_rate: int, name: str = "samples") -> Samples:
     """Mono float32 samples from an array given by a user; the rate stays as it is.
 
@@ -95,9 +109,16 @@ def check_samples(samples: NDArray[Any], sample_rate: int, name: str = "samples"
         raise AudioError(f"{name}: expected float or int16 samples, found {samples.dtype}")
     if not samples.shape[0]:
         raise AudioError(f"{name}: no samples")
-    mono = samples.mean(axis=1) if samples.ndim == 2 else samples
+    mono = _downmix(samples) if samples.ndim == 2 else samples
     _check_values(mono, 0, sample_rate, name)
     return np.ascontiguousarray(mono, dtype=np.float32)
+
+
+def _downmix(samples: NDArray[Any]) -> NDArray[np.floating[Any]]:
+    """(N, channels) to (N,). What is not finite, or adds up to that, `_check_values` finds."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        mono: NDArray[np.floating[Any]] = samples.mean(axis=1)
+    return mono
 
 
 def _check_rate(sample_rate: int, name: str) -> None:
@@ -166,9 +187,7 @@ def _read_mono(sound: soundfile.SoundFile, first: int, last: int, sample_rate: i
     """Block by block, so that half an hour of 96 kHz stereo never stands in memory at once."""
     if first:
         sound.seek(first)
-    resampler = None
-    if sound.samplerate != sample_rate:
-        resampler = soxr.ResampleStream(sound.samplerate, sample_rate, 1, dtype="float32")
+    resampler = OnlineResampler(sound.samplerate, sample_rate)
     blocks: list[Samples] = []
     position = first
     block_frames = max(1, BLOCK_SAMPLES // sound.channels)
@@ -176,16 +195,15 @@ def _read_mono(sound: soundfile.SoundFile, first: int, last: int, sample_rate: i
         block = sound.read(min(last - position, block_frames), dtype="float32", always_2d=True)
         if not len(block):
             break
-        mono = block[:, 0] if sound.channels == 1 else block.mean(axis=1)
+        mono = block[:, 0] if sound.channels == 1 else _downmix(block)
         _check_values(mono, position, sound.samplerate, name)
         position += len(block)
-        blocks.append(resampler.resample_chunk(mono) if resampler else mono)
+        blocks.append(resampler.process(mono))
     if last - position > (MP3_SLACK_SAMPLES if sound.format in ("MP3", "MPEG") else 0):
         found, promised = position / sound.samplerate, last / sound.samplerate
         raise AudioError(f"{name}: truncated: the audio ends at {found:.3f} s of {promised:.3f} s")
-    if resampler:
-        blocks.append(resampler.resample_chunk(np.zeros(0, dtype=np.float32), last=True))
-    return np.ascontiguousarray(np.concatenate(blocks)) if blocks else np.zeros(0, dtype=np.float32)
+    blocks.append(resampler.process(np.zeros(0, dtype=np.float32), last=True))
+    return np.ascontiguousarray(np.concatenate(blocks))
 
 
 def _check_complete(stream: BinaryIO, name: str) -> None:

@@ -60,6 +60,29 @@ class Backend(Protocol):
         """
         ...
 
+    def initial_state(self, batch_size: int, num_left_frames: int) -> Any:
+        """The state of `batch_size` streams that have heard nothing, with all the room that `num_left_frames` need.
+
+        From it `encode_chunk` with the same `num_left_frames` makes states of one size, however much has been heard, so
+        that those of streams of any age can be joined. Raises DecodingError for a model that cannot stream.
+        """
+        ...
+
+    def join_states(self, states: Sequence[Any]) -> Any:
+        """One state with the rows of several of the same size."""
+        ...
+
+    def split_state(self, state: Any) -> list[Any]:
+        """The state of each row for itself; none of them holds on to the memory of the others."""
+        ...
+
+    def restart_positions(self, state: Any) -> Any:
+        """The same past, but absolute positions are counted anew from the oldest frame in view.
+
+        For the start of an utterance: models with absolute positions know those of utterances, not those of hours.
+        """
+        ...
+
     def ctc_log_probs(self, encoder_out: Floats) -> Floats:
         """CTC log-probabilities (B, T', V) of encoder_out (B, T', D), frame by frame."""
         ...

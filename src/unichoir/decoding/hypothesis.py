@@ -67,5 +67,61 @@ class Transcript:
         return asdict(self, dict_factory=_plain)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """One of the n-best readings of an utterance."""
+
+    text: str
+    tokens: tuple[Token, ...]
+    words: tuple[Word, ...]
+    score: float
+    """Natural log; comparable only within one utterance."""
+
+    @property
+    def confidence(self) -> float:
+        """Mean of the words' confidences, 0 to 1; 0 when there is no word."""
+        return sum(word.confidence for word in self.words) / len(self.words) if self.words else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamResult:
+    """What is known of one utterance of a stream; times in ms from the start of the stream."""
+
+    utterance: int
+    """Its number in the stream, from 0."""
+    is_final: bool
+    """False while it may still change."""
+    start_ms: int
+    end_ms: int
+    """Up to where it has been heard; that of a final result is where the next utterance starts."""
+    nbest: tuple[Reading, ...]
+    """Best first. Those of a partial result have tokens and words only where the stream's options want them."""
+
+    @property
+    def text(self) -> str:
+        """Of the best reading."""
+        return self.nbest[0].text
+
+    @property
+    def tokens(self) -> tuple[Token, ...]:
+        """Of the best reading."""
+        return self.nbest[0].tokens
+
+    @property
+    def words(self) -> tuple[Word, ...]:
+        """Of the best reading."""
+        return self.nbest[0].words
+
+    @property
+    def confidence(self) -> float:
+        """Of the best reading."""
+        return self.nbest[0].confidence
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dicts, lists and numbers, ready for JSON."""
+        best = {"text": self.text, "confidence": self.confidence}
+        return {**best, **asdict(self, dict_factory=_plain)}
+
+
 def _plain(items: list[tuple[str, Any]]) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in items}

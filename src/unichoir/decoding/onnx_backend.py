@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -64,14 +64,18 @@ class OnnxState:
         """Places for past frames."""
         return int(self.att_cache[0].shape[2])
 
+    @property
+    def tensors(self) -> list[Floats | Ints]:
+        """All of it, in the order of the graph's inputs; each has a row for every stream."""
+        return [*self.att_cache, *self.cnn_cache, self.att_cache_lens, self.offset]
+
     def named(self) -> dict[str, Floats | Ints]:
         """As the graph's inputs."""
-        tensors: list[Floats | Ints] = [*self.att_cache, *self.cnn_cache, self.att_cache_lens, self.offset]
-        return dict(zip(state_inputs(len(self.att_cache)), tensors, strict=True))
+        return dict(zip(state_inputs(len(self.att_cache)), self.tensors, strict=True))
 
     @classmethod
     def of(cls, tensors: Sequence[Any]) -> "OnnxState":
-        """From the graph's outputs, which come in the order of its inputs."""
+        """From `tensors`, and from the graph's outputs, which come in the same order."""
         blocks = len(tensors) // 2 - 1
         return cls(tensors[:blocks], tensors[blocks:-2], tensors[-2], tensors[-1])
 
@@ -111,20 +115,33 @@ class OnnxBackend(DecoderScores):
             else None
         )
 
-    def initial_state(self, batch_size: int) -> OnnxState | None:
-        """The state before the first chunk of `batch_size` streams; None for a model that cannot stream."""
+    def initial_state(self, batch_size: int, num_left_frames: int = 0) -> OnnxState:
+        """See `Backend.initial_state`."""
         if not self.config.streaming:
-            return None
+            raise DecodingError("this model cannot stream: its convolution is not causal")
         shapes = {each.name: each.shape for each in self._encoder.get_inputs()}
         _, heads, _, width = shapes["att_cache_0"]
         _, left_frames, dim = shapes["cnn_cache_0"]
         blocks = self.config.num_blocks
         return OnnxState(
-            [np.zeros((batch_size, heads, 0, width), np.float32)] * blocks,
+            [np.zeros((batch_size, heads, num_left_frames, width), np.float32)] * blocks,
             [np.zeros((batch_size, left_frames, dim), np.float32)] * blocks,
             np.zeros(batch_size, np.int64),
             np.zeros(batch_size, np.int64),
         )
+
+    def join_states(self, states: Sequence[OnnxState]) -> OnnxState:
+        """See `Backend.join_states`."""
+        return OnnxState.of([np.concatenate(rows) for rows in zip(*(state.tensors for state in states), strict=True)])
+
+    def split_state(self, state: OnnxState) -> list[OnnxState]:
+        """See `Backend.split_state`."""
+        rows = range(len(state.offset))
+        return [OnnxState.of([tensor[row : row + 1].copy() for tensor in state.tensors]) for row in rows]
+
+    def restart_positions(self, state: OnnxState) -> OnnxState:
+        """See `Backend.restart_positions`."""
+        return replace(state, offset=state.att_cache_lens)
 
     def encode_chunk(
         self, feats: Floats, feats_lengths: Ints, state: OnnxState | None = None, num_left_frames: int = -1
@@ -133,7 +150,8 @@ class OnnxBackend(DecoderScores):
         batch_size = feats.shape[0]
         if state is not None and not self.config.streaming:
             raise DecodingError("this model cannot stream: its convolution is not causal")
-        state = state or self.initial_state(batch_size)
+        if state is None and self.config.streaming:
+            state = self.initial_state(batch_size)
         if feats.shape[1] <= self.info.right_context:  # too few for the subsampling's convolutions
             return np.zeros((batch_size, 0, self.info.encoder_dim), np.float32), np.zeros(batch_size, np.int64), state
         feed: dict[str, Any] = {

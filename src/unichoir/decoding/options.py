@@ -1,7 +1,7 @@
 """How to recognise: one frozen value that goes from the command line down to the searches."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from unichoir.errors import DecodingError
@@ -9,7 +9,14 @@ from unichoir.errors import DecodingError
 Mode = Literal["ctc_greedy_search", "ctc_prefix_beam_search", "attention", "attention_rescoring"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 
+StreamingMode = Literal["ctc_prefix_beam_search", "attention_rescoring"]
+STREAMING_MODES: tuple[StreamingMode, ...] = get_args(StreamingMode)
+
 MIN_SEGMENT_SECONDS = 1.0
+MAX_CHUNK_SIZE = 25
+"""Encoder frames, one second: the longest chunks that models are trained with."""
+MAX_LEFT_FRAMES = 1500
+"""Encoder frames, one minute: what a stream remembers of each block, and so the memory it takes, has a limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +58,84 @@ class DecodingOptions:
             _in_range("reverse_weight", self.reverse_weight, 0, 1)
         if self.max_segment_seconds is not None:
             _in_range("max_segment_seconds", self.max_segment_seconds, MIN_SEGMENT_SECONDS, math.inf)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndpointRules:
+    """When an utterance in a stream is over: WeNet's three rules. Durations in seconds; None: the rule is off.
+
+    Raises DecodingError for values that make no sense.
+    """
+
+    silence_before_speech: float | None = 5.0
+    """So much silence while nothing has been recognised."""
+    silence_after_speech: float | None = 1.0
+    """So much silence after something has been recognised."""
+    max_utterance: float | None = 20.0
+    """So long an utterance. It ends at its longest pause, and what comes after the pause begins the next one."""
+    blank_threshold: float = 0.8
+    """A frame is silence when blank is more probable than this."""
+
+    def __post_init__(self) -> None:
+        for name in ("silence_before_speech", "silence_after_speech"):
+            if getattr(self, name) is not None:
+                _in_range(name, getattr(self, name), 0.04, math.inf)
+        if self.max_utterance is not None:
+            _in_range("max_utterance", self.max_utterance, MIN_SEGMENT_SECONDS, math.inf)
+        _in_range("blank_threshold", self.blank_threshold, 0, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamingOptions:
+    """Options of one stream. Raises DecodingError for values that make no sense."""
+
+    chunk_size: int = 16
+    """Encoder frames (40 ms each) that are encoded at once: smaller is sooner, larger is more exact."""
+    num_left_chunks: int = 4
+    """Chunks before its own that each frame attends to. A stream has no end, so that it cannot be all of them."""
+    mode: StreamingMode = "attention_rescoring"
+    """What gives the final result of an utterance; partial ones come from CTC prefix beam search."""
+    beam_size: int = 10
+    """Hypotheses kept by prefix beam search and rescored."""
+    num_best: int = 1
+    """Length of the n-best list, at most `beam_size`."""
+    ctc_weight: float = 0.5
+    """Rescoring: weight of the CTC score beside the decoders'."""
+    reverse_weight: float | None = None
+    """Rescoring: share of the right-to-left decoder, 0 to 1; None: the model's own."""
+    partial_words: bool = False
+    """Align the words of partial results, too, which costs some time with every chunk."""
+    endpoint: EndpointRules | None = field(default_factory=EndpointRules)
+    """None: the whole stream is one utterance, and memory grows with its length."""
+
+    def __post_init__(self) -> None:
+        if self.mode not in STREAMING_MODES:
+            raise DecodingError(f"mode: a stream cannot use {self.mode!r}, only {', '.join(STREAMING_MODES)}")
+        _at_least("chunk_size", self.chunk_size, 1)
+        if self.chunk_size > MAX_CHUNK_SIZE:
+            raise DecodingError(f"chunk_size: expected 1 to {MAX_CHUNK_SIZE} encoder frames, found {self.chunk_size}")
+        if self.num_left_chunks == -1:
+            raise DecodingError("num_left_chunks: a stream has no end and cannot attend to all of its past (-1)")
+        _at_least("num_left_chunks", self.num_left_chunks, 0)
+        if self.num_left_frames > MAX_LEFT_FRAMES:
+            limit = MAX_LEFT_FRAMES // self.chunk_size
+            raise DecodingError(f"num_left_chunks: expected at most {limit} of {self.chunk_size} frames each")
+        _at_least("beam_size", self.beam_size, 1)
+        _at_least("num_best", self.num_best, 1)
+        if self.num_best > self.beam_size:
+            raise DecodingError(f"num_best: a beam of {self.beam_size} has no {self.num_best} hypotheses")
+        if not isinstance(self.partial_words, bool):
+            raise DecodingError(f"partial_words: expected True or False, found {self.partial_words!r}")
+        if self.endpoint is not None and not isinstance(self.endpoint, EndpointRules):
+            raise DecodingError(f"endpoint: expected EndpointRules or None, found {self.endpoint!r}")
+        _in_range("ctc_weight", self.ctc_weight, 0, math.inf)
+        if self.reverse_weight is not None:
+            _in_range("reverse_weight", self.reverse_weight, 0, 1)
+
+    @property
+    def num_left_frames(self) -> int:
+        """Encoder frames before its chunk that each frame attends to."""
+        return self.chunk_size * self.num_left_chunks
 
 
 def _at_least(name: str, value: int, least: int) -> None:

@@ -122,7 +122,8 @@ class PrefixBeam:
     """The `beam_size` most probable token sequences, each summed over its CTC alignments, for the frames seen so far.
 
     Where the sum leaves the beam and where a token is not among the `beam_size` most probable of its frame, it is lost,
-    as in WeNet; with a beam as large as the vocabulary and the number of prefixes the result is exact. An extension
+    as in WeNet; with a beam as large as the vocabulary and the number of prefixes the result is exact. A frame in which
+    nothing is possible counts as blank, so that there is always a hypothesis. An extension
     that cannot enter the next beam is not computed, which changes no result: where blank is nearly certain a frame
     costs one update of each prefix.
     """
@@ -135,9 +136,20 @@ class PrefixBeam:
 
     def advance(self, log_probs: NDArray[np.floating[Any]]) -> None:
         """Go on by the next frames; log_probs: (t, V) CTC log-probabilities. Any split into calls gives the same."""
+        for _ in self.steps(log_probs):
+            pass
+
+    def steps(self, log_probs: NDArray[np.floating[Any]]) -> Iterator[None]:
+        """`advance` that halts after every frame, for those who may stop before the last."""
         for frame in _most_probable(log_probs, self.beam_size):
             self._step(frame)
             self.num_frames += 1
+            yield
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the best hypothesis has no token."""
+        return self._beam[0].parent is None
 
     def nbest(self) -> list[Hypothesis]:
         """The hypotheses in the beam, best first; before any frame the empty one with score 0."""
@@ -145,6 +157,8 @@ class PrefixBeam:
 
     def _step(self, frame: dict[int, float]) -> None:
         """One frame; `frame`: log-probability of each token that is considered, the most probable first."""
+        if next(iter(frame.values())) == NEVER:
+            frame = {self.blank_id: 0.0}
         now, blank = self.num_frames, frame.pop(self.blank_id, NEVER)
         # What grows does so from how its parent was before this frame, so that comes before any prefix is updated.
         entering = self._enter(frame, blank)

@@ -1,11 +1,14 @@
 """The torch engine behind the decoding protocol: a model in training or in a checkpoint, without an export."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from unichoir.decoding.backend import Floats, Ints, ModelInfo
 from unichoir.decoding.engine import DecoderScores, PrefixTree, check_top_k, zero_padding
@@ -68,6 +71,39 @@ class TorchBackend(DecoderScores):
             else:
                 encoder_out, lens, _ = encoder(*inputs, top_k=self._top_k)
         return encoder_out.cpu().numpy(), lens.cpu().numpy(), state
+
+    def initial_state(self, batch_size: int, num_left_frames: int = 0) -> EncoderState:
+        """See `Backend.initial_state`."""
+        if not self.model.encoder.config.conv_causal:
+            raise DecodingError("this model cannot stream: its convolution is not causal")
+        state = self.model.encoder.initial_state(batch_size)
+        room = (0, 0, num_left_frames, 0)  # empty places stand before the filled ones
+        return replace(state, att_cache=tuple(functional.pad(cache, room) for cache in state.att_cache))
+
+    def join_states(self, states: Sequence[EncoderState]) -> EncoderState:
+        """See `Backend.join_states`."""
+        return EncoderState(
+            att_cache=tuple(torch.cat(rows) for rows in zip(*(state.att_cache for state in states), strict=True)),
+            att_cache_lens=torch.cat([state.att_cache_lens for state in states]),
+            cnn_cache=tuple(torch.cat(rows) for rows in zip(*(state.cnn_cache for state in states), strict=True)),
+            offset=torch.cat([state.offset for state in states]),
+        )
+
+    def split_state(self, state: EncoderState) -> list[EncoderState]:
+        """See `Backend.split_state`."""
+        return [
+            EncoderState(
+                att_cache=tuple(cache[row : row + 1].clone() for cache in state.att_cache),
+                att_cache_lens=state.att_cache_lens[row : row + 1].clone(),
+                cnn_cache=tuple(cache[row : row + 1].clone() for cache in state.cnn_cache),
+                offset=state.offset[row : row + 1].clone(),
+            )
+            for row in range(len(state.offset))
+        ]
+
+    def restart_positions(self, state: EncoderState) -> EncoderState:
+        """See `Backend.restart_positions`."""
+        return replace(state, offset=state.att_cache_lens)
 
     def ctc_log_probs(self, encoder_out: Floats) -> Floats:
         """See `Backend.ctc_log_probs`."""
