@@ -10,7 +10,12 @@ import unichoir
 PUBLIC = {
     "Alternative",
     "DecodingOptions",
+    "EndpointRules",
     "Model",
+    "Reading",
+    "Stream",
+    "StreamResult",
+    "StreamingOptions",
     "Token",
     "Transcript",
     "UnichoirError",

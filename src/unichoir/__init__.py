@@ -4,15 +4,17 @@ import unichoir
 
 model = unichoir.load_model()
 print(model.transcribe("recording.flac").text)
+for result in model.stream(blocks_of_samples, sample_rate=16000):
+    print(result.text)
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from unichoir.api import Model, load_model
-    from unichoir.decoding.hypothesis import Alternative, Token, Transcript, Word
-    from unichoir.decoding.options import DecodingOptions
+    from unichoir.api import Model, Stream, load_model
+    from unichoir.decoding.hypothesis import Alternative, Reading, StreamResult, Token, Transcript, Word
+    from unichoir.decoding.options import DecodingOptions, EndpointRules, StreamingOptions
     from unichoir.errors import UnichoirError
 
 __version__ = "0.1.0"
@@ -20,7 +22,12 @@ __version__ = "0.1.0"
 __all__ = [
     "Alternative",
     "DecodingOptions",
+    "EndpointRules",
     "Model",
+    "Reading",
+    "Stream",
+    "StreamResult",
+    "StreamingOptions",
     "Token",
     "Transcript",
     "UnichoirError",
@@ -32,7 +39,12 @@ __all__ = [
 _HOMES = {
     "Alternative": "unichoir.decoding.hypothesis",
     "DecodingOptions": "unichoir.decoding.options",
+    "EndpointRules": "unichoir.decoding.options",
     "Model": "unichoir.api",
+    "Reading": "unichoir.decoding.hypothesis",
+    "Stream": "unichoir.api",
+    "StreamResult": "unichoir.decoding.hypothesis",
+    "StreamingOptions": "unichoir.decoding.options",
     "Token": "unichoir.decoding.hypothesis",
     "Transcript": "unichoir.decoding.hypothesis",
     "UnichoirError": "unichoir.errors",

@@ -1,4 +1,4 @@
-"""The first Ctrl-C or SIGTERM asks the trainer to checkpoint and leave; the second is obeyed at once."""
+"""The first Ctrl-C or SIGTERM asks for an orderly end; the second is obeyed at once."""
 
 import signal
 import threading

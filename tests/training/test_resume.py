@@ -12,8 +12,8 @@ import torch
 
 from unichoir.configuration import to_mapping
 from unichoir.errors import ConfigError
+from unichoir.stopping import StopRequest
 from unichoir.training.config import ExperimentConfig
-from unichoir.training.stopping import StopRequest
 from unichoir.training.trainer import TrainingResult, train
 
 Experiment = Callable[..., ExperimentConfig]

@@ -13,12 +13,12 @@ import torch
 from unichoir.data.dataset import Batch, Example, collate
 from unichoir.errors import CheckpointError, ConfigError, TrainingError
 from unichoir.model.checkpoint import load_checkpoint
+from unichoir.stopping import StopRequest
 from unichoir.training.checkpointing import average_weights
 from unichoir.training.config import ExperimentConfig
 from unichoir.training.feeding import BatchRequest, Loaded
 from unichoir.training.reporting import Reporter
 from unichoir.training.setup import prepare
-from unichoir.training.stopping import StopRequest
 from unichoir.training.trainer import Trainer, train
 
 Experiment = Callable[..., ExperimentConfig]

@@ -42,8 +42,8 @@ def train(
 
     with training_extras("unichoir train"):
         from unichoir.model.checkpoint import read_yaml
+        from unichoir.stopping import StopRequest
         from unichoir.training.config import experiment_from_mapping
-        from unichoir.training.stopping import StopRequest
         from unichoir.training.trainer import train as run
     stop = StopRequest()
     experiment = experiment_from_mapping(apply_overrides(read_yaml(config), overrides or ()), str(config))

@@ -24,6 +24,7 @@ from unichoir.model.asr_model import AsrModel
 from unichoir.model.checkpoint import load_weights, save_checkpoint
 from unichoir.model.masks import ChunkMask, draw_dynamic_chunk
 from unichoir.model.moe import expert_load
+from unichoir.stopping import StopRequest
 from unichoir.training.checkpointing import (
     BestCheckpoint,
     Progress,
@@ -40,7 +41,6 @@ from unichoir.training.metrics import RunningMeans, Stopwatch, clock_time
 from unichoir.training.optim import build_optimizer, clip_gradient, learning_rate, set_learning_rate
 from unichoir.training.reporting import Reporter
 from unichoir.training.setup import Setup, new_model, prepare
-from unichoir.training.stopping import StopRequest
 from unichoir.training.validation import Validation, to_device, validate
 
 STATE = "state.pt"

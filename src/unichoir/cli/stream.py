@@ -1,0 +1,285 @@
+"""`unichoir stream`."""
+
+import math
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from unichoir.cli.common import ModelOption, ThreadsOption, TopKOption, note, write_line
+from unichoir.cli.stream_output import Format, TextLines, make_output
+from unichoir.decoding.latency import LatencyMeter
+from unichoir.decoding.options import MAX_CHUNK_SIZE, STREAMING_MODES, EndpointRules, StreamingMode, StreamingOptions
+from unichoir.errors import AudioError, DecodingError
+
+if TYPE_CHECKING:
+    from unichoir.api import Stream
+    from unichoir.audio.microphone import Microphone
+
+BLOCK_SECONDS = 0.1
+"""Of a file that is played; a microphone gives as much at once."""
+_MAX_SLEEP_SECONDS = 0.1
+
+Clock = Callable[[], float]
+"""Seconds, never going back."""
+Blocks = Iterable[tuple[Any, float]]
+"""Samples (N,) and when they arrived."""
+
+
+def _show_devices(wanted: bool) -> None:
+    if wanted:
+        from unichoir.audio.microphone import input_devices
+
+        for device in input_devices():
+            default = ", the default" if device.is_default else ""
+            write_line(f"{device.index:3} {device.name} ({device.sample_rate} Hz{default})")
+        raise typer.Exit
+
+
+def stream(
+    simulate: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Play this recording in place of the microphone.", show_default=False),
+    ] = None,
+    speed: Annotated[
+        float | None,
+        typer.Option(
+            min=0, metavar="X", help="With --simulate: 1 is real time (as without it), 0 at once.", show_default=False
+        ),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|INDEX", help="Microphone; else the system's default.", show_default=False),
+    ] = None,
+    list_devices: Annotated[
+        bool, typer.Option("--list-devices", callback=_show_devices, is_eager=True, help="List microphones and exit.")
+    ] = False,
+    model: ModelOption = None,
+    decoding: Annotated[
+        StreamingMode,
+        typer.Option(metavar="MODE", help=f"What gives final results: {', '.join(STREAMING_MODES)}."),
+    ] = "attention_rescoring",
+    chunk_size: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=MAX_CHUNK_SIZE,
+            metavar="N",
+            help=f"Encoder frames (40 ms each) seen at once, 1 to {MAX_CHUNK_SIZE}: small is soon, large is exact.",
+        ),
+    ] = 16,
+    num_left_chunks: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Chunks before its own that a frame sees.")
+    ] = 4,
+    beam_size: Annotated[int, typer.Option(min=1, metavar="N", help="Hypotheses kept by the search.")] = 10,
+    silence_after_speech: Annotated[
+        float, typer.Option(min=0, metavar="S", help="Seconds of silence that end an utterance; 0: off.")
+    ] = 1.0,
+    silence_before_speech: Annotated[
+        float, typer.Option(min=0, metavar="S", help="The same before anything has been said; 0: off.")
+    ] = 5.0,
+    max_utterance: Annotated[
+        float, typer.Option(min=0, metavar="S", help="Seconds after which one is cut at its longest pause; 0: off.")
+    ] = 20.0,
+    output_format: Annotated[
+        Format, typer.Option("--format", help="Text of final results, or JSON of all results, a line each.")
+    ] = "text",
+    latency: Annotated[
+        bool, typer.Option("--latency", help="Say at the end how late results were; on terminals always.")
+    ] = False,
+    threads: ThreadsOption = None,
+    top_k: TopKOption = None,
+) -> None:
+    """Write down what is said while it is said: into a microphone, or by a recording played as if it were live.
+
+    On a terminal the last line changes until its utterance is over, and words that the model is not certain of are dim.
+    Elsewhere only final lines are written. With JSON it is every result: text, times in ms, is_final, and under nbest
+    the words of final ones with times and confidence. Ctrl-C ends the input and waits for the last words, a second one
+    does not.
+
+    The microphone needs one more package: pip install 'unichoir[mic]'.
+
+    Examples:
+
+        unichoir stream
+
+        unichoir stream --list-devices
+
+        unichoir stream --device USB --chunk-size 8 --silence-after-speech 0.6
+
+        unichoir stream --simulate recording.flac --latency
+
+        unichoir stream --simulate recording.flac --speed 0 --format json | jq -r 'select(.is_final).text'
+    """
+    from unichoir.api import load_model
+
+    if speed is not None and (simulate is None or not math.isfinite(speed)):
+        reason = "only a recording has one (--simulate)" if simulate is None else f"{speed} is not a finite number"
+        raise typer.BadParameter(reason, param_hint="--speed")
+    if simulate is not None and device is not None:
+        raise typer.BadParameter("a recording is not heard by a microphone (--simulate)", param_hint="--device")
+    options = _streaming_options(
+        chunk_size=chunk_size,
+        num_left_chunks=num_left_chunks,
+        mode=decoding,
+        beam_size=beam_size,
+        silence_after_speech=silence_after_speech,
+        silence_before_speech=silence_before_speech,
+        max_utterance=max_utterance,
+    )
+    source = _find_microphone(device) if simulate is None else simulate
+    loaded = load_model(model, threads, top_k)
+    session = Session(loaded.create_stream(options), make_output(output_format))
+    failure = _run(session, source, loaded.sample_rate, 1.0 if speed is None else speed)
+    if latency or sys.stdout.isatty():
+        note(session.report())
+    if failure is not None:
+        raise failure
+
+
+def _streaming_options(
+    *,
+    silence_after_speech: float,
+    silence_before_speech: float,
+    max_utterance: float,
+    **fields: Any,
+) -> StreamingOptions:
+    """The options of a command line; what makes no sense is an error of usage."""
+    try:
+        rules = EndpointRules(
+            silence_after_speech=silence_after_speech or None,
+            silence_before_speech=silence_before_speech or None,
+            max_utterance=max_utterance or None,
+        )
+        return StreamingOptions(endpoint=rules, **fields)
+    except DecodingError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def _find_microphone(device: str | None) -> "Microphone":
+    from unichoir.audio.microphone import Microphone
+
+    return Microphone(int(device) if device and device.isascii() and device.isdecimal() else device)
+
+
+def _run(session: "Session", source: "str | Microphone", sample_rate: int, speed: float) -> AudioError | None:
+    """Until the source ends or a signal asks for it. Returns what ended it too early, if something did."""
+    from unichoir.audio.io import load_audio
+    from unichoir.stopping import StopRequest
+
+    if isinstance(source, str):
+        samples = load_audio(source, sample_rate=sample_rate)
+        with StopRequest() as stop:
+            return session.run(play(samples, sample_rate, speed, stop.__bool__), sample_rate)
+    with StopRequest() as stop, source:
+        note(f"listening to {source.name} at {source.sample_rate} Hz, Ctrl-C ends")
+        failure = session.run(listen(source, stop.__bool__, session.output), source.sample_rate)
+    for loss in losses(source):
+        note(f"warning: {loss}")
+    return failure
+
+
+class Session:
+    """One stream from its audio to what is shown of it. clock: in seconds; the blocks' times of arrival are of it."""
+
+    def __init__(self, stream: "Stream", output: TextLines, clock: Clock = time.monotonic) -> None:
+        self.output = output
+        self._stream = stream
+        self._clock = clock
+        self._meter = LatencyMeter()
+        self._busy = 0.0
+
+    def run(self, blocks: Blocks, sample_rate: int) -> AudioError | None:
+        """To the end of the blocks, or of those before an error, which is returned; the last words are shown anyway."""
+        failure = None
+        arrived = self._clock()
+        try:
+            for samples, arrived in blocks:
+                self._accept(samples, sample_rate, arrived)
+                self._show()
+        except AudioError as error:
+            failure = error
+        # Whoever gives the last block could say so with it.
+        self._meter.finished(arrived)
+        self._stream.input_finished()
+        self._show()
+        return failure
+
+    def report(self) -> str:
+        """The latencies and the real-time factor, for people."""
+        seconds = self._stream.accepted_ms / 1000
+        factor = f"{self._busy / seconds:.3f}" if seconds else "-"
+        return (
+            f"{self._meter.report().to_text()}\n"
+            f"real-time factor {factor}: {seconds:.1f} s of audio recognised in {self._busy:.2f} s"
+        )
+
+    def _accept(self, samples: Any, sample_rate: int, arrived: float) -> None:
+        began = self._clock()
+        self._stream.accept_waveform(samples, sample_rate)
+        self._busy += self._clock() - began
+        self._meter.accepted(self._stream.accepted_ms, arrived)
+
+    def _show(self) -> None:
+        results = self._stream.results()
+        try:
+            while True:
+                began = self._clock()
+                result = next(results, None)
+                self._busy += self._clock() - began
+                if result is None:
+                    return
+                self.output.show(result)
+                self._meter.shown(result, self._clock())
+        except BaseException:
+            self.output.clear()
+            raise
+
+
+def play(
+    samples: Any,
+    sample_rate: int,
+    speed: float,
+    stop: Callable[[], bool],
+    clock: Clock = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[tuple[Any, float]]:
+    """Blocks of `samples` (N,) at the time when a microphone would give them, `speed` times as fast; 0: at once.
+
+    They arrive when they are due, even if whoever takes them is late. Ends early when `stop` says so.
+    """
+    length = round(BLOCK_SECONDS * sample_rate)
+    began = clock()
+    for first in range(0, len(samples), length):
+        block = samples[first : first + length]
+        due = began + (first + len(block)) / sample_rate / speed if speed else clock()
+        while not stop() and (left := due - clock()) > 0:
+            sleep(min(left, _MAX_SLEEP_SECONDS))  # a signal does not cut a sleep short
+        if stop():
+            return
+        yield block, due
+
+
+def listen(microphone: "Microphone", stop: Callable[[], bool], output: TextLines) -> Iterator[tuple[Any, float]]:
+    """The blocks of a microphone; that audio is being lost is said as soon as it happens."""
+    warned = False
+    for block in microphone.blocks(stop):
+        if not warned and losses(microphone):
+            warned = True
+            output.clear()
+            note("warning: audio is being lost; how much will be said at the end")
+        yield block
+
+
+def losses(microphone: "Microphone") -> list[str]:
+    """What has been lost so far, in words."""
+    found = []
+    if microphone.lost_seconds:
+        found.append(
+            f"{microphone.lost_seconds:.1f} s of audio were lost: recognition could not keep up with the speech"
+        )
+    if microphone.num_overflows:
+        found.append(f"the microphone lost audio {microphone.num_overflows} times before it could be read")
+    return found

@@ -1,0 +1,73 @@
+"""What the tests of `unichoir stream` share."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from unichoir import api, cli
+from unichoir.audio.io import load_audio
+from unichoir.decoding.hypothesis import StreamResult
+from unichoir.decoding.options import StreamingOptions
+from unichoir.decoding.recognizer import Recognizer
+
+RATE = 16000
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command in this process: (*arguments) to (exit code, standard output, standard error)."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setenv("COLUMNS", "120")
+        monkeypatch.setattr(sys, "argv", ["unichoir", "stream", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        written = capsys.readouterr()
+        return int(end.value.code or 0), written.out, written.err
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def clips() -> list[Path]:
+    """The demo's recordings."""
+    return sorted((Path(__file__).resolve().parents[2] / "demo" / "audio").glob("*.flac"))
+
+
+@pytest.fixture(scope="session")
+def long_speech(clips: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The clips one after the other, half a minute of them without a long pause."""
+    samples = np.concatenate([load_audio(path, sample_rate=RATE) for path in clips] * 4)
+    path = tmp_path_factory.mktemp("speech") / "long.wav"
+    soundfile.write(path, samples, RATE)
+    return path
+
+
+@pytest.fixture(scope="session")
+def recognizer() -> Recognizer:
+    return api.load_recognizer(None, num_threads=1)
+
+
+@pytest.fixture
+def finals_of(recognizer: Recognizer) -> Callable[..., list[StreamResult]]:
+    """By the recogniser's own verbs: (samples or a file, options) to the final results."""
+
+    def finals_of(source: np.ndarray | Path, options: StreamingOptions | None = None) -> list[StreamResult]:
+        samples = load_audio(source, sample_rate=RATE) if isinstance(source, Path) else source
+        stream, finals = recognizer.create_stream(options), []
+        stream.accept_waveform(samples, RATE)
+        stream.input_finished()
+        while recognizer.is_ready(stream) or recognizer.is_endpoint(stream):
+            if recognizer.is_endpoint(stream):
+                finals.append(recognizer.get_result(stream))
+                recognizer.reset(stream)
+            else:
+                recognizer.decode_streams([stream])
+        return finals
+
+    return finals_of

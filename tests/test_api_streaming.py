@@ -1,0 +1,140 @@
+"""Streaming from Python with the included model, against the recogniser's own verbs."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import unichoir
+from unichoir import api
+from unichoir.audio.io import load_audio
+from unichoir.decoding.hypothesis import Reading
+from unichoir.errors import AudioError, DecodingError
+from unichoir.text.wer import word_errors
+
+RATE = 16000
+CLIPS = Path(__file__).resolve().parent.parent / "demo" / "audio"
+SAID = "SIX OH FOUR FIVE NINE ONE TWO SIX FOUR EIGHT THREE NINE ONE EIGHT TWO"
+RULES = unichoir.EndpointRules(silence_after_speech=0.6, silence_before_speech=0.4)
+
+
+@pytest.fixture(scope="module")
+def included() -> unichoir.Model:
+    return unichoir.load_model()
+
+
+@pytest.fixture(scope="module")
+def speech() -> np.ndarray:
+    """Three of the demo's clips, two seconds of silence after each."""
+    parts = [load_audio(CLIPS / f"clip-{number}.flac", sample_rate=RATE) for number in (1, 2, 3)]
+    return np.concatenate([np.concatenate([part, np.zeros(2 * RATE, np.float32)]) for part in parts])
+
+
+def in_blocks(samples: np.ndarray, length: int) -> Iterator[np.ndarray]:
+    return (samples[start : start + length] for start in range(0, len(samples), length))
+
+
+def all_results(
+    model: unichoir.Model, samples: np.ndarray, options: unichoir.StreamingOptions
+) -> list[unichoir.StreamResult]:
+    """By the recogniser's own verbs, the samples given at once: after each chunk a partial result, or finals."""
+    recognizer, found = model.recognizer, []
+    stream = recognizer.create_stream(options)
+    stream.accept_waveform(samples, RATE)
+    stream.input_finished()
+    while recognizer.is_ready(stream) or recognizer.is_endpoint(stream):
+        if recognizer.is_endpoint(stream):
+            found.append(recognizer.get_result(stream))
+            recognizer.reset(stream)
+            continue
+        recognizer.decode_streams([stream])
+        if not recognizer.is_endpoint(stream):
+            found.append(recognizer.get_result(stream))
+    return found
+
+
+@pytest.mark.parametrize("length", [160, 7777, 10**6])
+def test_streaming_gives_what_is_new(included: unichoir.Model, speech: np.ndarray, length: int) -> None:
+    options = unichoir.StreamingOptions(chunk_size=12, endpoint=RULES)
+    everything = all_results(included, speech, options)
+    finals = [result for result in everything if result.is_final]
+    assert word_errors(SAID, " ".join(final.text for final in finals if final.text)).rate < 0.25
+    blocks = in_blocks(speech, length)
+    other = unichoir.StreamingOptions(chunk_size=25, endpoint=RULES)
+    found = list(included.stream(blocks, sample_rate=RATE, chunk_size=12, options=other))
+    assert [result for result in found if result.is_final] == [final for final in finals if final.text]
+    partials = [result for result in found if not result.is_final]
+    assert all(result in everything for result in partials)
+    # For somebody who reads along: after every result of the recogniser the newest text is there.
+    for number in {result.utterance for result in everything}:
+        changes = [""] + [one.text for one in everything if one.utterance == number and not one.is_final]
+        expected = [after for before, after in pairwise(changes) if after != before]
+        assert [one.text for one in partials if one.utterance == number] == expected
+    assert len(partials) >= 6
+
+
+def test_with_empty_finals_nothing_is_left_out(included: unichoir.Model, speech: np.ndarray) -> None:
+    options = unichoir.StreamingOptions(endpoint=RULES)
+    results = included.stream(in_blocks(speech, 1600), sample_rate=RATE, options=options, empty_finals=True)
+    finals = [result for result in results if result.is_final]
+    assert finals == [result for result in all_results(included, speech, options) if result.is_final]
+    assert not all(final.words for final in finals)
+    assert [final.start_ms for final in finals] == [0, *(final.end_ms for final in finals[:-1])]
+    assert finals[-1].end_ms == round(len(speech) / 16)
+
+
+def test_results_come_while_the_audio_does(included: unichoir.Model, speech: np.ndarray) -> None:
+    taken = 0
+
+    def blocks() -> Iterator[np.ndarray]:
+        nonlocal taken
+        for block in in_blocks(speech, 1600):
+            taken += len(block)
+            yield block
+
+    for result in included.stream(blocks(), sample_rate=RATE):
+        # A chunk looks 45 ms ahead, and is decoded with the block of 100 ms that fills it.
+        assert result.is_final or taken / 16 <= result.end_ms + 45 + 100
+        assert taken < len(speech)  # after the last word there are two seconds of silence
+
+
+def test_a_stream_of_ones_own_pace(included: unichoir.Model, speech: np.ndarray) -> None:
+    expected = list(included.stream([speech], sample_rate=RATE, decoding="ctc_prefix_beam_search", empty_finals=True))
+    stream = included.create_stream(decoding="ctc_prefix_beam_search")
+    assert (stream.options.mode, stream.accepted_ms) == ("ctc_prefix_beam_search", 0)
+    found = []
+    for block in in_blocks((speech * 32768).astype(np.int16), 2 * RATE):
+        stream.accept_waveform(np.stack([block, block], axis=1), RATE)
+        for result in stream.results():
+            found.append(result)
+            break  # whoever stops here loses nothing
+    stream.input_finished()
+    assert stream.accepted_ms == pytest.approx(len(speech) / 16)
+    found += list(stream.results())
+    assert [each.text for each in found if each.is_final] == [each.text for each in expected if each.is_final]
+    assert list(stream.results()) == []
+    with pytest.raises(AudioError, match="after the end"):
+        stream.accept_waveform(speech, RATE)
+
+
+def test_what_was_shown_and_is_not_so_is_taken_back() -> None:
+    def result(text: str, final: bool, utterance: int = 0) -> unichoir.StreamResult:
+        best = Reading(text=text, tokens=(), words=(), score=0.0)
+        return unichoir.StreamResult(utterance=utterance, is_final=final, start_ms=0, end_ms=0, nbest=(best,))
+
+    stale, back = result("A", False), result("", True)
+    following = [result("", False, 1), result("", True, 1), result("A", False, 2), result("A", False, 2)]
+    assert list(api._changes([stale, back, *following], empty_finals=False)) == [stale, back, following[2]]
+
+
+def test_bad_streams_are_refused_at_once(included: unichoir.Model, speech: np.ndarray) -> None:
+    with pytest.raises(DecodingError, match="chunk_size"):
+        included.stream([speech], sample_rate=RATE, chunk_size=26)
+    with pytest.raises(DecodingError, match="mode: a stream cannot use 'attention'"):
+        included.create_stream(decoding="attention")  # type: ignore[arg-type]
+    results = included.stream([speech, speech * np.nan], sample_rate=RATE)
+    with pytest.raises(AudioError, match="not a finite number"):
+        list(results)
+    assert list(included.stream([], sample_rate=RATE)) == []
