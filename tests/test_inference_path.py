@@ -8,11 +8,16 @@ import pytest
 
 import unichoir
 
-EXTRAS = ("torch", "safetensors", "sentencepiece", "yaml", "tensorboard", "onnx", "onnxscript")
+EXTRAS = (
+    *("torch", "safetensors", "sentencepiece", "yaml", "tensorboard", "onnx", "onnxscript"),
+    *("fastapi", "starlette", "uvicorn", "websockets", "prometheus_client", "python_multipart", "sounddevice"),
+)
 NEED_EXTRAS = (
     "unichoir.model",
     "unichoir.training",
     "unichoir.benchmark.calibrate",
+    "unichoir.benchmark.serving",
+    "unichoir.serving",
     "unichoir.export.torch_backend",
     "unichoir.export.onnx",
     "unichoir.export.graph",

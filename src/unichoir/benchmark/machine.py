@@ -10,11 +10,13 @@ from importlib import metadata
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd", "asimddp", "i8mm", "sve")
 """Those that products of vectors depend on, as Linux names them."""
 
+PACKAGES = ("unichoir", "torch", "onnxruntime", "numpy", "uvicorn", "websockets")
+
 
 def describe_machine(threads: int) -> dict[str, str]:
     """Processor, system, versions, command line and date."""
     names, cores, flags = _processor()
-    versions = [f"{name} {metadata.version(name)}" for name in ("unichoir", "torch", "onnxruntime", "numpy")]
+    versions = [f"{name} {version}" for name in PACKAGES if (version := _version(name))]
     return {
         "processor": f"{names}, {cores} cores, {threads} threads used",
         "instructions": ", ".join(name for name in INSTRUCTIONS if name in flags) or "unknown",
@@ -23,6 +25,14 @@ def describe_machine(threads: int) -> dict[str, str]:
         "command": " ".join(["unichoir", *sys.argv[1:]]),
         "date": datetime.now(timezone.utc).isoformat(timespec="minutes"),
     }
+
+
+def _version(package: str) -> str:
+    """Empty where it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def _processor() -> tuple[str, int, set[str]]:

@@ -1,49 +1,27 @@
 """What a benchmark looks like: tables for terminals, Markdown, JSON."""
 
-import json
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group
-from rich.table import Table as RichTable
 
 from unichoir.benchmark.plan import Cell, Variant
+from unichoir.benchmark.rendering import as_markdown, for_terminal, write_files
 from unichoir.benchmark.results import Results, Spread, entropy
 from unichoir.benchmark.roofline import ideal_seconds, weight_bytes, work_of
-from unichoir.benchmark.tables import Table, head, tables
+from unichoir.benchmark.tables import head, tables
 from unichoir.configuration import to_mapping
 
 
 def to_markdown(results: Results) -> str:
     """Where and how it was measured, then every table."""
-    lines = ["# Benchmark", "", *(f"- {name}: {text}" for name, text in head(results)), ""]
-    for table in tables(results):
-        lines += [f"## {table.title}", "", *_markdown_rows(table), ""]
-        if table.note:
-            lines += [table.note, ""]
-    return "\n".join(lines)
-
-
-def _markdown_rows(table: Table) -> Iterator[str]:
-    rule = ["---"] + ["---:"] * (len(table.columns) - 1)
-    for row in (table.columns, rule, *table.rows):
-        yield f"| {' | '.join(row)} |"
+    return as_markdown("Benchmark", head(results), tables(results))
 
 
 def to_terminal(results: Results) -> Group:
     """The same for a terminal."""
-    parts: list[Any] = [f"{name}: {text}" for name, text in head(results)]
-    for table in tables(results):
-        shown = RichTable(title=table.title, title_justify="left", caption=table.note or None, box=SIMPLE_HEAD)
-        for place, name in enumerate(table.columns):
-            shown.add_column(name, justify="right" if place else "left", overflow="fold")
-        for row in table.rows:
-            shown.add_row(*row)
-        parts.append(shown)
-    return Group(*parts)
+    return for_terminal(head(results), tables(results))
 
 
 def to_json(results: Results) -> dict[str, Any]:
@@ -115,6 +93,4 @@ def _spread(spread: Spread | None) -> dict[str, Any] | None:
 
 def write_report(results: Results, directory: Path) -> None:
     """Write results.json and results.md."""
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "results.json").write_text(json.dumps(to_json(results), indent=2) + "\n", encoding="utf-8")
-    (directory / "results.md").write_text(to_markdown(results), encoding="utf-8")
+    write_files(to_json(results), to_markdown(results), directory)

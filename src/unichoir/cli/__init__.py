@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from unichoir import __version__
-from unichoir.cli import benchmark, evaluate, models, tokenizer, train, transcribe
+from unichoir.cli import benchmark, evaluate, models, serve, stream, tokenizer, train, transcribe
 from unichoir.cli.common import print_error
 from unichoir.errors import UnichoirError
 
@@ -19,9 +19,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("transcribe")(transcribe.transcribe)
+app.command("stream")(stream.stream)
 app.command("evaluate")(evaluate.evaluate)
 app.command("train")(train.train)
 app.command("export")(models.export)
+app.command("serve")(serve.serve)
 app.command("benchmark")(benchmark.benchmark)
 app.command("models")(models.models)
 app.command("cmvn")(train.cmvn)
@@ -48,10 +50,10 @@ def root(
 
 def main() -> None:
     """Run the command line; errors of ours become one line and exit code 1."""
-    for stream in (sys.stdout, sys.stderr):
+    for output in (sys.stdout, sys.stderr):
         # A terminal that cannot show a character is no reason to fail.
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+        if hasattr(output, "reconfigure"):
+            output.reconfigure(errors="backslashreplace")
     try:
         app(prog_name="unichoir")
     except UnichoirError as error:

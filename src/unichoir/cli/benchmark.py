@@ -8,6 +8,18 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 from rich.console import Console
 
+from unichoir.cli.benchmark_serving import (
+    ClientsOption,
+    DroppedOption,
+    PlayOption,
+    ServedModelOption,
+    ServeOption,
+    SessionsOption,
+    UrlOption,
+    check_options,
+    check_values,
+    serving_benchmark,
+)
 from unichoir.cli.common import make_progress, write_line
 from unichoir.errors import ConfigError
 
@@ -21,6 +33,7 @@ if TYPE_CHECKING:
 
 
 def benchmark(
+    context: typer.Context,
     configs: Annotated[
         str, typer.Option(metavar="NAMES", help="Named configurations or files of experiments, separated by commas.")
     ] = "dense-225m,moe-1b,dense-1b",
@@ -60,19 +73,58 @@ def benchmark(
         Path | None,
         typer.Option(metavar="DIR", help="Folder for results.json and results.md.", show_default=False),
     ] = None,
+    serve: ServeOption = False,
+    model: ServedModelOption = None,
+    clients: ClientsOption = "16,32,64",
+    play: PlayOption = 60.0,
+    url: UrlOption = None,
+    sessions: SessionsOption = 0,
+    dropped: DroppedOption = 0,
 ) -> None:
-    """Measure how fast configurations are, without training them.
+    """Measure how fast configurations are, without training them; or, with --serve, how many clients a server serves.
 
     Models get random weights, adjusted so that experts are used as unevenly and searches find as much as in a trained
     model. Everything is measured in turn, round by round, so that what drifts on the machine cancels out of ratios.
     Prints Markdown where the output is no terminal.
+
+    With --serve: starts `unichoir serve` and, in a process of their own, clients that speak in real time; reports their
+    latencies, whether every text is that of a single stream, and what the server takes. With --sessions instead many
+    short sessions, and whether the server is as before. Of the options above it takes --configs (one, in int8),
+    --threads, --streaming, --left-chunks, --audio, --models and --output.
 
     Examples:
 
         unichoir benchmark --output results
 
         unichoir benchmark --configs moe-small,dense-small --engine onnx --seconds 10 --audio an4/test.jsonl
+
+        unichoir benchmark --serve --clients 16,32 --audio an4/test.jsonl
+
+        unichoir benchmark --serve --sessions 10000 --dropped 1000
     """
+    # By name, as typer has a copy of click's type of its own.
+    given = [
+        name for name in context.params if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+    ]
+    check_options(given, serve)
+    if serve:
+        from unichoir.api import serving_extras
+
+        with serving_extras("unichoir benchmark --serve"):
+            from unichoir.benchmark.serving.results import ServingOptions
+        counts = _numbers(clients, "--clients", int) if "clients" in given or not sessions else ()
+        check_values(counts, play, streaming, left_chunks)
+        serving_options = ServingOptions(
+            clients=counts,
+            play_seconds=play,
+            chunk_size=streaming,
+            left_chunks=left_chunks,
+            threads=threads,
+            sessions=sessions,
+            dropped=dropped,
+        )
+        source = _only(_candidates(_words(configs))) if "configs" in given else model
+        return serving_benchmark(source, serving_options, audio, models, url, output)
     from unichoir.api import training_extras
 
     with training_extras("unichoir benchmark"):
@@ -139,6 +191,13 @@ def _candidates(names: Sequence[str]) -> "list[Candidate]":
     if not candidates:
         raise ConfigError(f"no configuration to measure (there are: {', '.join(NAMED_CONFIGS)})")
     return list(candidates.values())
+
+
+def _only(candidates: "Sequence[Candidate]") -> "Candidate":
+    if len(candidates) > 1:
+        names = ", ".join(candidate.name for candidate in candidates)
+        raise typer.BadParameter(f"one is served, not {names}", param_hint="--configs")
+    return candidates[0]
 
 
 def _run(

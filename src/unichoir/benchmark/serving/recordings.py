@@ -1,0 +1,123 @@
+"""What clients say, and what the server must make of it: the texts of the same model over a single stream."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unichoir.audio.io import Samples, load_audio
+from unichoir.benchmark.audio import speech_like_noise
+from unichoir.data.manifest import AUDIO_SUFFIXES, load_utterance, read_manifest
+from unichoir.decoding.hypothesis import StreamResult
+from unichoir.decoding.options import StreamingOptions
+from unichoir.decoding.recognizer import Recognizer
+from unichoir.text.normalize import canonical_text
+
+SAMPLE_RATE = 16000
+"""In Hz, of WeNet's protocol."""
+MAX_SECONDS = 600.0
+"""Of audio that clients share; a manifest's further recordings are left out."""
+NOISE_RECORDINGS, NOISE_SECONDS = 8, 5.0
+SHORT_RECORDINGS, SHORT_SECONDS = 8, 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recording:
+    """What a client says in one session."""
+
+    key: str
+    samples: NDArray[np.int16]
+    """(N,) at 16 kHz."""
+    reference: str = ""
+    """What was said, where that is known."""
+    expected: str = ""
+    """What the model makes of it in a single stream."""
+    first_word_end: float | None = None
+    """In seconds, in that stream; None: it has no words."""
+
+    @property
+    def seconds(self) -> float:
+        """Its length."""
+        return len(self.samples) / SAMPLE_RATE
+
+
+def load_recordings(source: Path | None) -> tuple[list[Recording], str]:
+    """An audio file, a manifest's utterances, or noise without a source; and what the report says of them.
+
+    Raises AudioError or ManifestError.
+    """
+    if source is None:
+        size = round(NOISE_SECONDS * SAMPLE_RATE)
+        noise = _to_int16(speech_like_noise(NOISE_RECORDINGS * size, SAMPLE_RATE)).reshape(NOISE_RECORDINGS, size)
+        recordings = [Recording(key=f"noise-{number}", samples=part) for number, part in enumerate(noise, start=1)]
+        return recordings, f"{len(recordings)} x {NOISE_SECONDS:g} s of noise shaped like speech (fixed seed)"
+    if source.suffix.lower().removeprefix(".") in AUDIO_SUFFIXES:
+        samples = load_audio(str(source), sample_rate=SAMPLE_RATE)
+        recording = Recording(key=source.name, samples=_to_int16(samples))
+        return [recording], f"{source.name}, {recording.seconds:.1f} s"
+    utterances, recordings, seconds = read_manifest(source), [], 0.0
+    for utterance in utterances:
+        samples = load_utterance(utterance, SAMPLE_RATE)
+        recordings.append(Recording(key=utterance.key, samples=_to_int16(samples), reference=utterance.txt))
+        seconds += recordings[-1].seconds
+        if seconds >= MAX_SECONDS:
+            break
+    left_out = f" (of {len(utterances)})" if len(recordings) < len(utterances) else ""
+    return recordings, f"{len(recordings)} utterances{left_out} of {source.name}, {seconds / 60:.1f} minutes"
+
+
+def short_recordings(recordings: Sequence[Recording]) -> list[Recording]:
+    """The first second of the first ones, for sessions that are over soon."""
+    size = round(SHORT_SECONDS * SAMPLE_RATE)
+    return [
+        Recording(key=f"{recording.key}, {SHORT_SECONDS:g} s", samples=recording.samples[:size])
+        for recording in recordings[:SHORT_RECORDINGS]
+    ]
+
+
+def with_expected_texts(
+    recordings: Sequence[Recording], recognizer: Recognizer, options: StreamingOptions, progress: Callable[[int], None]
+) -> list[Recording]:
+    """The recordings with what the recogniser makes of each in a stream of its own; progress: called with how many."""
+    decoded = []
+    for done, recording in enumerate(recordings):
+        progress(done)
+        results = list(decode_stream(recognizer, recording.samples, options))
+        words = [word for result in results for word in result.words]
+        decoded.append(
+            replace(
+                recording,
+                expected=join_texts([result.text for result in results]),
+                first_word_end=words[0].end_ms / 1000 if words else None,
+            )
+        )
+    return decoded
+
+
+def decode_stream(
+    recognizer: Recognizer, samples: NDArray[np.int16], options: StreamingOptions
+) -> Iterator[StreamResult]:
+    """The final results of a single stream of samples (N,) at 16 kHz."""
+    stream = recognizer.create_stream(options)
+    stream.accept_waveform(samples, SAMPLE_RATE)
+    stream.input_finished()
+    while True:
+        if recognizer.is_endpoint(stream):
+            yield recognizer.get_result(stream)
+            recognizer.reset(stream)
+        elif recognizer.is_ready(stream):
+            recognizer.decode_streams([stream])
+        else:
+            return
+
+
+def join_texts(texts: Sequence[str]) -> str:
+    """One text of the final results of a session."""
+    return canonical_text(" ".join(texts))
+
+
+def _to_int16(samples: Samples) -> NDArray[np.int16]:
+    # The inverse of how files are read, so that 16-bit files are sent as they are.
+    return np.clip(np.round(samples * 32768), -32768, 32767).astype(np.int16)

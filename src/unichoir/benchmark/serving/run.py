@@ -1,0 +1,133 @@
+"""The benchmark of a server from beginning to end: expected texts, the server, its clients."""
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from unichoir.benchmark.machine import describe_machine
+from unichoir.benchmark.processes import Child, child
+from unichoir.benchmark.run import Progress
+from unichoir.benchmark.serving.client import Target
+from unichoir.benchmark.serving.load import Clients, Played
+from unichoir.benchmark.serving.probe import Probe
+from unichoir.benchmark.serving.recordings import (
+    Recording,
+    load_recordings,
+    short_recordings,
+    with_expected_texts,
+)
+from unichoir.benchmark.serving.results import Load, ServingOptions, ServingResults
+from unichoir.benchmark.serving.server import running
+from unichoir.benchmark.serving.soak import make_jobs, run_soak
+from unichoir.decoding.options import StreamingOptions
+from unichoir.decoding.recognizer import Recognizer
+
+FRAME_SECONDS = 0.04
+DEFAULT_MAX_SESSIONS = 200
+
+
+def run_serving_benchmark(
+    model: str,
+    load_recognizer: Callable[[], Recognizer],
+    options: ServingOptions,
+    audio: Path | None,
+    target: Target | None,
+    progress: Progress,
+) -> ServingResults:
+    """Measure a server.
+
+    model: what `unichoir serve --model` gets; load_recognizer: loads the same for the expected texts; target: a server
+    that runs already; None: one of our own. Raises UnichoirError for what cannot be measured and for a server that does
+    not come up, dies, or does not end.
+    """
+    begin = time.perf_counter()
+    machine = describe_machine(options.threads)
+    if target:
+        Probe(target, None).snapshot()  # fails now rather than after the work
+    recordings, description = load_recordings(audio)
+    short = short_recordings(recordings) if options.sessions else []
+    recordings = recordings if options.clients else []
+    decoded = _with_expected_texts([*recordings, *short], load_recognizer, options, progress)
+    recordings, short = decoded[: len(recordings)], decoded[len(recordings) :]
+    code, errors = None, []
+    arguments = _server_arguments(model, options)
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(running(arguments)) if target is None else None
+        address = server.target if server else target
+        assert address is not None
+        probe = Probe(address, server.pid if server else None)
+        clients = stack.enter_context(child(Clients(address), "the clients"))
+        loads = tuple(_play(clients, probe, recordings, count, options, progress) for count in options.clients)
+        soak = None
+        if options.sessions:
+            jobs = make_jobs(short, options.sessions, options.dropped)
+            soak = run_soak(clients, probe, jobs, lambda done: progress("sessions", done, len(jobs)))
+        if server:
+            code = server.stop()
+            errors = server.errors
+    return ServingResults(
+        machine=machine,
+        model=model,
+        server=" ".join(["unichoir serve", *arguments]) if target is None else target.url,
+        audio=description,
+        options=options,
+        loads=loads,
+        soak=soak,
+        exit_code=code,
+        server_errors=tuple(errors),
+        seconds=time.perf_counter() - begin,
+    )
+
+
+def _server_arguments(model: str, options: ServingOptions) -> list[str]:
+    # The next session of a client begins while the last one waits for its result, so there may be more than clients.
+    max_sessions = max(DEFAULT_MAX_SESSIONS, 2 * max(options.clients, default=0))
+    numbers = {
+        "--chunk-size": options.chunk_size,
+        "--num-left-chunks": options.left_chunks,
+        "--threads": options.threads,
+        "--max-sessions": max_sessions,
+    }
+    return ["--model", model, *(word for name, number in numbers.items() for word in (name, str(number)))]
+
+
+def _with_expected_texts(
+    recordings: Sequence[Recording],
+    load_recognizer: Callable[[], Recognizer],
+    options: ServingOptions,
+    progress: Progress,
+) -> list[Recording]:
+    """The model is forgotten afterwards: the server has its own."""
+    progress("loading the model", 0, len(recordings))
+    streaming = StreamingOptions(chunk_size=options.chunk_size, num_left_chunks=options.left_chunks)
+    return with_expected_texts(
+        recordings, load_recognizer(), streaming, lambda done: progress("expected texts", done, len(recordings))
+    )
+
+
+def _play(
+    clients: Child,
+    probe: Probe,
+    recordings: Sequence[Recording],
+    count: int,
+    options: ServingOptions,
+    progress: Progress,
+) -> Load:
+    before = probe.idle_snapshot()
+    chunk_seconds = options.chunk_size * FRAME_SECONDS
+    begin = time.monotonic()
+    clients.ask("play", recordings, count, options.play_seconds, chunk_seconds)
+    while not clients.connection.poll(1.0):
+        elapsed = round(min(time.monotonic() - begin, options.play_seconds))
+        progress(f"{count} clients, seconds", elapsed, round(options.play_seconds))
+    played: Played = clients.answer()
+    return Load(
+        clients=count,
+        chunk_seconds=chunk_seconds,
+        seconds=played.seconds,
+        sessions=played.sessions,
+        before=before,
+        after=probe.idle_snapshot(),
+        clients_cpu_seconds=played.cpu_seconds,
+    )

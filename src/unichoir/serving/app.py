@@ -1,0 +1,135 @@
+"""The application: routes, the engine's life, the page."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from fastapi import FastAPI, WebSocket
+from fastapi.responses import FileResponse, JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.datastructures import MutableHeaders
+from starlette.requests import HTTPConnection
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from unichoir.decoding.recognizer import Recognizer
+from unichoir.serving.connection import serve_websocket
+from unichoir.serving.engine import Engine
+from unichoir.serving.errors import ApiError, add_error_handlers
+from unichoir.serving.metrics import Metrics
+from unichoir.serving.realtime import RealtimeConnection
+from unichoir.serving.security import check_access
+from unichoir.serving.settings import Settings
+from unichoir.serving.transcriptions import router as transcriptions
+from unichoir.serving.wenet import WenetConnection
+
+WEB = Path(__file__).parent / "web"
+PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; script-src 'self'; style-src 'self'; connect-src 'self' ws: wss:; "
+    "img-src 'self' data:; media-src 'self' blob:; worker-src 'self'; frame-ancestors 'none'; base-uri 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Permissions-Policy": "microphone=(self), camera=(), geolocation=()",
+    "Cache-Control": "no-cache",
+}
+
+
+def create_app(recognizer: Recognizer, settings: Settings) -> FastAPI:
+    """The server of one model as an ASGI application. `app.state.engine` and `app.state.settings` are there at once.
+
+    Raises DecodingError for a model that cannot stream.
+    """
+    warm_up(recognizer, settings)
+    engine = Engine(recognizer, settings, Metrics())
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        engine.start()
+        yield
+        await engine.stop()
+
+    app = FastAPI(title="unichoir", version=version("unichoir"), lifespan=lifespan, openapi_url=None)
+    app.state.engine, app.state.settings = engine, settings
+    add_error_handlers(app)
+    app.add_middleware(Guard)
+    app.include_router(transcriptions)
+    app.mount("/web", StaticFiles(directory=WEB))
+    _add_page_and_health(app, engine)
+    _add_websockets(app)
+    return app
+
+
+def warm_up(recognizer: Recognizer, settings: Settings) -> None:
+    """Recognise a second of noise, so that the first client does not wait for what is only done once."""
+    stream = recognizer.create_stream(settings.streaming)
+    noise = np.random.default_rng(0).normal(0, 0.01, recognizer.fbank_config.sample_rate).astype(np.float32)
+    stream.accept_waveform(noise, recognizer.fbank_config.sample_rate)
+    stream.input_finished()
+    while recognizer.is_ready(stream):
+        recognizer.decode_streams([stream])
+    recognizer.get_result(stream)
+    recognizer.recognize(noise, settings.decoding)
+
+
+class Guard:
+    """ASGI middleware: who may use the API, and headers for what a browser shows."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Only for HTTP; WebSockets are admitted where their sessions are."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(PAGE_HEADERS)
+            await send(message)
+
+        application: ASGIApp = self.app
+        if scope["path"].startswith("/v1/"):
+            engine: Engine = scope["app"].state.engine
+            try:
+                check_access(HTTPConnection(scope), engine.settings)
+            except ApiError as error:
+                engine.metrics.refusals.labels(error.code).inc()
+                application = error.to_response()
+        await application(scope, receive, send_with_headers)
+
+
+def _add_page_and_health(app: FastAPI, engine: Engine) -> None:
+    @app.get("/")
+    async def page() -> Response:
+        return FileResponse(WEB / "index.html")
+
+    @app.get("/healthz")
+    async def healthz() -> Response:
+        if engine.is_alive:
+            return JSONResponse({"status": "ok"})
+        return JSONResponse({"status": "the engine has stopped"}, 503)
+
+    @app.get("/readyz")
+    async def readyz() -> Response:
+        if engine.is_draining:
+            return JSONResponse({"status": "draining"}, 503)
+        if len(engine.sessions) >= engine.settings.max_sessions:
+            return JSONResponse({"status": "busy"}, 503)
+        return JSONResponse({"status": "ready"})
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(engine.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _add_websockets(app: FastAPI) -> None:
+    @app.websocket("/")
+    async def wenet(websocket: WebSocket) -> None:
+        await serve_websocket(WenetConnection, websocket)
+
+    @app.websocket("/v1/realtime")
+    async def realtime(websocket: WebSocket) -> None:
+        await serve_websocket(RealtimeConnection, websocket)

@@ -1,0 +1,179 @@
+"""What the two WebSocket protocols share: admission, time limits, reading and writing side by side, an orderly end."""
+
+import contextlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import MutableMapping
+from typing import Any, ClassVar
+
+import anyio
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
+
+from unichoir.decoding.hypothesis import StreamResult
+from unichoir.errors import UnichoirError
+from unichoir.serving.engine import Busy, Draining, Engine
+from unichoir.serving.errors import ApiError
+from unichoir.serving.logs import log_event, log_failure
+from unichoir.serving.security import REALTIME_SUBPROTOCOL, check_access, subprotocols
+from unichoir.serving.session import Event, Failed, Session, SessionExpired
+
+SEND_TIMEOUT = 20.0
+"""Seconds in which a client must take one message."""
+CLOSE_CODES = {"completed": 1000, "server_error": 1011}
+"""Of the WebSocket, by outcome; 1008 for what a client has done wrong."""
+
+
+class ProtocolError(UnichoirError):
+    """A message that the protocol does not allow and after which it cannot go on."""
+
+
+class Connection(ABC):
+    """One WebSocket client and its live session."""
+
+    protocol: ClassVar[str]
+    """As metrics and logs call it."""
+
+    def __init__(self, websocket: WebSocket, engine: Engine, session: Session) -> None:
+        self.websocket = websocket
+        self.engine = engine
+        self.session = session
+        self.outcome = "completed"
+
+    @abstractmethod
+    async def greet(self) -> None:
+        """What is sent at once. Raises ProtocolError for a client that cannot be served."""
+
+    @abstractmethod
+    async def receive(self, message: str | bytes) -> None:
+        """A message of the client. Raises ProtocolError for one that ends the session."""
+
+    @abstractmethod
+    async def handle(self, event: Event) -> bool:
+        """Something that the engine has found; False when nothing may follow."""
+
+    @abstractmethod
+    async def send_error(self, message: str, code: str) -> None:
+        """Tell the client why the session ends."""
+
+    async def send(self, message: dict[str, Any]) -> None:
+        """One message as JSON. Raises WebSocketDisconnect when the client does not take it."""
+        with anyio.move_on_after(SEND_TIMEOUT) as scope:
+            await self.websocket.send_text(json.dumps(message, ensure_ascii=False))
+        if scope.cancelled_caught:
+            self.outcome = "too_slow"
+            raise WebSocketDisconnect(1008)
+
+    async def run(self) -> None:
+        """From the greeting to the end."""
+        try:
+            await self.greet()
+        except ProtocolError as error:
+            await self._fail(str(error), "invalid_request_error")
+            return
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._write, group.cancel_scope)
+            await self._read()
+            group.cancel_scope.cancel()
+
+    async def _read(self) -> None:
+        """Messages until the client leaves, or does what ends the session."""
+        try:
+            while True:
+                message = await self._next_message()
+                if message is None or message["type"] == "websocket.disconnect":
+                    self.outcome = self.outcome if message is None else "client_closed"
+                    return
+                text = message.get("text")
+                await self.receive(message["bytes"] if text is None else text)
+        except SessionExpired as error:
+            await self._fail(str(error), "session_expired")
+        except ProtocolError as error:
+            await self._fail(str(error), "invalid_request_error")
+        except WebSocketDisconnect:
+            self.outcome = "client_closed"
+
+    async def _next_message(self) -> MutableMapping[str, Any] | None:
+        """None after too long a silence. Who has ended the input may be silent until the results are there."""
+        while True:
+            with anyio.move_on_after(self.engine.settings.idle_timeout):
+                return await self.websocket.receive()
+            if not self.session.is_finished:
+                await self._fail(f"nothing came for {self.engine.settings.idle_timeout:g} s", "idle_timeout")
+                return None
+
+    async def _write(self, scope: anyio.CancelScope) -> None:
+        """Events until the last one; then there is nothing left to read either."""
+        try:
+            async for event in self.session.events():
+                if self.engine.settings.log_text and isinstance(event, StreamResult) and event.is_final:
+                    log_event("final_result", protocol=self.protocol, text=event.text, end_ms=event.end_ms)
+                if isinstance(event, Failed):
+                    await self._fail(event.message, event.code)
+                elif not await self.handle(event):
+                    break
+        except WebSocketDisconnect:
+            self.outcome = "client_closed" if self.outcome == "completed" else self.outcome
+        scope.cancel()
+
+    async def _fail(self, message: str, code: str) -> None:
+        self.outcome = code
+        with contextlib.suppress(WebSocketDisconnect):
+            await self.send_error(message, code)
+
+
+async def serve_websocket(kind: type[Connection], websocket: WebSocket) -> None:
+    """Admit a client, serve it to its end, and let go of everything it had."""
+    engine: Engine = websocket.app.state.engine
+    try:
+        check_access(websocket, engine.settings)
+        session = engine.open_session(engine.settings.streaming)
+    except (ApiError, Busy, Draining) as error:
+        await _refuse(websocket, engine, error)
+        return
+    connection = kind(websocket, engine, session)
+    try:
+        offered = subprotocols(websocket)
+        await websocket.accept(REALTIME_SUBPROTOCOL if REALTIME_SUBPROTOCOL in offered else None)
+        await connection.run()
+    except WebSocketDisconnect:
+        connection.outcome = "client_closed"
+    except Exception as error:
+        connection.outcome = "server_error"
+        log_failure("connection_error", error, protocol=kind.protocol)
+    finally:
+        session.close()
+        with anyio.CancelScope(shield=True):
+            await _close(websocket, connection)
+        _record(connection)
+
+
+async def _refuse(websocket: WebSocket, engine: Engine, error: ApiError | Busy | Draining) -> None:
+    if not isinstance(error, ApiError):
+        code = "server_busy" if isinstance(error, Busy) else "server_draining"
+        error = ApiError(503, str(error), code=code, kind="server_error", retry_after=5)
+    engine.metrics.refusals.labels(error.code).inc()
+    with contextlib.suppress(WebSocketDisconnect, RuntimeError):
+        await websocket.send_denial_response(error.to_response())
+
+
+async def _close(websocket: WebSocket, connection: Connection) -> None:
+    if WebSocketState.DISCONNECTED in (websocket.client_state, websocket.application_state):
+        return
+    drained = connection.outcome == "completed" and connection.engine.is_draining
+    code = 1001 if drained else CLOSE_CODES.get(connection.outcome, 1008)
+    with anyio.move_on_after(SEND_TIMEOUT), contextlib.suppress(WebSocketDisconnect, RuntimeError):
+        await websocket.close(code)
+
+
+def _record(connection: Connection) -> None:
+    session, metrics = connection.session, connection.engine.metrics
+    latency = session.latency.report()
+    metrics.observe(latency)
+    metrics.sessions_ended.labels(connection.protocol, connection.outcome).inc()
+    log_event(
+        "session_ended",
+        protocol=connection.protocol,
+        outcome=connection.outcome,
+        audio_seconds=round(session.accepted_ms / 1000, 3),
+        latency=latency.to_dict(),
+    )

@@ -1,0 +1,103 @@
+"""Errors over HTTP, in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+
+MAX_SHOWN = 100
+
+
+class ApiError(Exception):
+    """An answer that is an error.
+
+    Args:
+        status: of HTTP.
+        message: one line that names the input it is about.
+        code: what a program may compare.
+        param: the parameter that is wrong.
+        kind: OpenAI's `type`.
+        retry_after: seconds after which another try makes sense.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        kind: str = "invalid_request_error",
+        retry_after: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.code = code
+        self.param = param
+        self.kind = kind
+        self.retry_after = retry_after
+
+    def to_dict(self) -> dict[str, Any]:
+        """What stands under `error`."""
+        return {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
+
+    def to_response(self) -> Response:
+        """The whole answer."""
+        headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+        return JSONResponse({"error": self.to_dict()}, self.status, headers)
+
+
+def internal_error() -> ApiError:
+    """Whatever was not foreseen; what it was is for the logs alone."""
+    return ApiError(500, "the server has failed at this request", code="internal_error", kind="server_error")
+
+
+def shown(text: str, limit: int = MAX_SHOWN) -> str:
+    """What a client has sent, for a message: one short line without characters that do something to a terminal."""
+    text = "".join(character if character.isprintable() else "\ufffd" for character in text[: limit + 1])
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Have every error of `app` answered in the one shape."""
+    app.add_exception_handler(ApiError, _api_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(ClientDisconnect, _client_gone)
+    app.add_exception_handler(Exception, _failure)
+
+
+async def _api_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return error.to_response()
+
+
+async def _validation_error(_: Request, error: Exception) -> Response:
+    """The first that is wrong; what the client sent for it is not repeated."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    # Where it stands (query, body, header) and then the way to it.
+    place = shown(".".join(str(step) for step in first["loc"][1:]) or str(first["loc"][0]))
+    return ApiError(400, f"{place}: {first['msg']}", code="invalid_value", param=place).to_response()
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    kind = "server_error" if error.status_code >= 500 else "invalid_request_error"
+    message = f"{request.method} {shown(request.url.path)}: {error.detail}"
+    response = ApiError(error.status_code, message, kind=kind).to_response()
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _client_gone(_: Request, __: Exception) -> Response:
+    """No one reads it; the number is the one that proxies write in their logs for this."""
+    return Response(status_code=499)
+
+
+async def _failure(_: Request, __: Exception) -> Response:
+    return internal_error().to_response()

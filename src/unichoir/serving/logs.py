@@ -1,0 +1,45 @@
+"""Structured logs: a JSON object per line on standard error, without audio and without text unless asked for."""
+
+import json
+import logging
+import sys
+from datetime import datetime, timezone
+from typing import Any
+
+_logger = logging.getLogger("unichoir.serving")
+
+
+class JsonFormatter(logging.Formatter):
+    """One line per record."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """`time`, `level`, `event` and the event's own fields."""
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def configure_logs() -> None:
+    """Send the server's records, and warnings of what it is built of, to standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter())
+    for name in ("unichoir.serving", "uvicorn", "asyncio", "python_multipart"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(logging.INFO if logger is _logger else logging.WARNING)
+
+
+def log_event(event: str, **fields: Any) -> None:
+    """Something that happened; fields are JSON values."""
+    _logger.info(event, extra={"fields": fields})
+
+
+def log_failure(event: str, error: BaseException, **fields: Any) -> None:
+    """Something that should not have happened, with its traceback."""
+    _logger.error(event, exc_info=error, extra={"fields": fields})

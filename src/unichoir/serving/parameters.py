@@ -1,0 +1,127 @@
+"""What a client may choose about a transcription: OpenAI's parameters, of which none is accepted in silence."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar, get_args
+
+from unichoir.serving.errors import ApiError, shown
+from unichoir.serving.settings import Settings
+
+Format = Literal["json", "text", "verbose_json", "srt", "vtt"]
+Granularity = Literal["word", "segment"]
+Included = Literal["logprobs", "words"]
+Choice = TypeVar("Choice", bound=str)
+
+_LISTS = ("timestamp_granularities", "include")
+_UNSUPPORTED = {
+    "keywords": "this model cannot be given words to expect",
+    "languages": "this model recognises one language, which `language` may name",
+    "known_speaker_names": "this model does not tell speakers apart",
+    "known_speaker_references": "this model does not tell speakers apart",
+}
+_SCALARS = ("model", "language", "prompt", "response_format", "temperature", "stream", "chunking_strategy")
+NAMES = frozenset([*_SCALARS, *_LISTS, *_UNSUPPORTED])
+"""All that OpenAI's documentation lists, but for the file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameters:
+    """Of one request, checked."""
+
+    response_format: Format = "json"
+    granularities: frozenset[Granularity] = frozenset(("segment",))
+    stream: bool = False
+    include: frozenset[Included] = frozenset()
+
+
+def parse_parameters(fields: Mapping[str, Sequence[str]], settings: Settings) -> Parameters:
+    """The parameters of a form's fields, by name all their values.
+
+    An empty language or prompt is none. Raises ApiError naming the parameter: 404 for another model, else 400.
+    """
+    scalars, lists = _sorted_out(fields)
+    model = scalars.get("model")
+    if model is None:
+        raise ApiError(400, "model: missing", code="missing_required_parameter", param="model")
+    check_model(model, settings)
+    if (language := scalars.get("language", "")) and language.lower() != settings.language.lower():
+        known = f"{settings.language} only" if settings.language else "a language that the server does not know"
+        raise _unsupported("language", f"{shown(language)}: this model recognises {known}")
+    if scalars.get("prompt"):
+        raise _unsupported("prompt", "this model cannot be prompted")
+    if scalars.get("chunking_strategy", "auto") != "auto":
+        raise _unsupported("chunking_strategy", "long audio is always cut at pauses, which is what auto means here")
+    _check_temperature(scalars.get("temperature", "0"))
+    if (response_format := scalars.get("response_format", "json")) == "diarized_json":
+        raise _unsupported("response_format", "diarized_json: this model does not tell speakers apart")
+    parameters = Parameters(
+        response_format=_one_of("response_format", response_format, get_args(Format)),
+        granularities=frozenset(
+            _one_of("timestamp_granularities", value, get_args(Granularity))
+            for value in lists.get("timestamp_granularities", ["segment"])
+        ),
+        stream=_one_of("stream", scalars.get("stream", "false").lower(), ("true", "false")) == "true",
+        include=frozenset(_one_of("include", value, get_args(Included)) for value in lists.get("include", [])),
+    )
+    _check_together(parameters, has_granularities="timestamp_granularities" in lists)
+    return parameters
+
+
+def check_model(name: str, settings: Settings) -> None:
+    """Raises ApiError, 404, for a model that is not here."""
+    if name not in settings.model_names:
+        message = f"model: there is no {shown(name)!r} here, only {settings.model_name!r}"
+        raise ApiError(404, message, code="model_not_found", param="model")
+
+
+def _sorted_out(fields: Mapping[str, Sequence[str]]) -> tuple[dict[str, str], dict[str, list[str]]]:
+    scalars: dict[str, str] = {}
+    lists: dict[str, list[str]] = {}
+    for field, values in fields.items():
+        name, bracket, _ = field.partition("[")
+        if name in _UNSUPPORTED:
+            raise _unsupported(name, _UNSUPPORTED[name])
+        if name in _LISTS and field in (name, f"{name}[]"):
+            lists.setdefault(name, []).extend(values)
+        elif name == "chunking_strategy" and bracket:
+            raise _unsupported(name, "long audio is always cut at pauses, about which nothing can be chosen")
+        elif bracket:
+            param = shown(field)
+            raise ApiError(400, f"{param}: there is no such parameter", code="unknown_parameter", param=param)
+        elif len(values) > 1:
+            raise ApiError(400, f"{name}: there may be one only", code="duplicate_parameter", param=name)
+        else:
+            scalars[name] = values[0]
+    return scalars, lists
+
+
+def _check_temperature(text: str) -> None:
+    try:
+        temperature = float(text)
+    except ValueError:
+        message = f"temperature: {shown(text)!r} is not a number"
+        raise ApiError(400, message, code="invalid_value", param="temperature") from None
+    if temperature != 0:
+        raise _unsupported("temperature", "this model always takes what is most probable, which is 0")
+
+
+def _check_together(parameters: Parameters, has_granularities: bool) -> None:
+    if has_granularities and parameters.response_format != "verbose_json":
+        raise _unsupported("timestamp_granularities", "needs response_format verbose_json")
+    if parameters.stream and parameters.response_format != "json":
+        raise _unsupported("response_format", f"{parameters.response_format} cannot be streamed, only json")
+    if "logprobs" in parameters.include and parameters.response_format != "json":
+        raise _unsupported("include", "logprobs need response_format json")
+    if "words" in parameters.include and not parameters.stream:
+        raise _unsupported("include", "words need stream=true; else there are the words of verbose_json")
+
+
+def _one_of(name: str, value: str, choices: tuple[Choice, ...]) -> Choice:
+    if value not in choices:
+        message = f"{name}: {shown(value)!r} is not one of {', '.join(choices)}"
+        raise ApiError(400, message, code="invalid_value", param=name)
+    return value
+
+
+def _unsupported(name: str, why: str) -> ApiError:
+    return ApiError(400, f"{name}: {why}", code="unsupported_value", param=name)

@@ -1,0 +1,175 @@
+"""The configuration of a realtime transcription session, as OpenAI's `session.update` changes it."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from unichoir.decoding.options import EndpointRules, StreamingOptions
+from unichoir.errors import DecodingError
+from unichoir.serving.settings import Settings
+
+PREFIX = "item.input_audio_transcription."
+WORDS, PARTIAL, LOGPROBS = f"{PREFIX}words", f"{PREFIX}partial", f"{PREFIX}logprobs"
+"""What can be included in events; the first two are extensions of ours."""
+SAMPLE_RATES = (16000, 24000)
+
+
+class InvalidUpdate(Exception):
+    """A configuration that is malformed or that the server cannot fulfil; `param` is the path of the field."""
+
+    def __init__(self, param: str, message: str) -> None:
+        super().__init__(f"{param}: {message}")
+        self.param = param
+
+
+@dataclass(frozen=True, kw_only=True)
+class TurnDetection:
+    """OpenAI's `server_vad`: the server finds the ends of utterances."""
+
+    threshold: float = 0.2
+    """A frame is speech where the probability of anything but blank reaches this."""
+    prefix_padding_ms: int = 300
+    """How long before the first word an utterance is said to start."""
+    silence_duration_ms: int = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class RealtimeConfig:
+    """What is in force in one session."""
+
+    model: str
+    language: str = ""
+    sample_rate: int = 24000
+    turn_detection: TurnDetection | None = field(default_factory=TurnDetection)
+    """None: the client ends utterances by `input_audio_buffer.commit`."""
+    include: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, settings: Settings) -> "RealtimeConfig":
+        """That of a session that has changed nothing."""
+        rules, detection = settings.streaming.endpoint, None
+        if rules and rules.silence_after_speech is not None:
+            silence_ms = round(1000 * rules.silence_after_speech)
+            threshold = round(1 - rules.blank_threshold, 6)
+            detection = TurnDetection(threshold=threshold, silence_duration_ms=silence_ms)
+        return cls(model=settings.model_name, language=settings.language, turn_detection=detection)
+
+    def streaming_options(self, base: StreamingOptions) -> StreamingOptions:
+        """For the recogniser. Raises InvalidUpdate for a turn detection out of its range."""
+        rules, detection = base.endpoint or EndpointRules(), self.turn_detection
+        try:
+            if detection is None:
+                rules = replace(rules, silence_before_speech=None, silence_after_speech=None)
+            else:
+                silence = detection.silence_duration_ms / 1000
+                rules = replace(rules, silence_after_speech=silence, blank_threshold=1 - detection.threshold)
+        except DecodingError as error:
+            raise InvalidUpdate("session.audio.input.turn_detection", str(error)) from None
+        return replace(base, endpoint=rules)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `session` in events."""
+        transcription = {"model": self.model, **({"language": self.language} if self.language else {})}
+        detection = self.turn_detection
+        audio = {
+            "format": {"type": "audio/pcm", "rate": self.sample_rate},
+            "transcription": transcription,
+            "noise_reduction": None,
+            "turn_detection": None if detection is None else {"type": "server_vad", **vars(detection)},
+        }
+        return {"type": "transcription", "audio": {"input": audio}, "include": list(self.include)}
+
+    def updated(self, session: Any, settings: Settings, has_audio: bool) -> "RealtimeConfig":
+        """With what a `session.update` changes; only what is present does. Raises InvalidUpdate."""
+        fields = _Fields(session, "session", {"type", "audio", "include", "id", "object", "expires_at"})
+        if fields.get("type", "transcription") != "transcription":
+            raise InvalidUpdate("session.type", "only 'transcription' is offered here")
+        config = self
+        if "include" in fields.values:
+            config = replace(config, include=_include(fields.values["include"]))
+        audio = _Fields(fields.get("audio", {}), "session.audio", {"input"})
+        allowed = {"format", "transcription", "noise_reduction", "turn_detection"}
+        given = _Fields(audio.get("input", {}), "session.audio.input", allowed)
+        if given.get("noise_reduction") is not None:
+            raise InvalidUpdate("session.audio.input.noise_reduction", "not offered; use null")
+        if "format" in given.values:
+            rate = _sample_rate(given.values["format"])
+            if has_audio and rate != self.sample_rate:
+                raise InvalidUpdate("session.audio.input.format", "cannot change after audio has been appended")
+            config = replace(config, sample_rate=rate)
+        if given.get("transcription") is not None:
+            config = config._with_transcription(given.values["transcription"], settings)
+        if "turn_detection" in given.values:
+            config = replace(config, turn_detection=_turn_detection(given.values["turn_detection"]))
+        config.streaming_options(settings.streaming)
+        return config
+
+    def _with_transcription(self, value: Any, settings: Settings) -> "RealtimeConfig":
+        where = "session.audio.input.transcription"
+        given = _Fields(value, where, {"model", "language", "prompt"})
+        model = given.get("model", self.model)
+        if model not in settings.model_names:
+            raise InvalidUpdate(f"{where}.model", f"there is no such model; this server has {settings.model_name}")
+        if given.get("language") not in (None, "", settings.language):
+            known = f"this model recognises '{settings.language}'" if settings.language else "leave it out"
+            raise InvalidUpdate(f"{where}.language", f"{known}; there is no other language to choose")
+        if given.get("prompt"):
+            raise InvalidUpdate(f"{where}.prompt", "not offered; leave it out")
+        return replace(self, model=model)
+
+
+class _Fields:
+    """A JSON object with known keys."""
+
+    def __init__(self, value: Any, where: str, allowed: set[str]) -> None:
+        if not isinstance(value, dict):
+            raise InvalidUpdate(where, "an object is expected")
+        for key in value:
+            if key not in allowed:
+                raise InvalidUpdate(f"{where}.{key[:100]}", "not offered")
+        self.values: dict[str, Any] = value
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value, or the default where the key is missing."""
+        return self.values.get(key, default)
+
+
+def _sample_rate(value: Any) -> int:
+    where = "session.audio.input.format"
+    given = _Fields(value, where, {"type", "rate"})
+    if given.get("type") != "audio/pcm":
+        raise InvalidUpdate(f"{where}.type", "only 'audio/pcm' is offered: int16, little-endian, mono")
+    rate = given.get("rate", 24000)
+    if rate not in SAMPLE_RATES or isinstance(rate, (bool, float)):
+        raise InvalidUpdate(f"{where}.rate", f"expected one of {', '.join(map(str, SAMPLE_RATES))}")
+    return int(rate)
+
+
+def _turn_detection(value: Any) -> TurnDetection | None:
+    if value is None:
+        return None
+    where = "session.audio.input.turn_detection"
+    # The last three are for sessions that answer; they can only be told not to.
+    silent = {"create_response", "interrupt_response", "idle_timeout_ms"}
+    given = _Fields(value, where, {"type", "threshold", "prefix_padding_ms", "silence_duration_ms", *silent})
+    if given.get("type") != "server_vad":
+        raise InvalidUpdate(f"{where}.type", "only 'server_vad' is offered; null turns it off")
+    for key in silent:
+        if given.get(key):
+            raise InvalidUpdate(f"{where}.{key}", "a transcription session does not answer")
+    threshold = _number(given.get("threshold", TurnDetection.threshold), f"{where}.threshold", 0, 1)
+    padding = _number(given.get("prefix_padding_ms", 300), f"{where}.prefix_padding_ms", 0, 10_000)
+    silence = _number(given.get("silence_duration_ms", 1000), f"{where}.silence_duration_ms", 40, 60_000)
+    return TurnDetection(threshold=threshold, prefix_padding_ms=round(padding), silence_duration_ms=round(silence))
+
+
+def _number(value: Any, where: str, least: float, most: float) -> float:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not least <= value <= most:
+        raise InvalidUpdate(where, f"expected a number from {least} to {most}")
+    return float(value)
+
+
+def _include(value: Any) -> tuple[str, ...]:
+    offered = (WORDS, PARTIAL, LOGPROBS)
+    if not isinstance(value, list) or any(each not in offered for each in value):
+        raise InvalidUpdate("session.include", f"expected a list of {', '.join(offered)}")
+    return tuple(value)

@@ -1,0 +1,104 @@
+"""The process: uvicorn around the application, and an orderly end."""
+
+import asyncio
+import contextlib
+import socket
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from unichoir.decoding.recognizer import Recognizer
+from unichoir.errors import UnichoirError
+from unichoir.serving.app import create_app
+from unichoir.serving.engine import Engine
+from unichoir.serving.logs import configure_logs, log_event
+from unichoir.serving.settings import Settings
+
+POLL_SECONDS = 0.05
+SPARE_CONNECTIONS = 128
+"""Beyond live sessions and uploads: health checks, metrics, pages, and clients that are being refused."""
+
+
+class Server(uvicorn.Server):
+    """uvicorn, but the first signal to stop lets open sessions get their last results; the second one does not wait."""
+
+    def __init__(self, config: uvicorn.Config, engine: Engine) -> None:
+        super().__init__(config)
+        self._engine = engine
+        self._draining: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it listens, once it does."""
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        name = f"[{host}]" if ":" in host else host
+        return f"{'https' if self.config.is_ssl else 'http'}://{name}:{port}"
+
+    async def startup(self, sockets: list[Any] | None = None) -> None:
+        """Say where it listens as soon as it does."""
+        await super().startup(sockets)
+        self._loop = asyncio.get_running_loop()
+        if self.started:
+            log_event("listening", url=self.url, model=self._engine.model_name)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal; in the main thread, between two steps of Python."""
+        if self._loop is None or self._draining is not None or self._engine.is_draining:
+            self.should_exit = self.force_exit = True
+        else:
+            self._loop.call_soon_threadsafe(self.drain)
+
+    def drain(self) -> None:
+        """Take nothing new, wait for what is open, stop."""
+        if self._draining is None:
+            self._draining = asyncio.create_task(self._drain())
+
+    async def _drain(self) -> None:
+        log_event("draining", sessions=len(self._engine.sessions))
+        self._engine.drain()
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._idle(), self._engine.settings.drain_timeout)
+        log_event("stopping", sessions=len(self._engine.sessions))
+        self.should_exit = True
+
+    async def _idle(self) -> None:
+        while not self._engine.is_idle:
+            await asyncio.sleep(POLL_SECONDS)
+
+
+def make_server(recognizer: Recognizer, settings: Settings, **options: Any) -> Server:
+    """The server of one model; options: what else uvicorn.Config knows."""
+    app = create_app(recognizer, settings)
+    config = uvicorn.Config(
+        app,
+        ws="websockets-sansio",
+        ws_max_size=settings.max_message_bytes,
+        ws_per_message_deflate=False,  # speech as PCM shrinks little, and every connection would pay for it
+        # Who is not read from for a while, because its audio waits, cannot answer pings either.
+        ws_ping_timeout=60.0,
+        limit_concurrency=settings.max_sessions + settings.max_waiting_uploads + SPARE_CONNECTIONS,
+        timeout_graceful_shutdown=5,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        **options,
+    )
+    return Server(config, app.state.engine)
+
+
+def serve(recognizer: Recognizer, settings: Settings, host: str, port: int, **options: Any) -> None:
+    """Serve until a signal to stop; options: what else uvicorn.Config knows.
+
+    Raises UnichoirError for an address that cannot be listened at, DecodingError for a model that cannot stream.
+    """
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise UnichoirError(f"{host}, port {port}: {error.strerror or error}") from None
+    with listening:
+        server = make_server(recognizer, settings, **options)
+        configure_logs()
+        server.run(sockets=[listening])

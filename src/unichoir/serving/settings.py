@@ -1,0 +1,69 @@
+"""What an operator can choose about the server."""
+
+import re
+from dataclasses import dataclass, field
+
+from unichoir.decoding.options import DecodingOptions, StreamingOptions
+from unichoir.errors import ConfigError
+
+MEBIBYTE = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Settings of one server. Raises ConfigError for values that make no sense."""
+
+    model_name: str
+    """As clients call it."""
+    aliases: tuple[str, ...] = ()
+    """Further names by which clients may ask for it."""
+    language: str = ""
+    """ISO 639-1 code of what the model recognises; requests for another are refused. Empty: not known."""
+    streaming: StreamingOptions = field(default_factory=StreamingOptions)
+    """Of live sessions; clients may choose their own silence and n-best."""
+    decoding: DecodingOptions = field(default_factory=DecodingOptions)
+    """Of recordings."""
+    max_sessions: int = 200
+    """Live sessions, from the opening of the connection on."""
+    max_batch: int = 16
+    """Streams that go through the encoder together."""
+    max_backlog_seconds: float = 10.0
+    """Audio of one session that waits to be recognised; clients that send faster are not read from for a while."""
+    max_message_bytes: int = MEBIBYTE
+    """Of one WebSocket message."""
+    idle_timeout: float = 30.0
+    """Seconds without a message after which a session is closed."""
+    max_session_seconds: float = 2 * 3600.0
+    """Audio in one session."""
+    max_upload_bytes: int = 100 * MEBIBYTE
+    max_audio_seconds: float = 2 * 3600.0
+    """Of one recording."""
+    max_waiting_uploads: int = 8
+    """Recordings in work and waiting; further ones are refused."""
+    api_key: str = ""
+    """Bearer token that clients must show; empty: none."""
+    allowed_origins: tuple[str, ...] = ()
+    """Origins of web pages, other than the server's own, that may use it."""
+    drain_timeout: float = 30.0
+    """Seconds that open sessions have for their last result after SIGTERM."""
+    log_text: bool = False
+    """Recognised text in the logs."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_sessions", "max_batch", "max_message_bytes", "max_upload_bytes", "max_waiting_uploads"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}: expected at least 1, found {getattr(self, name)}")
+        for name in ("idle_timeout", "max_session_seconds", "max_audio_seconds"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name}: expected more than 0 s, found {getattr(self, name)}")
+        if not re.fullmatch(r"[\w!#$%&'*+.^`|~-]*", self.api_key, re.ASCII):
+            raise ConfigError("api_key: only letters, digits and !#$%&'*+-.^_`|~ can be sent by web pages")
+        if not self.drain_timeout >= 0:
+            raise ConfigError(f"drain_timeout: expected at least 0 s, found {self.drain_timeout}")
+        if not self.max_backlog_seconds >= 2:
+            raise ConfigError(f"max_backlog_seconds: expected at least 2, found {self.max_backlog_seconds}")
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """All names of the model."""
+        return (self.model_name, *self.aliases)

@@ -1,0 +1,256 @@
+"""OpenAI's endpoint for recordings, `POST /v1/audio/transcriptions`, and the list of models."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Coroutine, Iterator
+from contextlib import aclosing, contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
+
+import anyio
+import anyio.to_thread
+from fastapi import APIRouter, Request
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from unichoir.audio.io import Samples, audio_duration, load_audio
+from unichoir.decoding.hypothesis import Token
+from unichoir.errors import AudioError, UnichoirError
+from unichoir.serving.engine import Busy, Draining, Engine, Piece
+from unichoir.serving.errors import ApiError, internal_error
+from unichoir.serving.formats import Recording, delta_event, done_event, json_body, segment_text, verbose_body
+from unichoir.serving.logs import log_failure
+from unichoir.serving.parameters import NAMES, Parameters, check_model, parse_parameters
+from unichoir.serving.settings import Settings
+from unichoir.serving.uploads import FILE_FIELD, UploadedFile, receive_form
+from unichoir.text.normalize import canonical_text
+from unichoir.text.subtitles import make_cues, to_srt, to_vtt
+
+MAX_RECEIVING = 32
+"""Files that are received and decoded at once: each may take its largest size on the disk."""
+MAX_DECODING = 2
+"""Files that are decoded at once: each keeps a processor busy and takes memory for all of its samples."""
+RETRY_SECONDS = 5
+
+Result = TypeVar("Result")
+router = APIRouter()
+
+
+@router.get("/v1/models")
+async def list_models(request: Request) -> Response:
+    """The one model, under its own name."""
+    return JSONResponse({"object": "list", "data": [_model(request.app.state.settings)]})
+
+
+@router.get("/v1/models/{name:path}")
+async def get_model(request: Request, name: str) -> Response:
+    """The model by any of its names. Raises ApiError 404 for others."""
+    check_model(name, request.app.state.settings)
+    return JSONResponse(_model(request.app.state.settings))
+
+
+@router.post("/v1/audio/transcriptions")
+async def create_transcription(request: Request) -> Response:
+    """Recognise the uploaded file. A client that goes away ends the work.
+
+    Raises ApiError: 400 for wrong parameters and for audio that cannot be read, 413 for too large a file and too long
+    audio, 429 when too many recordings are in work, 503 when the server is about to stop; and as `receive_form` does.
+    """
+    engine: Engine = request.app.state.engine
+    with _refusals(engine):
+        parameters, samples = await _receive(request, engine)
+        if parameters.stream:
+            return EventResponse(_events(engine, samples, parameters))
+        recording = await _while_connected(request.receive, _transcribe(engine, samples))
+    return _response(recording, parameters, engine.settings)
+
+
+class EventResponse(Response):
+    """Server-sent events, one for each of `events`. An ApiError before the first of them is raised, and so still is a
+    status; one that comes later is the last event. A client that goes away ends the work."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncGenerator[dict[str, Any], None]) -> None:
+        # Proxies must not hold events back.
+        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self._events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As ASGI wants it."""
+        with suppress(ClientDisconnect):  # no one is left to be told
+            await _while_connected(receive, self._send_all(send))
+
+    async def _send_all(self, send: Send) -> None:
+        has_started = False
+        async with aclosing(self._events):
+            try:
+                async for event in self._events:
+                    if not has_started:
+                        has_started = True
+                        await send(
+                            {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+                        )
+                    await _send_event(send, event)
+            except ApiError as error:
+                if not has_started:
+                    raise
+                await _send_event(send, {"type": "error", "error": error.to_dict()})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+@dataclass
+class _Desk:
+    """Where the uploads of one server go through."""
+
+    decoding: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(MAX_DECODING))
+    num_receiving: int = 0
+
+    @classmethod
+    def of(cls, request: Request) -> "_Desk":
+        state = request.app.state
+        if not hasattr(state, "upload_desk"):
+            state.upload_desk = cls()
+        return cast(_Desk, state.upload_desk)
+
+    @contextmanager
+    def room(self) -> Iterator[None]:
+        """For one more upload. Raises Busy."""
+        if self.num_receiving >= MAX_RECEIVING:
+            raise Busy(f"{self.num_receiving} files are being received already")
+        self.num_receiving += 1
+        try:
+            yield
+        finally:
+            self.num_receiving -= 1
+
+
+@contextmanager
+def _refusals(engine: Engine) -> Iterator[None]:
+    """What refuses a request, or fails, becomes an ApiError and is counted."""
+    try:
+        yield
+    except ClientDisconnect:
+        raise
+    except Exception as error:
+        known = _api_error(error)
+        engine.metrics.refusals.labels(known.code).inc()
+        raise known from None
+
+
+def _api_error(error: Exception) -> ApiError:
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, Busy):
+        kind, code = "rate_limit_error", "rate_limit_exceeded"
+        return ApiError(429, str(error), code=code, kind=kind, retry_after=RETRY_SECONDS)
+    if isinstance(error, Draining):
+        return ApiError(503, str(error), code="server_draining", kind="server_error", retry_after=RETRY_SECONDS)
+    if isinstance(error, UnichoirError):
+        return ApiError(500, str(error), code="recognition_failed", kind="server_error")
+    # Left to itself it would close the connection, on which the client may be sending its next request.
+    log_failure("transcription_error", error)
+    return internal_error()
+
+
+async def _receive(request: Request, engine: Engine) -> tuple[Parameters, Samples]:
+    """The parameters of a request, and the samples (N,) of its file at the model's rate."""
+    settings = engine.settings
+    if engine.is_draining:  # no need to send the file
+        raise Draining("this server is about to stop and takes nothing new")
+    desk = _Desk.of(request)
+    with desk.room():
+        async with receive_form(request, NAMES, settings.max_upload_bytes, settings.idle_timeout) as form:
+            parameters = parse_parameters(form.fields, settings)
+            if form.file is None:
+                raise ApiError(400, "file: missing", code="missing_required_parameter", param=FILE_FIELD)
+            rate = engine.recognizer.fbank_config.sample_rate
+            work = anyio.to_thread.run_sync(_decode, form.file, rate, settings.max_audio_seconds, limiter=desk.decoding)
+            return parameters, await _while_connected(request.receive, work)
+
+
+def _decode(file: UploadedFile, sample_rate: int, max_seconds: float) -> Samples:
+    try:
+        seconds = audio_duration(file.source, name=file.name)
+        if seconds > max_seconds:
+            message = f"{file.name}: {seconds:.1f} s long, and this server takes at most {max_seconds:g} s"
+            raise ApiError(413, message, code="audio_too_long", param=FILE_FIELD)
+        # No more is decoded than the headers have just promised: they cannot lie about the length.
+        return load_audio(file.source, sample_rate=sample_rate, name=file.name)
+    except AudioError as error:
+        raise ApiError(400, str(error), code="audio_unreadable", param=FILE_FIELD) from None
+
+
+async def _while_connected(receive: Receive, work: Coroutine[Any, Any, Result]) -> Result:
+    """The result of `work`, which is cancelled when the client goes away: then raises ClientDisconnect.
+
+    Nothing else may receive from the client meanwhile.
+    """
+    tasks = working, _ = asyncio.create_task(work), asyncio.create_task(_wait_for_disconnect(receive))
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _wait_for_disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _pieces(engine: Engine, samples: Samples) -> "aclosing[AsyncGenerator[Piece, None]]":
+    """Leaving the context abandons what has not been recognised yet."""
+    return aclosing(engine.transcribe(samples, engine.settings.decoding))
+
+
+async def _transcribe(engine: Engine, samples: Samples) -> Recording:
+    async with _pieces(engine, samples) as pieces:
+        return Recording([piece async for piece in pieces], _seconds(engine, samples))
+
+
+async def _events(engine: Engine, samples: Samples, parameters: Parameters) -> AsyncGenerator[dict[str, Any], None]:
+    duration, text = _seconds(engine, samples), ""
+    tokens: list[Token] = []
+    with _refusals(engine):
+        async with _pieces(engine, samples) as pieces:
+            async for piece in pieces:
+                longer = canonical_text(f"{text} {segment_text(piece.segment)}")
+                yield delta_event(longer[len(text) :], piece, duration, parameters)
+                text = longer
+                tokens += piece.segment.tokens
+    yield done_event(text, tokens, duration, parameters)
+
+
+def _response(recording: Recording, parameters: Parameters, settings: Settings) -> Response:
+    kind = parameters.response_format
+    if kind == "json":
+        return JSONResponse(json_body(recording, parameters))
+    if kind == "verbose_json":
+        return JSONResponse(verbose_body(recording, parameters, settings.language, settings.decoding))
+    transcript = recording.transcript
+    if kind == "text":
+        return PlainTextResponse(transcript.text + "\n")
+    cues = make_cues(transcript.words)
+    if kind == "srt":
+        return Response(to_srt(cues), media_type="application/x-subrip; charset=utf-8")
+    return Response(to_vtt(cues), media_type="text/vtt")
+
+
+def _seconds(engine: Engine, samples: Samples) -> float:
+    return len(samples) / engine.recognizer.fbank_config.sample_rate
+
+
+def _model(settings: Settings) -> dict[str, Any]:
+    return {"id": settings.model_name, "object": "model", "created": 1_700_000_000, "owned_by": "unichoir"}
+
+
+async def _send_event(send: Send, event: dict[str, Any]) -> None:
+    body = f"data: {json.dumps(event, ensure_ascii=False, allow_nan=False)}\n\n".encode()
+    await send({"type": "http.response.body", "body": body, "more_body": True})

@@ -1,0 +1,246 @@
+"""A multipart form with a file in it, read in pieces, so that its limits hold before all of it has arrived."""
+
+import os
+import tempfile
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, BinaryIO
+
+import anyio
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+
+from unichoir.serving.errors import ApiError, shown
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
+
+MEMORY_BYTES = 1 << 20
+"""Of a file; what is larger goes to the disk."""
+MAX_FIELDS = 32
+MAX_FIELD_BYTES = 64 << 10
+"""Of all fields together."""
+MAX_OVERHEAD_BYTES = 256 << 10
+"""Of a form beside its file: fields, headers of parts, boundaries."""
+FILE_FIELD = "file"
+
+
+class UploadedFile:
+    """The bytes of a file: in memory up to 1 MiB, beyond that in a temporary file, which `close` removes."""
+
+    def __init__(self, name: str) -> None:
+        self.name = shown(name.strip()) or "the file"
+        """As the client called it, fit for messages."""
+        self.size = 0
+        self._memory = bytearray()
+        self._file: BinaryIO | None = None
+        self._path = ""
+
+    @property
+    def source(self) -> bytes | str:
+        """The bytes or the path of all that has been written. Nothing may be written after this."""
+        if self._file is None:
+            return bytes(self._memory)
+        self._file.close()
+        return self._path
+
+    def fits_memory(self, num_bytes: int) -> bool:
+        """Whether so many more bytes would stay in memory."""
+        return self._file is None and self.size + num_bytes <= MEMORY_BYTES
+
+    def write(self, data: bytes) -> None:
+        """Append; blocks on the disk unless `fits_memory`."""
+        in_memory = self.fits_memory(len(data))
+        self.size += len(data)
+        if in_memory:
+            self._memory += data
+            return
+        if self._file is None:
+            handle, self._path = tempfile.mkstemp(prefix="unichoir-")
+            self._file = os.fdopen(handle, "wb")
+            self._file.write(self._memory)
+            self._memory.clear()
+        self._file.write(data)
+
+    def close(self) -> None:
+        """Forget all of it."""
+        self._memory.clear()
+        if self._file is not None:
+            with suppress(OSError):  # flushing to a full disk
+                self._file.close()
+            with suppress(OSError):
+                os.unlink(self._path)
+
+
+class Form:
+    """What was sent: the fields, each with all of its values in order, and the file."""
+
+    def __init__(self) -> None:
+        self.fields: dict[str, list[str]] = {}
+        self.file: UploadedFile | None = None
+
+
+@asynccontextmanager
+async def receive_form(
+    request: Request, names: Collection[str], max_file_bytes: int, idle_timeout: float
+) -> AsyncIterator[Form]:
+    """Receive a form of fields called `names` and a file called `file`, which is gone when the context ends.
+
+    A name may go on with brackets, as those of lists (`include[]`) and of objects do.
+
+    Raises:
+        ApiError: 415 for another content type, 413 as soon as more has arrived than a form may have whose file has
+            max_file_bytes, 408 when nothing arrives for idle_timeout seconds, 400 for an unknown field, for too many
+            fields, for a second file, for text that is not UTF-8, and for a body that is not a whole form.
+        ClientDisconnect: the client has gone.
+    """
+    kind, parameters = parse_options_header(request.headers.get("content-type"))
+    if kind != b"multipart/form-data":
+        raise ApiError(415, "Content-Type: expected multipart/form-data", code="unsupported_media_type")
+    if b"boundary" not in parameters:
+        raise ApiError(400, "Content-Type: a boundary is missing", code="invalid_form")
+    max_bytes = max_file_bytes + MAX_OVERHEAD_BYTES
+    # A client that tells the truth need not send it all to hear that it is too much.
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced[:19]) > max_bytes:
+        raise _too_large(max_file_bytes)
+    form = Form()
+    try:
+        parts = _Parts(form, names, max_file_bytes)
+        try:
+            await _feed(parts, parameters[b"boundary"], request, max_bytes, idle_timeout)
+        except FormParserError as error:
+            raise ApiError(400, f"the body is not a multipart form ({error})", code="invalid_form") from None
+        if not parts.are_complete:
+            raise ApiError(400, "the multipart form ends before its last boundary", code="invalid_form")
+        yield form
+    finally:
+        if form.file is not None:
+            form.file.close()
+
+
+async def _feed(parts: "_Parts", boundary: bytes, request: Request, max_bytes: int, idle_timeout: float) -> None:
+    parser, stream, received = MultipartParser(boundary, parts.callbacks()), request.stream(), 0
+    while True:
+        try:
+            with anyio.fail_after(idle_timeout):
+                chunk = await anext(stream)
+        except StopAsyncIteration:
+            break
+        except TimeoutError:
+            raise ApiError(408, f"nothing has arrived for {idle_timeout:g} s", code="upload_timeout") from None
+        received += len(chunk)
+        if received > max_bytes:
+            raise _too_large(parts.max_file_bytes)
+        parser.write(chunk)
+        data, file = parts.take_file_data(), parts.form.file
+        if file is None or not data:
+            continue
+        if file.fits_memory(len(data)):
+            file.write(data)
+        else:
+            await run_in_threadpool(file.write, data)
+    parser.finalize()
+
+
+class _Parts:
+    """What the parser calls as it meets the parts of a form."""
+
+    def __init__(self, form: Form, names: Collection[str], max_file_bytes: int) -> None:
+        self.form = form
+        self.names = names
+        self.max_file_bytes = max_file_bytes
+        self.are_complete = False
+        self._num_fields = 0
+        self._num_field_bytes = 0
+        self._num_file_bytes = 0
+        self._header = b""
+        self._value = b""
+        self._disposition = b""
+        self._field = ""
+        self._text = bytearray()
+        self._file_data: list[bytes] = []
+
+    def callbacks(self) -> "MultipartCallbacks":
+        return {
+            "on_part_begin": self._begin,
+            "on_header_field": self._add_header,
+            "on_header_value": self._add_value,
+            "on_header_end": self._end_header,
+            "on_headers_finished": self._start,
+            "on_part_data": self._add_data,
+            "on_part_end": self._end,
+            "on_end": self._complete,
+        }
+
+    def take_file_data(self) -> bytes:
+        """What has come of the file since the last call."""
+        data = b"".join(self._file_data)
+        self._file_data.clear()
+        return data
+
+    def _begin(self) -> None:
+        self._disposition = b""
+        self._text.clear()
+
+    def _add_header(self, data: bytes, start: int, end: int) -> None:
+        self._header += data[start:end]
+
+    def _add_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _end_header(self) -> None:
+        if self._header.lower() == b"content-disposition":
+            self._disposition = self._value
+        self._header = self._value = b""
+
+    def _start(self) -> None:
+        _, parameters = parse_options_header(self._disposition)
+        if b"name" not in parameters:
+            raise ApiError(400, "a part of the form has no name", code="invalid_form")
+        self._field = parameters[b"name"].decode(errors="replace")
+        if self._field == FILE_FIELD:
+            if self.form.file is not None:
+                raise ApiError(400, "file: there may be one only", code="duplicate_parameter", param=FILE_FIELD)
+            self.form.file = UploadedFile(parameters.get(b"filename", b"").decode(errors="replace"))
+            return
+        if self._field.partition("[")[0] not in self.names:
+            name = shown(self._field)
+            raise ApiError(400, f"{name}: there is no such parameter", code="unknown_parameter", param=name)
+        self._num_fields += 1
+        if self._num_fields > MAX_FIELDS:
+            raise ApiError(400, f"the form has more than {MAX_FIELDS} fields", code="too_many_fields")
+
+    def _add_data(self, data: bytes, start: int, end: int) -> None:
+        if self._field == FILE_FIELD:
+            self._num_file_bytes += end - start
+            if self._num_file_bytes > self.max_file_bytes:
+                raise _too_large(self.max_file_bytes)
+            self._file_data.append(data[start:end])
+            return
+        self._num_field_bytes += end - start
+        if self._num_field_bytes > MAX_FIELD_BYTES:
+            name = shown(self._field)
+            message = f"{name}: the fields have more than {MAX_FIELD_BYTES} bytes"
+            raise ApiError(400, message, code="invalid_value", param=name)
+        self._text += data[start:end]
+
+    def _end(self) -> None:
+        if self._field == FILE_FIELD:
+            return
+        try:
+            text = self._text.decode()
+        except UnicodeDecodeError:
+            name = shown(self._field)
+            raise ApiError(400, f"{name}: the text is not UTF-8", code="invalid_value", param=name) from None
+        self.form.fields.setdefault(self._field, []).append(text)
+
+    def _complete(self) -> None:
+        self.are_complete = True
+
+
+def _too_large(max_file_bytes: int) -> ApiError:
+    message = f"file: larger than the {max_file_bytes} bytes that this server takes"
+    return ApiError(413, message, code="file_too_large", param=FILE_FIELD)

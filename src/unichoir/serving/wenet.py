@@ -1,0 +1,94 @@
+"""WeNet's WebSocket protocol (runtime/core/websocket of wenet-e2e/wenet), at `/`."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from unichoir.decoding.hypothesis import Reading, StreamResult
+from unichoir.errors import DecodingError
+from unichoir.serving.connection import Connection, ProtocolError
+from unichoir.serving.session import Event
+
+SAMPLE_RATE = 16000
+OK = {"status": "ok"}
+
+
+class WenetConnection(Connection):
+    """One client: start, audio, end; partial and final results, speech_end."""
+
+    protocol = "wenet"
+    _is_started = _is_continuous = False
+    _odd_byte = b""
+
+    async def greet(self) -> None:
+        """The client begins."""
+
+    async def receive(self, message: str | bytes) -> None:
+        """Signals are text, audio is binary: int16, little-endian, mono, 16 kHz."""
+        if isinstance(message, str):
+            await self._receive_signal(message)
+        elif not self._is_started:
+            raise ProtocolError("Start signal is expected before binary data")
+        else:
+            # Who cuts a byte stream anywhere may cut a sample in two.
+            message = self._odd_byte + message
+            even = len(message) - len(message) % 2
+            self._odd_byte = message[even:]
+            await self.session.send(np.frombuffer(message[:even], "<i2"), SAMPLE_RATE)
+
+    async def handle(self, event: Event) -> bool:
+        """Results as they are found; the session ends with the first final one unless it is continuous."""
+        if isinstance(event, StreamResult):
+            if event.is_final:
+                await self._send_result("final_result", [_final(reading) for reading in event.nbest])
+                if not self._is_continuous:
+                    event = "ended"
+            elif event.text:
+                await self._send_result("partial_result", [{"sentence": reading.text} for reading in event.nbest])
+        if event == "ended":
+            await self.send({**OK, "type": "speech_end"})
+        return event != "ended"
+
+    async def send_error(self, message: str, code: str) -> None:
+        """As WeNet does."""
+        await self.send({"status": "failed", "message": message})
+
+    async def _receive_signal(self, text: str) -> None:
+        try:
+            header = json.loads(text)
+        except (ValueError, RecursionError):
+            raise ProtocolError("Wrong protocol") from None
+        if not isinstance(header, dict):
+            raise ProtocolError("Wrong protocol")
+        if "signal" not in header:
+            raise ProtocolError("Wrong message header")
+        if header["signal"] == "start" and not self._is_started:
+            self._start(header)
+            await self.send({**OK, "type": "server_ready"})
+        elif header["signal"] == "end" and self._is_started:
+            self.session.finish()
+        else:
+            raise ProtocolError("Unexpected signal type")
+
+    def _start(self, header: dict[str, Any]) -> None:
+        nbest = header.get("nbest", 1)
+        if not isinstance(nbest, int) or isinstance(nbest, bool):
+            raise ProtocolError("integer is expected for nbest option")
+        continuous = header.get("continuous_decoding", False)
+        if not isinstance(continuous, bool):
+            raise ProtocolError("boolean true or false is expected for continuous_decoding option")
+        try:
+            self.session.options = replace(self.session.options, num_best=nbest)
+        except DecodingError as error:
+            raise ProtocolError(f"nbest: {error}") from None
+        self._is_started, self._is_continuous = True, continuous
+
+    async def _send_result(self, kind: str, nbest: list[dict[str, Any]]) -> None:
+        await self.send({**OK, "type": kind, "nbest": json.dumps(nbest, ensure_ascii=False)})
+
+
+def _final(reading: Reading) -> dict[str, Any]:
+    pieces = [{"word": token.text, "start": token.start_ms, "end": token.end_ms} for token in reading.tokens]
+    return {"sentence": reading.text, "word_pieces": pieces}

@@ -1,0 +1,47 @@
+"""Fixtures: servers with the included model, recordings and the words in them."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from tests.serving.harness import Running, running, stream_texts
+
+from unichoir.api import load_recognizer
+from unichoir.decoding.recognizer import Recognizer
+
+DEMO = Path(__file__).resolve().parents[2] / "demo" / "audio"
+
+
+@pytest.fixture(scope="session")
+def included() -> Recognizer:
+    """The included model."""
+    return load_recognizer(None)
+
+
+@pytest.fixture(scope="session")
+def server(included: Recognizer) -> Iterator[Running]:
+    """One server for all tests that need no settings of their own."""
+    with running(included) as found:
+        yield found
+
+
+@pytest.fixture
+def serve(included: Recognizer) -> Iterator[Callable[..., Running]]:
+    """Starts servers with settings of their own: serve(max_sessions=2)."""
+    with ExitStack() as stack:
+        yield lambda **options: stack.enter_context(running(included, **options))
+
+
+@pytest.fixture(scope="session")
+def clips() -> list[np.ndarray]:
+    """The demo's recordings as int16 at 16 kHz."""
+    return [soundfile.read(path, dtype="int16")[0] for path in sorted(DEMO.glob("*.flac"))]
+
+
+@pytest.fixture(scope="session")
+def expected(included: Recognizer, clips: list[np.ndarray]) -> list[str]:
+    """What a stream of the recogniser finds in each clip, by itself."""
+    return [" ".join(stream_texts(included, clip)) for clip in clips]

@@ -1,0 +1,150 @@
+"""Recordings in work: clients that go away, too many at once, a server that stops, a recogniser that fails."""
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import openai
+import pytest
+from tests.serving.forms import CLIPS, MODEL, Client, client_of, wait_for, write_long_recording
+from tests.serving.harness import PATIENCE, Running
+
+from unichoir.decoding.recognizer import Recognizer
+
+
+@pytest.fixture(scope="session")
+def long_recording(clips: list[np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of several pieces."""
+    return write_long_recording(tmp_path_factory.mktemp("long") / "long.flac", clips)
+
+
+class Gate:
+    """Holds the recogniser before each piece of a recording until it may pass."""
+
+    def __init__(self, recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.num_pieces = 0
+        self.reached = threading.Semaphore(0)
+        self.passes = threading.Semaphore(0)
+        self._pieces = recognizer.recognize_by_piece
+        monkeypatch.setattr(recognizer, "recognize_by_piece", self._held)
+
+    def _held(self, *arguments: Any) -> Iterator[Any]:
+        pieces = self._pieces(*arguments)
+        while True:
+            self.reached.release()
+            assert self.passes.acquire(timeout=PATIENCE)
+            piece = next(pieces, None)
+            if piece is None:
+                return
+            self.num_pieces += 1
+            yield piece
+
+    def wait(self) -> None:
+        assert self.reached.acquire(timeout=PATIENCE)
+
+    def open(self) -> None:
+        self.passes.release(1000)
+
+
+@pytest.mark.parametrize("stream", ["true", "false"])
+def test_a_client_that_goes_away_ends_the_work(
+    serve: Callable[..., Running],
+    included: Recognizer,
+    long_recording: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stream: str,
+) -> None:
+    server = serve()
+    gate = Gate(included, monkeypatch)
+    form = {"model": MODEL, "stream": stream}
+    files = {"file": ("long.flac", long_recording.read_bytes())}
+    request = httpx.Request("POST", f"{server.url}/v1/audio/transcriptions", data=form, files=files)
+    connection = HTTPConnection(request.url.host, request.url.port, timeout=PATIENCE)
+    connection.request("POST", request.url.path, request.read(), dict(request.headers))
+    gate.wait()
+    gate.passes.release()
+    gate.wait()  # the first piece is done, the second has begun
+    assert server.metric("unichoir_uploads") == 1
+    connection.close()
+    wait_for(server, lambda: server.engine.is_idle)
+    gate.open()
+    # Something else, after which whatever was left of the first would have come.
+    before = gate.num_pieces
+    with client_of(server) as other:
+        assert other.audio.transcriptions.create(file=CLIPS[2], model=MODEL).text == "NINE ONE EIGHT TWO"
+    assert before <= 2
+    assert gate.num_pieces <= 3
+
+
+def test_too_many_recordings(
+    serve: Callable[..., Running], included: Recognizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve(max_waiting_uploads=1)
+    gate = Gate(included, monkeypatch)
+    with client_of(server) as client, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(client.audio.transcriptions.create, file=CLIPS[2], model=MODEL)
+        gate.wait()
+        for stream in (False, True):
+            with pytest.raises(openai.RateLimitError) as caught:
+                client.audio.transcriptions.create(file=CLIPS[1], model=MODEL, stream=stream)
+            assert caught.value.code == "rate_limit_exceeded"
+            assert int(caught.value.response.headers["retry-after"]) > 0
+        assert server.metric("unichoir_refusals_total", reason="rate_limit_exceeded") == 2
+        gate.open()
+        assert first.result(PATIENCE).text == "NINE ONE EIGHT TWO"
+        assert client.audio.transcriptions.create(file=CLIPS[2], model=MODEL).text == "NINE ONE EIGHT TWO"
+
+
+def test_a_server_that_stops_ends_what_it_has_and_takes_nothing_new(
+    serve: Callable[..., Running], included: Recognizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve()
+    gate = Gate(included, monkeypatch)
+    with client_of(server) as client, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(client.audio.transcriptions.create, file=CLIPS[2], model=MODEL)
+        gate.wait()
+        server.call(server.engine.drain)
+        with pytest.raises(openai.InternalServerError) as caught:
+            client.audio.transcriptions.create(file=CLIPS[1], model=MODEL)
+        assert (caught.value.status_code, caught.value.code) == (503, "server_draining")
+        with Client(server) as late:
+            late.start("Content-Length: 1000000")  # of which nothing needs to be sent
+            assert late.answer().error == (503, "server_draining", None)
+        gate.open()
+        assert first.result(PATIENCE).text == "NINE ONE EIGHT TWO"
+
+
+@pytest.mark.parametrize("failing_piece", [0, 1])
+def test_a_recogniser_that_fails(
+    serve: Callable[..., Running],
+    included: Recognizer,
+    long_recording: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    failing_piece: int,
+) -> None:
+    """Before anything has been sent there is a status for it, later it is the last event."""
+    server = serve()
+    pieces = included.recognize_by_piece
+
+    def failing(*arguments: Any) -> Iterator[Any]:
+        for number, piece in enumerate(pieces(*arguments)):
+            if number == failing_piece:
+                raise RuntimeError("the secret of the house")
+            yield piece
+
+    monkeypatch.setattr(included, "recognize_by_piece", failing)
+    with client_of(server) as client:
+        create = client.audio.transcriptions.create
+        with pytest.raises(openai.InternalServerError) as caught:
+            create(file=long_recording, model=MODEL)
+        assert (caught.value.code, caught.value.type) == ("recognition_failed", "server_error")
+        with pytest.raises(openai.APIError) as failed:
+            list(create(file=long_recording, model=MODEL, stream=True))
+        assert isinstance(failed.value, openai.InternalServerError) == (failing_piece == 0)
+        assert failed.value.code == "recognition_failed"
+        assert "secret" not in f"{caught.value} {failed.value}"
