@@ -222,7 +222,7 @@ def test_draining_gives_open_sessions_their_last_words(serve: Callable[..., Runn
 @pytest.fixture
 def process() -> Iterator[tuple[subprocess.Popen[str], dict]]:
     """The command itself and the record that says where it listens."""
-    command = [sys.executable, "-m", "unichoir.cli", "serve", "--port", "0", "--threads", "1"]
+    command = [sys.executable, "-m", "unichoir.cli", "serve", "--port", "0", "--threads", "1", "--max-sessions", "1"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
         assert child.stderr is not None
         try:
@@ -240,6 +240,7 @@ def test_a_signal_drains_and_ends_with_0(process, clips, expected, stop: signal.
     async def talk() -> list[str]:
         async with wenet_client(url) as client:
             await client.start()
+            assert (await refused(f"{url}/")).status_code == 503
             await client.play(clips[3])
             while not client.partials or len(client.partials[-1].split()) < 6:
                 await client.receive()
@@ -252,6 +253,7 @@ def test_a_signal_drains_and_ends_with_0(process, clips, expected, stop: signal.
     records = [json.loads(line) for line in child.stderr.read().splitlines()]
     assert records[0]["event"] == "draining"
     assert {"session_ended", "stopping"} <= {record["event"] for record in records}
+    assert {record["level"] for record in records} == {"info"}
     text = json.dumps(records)
     assert "J O H N" not in text
     with socket.socket() as probe, pytest.raises(ConnectionRefusedError):

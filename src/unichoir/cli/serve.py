@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from unichoir.cli.common import BeamSizeOption, ModelOption, ThreadsOption, TopKOption
-from unichoir.decoding.options import DecodingOptions, EndpointRules, StreamingOptions
+from unichoir.decoding.options import STREAMING_MODES, DecodingOptions, EndpointRules, StreamingMode, StreamingOptions
 from unichoir.errors import DecodingError
 
 LIMITS, SPEECH, NETWORK = "Limits", "Recognition", "Network"
@@ -27,6 +27,14 @@ def serve(
     num_left_chunks: Annotated[
         int, typer.Option(min=0, metavar="N", help="Chunks before its own that a frame sees.", rich_help_panel=SPEECH)
     ] = 4,
+    decoding: Annotated[
+        StreamingMode,
+        typer.Option(
+            metavar="MODE",
+            help=f"What gives final results: {', '.join(STREAMING_MODES)}.",
+            rich_help_panel=SPEECH,
+        ),
+    ] = "attention_rescoring",
     beam_size: BeamSizeOption = 10,
     silence_after_speech: Annotated[
         float, typer.Option(min=0, metavar="S", help="Silence that ends an utterance; 0: off.", rich_help_panel=SPEECH)
@@ -135,7 +143,11 @@ def serve(
             max_utterance=max_utterance,
         )
         streaming = StreamingOptions(
-            chunk_size=chunk_size, num_left_chunks=num_left_chunks, beam_size=beam_size, endpoint=rules
+            chunk_size=chunk_size,
+            num_left_chunks=num_left_chunks,
+            mode=decoding,
+            beam_size=beam_size,
+            endpoint=rules,
         )
     except DecodingError as error:
         raise typer.BadParameter(str(error)) from None
@@ -144,7 +156,7 @@ def serve(
         aliases=tuple(alias or ()),
         language=language if language is not None else ("en" if model in (None, DEFAULT_MODEL) else ""),
         streaming=streaming,
-        decoding=DecodingOptions(beam_size=beam_size),
+        decoding=DecodingOptions(mode=decoding, beam_size=beam_size),
         max_sessions=max_sessions,
         max_batch=max_batch,
         max_message_bytes=max_message_kb << 10,

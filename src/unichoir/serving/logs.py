@@ -29,10 +29,16 @@ def configure_logs() -> None:
     """Send the server's records, and warnings of what it is built of, to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
+    handler.addFilter(_is_of_interest)
     for name in ("unichoir.serving", "uvicorn", "asyncio", "python_multipart"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(logging.INFO if logger is _logger else logging.WARNING)
+
+
+def _is_of_interest(record: logging.LogRecord) -> bool:
+    # uvicorn takes a WebSocket that was answered by an HTTP error, as ours are, for one that was not answered.
+    return record.getMessage() != "ASGI callable returned without completing handshake."
 
 
 def log_event(event: str, **fields: Any) -> None:

@@ -12,12 +12,11 @@ from unichoir.decoding.recognizer import Recognizer
 from unichoir.errors import UnichoirError
 from unichoir.serving.app import create_app
 from unichoir.serving.engine import Engine
+from unichoir.serving.http import ImpatientProtocol, most_connections
 from unichoir.serving.logs import configure_logs, log_event
 from unichoir.serving.settings import Settings
 
 POLL_SECONDS = 0.05
-SPARE_CONNECTIONS = 128
-"""Beyond live sessions and uploads: health checks, metrics, pages, and clients that are being refused."""
 
 
 class Server(uvicorn.Server):
@@ -73,12 +72,13 @@ def make_server(recognizer: Recognizer, settings: Settings, **options: Any) -> S
     app = create_app(recognizer, settings)
     config = uvicorn.Config(
         app,
+        http=ImpatientProtocol,
         ws="websockets-sansio",
         ws_max_size=settings.max_message_bytes,
         ws_per_message_deflate=False,  # speech as PCM shrinks little, and every connection would pay for it
         # Who is not read from for a while, because its audio waits, cannot answer pings either.
         ws_ping_timeout=60.0,
-        limit_concurrency=settings.max_sessions + settings.max_waiting_uploads + SPARE_CONNECTIONS,
+        limit_concurrency=most_connections(),
         timeout_graceful_shutdown=5,
         log_config=None,
         access_log=False,
