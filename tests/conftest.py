@@ -1,5 +1,8 @@
 """Fixtures shared by all tests."""
 
+import io
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,6 +23,26 @@ def shared() -> Path:
 def fixtures() -> Path:
     """The project's own small fixtures."""
     return REPOSITORY / "tests" / "fixtures"
+
+
+@pytest.fixture
+def run_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Runs `unichoir` in this process: (*arguments, stdin=b"") to (exit code, standard output, standard error)."""
+
+    def run(*arguments: object, stdin: bytes = b"") -> tuple[int, str, str]:
+        from unichoir import cli
+
+        monkeypatch.setenv("COLUMNS", "120")
+        monkeypatch.setattr(sys, "argv", ["unichoir", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        written = capsys.readouterr()
+        return int(end.value.code or 0), written.out, written.err
+
+    return run
 
 
 @pytest.fixture(scope="session")

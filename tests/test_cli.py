@@ -1,6 +1,5 @@
 """The command line from end to end, over a tiny exported model with random weights."""
 
-import io
 import json
 import subprocess
 import sys
@@ -12,7 +11,7 @@ import pytest
 import soundfile
 import yaml
 
-from unichoir import api, cli
+from unichoir import api
 from unichoir.cli.models import count_parameters
 from unichoir.cli.train import apply_overrides
 from unichoir.cli.transcribe import plan_outputs
@@ -26,19 +25,9 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command in this process: (*arguments, stdin=b"") to (exit code, standard output, standard error)."""
-
-    def run(*arguments: object, stdin: bytes = b"") -> tuple[int, str, str]:
-        monkeypatch.setenv("COLUMNS", "120")
-        monkeypatch.setattr(sys, "argv", ["unichoir", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        written = capsys.readouterr()
-        return int(end.value.code or 0), written.out, written.err
-
-    return run
+def run(run_command: Run) -> Run:
+    """Runs the command in this process: exit code, standard output, standard error."""
+    return run_command
 
 
 @pytest.fixture(scope="session")

@@ -3,11 +3,10 @@
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
-
-from unichoir import cli
 
 EXPERIMENT = """\
 tokenizer: none
@@ -24,17 +23,9 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command in this process: exit code, standard output, standard error."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["unichoir", "benchmark", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        written = capsys.readouterr()
-        return int(end.value.code or 0), written.out, written.err
-
-    return run
+def run(run_command: Run) -> Run:
+    """Runs `unichoir benchmark` in this process: exit code, standard output, standard error."""
+    return partial(run_command, "benchmark")
 
 
 @pytest.fixture

@@ -1,14 +1,14 @@
 """What the tests of `unichoir stream` share."""
 
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from unichoir import api, cli
+from unichoir import api
 from unichoir.audio.io import load_audio
 from unichoir.decoding.hypothesis import StreamResult
 from unichoir.decoding.options import StreamingOptions
@@ -19,18 +19,9 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command in this process: (*arguments) to (exit code, standard output, standard error)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setenv("COLUMNS", "120")
-        monkeypatch.setattr(sys, "argv", ["unichoir", "stream", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        written = capsys.readouterr()
-        return int(end.value.code or 0), written.out, written.err
-
-    return run
+def run(run_command: Run) -> Run:
+    """Runs `unichoir stream` in this process: exit code, standard output, standard error."""
+    return partial(run_command, "stream")
 
 
 @pytest.fixture(scope="session")

@@ -4,13 +4,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from unichoir.decoding.options import MODES, DecodingOptions, Mode
+from unichoir.decoding.options import MODES, DecodingOptions, EndpointRules, Mode, StreamingOptions
 from unichoir.errors import DecodingError
 
 ModelOption = Annotated[
@@ -76,6 +76,25 @@ def decoding_options(
             ctc_weight=ctc_weight,
             reverse_weight=reverse_weight,
         )
+    except DecodingError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def streaming_options(
+    *,
+    silence_after_speech: float,
+    silence_before_speech: float,
+    max_utterance: float,
+    **fields: Any,
+) -> StreamingOptions:
+    """The options of a stream; 0 s switches a rule off. What makes no sense is an error of usage."""
+    try:
+        rules = EndpointRules(
+            silence_after_speech=silence_after_speech or None,
+            silence_before_speech=silence_before_speech or None,
+            max_utterance=max_utterance or None,
+        )
+        return StreamingOptions(endpoint=rules, **fields)
     except DecodingError as error:
         raise typer.BadParameter(str(error)) from None
 

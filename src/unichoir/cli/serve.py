@@ -5,9 +5,8 @@ from typing import Annotated
 
 import typer
 
-from unichoir.cli.common import BeamSizeOption, ModelOption, ThreadsOption, TopKOption
-from unichoir.decoding.options import STREAMING_MODES, DecodingOptions, EndpointRules, StreamingMode, StreamingOptions
-from unichoir.errors import DecodingError
+from unichoir.cli.common import BeamSizeOption, ModelOption, ThreadsOption, TopKOption, streaming_options
+from unichoir.decoding.options import STREAMING_MODES, DecodingOptions, StreamingMode
 
 LIMITS, SPEECH, NETWORK = "Limits", "Recognition", "Network"
 
@@ -136,21 +135,15 @@ def serve(
         from unichoir.serving.settings import Settings
     if (ssl_certfile is None) != (ssl_keyfile is None):
         raise typer.BadParameter("both are needed, or none", param_hint="--ssl-certfile, --ssl-keyfile")
-    try:
-        rules = EndpointRules(
-            silence_before_speech=silence_before_speech or None,
-            silence_after_speech=silence_after_speech or None,
-            max_utterance=max_utterance,
-        )
-        streaming = StreamingOptions(
-            chunk_size=chunk_size,
-            num_left_chunks=num_left_chunks,
-            mode=decoding,
-            beam_size=beam_size,
-            endpoint=rules,
-        )
-    except DecodingError as error:
-        raise typer.BadParameter(str(error)) from None
+    streaming = streaming_options(
+        chunk_size=chunk_size,
+        num_left_chunks=num_left_chunks,
+        mode=decoding,
+        beam_size=beam_size,
+        silence_after_speech=silence_after_speech,
+        silence_before_speech=silence_before_speech,
+        max_utterance=max_utterance,
+    )
     settings = Settings(
         model_name=find_model(model).resolve().name,
         aliases=tuple(alias or ()),

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unichoir.cli.common import ModelOption, ThreadsOption, TopKOption, note, write_line
+from unichoir.cli.common import ModelOption, ThreadsOption, TopKOption, note, streaming_options, write_line
 from unichoir.cli.stream_output import Format, TextLines, make_output
 from unichoir.decoding.latency import LatencyMeter
-from unichoir.decoding.options import MAX_CHUNK_SIZE, STREAMING_MODES, EndpointRules, StreamingMode, StreamingOptions
-from unichoir.errors import AudioError, DecodingError
+from unichoir.decoding.options import MAX_CHUNK_SIZE, STREAMING_MODES, StreamingMode
+from unichoir.errors import AudioError
 
 if TYPE_CHECKING:
     from unichoir.api import Stream
@@ -120,7 +120,7 @@ def stream(
         raise typer.BadParameter(reason, param_hint="--speed")
     if simulate is not None and device is not None:
         raise typer.BadParameter("a recording is not heard by a microphone (--simulate)", param_hint="--device")
-    options = _streaming_options(
+    options = streaming_options(
         chunk_size=chunk_size,
         num_left_chunks=num_left_chunks,
         mode=decoding,
@@ -137,25 +137,6 @@ def stream(
         note(session.report())
     if failure is not None:
         raise failure
-
-
-def _streaming_options(
-    *,
-    silence_after_speech: float,
-    silence_before_speech: float,
-    max_utterance: float,
-    **fields: Any,
-) -> StreamingOptions:
-    """The options of a command line; what makes no sense is an error of usage."""
-    try:
-        rules = EndpointRules(
-            silence_after_speech=silence_after_speech or None,
-            silence_before_speech=silence_before_speech or None,
-            max_utterance=max_utterance or None,
-        )
-        return StreamingOptions(endpoint=rules, **fields)
-    except DecodingError as error:
-        raise typer.BadParameter(str(error)) from None
 
 
 def _find_microphone(device: str | None) -> "Microphone":

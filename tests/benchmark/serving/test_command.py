@@ -7,13 +7,13 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from unichoir import cli
 from unichoir.benchmark.serving import run as run_module
 from unichoir.benchmark.serving.probe import Probe
 from unichoir.benchmark.serving.recordings import Recording, with_expected_texts
@@ -27,17 +27,9 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command in this process: exit code, standard output, standard error."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["unichoir", "benchmark", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        written = capsys.readouterr()
-        return int(end.value.code or 0), written.out, written.err
-
-    return run
+def run(run_command: Run) -> Run:
+    """Runs `unichoir benchmark` in this process: exit code, standard output, standard error."""
+    return partial(run_command, "benchmark")
 
 
 @pytest.fixture(scope="module")
