@@ -13,12 +13,12 @@ INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd
 PACKAGES = ("unichoir", "torch", "onnxruntime", "numpy", "uvicorn", "websockets")
 
 
-def describe_machine(threads: int) -> dict[str, str]:
+def describe_machine(threads: int | None) -> dict[str, str]:
     """Processor, system, versions, command line and date."""
     names, cores, flags = _processor()
     versions = [f"{name} {version}" for name in PACKAGES if (version := _version(name))]
     return {
-        "processor": f"{names}, {cores} cores, {threads} threads used",
+        "processor": f"{names}, {cores} cores" + (f", {threads} threads used" if threads else ""),
         "instructions": ", ".join(name for name in INSTRUCTIONS if name in flags) or "unknown",
         "system": platform.platform(),
         "versions": ", ".join([f"Python {platform.python_version()}", *versions]),

@@ -119,7 +119,7 @@ def benchmark(
             play_seconds=play,
             chunk_size=streaming,
             left_chunks=left_chunks,
-            threads=threads,
+            threads=threads if "threads" in given else None,
             sessions=sessions,
             dropped=dropped,
         )

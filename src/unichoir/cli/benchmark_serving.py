@@ -162,7 +162,9 @@ def _run(
         import onnxscript  # noqa: F401
         import torch  # noqa: F401
     sound = load_benchmark_audio(audio, CALIBRATION_SECONDS, source.fbank.sample_rate)
-    with prepared_model(source, sound.samples, options.threads, models, lambda what: progress(what, 0, 0)) as folder:
+    with prepared_model(
+        source, sound.samples, options.threads or 2, models, lambda what: progress(what, 0, 0)
+    ) as folder:
         load = partial(load_recognizer, folder, options.threads)
         return run_serving_benchmark(str(folder), load, options, audio, target, progress)
 

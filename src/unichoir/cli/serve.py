@@ -5,10 +5,12 @@ from typing import Annotated
 
 import typer
 
-from unichoir.cli.common import BeamSizeOption, ModelOption, ThreadsOption, TopKOption, streaming_options
+from unichoir.cli.common import BeamSizeOption, ModelOption, TopKOption, streaming_options
 from unichoir.decoding.options import STREAMING_MODES, DecodingOptions, StreamingMode
 
 LIMITS, SPEECH, NETWORK = "Limits", "Recognition", "Network"
+SMALL_MODEL = 50_000_000
+"""Parameters below which products are too small to be shared by threads (docs/results/serving.md)."""
 
 
 def serve(
@@ -57,7 +59,15 @@ def serve(
         list[str] | None,
         typer.Option(metavar="NAME", help="A further name for the model, such as whisper-1.", show_default=False),
     ] = None,
-    threads: ThreadsOption = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="CPU threads of the engine; else 1 for models of less than 50M parameters and up to 8 for others.",
+            show_default=False,
+        ),
+    ] = None,
     top_k: TopKOption = None,
     max_sessions: Annotated[int, typer.Option(min=1, help="Live sessions.", rich_help_panel=LIMITS)] = 200,
     max_batch: Annotated[int, typer.Option(min=1, help="Streams encoded together.", rich_help_panel=LIMITS)] = 16,
@@ -144,8 +154,9 @@ def serve(
         silence_before_speech=silence_before_speech,
         max_utterance=max_utterance,
     )
+    directory = find_model(model)
     settings = Settings(
-        model_name=find_model(model).resolve().name,
+        model_name=directory.resolve().name,
         aliases=tuple(alias or ()),
         language=language if language is not None else ("en" if model in (None, DEFAULT_MODEL) else ""),
         streaming=streaming,
@@ -164,10 +175,19 @@ def serve(
         log_text=log_text,
     )
     run(
-        load_recognizer(model, threads, top_k),
+        load_recognizer(model, threads or _fitting_threads(directory), top_k),
         settings,
         host=host,
         port=port,
         ssl_certfile=ssl_certfile,
         ssl_keyfile=ssl_keyfile,
     )
+
+
+def _fitting_threads(directory: Path) -> int | None:
+    """None: the engine's choice."""
+    from unichoir.decoding.onnx_backend import CONFIG_FILE, read_config
+
+    if not (directory / CONFIG_FILE).exists():  # a checkpoint of training
+        return None
+    return 1 if read_config(directory).parameters < SMALL_MODEL else None

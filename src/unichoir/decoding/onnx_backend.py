@@ -99,7 +99,7 @@ class OnnxBackend(DecoderScores):
         self, directory: str | os.PathLike[str], num_threads: int | None = None, top_k: int | None = None
     ) -> None:
         self.directory = Path(directory)
-        self.config = _read_config(self.directory)
+        self.config = read_config(self.directory)
         self.info = self.config.model
         check_top_k(top_k, self.info)
         options = _session_options(num_threads)
@@ -192,7 +192,8 @@ def load_model_directory(
     return backend, backend.config
 
 
-def _read_config(directory: Path) -> ModelDirectoryConfig:
+def read_config(directory: Path) -> ModelDirectoryConfig:
+    """Of a model directory. Raises CheckpointError and ConfigError as OnnxBackend does."""
     path = directory / CONFIG_FILE
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: no such model directory")

@@ -138,7 +138,8 @@ class ServingOptions:
     chunk_size: int
     """Encoder frames (40 ms each)."""
     left_chunks: int
-    threads: int
+    threads: int | None = None
+    """Of the server's engine; None: its own choice."""
     sessions: int = 0
     dropped: int = 0
 

@@ -86,7 +86,7 @@ def _server_arguments(model: str, options: ServingOptions) -> list[str]:
     numbers = {
         "--chunk-size": options.chunk_size,
         "--num-left-chunks": options.left_chunks,
-        "--threads": options.threads,
+        **({"--threads": options.threads} if options.threads else {}),
         "--max-sessions": max_sessions,
     }
     return ["--model", model, *(word for name, number in numbers.items() for word in (name, str(number)))]
