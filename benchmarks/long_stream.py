@@ -22,6 +22,7 @@ from unichoir.audio.io import Samples
 from unichoir.data.manifest import Utterance, load_utterance, read_manifest
 from unichoir.decoding.options import StreamingOptions
 from unichoir.decoding.recognizer import Recognizer
+from unichoir.decoding.stream import Stream
 from unichoir.text.normalize import normalize_for_scoring
 from unichoir.text.wer import word_errors
 
@@ -46,17 +47,13 @@ class Streaming:
         stream.input_finished()
         yield from self._results(stream)
 
-    def _results(self, stream) -> Iterator[tuple[int, int, str]]:
-        while True:
-            while self.recognizer.is_endpoint(stream):
-                result = self.recognizer.get_result(stream)
-                yield result.start_ms, result.end_ms, result.text
-                self.recognizer.reset(stream)
-                if self.anew:
-                    stream.state = self.recognizer.backend.initial_state(1, self.options.num_left_frames)
-            if not self.recognizer.is_ready(stream):
-                return
-            self.recognizer.decode_streams([stream])
+    def _results(self, stream: Stream) -> Iterator[tuple[int, int, str]]:
+        for result in self.recognizer.results(stream):
+            if not result.is_final:
+                continue
+            if self.anew:
+                stream.state = self.recognizer.backend.initial_state(1, self.options.num_left_frames)
+            yield result.start_ms, result.end_ms, result.text
 
 
 def resident_megabytes() -> float:

@@ -176,17 +176,7 @@ class Stream:
         Every final result comes once and is where the next one starts, also if it has no words. Whoever stops in the
         middle goes on from there with the next call.
         """
-        recognizer, stream = self._recognizer, self._stream
-        while True:
-            while recognizer.is_endpoint(stream):
-                final = recognizer.get_result(stream)
-                recognizer.reset(stream)
-                yield final
-            if not recognizer.is_ready(stream):
-                return
-            recognizer.decode_streams([stream])
-            if not recognizer.is_endpoint(stream):
-                yield recognizer.get_result(stream)
+        return self._recognizer.results(self._stream)
 
 
 def _results(stream: Stream, blocks: Iterable[NDArray[Any]], sample_rate: int) -> Iterator[StreamResult]:

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from unichoir.decoding.hypothesis import Reading, StreamResult
-from unichoir.decoding.options import StreamingOptions
 from unichoir.serving.session import MAX_EVENTS, Failed, Session, SessionExpired
 from unichoir.serving.settings import Settings
 
@@ -20,7 +19,6 @@ class Engine:
         self.notified = 0
         self.forgotten: list[Session] = []
         self.session = Session(
-            StreamingOptions(),
             Settings(model_name="m", **settings),  # type: ignore[arg-type]
             self._notify,
             self.forgotten.append,

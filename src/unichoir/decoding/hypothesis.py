@@ -1,5 +1,6 @@
 """What recognition returns: hypotheses of a search, and the transcript made of them. All immutable."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -36,6 +37,11 @@ class Word:
     end_ms: int
     confidence: float
     """That of its least certain token, 0 to 1: it never falls when the model is more certain of any of them."""
+
+
+def mean_confidence(words: Sequence[Word]) -> float:
+    """Of words, 0 to 1; 0 when there is none."""
+    return sum(word.confidence for word in words) / len(words) if words else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +86,7 @@ class Reading:
     @property
     def confidence(self) -> float:
         """Mean of the words' confidences, 0 to 1; 0 when there is no word."""
-        return sum(word.confidence for word in self.words) / len(self.words) if self.words else 0.0
+        return mean_confidence(self.words)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -97,6 +97,11 @@ class Recognizer:
         self.fbank_config = fbank_config
         self._clock = FrameClock.of(info, fbank_config)
 
+    @property
+    def frame_ms(self) -> float:
+        """Length of an encoder frame."""
+        return self._clock.step_ms
+
     def recognize(
         self,
         samples: NDArray[np.float32],
@@ -228,6 +233,23 @@ class Recognizer:
         if not stream.is_endpoint:
             raise DecodingError("the utterance of this stream has not ended: only an endpoint can be reset")
         stream.next_utterance()
+
+    def results(self, stream: Stream) -> Iterator[StreamResult]:
+        """Recognise what can be recognised by now: after each chunk a partial result or, where utterances end, finals.
+
+        These are the verbs above in their order, for one stream. Every final result comes once, when its utterance has
+        been reset. Whoever stops in the middle goes on from there with the next call.
+        """
+        while True:
+            while self.is_endpoint(stream):
+                final = self.get_result(stream)
+                self.reset(stream)
+                yield final
+            if not self.is_ready(stream):
+                return
+            self.decode_streams([stream])
+            if not self.is_endpoint(stream):
+                yield self.get_result(stream)
 
     def _encode_windows(
         self, streams: Sequence[Stream], num_left_frames: int

@@ -18,6 +18,7 @@ from unichoir.decoding.endpoint import EndpointDetector
 from unichoir.decoding.hypothesis import Hypothesis, StreamResult
 from unichoir.decoding.options import StreamingOptions
 from unichoir.decoding.prefix_beam import PrefixBeam
+from unichoir.decoding.transcript import FrameClock
 from unichoir.errors import AudioError
 
 
@@ -36,7 +37,7 @@ class Stream:
         self.state = backend.initial_state(1, options.num_left_frames)
         self._backend = backend
         self._config = fbank_config
-        self._frame_ms = backend.info.subsampling_rate * fbank_config.frame_shift_ms
+        self._frame_ms = FrameClock.of(backend.info, fbank_config).step_ms
         self._fbank = OnlineFbank(fbank_config)
         self._feats: list[Floats] = []
         self._num_feats = 0

@@ -8,7 +8,7 @@ from operator import itemgetter
 from unichoir.audio.fbank import FbankConfig
 from unichoir.decoding.alignment import Span
 from unichoir.decoding.backend import ModelInfo
-from unichoir.decoding.hypothesis import Alternative, Token, Transcript, Word
+from unichoir.decoding.hypothesis import Alternative, Token, Transcript, Word, mean_confidence
 from unichoir.text.normalize import canonical_text, is_cjk
 from unichoir.text.tokenizer import Tokenizer
 
@@ -128,7 +128,7 @@ def join_segments(segments: Sequence[Segment], num_best: int, duration_ms: int) 
         tokens=tuple(token for segment in segments for token in segment.tokens),
         words=words,
         score=nbest[0].score,
-        confidence=sum(word.confidence for word in words) / len(words) if words else 0.0,
+        confidence=mean_confidence(words),
         nbest=nbest,
         duration_ms=duration_ms,
     )

@@ -37,7 +37,7 @@ PAGE_HEADERS = {
 
 
 def create_app(recognizer: Recognizer, settings: Settings) -> FastAPI:
-    """The server of one model as an ASGI application. `app.state.engine` and `app.state.settings` are there at once.
+    """The server of one model as an ASGI application. `app.state.engine` is there at once.
 
     Raises DecodingError for a model that cannot stream.
     """
@@ -51,7 +51,7 @@ def create_app(recognizer: Recognizer, settings: Settings) -> FastAPI:
         await engine.stop()
 
     app = FastAPI(title="unichoir", version=version("unichoir"), lifespan=lifespan, openapi_url=None)
-    app.state.engine, app.state.settings = engine, settings
+    app.state.engine = engine
     add_error_handlers(app)
     app.add_middleware(Guard)
     app.include_router(transcriptions)
@@ -67,9 +67,8 @@ def warm_up(recognizer: Recognizer, settings: Settings) -> None:
     noise = np.random.default_rng(0).normal(0, 0.01, recognizer.fbank_config.sample_rate).astype(np.float32)
     stream.accept_waveform(noise, recognizer.fbank_config.sample_rate)
     stream.input_finished()
-    while recognizer.is_ready(stream):
-        recognizer.decode_streams([stream])
-    recognizer.get_result(stream)
+    for _ in recognizer.results(stream):
+        pass
     recognizer.recognize(noise, settings.decoding)
 
 

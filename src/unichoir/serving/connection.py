@@ -126,7 +126,7 @@ async def serve_websocket(kind: type[Connection], websocket: WebSocket) -> None:
     engine: Engine = websocket.app.state.engine
     try:
         check_access(websocket, engine.settings)
-        session = engine.open_session(engine.settings.streaming)
+        session = engine.open_session()
     except (ApiError, Busy, Draining) as error:
         await _refuse(websocket, engine, error)
         return

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from unichoir.audio.io import Samples
-from unichoir.decoding.options import DecodingOptions, StreamingOptions
+from unichoir.decoding.options import DecodingOptions
 from unichoir.decoding.recognizer import Recognizer
 from unichoir.decoding.transcript import Segment
 from unichoir.errors import UnichoirError
@@ -63,7 +63,6 @@ class Engine:
     def __init__(self, recognizer: Recognizer, settings: Settings, metrics: Metrics) -> None:
         self.recognizer = recognizer
         self.settings = settings
-        self.model_name = settings.model_name
         self.metrics = metrics
         self.sessions: set[Session] = set()
         self.is_draining = False
@@ -75,6 +74,7 @@ class Engine:
         self._stopping = False
         self._last_piece = 0.0
         metrics.sessions.set_function(lambda: len(self.sessions))
+        metrics.uploads.set_function(lambda: self._num_jobs)
         metrics.queue_seconds.set_function(lambda: sum(session.backlog_ms for session in self.sessions) / 1000)
         self._thread = threading.Thread(target=self._run, name="unichoir-engine", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -101,13 +101,12 @@ class Engine:
             self._wake.notify()
         await asyncio.to_thread(self._thread.join)
 
-    def open_session(self, options: StreamingOptions) -> Session:
-        """A new live session. Raises Busy, Draining, and DecodingError for options that the model cannot fulfil."""
+    def open_session(self) -> Session:
+        """A new live session, with the server's own options. Raises Busy and Draining."""
         self._check_draining()
         if len(self.sessions) >= self.settings.max_sessions:
             raise Busy(f"all {self.settings.max_sessions} sessions of this server are taken")
-        self.recognizer.create_stream(options)
-        session = Session(options, self.settings, self._notify, self.sessions.discard)
+        session = Session(self.settings, self._notify, self.sessions.discard)
         self.sessions.add(session)
         return session
 
@@ -122,7 +121,6 @@ class Engine:
         results: asyncio.Queue[Piece | Exception | None] = asyncio.Queue()
         job = _Job(self.recognizer.recognize_by_piece(samples, options), results.put_nowait)
         self._num_jobs += 1
-        self.metrics.uploads.inc()
         with self._wake:
             self._jobs.append(job)
             self._wake.notify()
@@ -134,7 +132,6 @@ class Engine:
         finally:
             job.is_abandoned = True
             self._num_jobs -= 1
-            self.metrics.uploads.dec()
 
     def drain(self) -> None:
         """Take nothing new, and end the input of all open sessions: they get their last results."""

@@ -40,7 +40,7 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         self._loop = asyncio.get_running_loop()
         if self.started:
-            log_event("listening", url=self.url, model=self._engine.model_name)
+            log_event("listening", url=self.url, model=self._engine.settings.model_name)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal; in the main thread, between two steps of Python."""

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from unichoir.decoding.hypothesis import StreamResult
 from unichoir.decoding.latency import LatencyMeter
-from unichoir.decoding.options import StreamingOptions
 from unichoir.errors import UnichoirError
 from unichoir.serving.settings import Settings
 
@@ -55,12 +54,11 @@ class Session:
 
     def __init__(
         self,
-        options: StreamingOptions,
         settings: Settings,
         notify: Callable[["Session"], None],
         forget: Callable[["Session"], None],
     ) -> None:
-        self.options = options
+        self.options = settings.streaming
         """Those of the next stream: to be changed before audio, or with `commit` or `clear`."""
         self.is_over = False
         """Set by the engine's thread: it takes nothing more."""

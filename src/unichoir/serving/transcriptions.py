@@ -40,14 +40,14 @@ router = APIRouter()
 @router.get("/v1/models")
 async def list_models(request: Request) -> Response:
     """The one model, under its own name."""
-    return JSONResponse({"object": "list", "data": [_model(request.app.state.settings)]})
+    return JSONResponse({"object": "list", "data": [_model(request.app.state.engine.settings)]})
 
 
 @router.get("/v1/models/{name:path}")
 async def get_model(request: Request, name: str) -> Response:
     """The model by any of its names. Raises ApiError 404 for others."""
-    check_model(name, request.app.state.settings)
-    return JSONResponse(_model(request.app.state.settings))
+    check_model(name, request.app.state.engine.settings)
+    return JSONResponse(_model(request.app.state.engine.settings))
 
 
 @router.post("/v1/audio/transcriptions")

@@ -103,14 +103,7 @@ def decode_stream(
     stream = recognizer.create_stream(options)
     stream.accept_waveform(samples, SAMPLE_RATE)
     stream.input_finished()
-    while True:
-        if recognizer.is_endpoint(stream):
-            yield recognizer.get_result(stream)
-            recognizer.reset(stream)
-        elif recognizer.is_ready(stream):
-            recognizer.decode_streams([stream])
-        else:
-            return
+    return (result for result in recognizer.results(stream) if result.is_final)
 
 
 def join_texts(texts: Sequence[str]) -> str:
