@@ -20,8 +20,9 @@ from torch.nn import functional
 from unichoir.model.asr_model import AsrModel
 from unichoir.model.attention import MultiHeadAttention
 from unichoir.model.convolution import ConvolutionModule
+from unichoir.model.experts import Experts
 from unichoir.model.feed_forward import FeedForward
-from unichoir.model.moe import Experts, MoE
+from unichoir.model.moe import MoE
 from unichoir.model.subsampling import Conv2dSubsampling4
 
 Codes = Literal["symmetric", "swish", "relu"]
