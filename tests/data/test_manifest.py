@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from unichoir.audio.io import load_audio
-from unichoir.data.manifest import Utterance, load_utterance, read_manifest, utterance_duration
+from unichoir.data.manifest import Utterance, load_utterance, read_manifest, read_manifests, utterance_duration
 from unichoir.errors import AudioError, ManifestError
 
 
@@ -219,3 +219,11 @@ def test_the_real_manifests(shared):
         assert all(utterance.txt and utterance.duration for utterance in utterances)
         measured = utterance_duration(Utterance(key="x", wav=utterances[0].wav, txt=""))
         assert measured == pytest.approx(utterances[0].duration, abs=0.01)
+
+
+def test_several_manifests(tmp_path):
+    first = write_lines(tmp_path / "1.jsonl", [{**GOOD, "key": "a"}, {**GOOD, "key": "b"}])
+    second = write_lines(tmp_path / "2.jsonl", [{**GOOD, "key": "c"}, {**GOOD, "key": "b"}])
+    assert read_manifests([first]) == read_manifest(first)
+    with pytest.raises(ManifestError, match=r"2\.jsonl: key 'b' was already used in .*1\.jsonl"):
+        read_manifests([first, second])

@@ -53,12 +53,25 @@ def load_audio(
     Raises:
         AudioError: missing, unreadable, truncated, empty or not finite audio, or a part that lies outside of it.
     """
+    return read_audio(source, sample_rate=sample_rate, start=start, end=end, name=name)[0]
+
+
+def read_audio(
+    source: AudioSource,
+    *,
+    sample_rate: int | None = None,
+    start: float | None = None,
+    end: float | None = None,
+    name: str | None = None,
+) -> tuple[Samples, int]:
+    """As `load_audio`, at the file's own rate by default; returns (N,) samples and their rate in Hz."""
     with _open(source, name) as (sound, called):
         first, last = _part(sound, start, end, called)
-        samples = _read_mono(sound, first, last, sample_rate, called)
+        rate = sample_rate or sound.samplerate
+        samples = _read_mono(sound, first, last, rate, called)
     if not len(samples):
         raise AudioError(f"{called}: no samples")
-    return samples
+    return samples, rate
 
 
 def audio_duration(source: AudioSource, *, name: str | None = None) -> float:

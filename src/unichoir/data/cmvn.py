@@ -76,6 +76,16 @@ def compute_cmvn(
     Raises:
         AudioError: when not one frame could be read.
     """
+    sums, skipped = sum_features(utterances, features, progress)
+    if not sums.frame_num:
+        raise AudioError(f"no audio could be read from {len(utterances)} utterances")
+    return sums, skipped
+
+
+def sum_features(
+    utterances: Sequence[Utterance], features: FeatureReader, progress: Callable[[int, int], None] | None = None
+) -> tuple[GlobalCmvn, list[Skipped]]:
+    """As `compute_cmvn`, for a part of a corpus: there may be no frame at all."""
     mean_stat = np.zeros(features.fbank.num_mel_bins)
     var_stat = np.zeros(features.fbank.num_mel_bins)
     frame_num = 0
@@ -90,6 +100,4 @@ def compute_cmvn(
             skipped.append(Skipped(key=utterance.key, reason=str(error)))
         if progress:
             progress(done, len(utterances))
-    if not frame_num:
-        raise AudioError(f"no audio could be read from {len(utterances)} utterances")
     return GlobalCmvn(mean_stat=mean_stat, var_stat=var_stat, frame_num=frame_num), skipped

@@ -59,6 +59,8 @@ class DataConfig:
     """Feature frames of a batch, padding included."""
     max_batch_size: int = 256
     """Utterances of a batch."""
+    shards_in_window: int = 16
+    """Of a corpus in shards: so many are mixed at a time, drawn anew in every epoch."""
     length_jitter: float = 0.1
     """Lengths are multiplied by up to 1 +- this before sorting, so that batches differ between epochs."""
 
@@ -67,8 +69,9 @@ class DataConfig:
             raise ConfigError(f"min_seconds {self.min_seconds} must lie below max_seconds {self.max_seconds}")
         if not 0 <= self.min_tokens <= self.max_tokens:
             raise ConfigError(f"min_tokens {self.min_tokens} must not exceed max_tokens {self.max_tokens}")
-        if self.max_frames_in_batch < 1 or self.max_batch_size < 1:
-            raise ConfigError("max_frames_in_batch and max_batch_size must be at least 1")
+        for name in ("max_frames_in_batch", "max_batch_size", "shards_in_window"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
         if not 0 <= self.length_jitter < 1:
             raise ConfigError(f"length_jitter must lie in [0, 1), not {self.length_jitter}")
 

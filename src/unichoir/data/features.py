@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,8 @@ import numpy as np
 from unichoir.audio.augment import narrow_band, perturb_speed
 from unichoir.audio.fbank import FbankConfig, Features, compute_fbank
 from unichoir.audio.io import Samples
-from unichoir.data.manifest import Utterance, load_utterance
+from unichoir.data.storage import is_url, replacing
+from unichoir.data.utterance import Utterance, load_utterance
 from unichoir.errors import AudioError
 
 # Part of every cache key: raise it when the features of unchanged settings change.
@@ -27,6 +27,7 @@ class FeatureReader:
     `cache_dir`: one `.npy` per (utterance, speed, bandwidth), about 32 kB per second of speech; float32, so that a
     cached epoch equals a computed one to the bit. The file's name is a hash of the place of the utterance in its audio
     file, that file's size and time of change, the speed, the bandwidth and the FbankConfig: nothing stale is ever read.
+    What stands at a URL must not change: only its place in the file is part of the name.
     """
 
     fbank: FbankConfig = dataclasses.field(default_factory=FbankConfig)
@@ -53,13 +54,9 @@ class FeatureReader:
         return feats
 
     def _cached(self, utterance: Utterance, speed: float, narrowband: bool) -> Path:
-        try:
-            status = Path(utterance.wav).stat()
-        except OSError as error:
-            raise AudioError(f"{utterance.wav}: {error.strerror or error}") from None
         identity = [
-            CACHE_VERSION, os.path.abspath(utterance.wav), status.st_size, status.st_mtime_ns, utterance.byte_range,
-            utterance.start, utterance.end, speed, narrowband, dataclasses.asdict(self.fbank),
+            CACHE_VERSION, *_file_identity(utterance.wav), utterance.byte_range, utterance.start, utterance.end,
+            speed, narrowband, dataclasses.asdict(self.fbank),
         ]  # fmt: skip
         digest = hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=20).hexdigest()
         assert self.cache_dir is not None
@@ -67,14 +64,17 @@ class FeatureReader:
         return self.cache_dir / digest[:2] / f"{digest[2:]}.npy"
 
     def _store(self, path: Path, feats: Features) -> None:
-        """Whole or not at all, also when several processes write the same file or one is killed."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-            try:
-                np.save(file, feats)
-                file.close()
-                os.replace(file.name, path)
-            except BaseException:
-                file.close()
-                Path(file.name).unlink(missing_ok=True)
-                raise
+        with replacing(path) as file:
+            np.save(file, feats)
+
+
+def _file_identity(location: str) -> list[str | int | None]:
+    """What tells a file from others and from itself after a change; of a URL only the first can be told cheaply."""
+    if is_url(location):
+        return [location, None, None]
+    try:
+        status = Path(location).stat()
+    except OSError as error:
+        raise AudioError(f"{location}: {error.strerror or error}") from None
+    return [os.path.abspath(location), status.st_size, status.st_mtime_ns]

@@ -1,6 +1,0 @@
-"""`python -m unichoir.cli`."""
-
-from unichoir.cli import main
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,249 @@
+"""What writing shards and indexing them have in common: one job a shard, in processes, resumable.
+
+The folder holds `plan.json`, which tells what is being done, and `journal.jsonl`, a line for each shard that is
+finished. A run that was interrupted, however it ended, leaves out the shards of the journal whose files are as large
+as they were. The list of shards is written last: where it is, the corpus is complete.
+"""
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from multiprocessing.synchronize import Event
+from pathlib import Path
+from typing import Any, TypeVar
+
+from unichoir.data.shards import FORMAT_VERSION, SHARD_LIST
+from unichoir.data.storage import replacing
+from unichoir.errors import ConfigError, ManifestError
+
+PLAN = "plan.json"
+JOURNAL = "journal.jsonl"
+SKIPPED = "skipped.jsonl"
+OPTIONS = ("per_shard", "codec", "seed")
+"""What of a plan its user chose; the rest follows from the utterances."""
+Progress = Callable[[int, int], None]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardResult:
+    """What became of one shard."""
+
+    shard: str
+    """The tar as `shards.jsonl` names it."""
+    index: str
+    utterances: int
+    """0 when nothing of it can be used: it is not listed then."""
+    seconds: float
+    bytes: int
+    """Size of the tar."""
+    index_bytes: int
+    skipped: dict[str, str] = field(default_factory=dict)
+    """Why an utterance was left out, by key; or why the whole shard was, by its name."""
+    failed: bool = False
+    """The shard could not be read: another run tries again."""
+
+    def listed(self) -> dict[str, object]:
+        """Its line of `shards.jsonl`."""
+        names = ("shard", "index", "utterances", "seconds", "bytes")
+        return {"version": FORMAT_VERSION, **{name: getattr(self, name) for name in names}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardReport:
+    """What became of a corpus."""
+
+    shards: int
+    kept: int
+    """Of them, those that were there from an earlier run."""
+    utterances: int
+    seconds: float
+    bytes: int
+    skipped: dict[str, str]
+    """As in `ShardResult`."""
+
+
+def run_shards(
+    output: Path,
+    plan: Mapping[str, object],
+    work: Callable[[int, T], ShardResult],
+    parts: Sequence[Callable[[], T]],
+    *,
+    workers: int,
+    progress: Progress | None,
+) -> ShardReport:
+    """Do `work(number, part())` for each part that is not done yet, and write the list of shards.
+
+    Args:
+        plan: what is done and with what, as JSON; runs of another plan are refused.
+        work: writes the files of one shard; must be picklable when there are several workers.
+        parts: make what `work` needs, when its turn comes.
+        workers: processes; 1 stands for this one.
+        progress: called with (shards done, shards in all).
+
+    Raises:
+        ConfigError: when the folder holds another corpus, or a worker process dies.
+        ManifestError: when not one utterance is usable.
+        OSError: when the folder cannot be written.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    _check_plan(output, plan)
+    results = _read_journal(output)
+    kept = len(results)
+    waiting = [number for number in range(len(parts)) if number not in results]
+    if progress:
+        progress(kept, len(parts))
+    with (output / JOURNAL).open("a", encoding="utf-8") as journal:
+        for number, result in _run(work, parts, waiting, workers):
+            results[number] = result
+            if not result.failed:
+                _append(journal, {"number": number, **dataclasses.asdict(result)})
+            if progress:
+                progress(len(results), len(parts))
+    return _finish(output, [results[number] for number in range(len(parts))], kept)
+
+
+def write_index(path: Path, lines: Sequence[Mapping[str, object]]) -> int:
+    """JSON lines, whole or not at all; returns their size in bytes."""
+    content = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
+    with replacing(path) as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    return len(content)
+
+
+def _check_plan(output: Path, plan: Mapping[str, object]) -> None:
+    path = output / PLAN
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        # Files of others are never overwritten.
+        taken = next((name for name in (SHARD_LIST, "000000.tar", "000000.jsonl") if (output / name).exists()), None)
+        if taken and not (taken == "000000.tar" and "tars" in plan):
+            raise ConfigError(f"{output / taken}: already there, and not from here: choose another folder") from None
+        with replacing(path) as file:
+            file.write((json.dumps(plan, indent=2) + "\n").encode())
+        return
+    except ValueError:
+        raise ConfigError(f"{path}: not JSON; delete the folder or choose another") from None
+    if found != plan:
+        differing = [name for name in plan if not isinstance(found, dict) or found.get(name) != plan[name]]
+        options = [f"another {name}" for name in differing if name in OPTIONS]
+        what = " and ".join(options) or "other utterances"
+        raise ConfigError(f"{output}: was begun with {what}: choose another folder, or delete this one")
+
+
+def _read_journal(output: Path) -> dict[int, ShardResult]:
+    """The finished shards whose files are there."""
+    path = output / JOURNAL
+    if not path.exists():
+        return {}
+    content = path.read_bytes()
+    complete = content[: content.rfind(b"\n") + 1]
+    if len(complete) < len(content):  # cut off by the end of the run
+        os.truncate(path, len(complete))
+    results = {}
+    for line in complete.splitlines():
+        try:
+            entry = json.loads(line)
+            number, result = int(entry.pop("number")), ShardResult(**entry)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            continue  # after a loss of power: that shard is done again
+        if _is_there(output, result):
+            results[number] = result
+        else:
+            results.pop(number, None)
+    return results
+
+
+def _is_there(output: Path, result: ShardResult) -> bool:
+    def size(name: str) -> int:
+        try:
+            return (output / name).stat().st_size
+        except OSError:
+            return -1
+
+    ours = "/" not in result.shard  # tars elsewhere are not ours to check
+    return size(result.index) == result.index_bytes and (not ours or size(result.shard) == result.bytes)
+
+
+def _append(journal: Any, entry: Mapping[str, object]) -> None:
+    journal.write(json.dumps(entry, ensure_ascii=False) + "\n")
+    journal.flush()
+    os.fsync(journal.fileno())
+
+
+def _finish(output: Path, results: Sequence[ShardResult], kept: int) -> ShardReport:
+    usable = [result for result in results if result.utterances]
+    skipped = {key: reason for result in results for key, reason in result.skipped.items()}
+    if skipped:
+        write_index(output / SKIPPED, [{"key": key, "reason": reason} for key, reason in skipped.items()])
+    else:
+        (output / SKIPPED).unlink(missing_ok=True)
+    if not usable:
+        key, reason = next(iter(skipped.items()), ("nothing", "no utterances"))
+        raise ManifestError(f"{output}: no usable utterance ({key}: {reason})")
+    write_index(output / SHARD_LIST, [result.listed() for result in usable])
+    for leftover in output.glob("*.tmp"):  # of runs that were killed
+        leftover.unlink(missing_ok=True)
+    return ShardReport(
+        shards=len(usable),
+        kept=kept,
+        utterances=sum(result.utterances for result in usable),
+        seconds=sum(result.seconds for result in usable),
+        bytes=sum(result.bytes for result in usable),
+        skipped=skipped,
+    )
+
+
+def _run(
+    work: Callable[[int, T], ShardResult], parts: Sequence[Callable[[], T]], waiting: Sequence[int], workers: int
+) -> Iterator[tuple[int, ShardResult]]:
+    """Results as they come."""
+    if workers == 1 or len(waiting) < 2:
+        for number in waiting:
+            yield number, work(number, parts[number]())
+        return
+    # Started afresh, not forked: the threads of fsspec do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    stop = context.Event()
+    pool = ProcessPoolExecutor(workers, context, initializer=_begin_worker, initargs=(stop,))
+    queue = iter(waiting)
+    running: dict[Future[ShardResult], int] = {}
+    try:
+        while True:
+            # A few ahead, so that the parts of a large corpus are not all made at once.
+            while len(running) < 2 * workers and (number := next(queue, -1)) >= 0:
+                running[pool.submit(work, number, parts[number]())] = number
+            if not running:
+                return
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                yield running.pop(future), future.result()
+    except BrokenProcessPool:
+        raise ConfigError("a worker process died (out of memory?): use fewer workers; the rest is kept") from None
+    except BaseException:
+        stop.set()  # a shard may take minutes, and is begun anew by the next run
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin_worker(stop: Event) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent acts on it, and ends the workers itself
+    # A parent that is killed cannot end its workers, and they would wait for work for ever.
+    parent = multiprocessing.parent_process()
+    for wait_for_end in (stop.wait, *([parent.join] if parent else [])):
+        threading.Thread(target=_exit_after, args=(wait_for_end,), daemon=True).start()
+
+
+def _exit_after(wait_for_end: Callable[[], object]) -> None:
+    wait_for_end()
+    os._exit(1)
