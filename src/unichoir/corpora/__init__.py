@@ -1,0 +1,1 @@
+"""Public corpora: from the files as published to manifests, by lhotse's recipes (the extra `corpora`)."""
