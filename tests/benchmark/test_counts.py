@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from unichoir.benchmark.counts import count_weights, encoder_work
 from unichoir.benchmark.plan import Candidate
 from unichoir.model.asr_model import AsrModel
 from unichoir.model.config import NAMED_CONFIGS
+from unichoir.model.counts import count_weights, encoder_work
 
 
 @pytest.mark.parametrize("experts", [0, 4])

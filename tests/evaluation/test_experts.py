@@ -9,7 +9,8 @@ import pytest
 from unichoir.api import load_recognizer
 from unichoir.decoding.options import DecodingOptions
 from unichoir.errors import DecodingError
-from unichoir.evaluation.experts import LayerLoad, expert_load
+from unichoir.evaluation.experts import expert_load
+from unichoir.model.load import LayerLoad
 
 
 def test_entropy_and_dead_experts() -> None:

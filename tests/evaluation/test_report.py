@@ -12,8 +12,8 @@ from rich.console import Console
 from unichoir.cli.evaluate import evaluate as evaluate_command
 from unichoir.decoding.options import DecodingOptions
 from unichoir.evaluation.evaluate import Evaluation, SetScore, UtteranceScore
-from unichoir.evaluation.experts import LayerLoad
 from unichoir.evaluation.report import to_json, to_markdown, to_table, write_report
+from unichoir.model.load import LayerLoad
 from unichoir.text.wer import ErrorCounts
 
 

@@ -12,6 +12,7 @@ from unichoir.decoding.onnx_backend import OnnxBackend
 from unichoir.export.onnx import export_model
 from unichoir.model.asr_model import AsrModel
 from unichoir.model.config import DecoderConfig, EncoderConfig, FeedForwardConfig, ModelConfig
+from unichoir.model.moe import MoE
 from unichoir.model.wenet import load_wenet
 
 VOCAB_SIZE = 11
@@ -46,6 +47,22 @@ def small_model(*, reverse: bool = True, feed_forward: FeedForwardConfig, **enco
 def build(name: str, fixtures: Path) -> AsrModel:
     if name in ("rotary_moe", "rotary_moe_int8"):
         return small_model(feed_forward=FeedForwardConfig(hidden_dim=20, num_experts=5, top_k=2))
+    if name in ("options", "options_int8"):
+        feed_forward = FeedForwardConfig(
+            hidden_dim=20,
+            num_experts=5,
+            top_k=3,
+            softmax_first=True,
+            shared_hidden_dim=12,
+            shared_router=True,
+            balance_rate=0.1,
+            load_loss_weight=0.1,
+        )
+        model = small_model(feed_forward=feed_forward, reverse=False)
+        for module in model.modules():
+            if isinstance(module, MoE):
+                module.balance_bias.normal_(std=0.3)
+        return model
     if name in ("dense_batch_norm", "dense_batch_norm_int8"):
         return small_model(feed_forward=FeedForwardConfig(hidden_dim=20), conv_norm="batch_norm", reverse=False)
     if name == "top1_without_bias_float16":

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from unichoir.model.config import FeedForwardConfig
-from unichoir.model.feed_forward import FeedForward, build_feed_forward
-from unichoir.model.moe import MoE, expert_load
+from unichoir.model.feed_forward import FeedForward
+from unichoir.model.moe import MoE, build_feed_forward, expert_load
 
 DIM = 6
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from unichoir.audio.fbank import FbankConfig
-from unichoir.benchmark.counts import count_weights
 from unichoir.errors import ConfigError
 from unichoir.model.config import ModelConfig
+from unichoir.model.counts import count_weights
 
 ENGINES = ("torch", "onnx")
 PRECISIONS = ("fp32", "int8")

@@ -1,8 +1,8 @@
 """The least time that what was measured could take, at the machine's measured ceilings."""
 
-from unichoir.benchmark.counts import Work, encoder_work
 from unichoir.benchmark.plan import Cell, Variant
 from unichoir.benchmark.results import Results
+from unichoir.model.counts import Work, encoder_work
 
 
 def encoder_load(results: Results, variant: Variant) -> list[float]:

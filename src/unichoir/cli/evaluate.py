@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from unichoir.data.manifest import Utterance
     from unichoir.decoding.options import DecodingOptions
     from unichoir.evaluation.evaluate import Evaluation, Load
-    from unichoir.evaluation.experts import LayerLoad
+    from unichoir.model.load import LayerLoad
 
 
 def evaluate(
@@ -134,13 +134,15 @@ def _show(result: "Evaluation") -> None:
         write_line(to_markdown(result).rstrip())
 
 
-def read_sets(manifests: Sequence[Path]) -> "dict[str, list[Utterance]]":
+def read_sets(manifests: Sequence[str]) -> "dict[str, list[Utterance]]":
     """The utterances of each manifest, named by its folder and its name without suffix; by its path where that is
     not unique. Raises ManifestError, also for a manifest given twice."""
     from unichoir.data.manifest import read_manifest
+    from unichoir.data.storage import is_url
 
-    short = [f"{path.resolve().parent.name}/{path.stem}" for path in manifests]
-    names = [name if short.count(name) == 1 else str(path) for name, path in zip(short, manifests, strict=True)]
+    paths = [Path(name) if is_url(name) else Path(name).resolve() for name in manifests]
+    short = [f"{path.parent.name}/{path.stem}" for path in paths]
+    names = [name if short.count(name) == 1 else path for name, path in zip(short, manifests, strict=True)]
     for name in names:
         if names.count(name) > 1:
             raise ManifestError(f"{name}: given twice")

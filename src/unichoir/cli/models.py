@@ -1,7 +1,6 @@
 """`unichoir export` and `unichoir models`."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -15,6 +14,7 @@ from unichoir.errors import UnichoirError
 
 if TYPE_CHECKING:
     from unichoir.model.config import FeedForwardConfig, ModelConfig
+    from unichoir.model.sizes import Sizes
 
 
 def export(
@@ -112,30 +112,10 @@ def _experts(feed_forward: "FeedForwardConfig") -> str:
     return f"{feed_forward.num_experts}, top {feed_forward.top_k}" if feed_forward.num_experts else "-"
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """Numbers of parameters."""
-
-    total: int
-    active: int
-
-
-def count_parameters(config: "ModelConfig") -> Sizes:
+def count_parameters(config: "ModelConfig") -> "Sizes":
     """Count without allocating. Raises UnichoirError where torch is missing."""
     from unichoir.api import training_extras
 
     with training_extras("counting parameters"):
-        import torch
-
-        from unichoir.model.asr_model import AsrModel
-        from unichoir.model.moe import MoE
-    with torch.device("meta"):
-        model = AsrModel(config)
-    total = sum(parameter.numel() for parameter in model.parameters())
-    resting = sum(
-        parameter.numel() * (moe.num_experts - moe.router.top_k) // moe.num_experts
-        for moe in model.modules()
-        if isinstance(moe, MoE)
-        for parameter in moe.experts.parameters()
-    )
-    return Sizes(total=total, active=total - resting)
+        from unichoir.model import sizes
+    return sizes.count_parameters(config)

@@ -10,7 +10,7 @@ from rich.console import JustifyMethod
 from rich.table import Table
 
 from unichoir.evaluation.evaluate import Evaluation, SetScore, UtteranceScore
-from unichoir.evaluation.experts import LayerLoad
+from unichoir.model.load import LayerLoad
 from unichoir.text.normalize import split_words
 from unichoir.text.wer import ErrorCounts, align, format_alignment
 

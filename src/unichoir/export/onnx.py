@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from unichoir.audio.fbank import FbankConfig
-from unichoir.configuration import from_mapping, to_mapping
+from unichoir.configuration import to_mapping
 from unichoir.decoding.onnx_backend import (
     CONFIG_FILE,
     CTC_FILE,
@@ -37,15 +37,14 @@ from unichoir.decoding.onnx_backend import (
 )
 from unichoir.errors import CheckpointError
 from unichoir.export import graph, operators
+from unichoir.export.checkpoint import load_any_checkpoint
 from unichoir.export.parity import INT8_TOLERANCE, TOLERANCE, check_parity
 from unichoir.export.quantize import quantize_model
 from unichoir.export.torch_backend import TorchBackend, model_info
 from unichoir.model.asr_model import AsrModel
-from unichoir.model.checkpoint import load_checkpoint
 from unichoir.model.conformer import ConformerEncoder, EncoderState
 from unichoir.model.ctc import Ctc
 from unichoir.model.decoder import TokenTree, TransformerDecoder
-from unichoir.model.wenet import load_wenet
 from unichoir.text.tokenizer import BPE_FILE, UNITS_FILE, load_tokenizer
 
 OPSET = 18
@@ -65,14 +64,7 @@ def export_onnx(
     holds something else; `out_dir` is then left as it was.
     """
     source = Path(checkpoint_dir)
-    if not source.is_dir():
-        raise CheckpointError(f"{source}: no such checkpoint directory")
-    if (source / "train.yaml").is_file() and not (source / "config.yaml").is_file():
-        wenet = load_wenet(source)
-        model, fbank = wenet.model, _wenet_fbank(wenet.fbank_conf)
-    else:
-        model, sections = load_checkpoint(source)
-        fbank = from_mapping(FbankConfig, sections.get("fbank", {}), f"{source / 'config.yaml'}: fbank")
+    model, fbank = load_any_checkpoint(source)
     return export_model(model, fbank, source, Path(out_dir), quantize=quantize)
 
 
@@ -312,12 +304,3 @@ def _round_to_float16(model: AsrModel) -> None:
             if not torch.isfinite(rounded).all():
                 raise CheckpointError(f"weight '{name}' is too large for float16")
             parameter.data = rounded
-
-
-def _wenet_fbank(conf: dict[str, Any]) -> FbankConfig:
-    """WeNet's `fbank_conf` (frame sizes in ms; dither belongs to training)."""
-    return FbankConfig(
-        num_mel_bins=int(conf.get("num_mel_bins", 80)),
-        frame_length_ms=float(conf.get("frame_length", 25)),
-        frame_shift_ms=float(conf.get("frame_shift", 10)),
-    )

@@ -1,6 +1,6 @@
 """The whole model: encoder, CTC, two decoders, and the hybrid loss they are trained with."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,17 +10,23 @@ from unichoir.model.conformer import ConformerEncoder
 from unichoir.model.ctc import Ctc
 from unichoir.model.decoder import TransformerDecoder
 from unichoir.model.masks import ChunkMask, frame_mask
+from unichoir.model.moe import take_load_loss
 
 
-@dataclass(frozen=True)
-class LossOutput:
-    """The losses of one batch, each a scalar tensor averaged over its utterances."""
+class LossOutput(NamedTuple):
+    """The losses of one batch, each a scalar tensor averaged over its utterances.
+
+    A tuple, because torch's parallel wrappers look for tensors in those.
+    """
 
     loss: Tensor
-    """ctc_weight * ctc + (1 - ctc_weight) * attention: what is minimised."""
+    """ctc_weight * ctc + (1 - ctc_weight) * attention + load: what is minimised."""
     ctc: Tensor
     attention: Tensor
     """(1 - reverse_weight) * left-to-right + reverse_weight * right-to-left."""
+    load: Tensor
+    """The auxiliary losses of all layers with experts, times their `load_loss_weight`; of the batch, not of its
+    utterances, and 0 in evaluation."""
 
 
 class AsrModel(nn.Module):
@@ -46,36 +52,60 @@ class AsrModel(nn.Module):
         tokens: Tensor,
         token_lengths: Tensor,
         chunk: ChunkMask | None = None,
+        top_k: Tensor | None = None,
     ) -> LossOutput:
         """The hybrid loss (U2++, equation 1) of a batch.
 
         feats: (B, T, M) log-mel frames; feats_lengths: (B,); tokens: (B, U) padded with -1; token_lengths: (B,);
-        chunk: the attention chunk of this batch, None for full context.
+        chunk: the attention chunk of this batch, None for full context; top_k: (1,) int64, experts of a frame if fewer
+        than configured (`draw_top_k`).
         """
-        encoder_out, encoder_out_lens, _ = self.encoder(feats, feats_lengths, chunk=chunk)
-        return self.losses(encoder_out, encoder_out_lens, tokens, token_lengths)
+        encoder_out, encoder_out_lens, _ = self.encoder(feats, feats_lengths, chunk=chunk, top_k=top_k)
+        return self.losses(encoder_out, encoder_out_lens, tokens, token_lengths, top_k)
+
+    def measure(
+        self, feats: Tensor, feats_lengths: Tensor, tokens: Tensor, token_lengths: Tensor
+    ) -> tuple[LossOutput, Tensor, Tensor]:
+        """`forward` under full context, with what greedy decoding needs: CTC log-probabilities (B, T', V), lengths."""
+        encoder_out, encoder_out_lens, _ = self.encoder(feats, feats_lengths)
+        loss = self.losses(encoder_out, encoder_out_lens, tokens, token_lengths)
+        return loss, self.ctc.log_probs(encoder_out), encoder_out_lens
 
     def losses(
-        self, encoder_out: Tensor, encoder_out_lens: Tensor, tokens: Tensor, token_lengths: Tensor
+        self,
+        encoder_out: Tensor,
+        encoder_out_lens: Tensor,
+        tokens: Tensor,
+        token_lengths: Tensor,
+        top_k: Tensor | None = None,
     ) -> LossOutput:
         """The hybrid loss from the encoder's output (B, T', D) on."""
         config = self.config
         ctc = self.ctc.loss(encoder_out, encoder_out_lens, tokens, token_lengths)
         memory = (encoder_out, encoder_out_lens)
-        attention = self._decoder_loss(self.left_decoder, memory, tokens, token_lengths)
+        attention = self._decoder_loss(self.left_decoder, memory, tokens, token_lengths, top_k)
         if self.right_decoder is not None and config.reverse_weight > 0:
             reverse = self._decoder_loss(
-                self.right_decoder, memory, reverse_tokens(tokens, token_lengths), token_lengths
+                self.right_decoder, memory, reverse_tokens(tokens, token_lengths), token_lengths, top_k
             )
             attention = (1 - config.reverse_weight) * attention + config.reverse_weight * reverse
-        return LossOutput(config.ctc_weight * ctc + (1 - config.ctc_weight) * attention, ctc, attention)
+        loss = config.ctc_weight * ctc + (1 - config.ctc_weight) * attention
+        load = take_load_loss(self) if self.training else None
+        if load is None:
+            return LossOutput(loss, ctc, attention, torch.zeros_like(loss))
+        return LossOutput(loss + load, ctc, attention, load)
 
     def _decoder_loss(
-        self, decoder: TransformerDecoder, memory: tuple[Tensor, Tensor], tokens: Tensor, token_lengths: Tensor
+        self,
+        decoder: TransformerDecoder,
+        memory: tuple[Tensor, Tensor],
+        tokens: Tensor,
+        token_lengths: Tensor,
+        top_k: Tensor | None,
     ) -> Tensor:
         config = self.config
         tokens_in, targets = add_sos_eos(tokens, token_lengths, config.sos_id, config.eos_id)
-        logits = decoder(*memory, tokens_in, token_lengths + 1)
+        logits = decoder(*memory, tokens_in, token_lengths + 1, top_k=top_k)
         total = label_smoothing_loss(logits, targets, config.label_smoothing)
         return total / (token_lengths.sum() + len(tokens) if config.length_normalized_loss else len(tokens))
 

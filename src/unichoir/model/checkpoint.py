@@ -17,13 +17,19 @@ from unichoir.model.config import ModelConfig
 FORMAT_VERSION = 1
 
 
-def save_checkpoint(directory: Path, model: AsrModel, sections: Mapping[str, Any] | None = None) -> None:
+def save_checkpoint(
+    directory: Path,
+    model: AsrModel,
+    sections: Mapping[str, Any] | None = None,
+    weights: Mapping[str, Tensor] | None = None,
+) -> None:
     """Write the model to `directory`; `sections` are further top-level keys of config.yaml (such as `fbank`).
 
-    Each file appears whole or not at all.
+    weights: instead of the model's own, where that holds only a part of them. Each file appears whole or not at all.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
+    weights = model.state_dict() if weights is None else weights
+    weights = {name: tensor.contiguous().cpu() for name, tensor in weights.items()}
     partial = directory / "model.safetensors.partial"
     save_file(weights, partial)
     os.replace(partial, directory / "model.safetensors")

@@ -1,8 +1,11 @@
 """The model's shape: every size and choice of `AsrModel`, and the named configurations."""
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Literal
+
+import numpy as np
 
 from unichoir.errors import ConfigError
 
@@ -20,10 +23,28 @@ class FeedForwardConfig:
     bias: bool = True
     """Whether the two linear layers have biases."""
     activation: Literal["swish", "relu"] = "swish"
+    softmax_first: bool = False
+    """Softmax over all experts before the k are chosen, gates not renormalised (arXiv 2410.07524)."""
+    shared_hidden_dim: int = 0
+    """Width of an expert that every frame goes through beside its own (DeepSeekMoE, arXiv 2401.06066); 0: none."""
+    shared_router: bool = False
+    """One router for all layers of the encoder, and one for those of each decoder (Omni-router, arXiv 2507.05724)."""
+    balance_rate: float = 0.0
+    """Loss-free balancing (arXiv 2408.15664): by how much each update raises the bias, for the choice alone, of experts
+    with less than the mean load, and lowers that of the others; 0: no bias."""
+    load_loss_weight: float = 0.0
+    """Weight in training of the auxiliary loss that is least where the load is even (arXiv 2101.03961, equation 4)."""
 
     def __post_init__(self) -> None:
         if self.num_experts < 0 or (self.num_experts and not 1 <= self.top_k <= self.num_experts):
             raise ConfigError(f"top_k {self.top_k} must lie between 1 and num_experts {self.num_experts}")
+        for name in ("shared_hidden_dim", "balance_rate", "load_loss_weight"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ConfigError(f"{name} must be a number of at least 0, found {value}")
+        for name in ("softmax_first", "shared_hidden_dim", "shared_router", "balance_rate", "load_loss_weight"):
+            if getattr(self, name) and not self.num_experts:
+                raise ConfigError(f"{name} needs experts, but num_experts is 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +111,9 @@ class ModelConfig:
     eos_id: int = 2
     dynamic_left_chunks: bool = False
     """Draw the number of left chunks in training too (U2, section 3.2); otherwise all of the past is seen."""
+    dynamic_top_k: bool = False
+    """In training draw for each batch how many experts a frame goes to, from 1 to top_k (DLG-MoE, arXiv 2407.18581), so
+    that fewer can be used in recognition."""
 
     def __post_init__(self) -> None:
         for name in ("ctc_weight", "reverse_weight", "label_smoothing"):
@@ -97,10 +121,26 @@ class ModelConfig:
                 raise ConfigError(f"{name} {getattr(self, name)} must lie between 0 and 1")
         if self.reverse_weight > 0 and self.decoder.num_reverse_blocks == 0:
             raise ConfigError("reverse_weight above 0 needs a right-to-left decoder (num_reverse_blocks)")
+        if self.dynamic_top_k and self.max_top_k < 2:
+            raise ConfigError("dynamic_top_k needs a feed_forward with experts and a top_k of at least 2")
+
+    @property
+    def max_top_k(self) -> int:
+        """Experts of a frame in the layers that have most; 0 for a dense model."""
+        layers = (self.encoder.feed_forward, self.decoder.feed_forward)
+        return max(layer.top_k if layer.num_experts else 0 for layer in layers)
 
     def with_vocab_size(self, vocab_size: int) -> "ModelConfig":
         """The same model for a vocabulary of another size."""
         return dataclasses.replace(self, vocab_size=vocab_size)
+
+
+def draw_top_k(rng: np.random.Generator, config: ModelConfig) -> int | None:
+    """How many experts a frame of one training batch goes to, uniform over 1 to top_k; None: to as many as configured.
+
+    A layer whose own top_k is smaller takes that many.
+    """
+    return int(rng.integers(1, config.max_top_k + 1)) if config.dynamic_top_k else None
 
 
 def _config(

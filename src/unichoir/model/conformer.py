@@ -9,8 +9,8 @@ from unichoir.model.attention import EncoderAttention, rotation, sinusoids
 from unichoir.model.config import EncoderConfig
 from unichoir.model.convolution import ConvolutionModule
 from unichoir.model.dropout import Dropout
-from unichoir.model.feed_forward import build_feed_forward
 from unichoir.model.masks import ChunkMask, attention_bias, chunk_mask, frame_mask
+from unichoir.model.moe import Router, build_feed_forward, build_shared_router
 from unichoir.model.subsampling import Conv2dSubsampling4, subsampled_length
 
 
@@ -59,14 +59,15 @@ class ConformerBlock(nn.Module):
         att_cache: Tensor | None,
         cnn_cache: Tensor | None,
         top_k: Tensor | None = None,
+        router: Router | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """x: (B, T, D); mask: (B, T). Returns the output, keys and values in view, the convolution's input in view."""
-        x = x + 0.5 * self.dropout(self.feed_forward_macaron(self.norm_ff_macaron(x), mask, top_k))
+        x = x + 0.5 * self.dropout(self.feed_forward_macaron(self.norm_ff_macaron(x), mask, top_k, router))
         attended, window = self.self_attn.encode(self.norm_mha(x), att_cache, bias, positions)
         x = x + self.dropout(attended)
         convolved, extended = self.conv_module(self.norm_conv(x), mask, cnn_cache)
         x = x + self.dropout(convolved)
-        x = x + 0.5 * self.dropout(self.feed_forward(self.norm_ff(x), mask, top_k))
+        x = x + 0.5 * self.dropout(self.feed_forward(self.norm_ff(x), mask, top_k, router))
         return self.norm_final(x), window, extended
 
 
@@ -83,6 +84,7 @@ class ConformerEncoder(nn.Module):
         self.register_buffer("cmvn_istd", torch.ones(config.input_dim))
         self.subsampling = Conv2dSubsampling4(config.input_dim, config.dim, config.subsampling_channels or config.dim)
         self.dropout = Dropout(config.dropout)
+        self.router = build_shared_router(config.dim, config.feed_forward)
         self.blocks = nn.ModuleList(ConformerBlock(config) for _ in range(config.num_blocks))
         self.after_norm = nn.LayerNorm(config.dim)
 
@@ -132,7 +134,7 @@ class ConformerEncoder(nn.Module):
         att_caches, cnn_caches = [], []
         for i, block in enumerate(self.blocks):
             att_cache, cnn_cache = (state.att_cache[i], state.cnn_cache[i]) if state is not None else (None, None)
-            x, window, extended = block(x, mask, bias, positions, att_cache, cnn_cache, top_k)
+            x, window, extended = block(x, mask, bias, positions, att_cache, cnn_cache, top_k, self.router)
             if advance is not None and extended is not None:
                 att_caches.append(advance.att_cache(window))
                 cnn_caches.append(advance.cnn_cache(extended))

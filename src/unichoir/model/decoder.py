@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from unichoir.model.attention import MultiHeadAttention, sinusoids
 from unichoir.model.config import DecoderConfig
 from unichoir.model.dropout import Dropout
-from unichoir.model.feed_forward import build_feed_forward
 from unichoir.model.masks import attention_bias, frame_mask
+from unichoir.model.moe import Router, build_feed_forward, build_shared_router
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,12 @@ class DecoderBlock(nn.Module):
         memory: Tensor,
         memory_bias: Tensor,
         top_k: Tensor | None = None,
+        router: Router | None = None,
     ) -> Tensor:
         normed = self.norm1(x)
         x = x + self.dropout(self.self_attn(normed, normed, bias))
         x = x + self.dropout(self.src_attn(self.norm2(x), memory, memory_bias))
-        x = x + self.dropout(self.feed_forward(self.norm3(x), mask, top_k))
+        x = x + self.dropout(self.feed_forward(self.norm3(x), mask, top_k, router))
         return x
 
 
@@ -59,6 +60,7 @@ class TransformerDecoder(nn.Module):
         self.embedding = nn.Embedding(vocab_size, dim)
         nn.init.normal_(self.embedding.weight, std=dim**-0.5)
         self.dropout = Dropout(config.dropout)
+        self.router = build_shared_router(dim, config.feed_forward)
         self.blocks = nn.ModuleList(DecoderBlock(dim, config) for _ in range(num_blocks))
         self.after_norm = nn.LayerNorm(dim)
         self.output_layer = nn.Linear(dim, vocab_size)
@@ -85,6 +87,6 @@ class TransformerDecoder(nn.Module):
         bias = attention_bias((visible & mask.unsqueeze(1)).unsqueeze(1))
         memory_bias = attention_bias(frame_mask(memory_lens, memory.shape[1])[:, None, None, :])
         for block in self.blocks:
-            x = block(x, mask, bias, memory, memory_bias, top_k)
+            x = block(x, mask, bias, memory, memory_bias, top_k, self.router)
         logits: Tensor = self.output_layer(self.after_norm(x))
         return logits

@@ -50,7 +50,11 @@ def dispatch(experts_NK: Tensor, mask_N: Tensor, num_experts: int, alignment: in
     begin_E = functional.pad(torch.cumsum(blocks_E, dim=0), (1, 0))
     before_S = seen_SE.gather(1, expert_S.unsqueeze(1)).squeeze(1) - 1
     position_S = begin_E.index_select(0, expert_S) + before_S
-    rows = copies if alignment == 1 else copies + int((blocks_E - counts_E).sum())
+    rows = copies
+    if alignment > 1:
+        # How many are needed is known where the loads are: on CUDA the host does not wait for that, but takes the most.
+        most = num_experts * (alignment - 1)
+        rows += most if experts_NK.is_cuda else int((blocks_E - counts_E).sum())
     frame_S = torch.div(torch.arange(copies, device=expert_S.device), top_k, rounding_mode="floor")
     source_S = position_S.new_zeros(rows).scatter(0, position_S, frame_S)
     return Dispatch(source_S, counts_E, blocks_E, position_S.reshape(-1, top_k))

@@ -1,11 +1,15 @@
-"""The dense feed-forward network, and the choice between it and a Mixture of Experts."""
+"""The dense feed-forward network."""
+
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from unichoir.model.config import FeedForwardConfig
 from unichoir.model.dropout import Dropout
-from unichoir.model.moe import MoE
+
+if TYPE_CHECKING:
+    from unichoir.model.moe import Router
 
 ACTIVATIONS = {"swish": functional.silu, "relu": functional.relu}
 
@@ -20,12 +24,7 @@ class FeedForward(nn.Module):
         self.activation = config.activation
         self.dropout = Dropout(dropout)
 
-    def forward(self, x: Tensor, mask: Tensor, top_k: Tensor | None = None) -> Tensor:
-        """x: (B, T, D); mask and top_k matter to experts only (a dense layer treats padding like any frame)."""
+    def forward(self, x: Tensor, mask: Tensor, top_k: Tensor | None = None, router: "Router | None" = None) -> Tensor:
+        """x: (B, T, D); the others matter to experts only (a dense layer treats padding like any frame)."""
         y: Tensor = self.w_2(self.dropout(ACTIVATIONS[self.activation](self.w_1(x))))
         return y
-
-
-def build_feed_forward(dim: int, config: FeedForwardConfig, dropout: float) -> FeedForward | MoE:
-    """The feed-forward layer that `config` asks for: dense, or a Mixture of Experts."""
-    return MoE(dim, config, dropout) if config.num_experts else FeedForward(dim, config, dropout)

@@ -38,7 +38,7 @@ class Server:
         # The key is for servers of others; whoever set it would otherwise close this one to us.
         environment = {name: value for name, value in os.environ.items() if name != "UNICHOIR_API_KEY"}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "unichoir.cli", "serve", "--host", "127.0.0.1", "--port", "0", *arguments],
+            [sys.executable, "-m", "unichoir", "serve", "--host", "127.0.0.1", "--port", "0", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -70,6 +70,9 @@ def _feed_forward(dim: int, config: FeedForwardConfig) -> Iterator[Layer]:
     for inputs, outputs in ((dim, config.hidden_dim), (config.hidden_dim, dim)):
         active = config.top_k if config.num_experts else 1
         yield Layer(inputs=inputs, outputs=outputs, copies=config.num_experts or 1, active=active)
+    if config.shared_hidden_dim:
+        yield Layer(inputs=dim, outputs=config.shared_hidden_dim)
+        yield Layer(inputs=config.shared_hidden_dim, outputs=dim)
 
 
 def _decoder_block(dim: int, config: DecoderConfig) -> Iterator[Layer]:
@@ -85,10 +88,26 @@ def encoder_work(config: ModelConfig, frames: int, past: int, shares: Sequence[f
     layers = list(encoder_layers(config))
     if ctc:
         layers.append(Layer(inputs=config.encoder.dim, outputs=config.vocab_size))
-    products = frames * sum(layer.inputs * layer.outputs * layer.active * layer.times for layer in layers)
+    products = frames * sum(_active_weights(layer) for layer in layers)
     weights = sum(layer.weights * _touched(layer, frames, shares) for layer in layers)
     attention = 2 * config.encoder.num_blocks * config.encoder.dim * frames * (past + frames)
     return Work(products=products, attention=attention, weights=weights)
+
+
+def decoder_products(config: ModelConfig, frames: float, tokens: float) -> float:
+    """Multiply-accumulates of the decoders that have a loss, for one utterance of `frames` frames and `tokens` places
+    (its tokens and one more): weights and attention, with the output layers."""
+    dim, decoder = config.encoder.dim, config.decoder
+    blocks = decoder.num_blocks + (decoder.num_reverse_blocks if config.reverse_weight > 0 else 0)
+    stacks = 1 + (config.reverse_weight > 0)
+    by_token = 6 * dim**2 + sum(_active_weights(layer) for layer in _feed_forward(dim, decoder.feed_forward))
+    attention = 2 * dim * tokens * (tokens + frames)
+    by_frame = 2 * dim**2  # keys and values of what the encoder said
+    return blocks * (tokens * by_token + frames * by_frame + attention) + stacks * tokens * dim * config.vocab_size
+
+
+def _active_weights(layer: Layer) -> int:
+    return layer.inputs * layer.outputs * layer.active * layer.times
 
 
 def _touched(layer: Layer, frames: int, shares: Sequence[float]) -> float:

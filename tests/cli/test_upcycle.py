@@ -1,0 +1,130 @@
+"""`unichoir upcycle`: from a dense checkpoint to one that trains and exports."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from unichoir.cli.upcycle import upcycle
+from unichoir.errors import CheckpointError, ConfigError, TokenizerError
+from unichoir.export.checkpoint import load_any_checkpoint
+from unichoir.export.onnx import export_onnx
+from unichoir.model.asr_model import AsrModel
+from unichoir.model.checkpoint import load_checkpoint, save_checkpoint
+from unichoir.model.config import DecoderConfig, EncoderConfig, FeedForwardConfig, ModelConfig
+from unichoir.model.moe import MoE
+from unichoir.text.tokenizer import CharTokenizer, build_char_units, load_tokenizer
+
+
+@pytest.fixture
+def dense(tmp_path: Path) -> Path:
+    tokenizer = CharTokenizer(build_char_units(["ABCDEF"]))
+    layer = FeedForwardConfig(hidden_dim=24)
+    config = ModelConfig(
+        vocab_size=tokenizer.vocab_size,
+        encoder=EncoderConfig(
+            input_dim=40, dim=16, num_blocks=1, num_heads=2, feed_forward=layer, subsampling_channels=4, conv_kernel=5
+        ),
+        decoder=DecoderConfig(num_blocks=1, num_reverse_blocks=0, num_heads=2, feed_forward=layer),
+        reverse_weight=0.0,
+    )
+    torch.manual_seed(0)
+    save_checkpoint(tmp_path / "dense", AsrModel(config), {"fbank": {"num_mel_bins": 40, "frame_length_ms": 20.0}})
+    tokenizer.save(tmp_path / "dense")
+    return tmp_path / "dense"
+
+
+def wenet_dense(moe: Path, folder: Path) -> Path:
+    """A dense checkpoint of WeNet's: of one with experts the first of each layer."""
+    shutil.copytree(moe, folder)
+    conf = yaml.safe_load((folder / "train.yaml").read_text())
+    for part in ("encoder_conf", "decoder_conf"):
+        conf[part]["mlp_type"] = "position_wise_feed_forward"
+        del conf[part]["n_expert"], conf[part]["n_expert_activated"]
+    (folder / "train.yaml").write_text(yaml.safe_dump(conf))
+    weights = torch.load(folder / "final.pt", weights_only=True)
+    torch.save(
+        {
+            name.replace(".experts.0.", "."): tensor
+            for name, tensor in weights.items()
+            if ".gate." not in name and (".experts." not in name or ".experts.0." in name)
+        },
+        folder / "final.pt",
+    )
+    return folder
+
+
+def assert_same_function(source: Path, target: Path) -> None:
+    (expected, _), (found, _) = load_any_checkpoint(source), load_checkpoint(target)
+    bins, tokens = expected.config.encoder.input_dim, torch.tensor([[3, 4, 5], [6, -1, -1]])
+    batch = (torch.randn(2, 90, bins) * 4 + 8, torch.tensor([90, 61]), tokens, torch.tensor([3, 1]))
+    with torch.no_grad():
+        for field in ("loss", "ctc", "attention"):
+            torch.testing.assert_close(getattr(found(*batch), field), getattr(expected(*batch), field))
+
+
+def test_a_checkpoint_that_trains_and_exports(dense: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "new" / "moe"
+    upcycle(dense, out, experts=3, balance_rate=1e-3)
+    assert "3 experts, top 2" in capsys.readouterr().err
+    assert sorted(path.name for path in out.parent.rglob("*")) == [
+        "config.yaml",
+        "model.safetensors",
+        "moe",
+        "units.txt",
+    ]
+    assert load_tokenizer(out).tokens == load_tokenizer(dense).tokens
+    model, sections = load_checkpoint(out)
+    assert sections["fbank"]["num_mel_bins"] == 40
+    assert sections["fbank"]["frame_length_ms"] == 20.0
+    layers = [module for module in model.modules() if isinstance(module, MoE)]
+    assert [(layer.num_experts, layer.balance_rate) for layer in layers] == [(3, 1e-3)] * 3
+    assert_same_function(dense, out)
+    differences = export_onnx(out, tmp_path / "onnx")
+    assert max(differences.values()) < 1e-4
+
+    batch = torch.randn(2, 90, 40), torch.tensor([90, 61]), torch.tensor([[3, 4], [5, -1]]), torch.tensor([2, 1])
+    optimizer = torch.optim.AdamW(model.train().parameters(), lr=1e-3)
+    losses = []
+    for _ in range(5):
+        optimizer.zero_grad()
+        losses.append(model(*batch).loss)
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1] < losses[0]
+
+
+def test_from_wenet(fixtures: Path, tmp_path: Path) -> None:
+    source = wenet_dense(fixtures / "wenet_moe_tiny", tmp_path / "wenet")
+    upcycle(source, tmp_path / "out", experts=4, top_k=1, seed=7)
+    assert_same_function(source, tmp_path / "out")
+
+
+def test_from_a_checkpoint_that_wenet_made(shared: Path, tmp_path: Path) -> None:
+    source = shared / "fixtures" / "wenet" / "wenet_dense"
+    upcycle(source, tmp_path / "out", softmax_first=True, shared_router=True)
+    assert_same_function(source, tmp_path / "out")
+
+
+def test_what_is_refused_leaves_nothing_behind(dense: Path, fixtures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(ConfigError, match=r"wenet_moe_tiny: encoder\.feed_forward\.num_experts is 4"):
+        upcycle(fixtures / "wenet_moe_tiny", out)
+    with pytest.raises(ConfigError, match="dense: top_k 5 must lie between 1 and num_experts 4"):
+        upcycle(dense, out, experts=4, top_k=5)
+    with pytest.raises(CheckpointError, match="nowhere: no such checkpoint directory"):
+        upcycle(tmp_path / "nowhere", out)
+    (dense / "units.txt").rename(dense / "kept.txt")
+    with pytest.raises(TokenizerError, match=r"units\.txt"):
+        upcycle(dense, out)
+    (dense / "kept.txt").rename(dense / "units.txt")
+    assert not out.exists()
+    out.mkdir()
+    upcycle(dense, out, experts=4)  # an empty folder is as good as none
+    with pytest.raises(CheckpointError, match="out: exists and is not an empty folder"):
+        upcycle(dense, out, experts=4)
+    with pytest.raises(CheckpointError, match=r"units\.txt: exists and is not an empty folder"):
+        upcycle(dense, dense / "units.txt")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dense", "out"]
