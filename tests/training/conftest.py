@@ -1,16 +1,18 @@
 """A tiny corpus of tone melodies (a letter is a tone) and experiments on it that take a second or two."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from unichoir.text.tokenizer import CharTokenizer
 from unichoir.training.config import ExperimentConfig, experiment_from_mapping
+from unichoir.training.world import World, join_world
 
 LETTERS = "ABCDEF"
 
@@ -38,6 +40,13 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_corpus(folder, "dev", 4, seed=2)
     CharTokenizer(["<blank>", "<unk>", "<sos/eos>", *LETTERS]).save(folder / "tokenizer")
     return folder
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    """This process alone."""
+    with join_world(torch.device("cpu")) as joined:
+        yield joined
 
 
 @pytest.fixture

@@ -15,13 +15,14 @@ def test_stopwatch() -> None:
     now = 100.0
     watch = Stopwatch(done=0.2, spent=50.0, clock=lambda: now)
     assert watch.remaining(0.2) is None
-    watch.add_audio(30)
+    watch.add_audio(10)
+    watch.add_audio(20, stalled=2.5)
     now = 110.0
     assert watch.spent() == 60
-    assert watch.take_speed() == 3
+    assert watch.take_speed() == (3, 0.25)
     assert watch.remaining(0.4) == pytest.approx(30)
     now = 120.0
-    assert watch.take_speed() == 0
+    assert watch.take_speed() == (0, 0)
 
 
 def test_clock_time() -> None:

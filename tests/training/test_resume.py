@@ -6,9 +6,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from unichoir.configuration import to_mapping
 from unichoir.errors import ConfigError
@@ -46,16 +48,24 @@ def run(config: ExperimentConfig, corpus: Path, output: Path, stop: StopRequest 
     return train(config, [corpus / "train.jsonl"], [corpus / "dev.jsonl"], output, stop=stop)
 
 
+def newest_state(output: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Progress and tensors of the last state of a run, read by torch's own converter."""
+    folder = max((output / "state").glob("step-*"), key=lambda path: path.stat().st_mtime_ns)
+    dcp_to_torch_save(folder, output / "converted.pt")
+    return json.loads((folder / "run.json").read_text())["progress"], torch.load(output / "converted.pt")
+
+
 def assert_same(first: Path, second: Path) -> None:
     """Weights, optimizer state and averaged weights are equal to the bit."""
-    states = [torch.load(folder / "state.pt") for folder in (first, second)]
-    assert states[0]["progress"]["step"] == states[1]["progress"]["step"]
-    assert states[0]["progress"]["best"] == states[1]["progress"]["best"]
-    for name, tensor in states[0]["model"].items():
-        assert torch.equal(tensor, states[1]["model"][name]), name
-    for index, entry in states[0]["optimizer"]["state"].items():
+    (progress, state), (other_progress, other) = map(newest_state, (first, second))
+    assert progress["step"] == other_progress["step"]
+    assert progress["position"] == other_progress["position"]
+    assert progress["best"] == other_progress["best"]
+    for name, tensor in state["model"].items():
+        assert torch.equal(tensor, other["model"][name]), name
+    for parameter, entry in state["optimizer"].items():
         for name, tensor in entry.items():
-            assert torch.equal(tensor, states[1]["optimizer"]["state"][index][name]), (index, name)
+            assert torch.equal(tensor, other["optimizer"][parameter][name]), (parameter, name)
     weights = [(folder / "average" / "model.safetensors").read_bytes() for folder in (first, second)]
     assert weights[0] == weights[1]
 
@@ -104,7 +114,7 @@ def test_sigterm_and_sigkill(experiment: Experiment, corpus: Path, tmp_path: Pat
 
     code, said = start_until("update 4:", signal.SIGTERM)
     assert (code, said) == (0, "stopped\n")
-    assert torch.load(tmp_path / "parts" / "state.pt")["progress"]["step"] >= 4
+    assert newest_state(tmp_path / "parts")[0]["step"] >= 4
     code, _ = start_until("update 11:", signal.SIGKILL)
     assert code == -signal.SIGKILL
     run(config, corpus, tmp_path / "parts")

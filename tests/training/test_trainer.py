@@ -11,22 +11,24 @@ import pytest
 import torch
 
 from unichoir.data.dataset import Batch, Example, collate
+from unichoir.data.manifest import Utterance
 from unichoir.errors import CheckpointError, ConfigError, TrainingError
 from unichoir.model.checkpoint import load_checkpoint
 from unichoir.stopping import StopRequest
 from unichoir.training.checkpointing import average_weights
 from unichoir.training.config import ExperimentConfig
-from unichoir.training.feeding import BatchRequest, Loaded
+from unichoir.training.feeding import BatchRequest, Loaded, Position
 from unichoir.training.reporting import Reporter
-from unichoir.training.setup import prepare
+from unichoir.training.setup import Setup, prepare
 from unichoir.training.trainer import Trainer, train
+from unichoir.training.world import World
 
 Experiment = Callable[..., ExperimentConfig]
 NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0, "hidden_dropout": 0.0}
 
 
 @pytest.fixture
-def build(corpus: Path, tmp_path: Path) -> Iterator[Callable[..., Trainer]]:
+def build(corpus: Path, tmp_path: Path, world: World) -> Iterator[Callable[..., Trainer]]:
     """Makes trainers that have not begun, in the folder `name` of tmp_path."""
     with ExitStack() as stack:
 
@@ -34,26 +36,30 @@ def build(corpus: Path, tmp_path: Path) -> Iterator[Callable[..., Trainer]]:
             (tmp_path / name).mkdir(exist_ok=True)
             report = stack.enter_context(Reporter(tmp_path / name))
             setup = prepare(config, [corpus / "train.jsonl"], [corpus / "dev.jsonl"])
-            return Trainer(setup, tmp_path / name, report, StopRequest())
+            return Trainer(setup, tmp_path / name, report, StopRequest(), world)
 
         yield make
 
 
+def utterances_of(setup: Setup) -> list[Utterance]:
+    return [utterance for window in setup.corpus.windows(0, 0) for utterance in window.utterances]
+
+
 def examples(trainer: Trainer, count: int) -> list[Example]:
-    data = trainer.setup.train
-    read = [data.reader.read(utterance, 0) for utterance in data.utterances[:count]]
+    setup = trainer.setup
+    read = [setup.train.reader.read(utterance, 0) for utterance in utterances_of(setup)[:count]]
     return [example for example in read if isinstance(example, Example)]
 
 
 def loaded(batch: Batch | None, number: int = 0) -> Loaded:
-    request = BatchRequest(epoch=0, batch=number, num_batches=9, members=(0,))
+    request = BatchRequest(epoch=0, window=0, batch=number, utterances=(), after=Position(batch=number + 1))
     return Loaded(request=request, batch=batch, skipped={})
 
 
 def test_accumulated_batches_equal_one_big_batch(
     experiment: Experiment, build: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Trainer, "draw_chunk", lambda *_: None)
+    monkeypatch.setattr(Trainer, "draw", lambda *_: (None, None))
     config = experiment()
     encoder, decoder = replace(config.model.encoder, **NO_DROPOUT), replace(config.model.decoder, **NO_DROPOUT)
     config = replace(config, model=replace(config.model, encoder=encoder, decoder=decoder))
@@ -203,7 +209,7 @@ def test_cmvn_normalises_the_training_features(
 ) -> None:
     trainer = build(experiment())
     features = trainer.setup.train.reader.features
-    frames = np.concatenate([features.features(utterance) for utterance in trainer.setup.train.utterances])
+    frames = np.concatenate([features.features(utterance) for utterance in utterances_of(trainer.setup)])
     np.testing.assert_allclose(trainer.model.encoder.cmvn_mean, frames.mean(axis=0), rtol=1e-4)
     np.testing.assert_allclose(trainer.model.encoder.cmvn_istd, 1 / frames.std(axis=0), rtol=1e-3)
     other = build(experiment(cmvn=str(tmp_path / "run" / "cmvn.json")), "other")

@@ -7,7 +7,20 @@ from typing import Annotated
 import typer
 
 from unichoir import __version__
-from unichoir.cli import benchmark, evaluate, models, serve, stream, tokenizer, train, transcribe
+from unichoir.cli import (
+    benchmark,
+    evaluate,
+    models,
+    plan,
+    prepare,
+    serve,
+    shard,
+    stream,
+    tokenizer,
+    train,
+    transcribe,
+    upcycle,
+)
 from unichoir.cli.common import print_error
 from unichoir.errors import UnichoirError
 
@@ -22,6 +35,10 @@ app.command("transcribe")(transcribe.transcribe)
 app.command("stream")(stream.stream)
 app.command("evaluate")(evaluate.evaluate)
 app.command("train")(train.train)
+app.command("prepare")(prepare.prepare)
+app.command("shard")(shard.shard)
+app.command("upcycle")(upcycle.upcycle)
+app.command("plan")(plan.plan)
 app.command("export")(models.export)
 app.command("serve")(serve.serve)
 app.command("benchmark")(benchmark.benchmark)

@@ -50,7 +50,7 @@ def chars(
     note(f"{output}: {made.vocab_size} tokens")
 
 
-def _transcripts(manifests: Sequence[Path]) -> list[str]:
+def _transcripts(manifests: Sequence[str]) -> list[str]:
     from unichoir.data.manifest import read_manifest
 
     return [utterance.txt for manifest in manifests for utterance in read_manifest(manifest)]

@@ -1,6 +1,8 @@
 """`unichoir train` and `unichoir cmvn`."""
 
+import os
 import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,15 +11,18 @@ import typer
 
 from unichoir.cli.common import ManifestsArgument, note, progress_bar
 
+NPROC = "--nproc"
+RESTARTS = "--max-restarts"
+
 
 def train(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The experiment's YAML file.", show_default=False)],
     train_manifests: Annotated[
-        list[Path],
+        list[str],
         typer.Option("--train", metavar="MANIFEST", help="To learn from; repeatable.", show_default=False),
     ],
     dev_manifests: Annotated[
-        list[Path], typer.Option("--dev", metavar="MANIFEST", help="To choose by; repeatable.", show_default=False)
+        list[str], typer.Option("--dev", metavar="MANIFEST", help="To choose by; repeatable.", show_default=False)
     ],
     output: Annotated[
         Path, typer.Option(metavar="DIR", help="Folder of the run; one that exists is continued.", show_default=False)
@@ -26,17 +31,28 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change one key of CONFIG; repeatable.", show_default=False),
     ] = None,
+    nproc: Annotated[
+        int, typer.Option(NPROC, min=1, metavar="N", help="Processes on this machine: one for each GPU.")
+    ] = 1,
+    max_restarts: Annotated[
+        int,
+        typer.Option(RESTARTS, min=0, metavar="N", help="With --nproc: how often they start anew when one has died."),
+    ] = 3,
 ) -> None:
     """Train a model, or continue a run that was stopped.
 
-    Ctrl-C and SIGTERM stop after the update at hand with a checkpoint; the same command then goes on from there. The
-    result is the checkpoint OUTPUT/average, ready for `unichoir evaluate` and `unichoir export`.
+    Ctrl-C and SIGTERM stop after the update at hand with a checkpoint; the same command then goes on from there, also
+    with another number of processes. The result is the checkpoint OUTPUT/average, ready for `unichoir evaluate` and
+    `unichoir export`. On several machines start it with torchrun, the rest of the command as it is: `torchrun --nnodes
+    8 --nproc-per-node 8 ... -m unichoir train CONFIG ...` (docs/scaling.md).
 
     Examples:
 
-        unichoir train recipes/an4/config.yaml --train an4/train.jsonl --dev an4/dev.jsonl --output exp
+        unichoir train recipes/an4/words.yaml --train an4/train.jsonl --dev an4/dev.jsonl --output exp
 
         unichoir train my.yaml --train a.jsonl --train b.jsonl --dev dev.jsonl --output exp --set trainer.max_epochs=5
+
+        unichoir train my.yaml --train shards/shards.jsonl --dev dev.jsonl --output exp --nproc 8 --set parallel.shard=0
     """
     from unichoir.api import training_extras
 
@@ -44,13 +60,51 @@ def train(
         from unichoir.model.checkpoint import read_yaml
         from unichoir.stopping import StopRequest
         from unichoir.training.config import experiment_from_mapping
+        from unichoir.training.parallel import Layout
         from unichoir.training.trainer import train as run
-    stop = StopRequest()
     experiment = experiment_from_mapping(apply_overrides(read_yaml(config), overrides or ()), str(config))
+    if nproc > 1:
+        Layout.of(experiment.parallel, nproc)  # what would fail in every process fails here, once
+        raise typer.Exit(start_processes(nproc, max_restarts))
+    stop = StopRequest()
     result = run(experiment, train_manifests, dev_manifests, output, stop=stop)
     if not result.finished:
         # As shells report a process ended by the signal.
         raise typer.Exit(128 + signal.Signals[stop.reason] if stop.reason else 1)
+
+
+def start_processes(nproc: int, max_restarts: int) -> int:
+    """Run this very command in `nproc` processes under torchrun's agent; returns the exit code."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main as torchrun
+
+    # Every start of the processes meets in a store of its own.
+    os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+    # torchrun would leave each one thread.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // nproc, 1)))
+    agent = ["--standalone", "--nproc-per-node", str(nproc), "--max-restarts", str(max_restarts), "--module"]
+    try:
+        torchrun([*agent, "unichoir", *without_options(sys.argv[1:], (NPROC, RESTARTS))])
+    except SignalException as stopped:
+        return 128 + stopped.sigval
+    except ChildFailedError as failed:
+        (_, first) = failed.get_first_failure()
+        code: int = first.exitcode
+        return code if code > 0 else 1
+    return 0
+
+
+def without_options(arguments: Sequence[str], options: Sequence[str]) -> list[str]:
+    """A command line without some options and their values."""
+    kept: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        if argument in options:
+            next(rest, None)
+        elif not argument.startswith(tuple(f"{option}=" for option in options)):
+            kept.append(argument)
+    return kept
 
 
 def apply_overrides(content: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

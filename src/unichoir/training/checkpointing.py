@@ -1,4 +1,4 @@
-"""What survives a stop: the resumable state, the best checkpoints, and their average. Every write is all or nothing."""
+"""How far a run has come, its best checkpoints, and their average. Every write is all or nothing."""
 
 import dataclasses
 import os
@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from unichoir.errors import CheckpointError
+from unichoir.training.feeding import Position
 
 WEIGHTS = "model.safetensors"
 
@@ -36,11 +36,9 @@ class Progress:
 
     step: int = 0
     """Updates made."""
-    epoch: int = 0
-    batch: int = 0
-    """Batches of this epoch that are behind us."""
-    epochs_done: float = 0.0
-    """`epoch` and the fraction of it that is behind us."""
+    batches_per_update: int = 1
+    """Of all processes together; a run keeps it when it goes on with another number of processes."""
+    position: Position = field(default_factory=Position)
     validated_step: int = 0
     seconds: float = 0.0
     audio_seconds: float = 0.0
@@ -54,34 +52,13 @@ class Progress:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> "Progress":
-        return cls(**{**state, "best": [BestCheckpoint(**entry) for entry in state["best"]]})
+        best = [BestCheckpoint(**entry) for entry in state["best"]]
+        return cls(**{**state, "position": Position(**state["position"]), "best": best})
 
 
 def rank(best: Sequence[BestCheckpoint], new: BestCheckpoint, keep: int) -> list[BestCheckpoint]:
     """The `keep` best of the old and the new one, the best first; at equal scores the smaller loss, then the older."""
     return sorted([*best, new], key=lambda entry: (entry.score, entry.loss, entry.step))[:keep]
-
-
-def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Write the resumable state; a power cut leaves either the old file or the new one."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    _sync_directory(path.parent)
-
-
-def load_state(path: Path, device: torch.device) -> dict[str, Any]:
-    """Read what `save_state` wrote. Raises CheckpointError naming the file when it is damaged."""
-    try:
-        state = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # torch.load raises whatever the damage happens to hit
-        raise CheckpointError(f"{path}: damaged checkpoint: {str(error).splitlines()[0]}") from None
-    if not isinstance(state, dict):
-        raise CheckpointError(f"{path}: not a checkpoint of a training run")
-    return state
 
 
 def write_directory(directory: Path, write: Callable[[Path], None]) -> None:
@@ -94,10 +71,10 @@ def write_directory(directory: Path, write: Callable[[Path], None]) -> None:
         if path.is_file():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
-    _sync_directory(temporary)
+    sync_directory(temporary)
     shutil.rmtree(directory, ignore_errors=True)
     os.replace(temporary, directory)
-    _sync_directory(directory.parent)
+    sync_directory(directory.parent)
 
 
 def average_weights(directories: Sequence[Path]) -> dict[str, Tensor]:
@@ -135,7 +112,7 @@ def remove_strays(folder: Path, best: Sequence[BestCheckpoint]) -> None:
             shutil.rmtree(path)
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
     # A rename is durable only once the folder that lists it is on disk.
     descriptor = os.open(directory, os.O_RDONLY)
     try:

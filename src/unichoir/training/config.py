@@ -14,6 +14,7 @@ from unichoir.errors import ConfigError
 from unichoir.model.checkpoint import read_yaml
 from unichoir.model.config import NAMED_CONFIGS, ModelConfig
 from unichoir.training.optim import OptimConfig
+from unichoir.training.parallel import ParallelConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,7 @@ class TrainerConfig:
     max_minutes: float | None = None
     """Stop cleanly after so much time, resumed runs counted together; the learning rate does not know of it."""
     accumulate: int = 1
-    """Batches per update."""
+    """Batches per update, of all processes together; at least one for each of them."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: autocast; weights and optimizer state stay fp32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -47,6 +48,8 @@ class TrainerConfig:
     keep_best: int = 5
     average_best: int = 5
     """How many of the kept checkpoints the final average is made of."""
+    wandb_project: str | None = None
+    """Weights & Biases project that gets the same figures as TensorBoard."""
 
     def __post_init__(self) -> None:
         if self.max_epochs is None and self.max_steps is None:
@@ -84,6 +87,7 @@ class ExperimentConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
     trainer: TrainerConfig
 
     def __post_init__(self) -> None:
@@ -95,12 +99,14 @@ class ExperimentConfig:
 FREE_KEYS = frozenset(
     {
         "feature_cache",
+        *(f"parallel.{name}" for name in to_mapping(ParallelConfig())),
         "trainer.max_minutes",
         "trainer.num_workers",
         "trainer.log_every",
         "trainer.checkpoint_every_seconds",
         "trainer.checkpoint_every_steps",
         "trainer.average_best",
+        "trainer.wandb_project",
     }
 )
 

@@ -1,31 +1,54 @@
-"""Batches in a planned order: the order is decided here, the reading may happen in other processes."""
+"""Batches in a planned order: the order is decided here, the reading may happen in other processes.
 
+Every process of a run plans all batches and reads its own. An update takes the next batches of the plan, one for each
+process and step, the longest together; so what an update learns from depends neither on the number of processes nor on
+where a run was interrupted.
+"""
+
+import hashlib
 import signal
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
 from unichoir.data.batching import make_batches
-from unichoir.data.dataset import Batch, Example, ExampleReader, collate
+from unichoir.data.dataset import Batch, Example, ExampleReader, collate, padded_frames
 from unichoir.data.manifest import Utterance
+from unichoir.training.corpus import Corpus, Window
+
+
+@dataclass(frozen=True, kw_only=True)
+class Position:
+    """A place in the plan: all batches before it are behind us."""
+
+    epoch: int = 0
+    window: int = 0
+    batch: int = 0
+    epochs_done: float = 0.0
+    """`epoch` and the fraction of it that is behind us."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchRequest:
-    """One batch of the plan, named so that any process can read it."""
+    """One batch of the plan, described so that any process can read it."""
 
     epoch: int
+    window: int
     batch: int
-    num_batches: int
-    """Batches of this epoch."""
-    members: tuple[int, ...]
-    """Places of the utterances in the manifest."""
-
-    @property
-    def is_last(self) -> bool:
-        return self.batch + 1 == self.num_batches
+    utterances: tuple[Utterance, ...]
+    """None in a batch that only fills up an update in which this process has nothing to do."""
+    frames: int = 0
+    """Its planned size, padding included."""
+    after: Position
+    """Where the run stands after this batch; in an update, after the update."""
+    ends_update: bool = True
+    """Whether it is the last of this process in an update."""
+    skipped: dict[str, str] = field(default_factory=dict)
+    """Shards that should be in this window and cannot be read."""
+    plan: int = 0
+    """A digest of the update that this batch belongs to; the same in every process."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,20 +59,20 @@ class Loaded:
     batch: Batch | None
     """None when no utterance of it can be used."""
     skipped: dict[str, str]
-    """Why an utterance cannot be used, by key."""
+    """Why an utterance or a shard cannot be used, by key."""
 
 
 class BatchDataset(Dataset[Loaded]):
     """Reads requests: a pure function of the request, so neither order nor process changes the result."""
 
-    def __init__(self, utterances: Sequence[Utterance], reader: ExampleReader) -> None:
-        self.utterances, self.reader = utterances, reader
+    def __init__(self, reader: ExampleReader) -> None:
+        self.reader = reader
 
     def __getitem__(self, request: BatchRequest) -> Loaded:
         examples: list[Example] = []
-        skipped: dict[str, str] = {}
-        for member in request.members:
-            result = self.reader.read(self.utterances[member], request.epoch)
+        skipped = dict(request.skipped)
+        for utterance in request.utterances:
+            result = self.reader.read(utterance, request.epoch)
             if isinstance(result, Example):
                 examples.append(result)
             else:
@@ -57,20 +80,84 @@ class BatchDataset(Dataset[Loaded]):
         return Loaded(request=request, batch=collate(examples) if examples else None, skipped=skipped)
 
 
-def requests(dataset: BatchDataset, epoch: int, *, first: int = 0, shuffle: bool = True) -> Iterator[BatchRequest]:
-    """The batches of one epoch from number `first` on."""
-    reader = dataset.reader
-    frames = [reader.planned_frames(utterance, epoch) for utterance in dataset.utterances]
-    plan = make_batches(frames, reader.data, seed=reader.seed, epoch=epoch, shuffle=shuffle)
+def requests(corpus: Corpus, reader: ExampleReader, start: Position, *, shuffle: bool = True) -> Iterator[BatchRequest]:
+    """The batches of one epoch from `start` on."""
+    for number, window in enumerate(corpus.windows(start.epoch, start.window), start=start.window):
+        first = start.batch if number == start.window else 0
+        yield from _window_requests(window, reader, start.epoch, number, first, shuffle)
+
+
+def _window_requests(
+    window: Window, reader: ExampleReader, epoch: int, number: int, first: int, shuffle: bool
+) -> Iterator[BatchRequest]:
+    frames = [reader.planned_frames(utterance, epoch) for utterance in window.utterances]
+    plan = make_batches(frames, reader.data, seed=reader.seed, epoch=epoch, window=number, shuffle=shuffle)
+    is_last_window = window.end >= 1.0
+    if not plan:
+        plan = [[]]  # a window of shards that all are broken still has to be named, and passed
     for i in range(first, len(plan)):
-        yield BatchRequest(epoch=epoch, batch=i, num_batches=len(plan), members=tuple(plan[i]))
+        done = window.begin + (window.end - window.begin) * (i + 1) / len(plan)
+        if i + 1 < len(plan):
+            after = Position(epoch=epoch, window=number, batch=i + 1, epochs_done=epoch + done)
+        elif is_last_window:
+            after = Position(epoch=epoch + 1, epochs_done=epoch + 1.0)
+        else:
+            after = Position(epoch=epoch, window=number + 1, epochs_done=epoch + done)
+        yield BatchRequest(
+            epoch=epoch,
+            window=number,
+            batch=i,
+            utterances=tuple(window.utterances[member] for member in plan[i]),
+            frames=padded_frames(max((frames[member] for member in plan[i]), default=0)) * len(plan[i]),
+            after=after,
+            skipped=window.skipped if i == first else {},
+        )
 
 
-def endless_requests(dataset: BatchDataset, epoch: int, first: int) -> Iterator[BatchRequest]:
-    """The batches from number `first` of epoch `epoch` on, epoch after epoch."""
+def endless_requests(corpus: Corpus, reader: ExampleReader, start: Position) -> Iterator[BatchRequest]:
+    """The batches from `start` on, epoch after epoch."""
     while True:
-        yield from requests(dataset, epoch, first=first)
-        epoch, first = epoch + 1, 0
+        yield from requests(corpus, reader, start)
+        start = Position(epoch=start.epoch + 1)
+
+
+def updates(wanted: Iterable[BatchRequest], size: int) -> Iterator[list[BatchRequest]]:
+    """The batches of each update: `size` of them, fewer at the end of an epoch, so that updates never cross epochs."""
+    group: list[BatchRequest] = []
+    for request in wanted:
+        group.append(request)
+        if len(group) == size or request.after.epoch > request.epoch:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def share(group: Sequence[BatchRequest], rank: int, size: int) -> list[BatchRequest]:
+    """What process `rank` of `size` does in an update: as many batches as every other, in the order of their length.
+
+    The largest batches go to the processes in turn, forth and back: at every step all have about as much to do, and in
+    the sum, too. Where batches run out, an empty one fills up.
+    """
+    after, plan = group[-1].after, _digest(group)
+    ordered = sorted(group, key=lambda request: -request.frames)
+    steps = -(-len(ordered) // size)
+    own = []
+    for step in range(steps):
+        row = ordered[step * size : (step + 1) * size]
+        place = rank if step % 2 == 0 else size - 1 - rank
+        idle = replace(group[-1], utterances=(), frames=0, skipped={})
+        request = row[place] if place < len(row) else idle
+        own.append(replace(request, after=after, ends_update=step + 1 == steps, plan=plan))
+    return own
+
+
+def training_requests(
+    corpus: Corpus, reader: ExampleReader, start: Position, batches_per_update: int, rank: int, size: int
+) -> Iterator[BatchRequest]:
+    """All that one process has to read from `start` on, without end."""
+    for group in updates(endless_requests(corpus, reader, start), batches_per_update):
+        yield from share(group, rank, size)
 
 
 def load(dataset: BatchDataset, wanted: Iterable[BatchRequest], num_workers: int) -> DataLoader[Loaded]:
@@ -91,16 +178,23 @@ def load(dataset: BatchDataset, wanted: Iterable[BatchRequest], num_workers: int
     )
 
 
-def groups(loaded: Iterable[Loaded], size: int) -> Iterator[list[Loaded]]:
-    """Batches of one update: `size` of them, fewer at the end of an epoch, so that updates never cross epochs."""
+def groups(loaded: Iterable[Loaded]) -> Iterator[list[Loaded]]:
+    """The batches of each update."""
     group: list[Loaded] = []
     for item in loaded:
         group.append(item)
-        if len(group) == size or item.request.is_last:
+        if item.request.ends_update:
             yield group
             group = []
-    if group:
-        yield group
+
+
+def _digest(group: Sequence[BatchRequest]) -> int:
+    digest = hashlib.blake2b(digest_size=6)  # a float64 holds it
+    for request in group:
+        digest.update(repr((request.epoch, request.window, request.batch)).encode())
+        for utterance in request.utterances:
+            digest.update(utterance.key.encode())
+    return int.from_bytes(digest.digest(), "little")
 
 
 def _as_it_is(item: Any) -> Any:

@@ -1,7 +1,10 @@
 """Running figures of a training run: means between two lines of the log, speed, remaining time."""
 
+import sys
 import time
 from collections.abc import Callable, Mapping
+
+import torch
 
 
 class RunningMeans:
@@ -31,21 +34,24 @@ class Stopwatch:
         self._clock = clock
         self._start = self._lap_start = clock()
         self._done_at_start, self._spent_before = done, spent
-        self._lap_audio = 0.0
+        self._lap_audio = self._lap_stalled = 0.0
 
-    def add_audio(self, seconds: float) -> None:
+    def add_audio(self, seconds: float, stalled: float = 0.0) -> None:
+        """`seconds` of speech trained on, for which training had to wait `stalled` seconds."""
         self._lap_audio += seconds
+        self._lap_stalled += stalled
 
     def spent(self) -> float:
         """Seconds the run has taken, its earlier parts included."""
         return self._spent_before + self._clock() - self._start
 
-    def take_speed(self) -> float:
-        """Audio seconds per second since the last call."""
+    def take_speed(self) -> tuple[float, float]:
+        """Since the last call: audio seconds per second, and the fraction of the time spent waiting for data."""
         now = self._clock()
-        speed = self._lap_audio / max(now - self._lap_start, 1e-9)
-        self._lap_start, self._lap_audio = now, 0.0
-        return speed
+        lap = max(now - self._lap_start, 1e-9)
+        figures = self._lap_audio / lap, self._lap_stalled / lap
+        self._lap_start, self._lap_audio, self._lap_stalled = now, 0.0, 0.0
+        return figures
 
     def remaining(self, done: float) -> float | None:
         """Seconds still needed when the fraction `done` is behind us; None as long as nothing can be said."""
@@ -59,3 +65,13 @@ def clock_time(seconds: float | None) -> str:
         return "-:--:--"
     whole = round(seconds)
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+
+def memory_gb(device: torch.device) -> float:
+    """The most memory that training has held so far, in GB: of the device, or of this process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    import resource  # not on Windows
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

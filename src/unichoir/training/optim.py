@@ -3,12 +3,14 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from unichoir.errors import ConfigError
+from unichoir.training.parallel import placement
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,20 +62,18 @@ def learning_rate(config: OptimConfig, step: int, done: float) -> float:
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over the parameters that require a gradient, in two groups: with and without weight decay."""
-    decayed: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
+    """AdamW over the parameters that require a gradient, in groups: with and without weight decay, spread alike."""
+    groups: dict[object, dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             # The experts' stacked biases are matrices (E, D), so the dimension alone does not tell.
             is_free = parameter.ndim <= 1 or "bias" in name.rpartition(".")[2]
-            (free if is_free else decayed).append(parameter)
-    groups = [
-        {"params": parameters, "weight_decay": decay}
-        for parameters, decay in ((decayed, config.weight_decay), (free, 0.0))
-        if parameters
-    ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.eps, fused=True)
+            decay = 0.0 if is_free else config.weight_decay
+            # One fused step takes only tensors that are spread alike.
+            group = groups.setdefault((is_free, placement(parameter)), {"params": [], "weight_decay": decay})
+            group["params"].append(parameter)
+    decayed_first = sorted(groups.values(), key=lambda group: -group["weight_decay"])
+    return torch.optim.AdamW(decayed_first, lr=config.learning_rate, betas=config.betas, eps=config.eps, fused=True)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
@@ -82,5 +82,20 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 def clip_gradient(parameters: Iterable[Tensor], largest: float) -> Tensor:
-    """Scale the gradient to a norm of at most `largest` (0: leave it); returns the norm before, a scalar tensor."""
-    return nn.utils.clip_grad_norm_(parameters, largest if largest > 0 else math.inf)
+    """Scale the gradient to a norm of at most `largest` (0: leave it); returns the norm before, a scalar tensor.
+
+    The norm is that of the whole model, however its parameters are spread: torch adds up those that are spread alike.
+    """
+    groups: dict[object, list[Tensor]] = {}
+    for parameter in parameters:
+        if parameter.grad is not None:
+            groups.setdefault(placement(parameter), []).append(parameter)
+    norms = []
+    for group in groups.values():
+        norm = nn.utils.get_total_norm([parameter.grad for parameter in group if parameter.grad is not None])
+        norms.append(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+    total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    if largest > 0:
+        for group in groups.values():
+            nn.utils.clip_grads_with_norm_(group, largest, total)
+    return total

@@ -1,27 +1,33 @@
 """From a configuration and manifests to the objects a trainer works with."""
 
 import dataclasses
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
 
 from unichoir.audio.augment import AugmentConfig
-from unichoir.data.cmvn import GlobalCmvn, compute_cmvn
+from unichoir.data.cmvn import GlobalCmvn, sum_features
 from unichoir.data.dataset import ExampleReader, measure_durations
 from unichoir.data.features import FeatureReader
 from unichoir.data.manifest import Utterance, read_manifest
+from unichoir.data.shards import is_shard_list, read_shard_list
 from unichoir.errors import ConfigError, TrainingError
 from unichoir.model.asr_model import AsrModel
 from unichoir.model.checkpoint import load_weights, read_weights
 from unichoir.model.config import ModelConfig
 from unichoir.text.tokenizer import Tokenizer, load_tokenizer
 from unichoir.training.config import ExperimentConfig
+from unichoir.training.corpus import Corpus, ListedCorpus, ShardedCorpus
 from unichoir.training.feeding import BatchDataset
+from unichoir.training.world import World
+
+CMVN_UTTERANCES = 20_000
+"""Of a larger corpus the statistics of the features are those of so many utterances, taken evenly."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,12 +36,12 @@ class Setup:
 
     config: ExperimentConfig
     """With the vocabulary's size filled in."""
-    device: torch.device
     tokenizer: Tokenizer
+    corpus: Corpus
+    """To learn from."""
     train: BatchDataset
+    dev_corpus: Corpus
     dev: BatchDataset
-    fingerprint: str
-    """Of the training utterances: a resumed run must see the same."""
     skipped: dict[str, str]
     """Utterances whose audio cannot even be opened, by key, and why."""
 
@@ -49,10 +55,10 @@ def prepare(
     tokenizer = load_tokenizer(config.tokenizer)
     config = dataclasses.replace(config, model=fit_vocabulary(config.model, tokenizer))
     features = FeatureReader(fbank=config.fbank, cache_dir=Path(config.feature_cache) if config.feature_cache else None)
-    train, broken = read_manifests(train_manifests, "training")
+    corpus, train, broken = read_corpus(train_manifests, config)
     dev, broken_in_dev = read_manifests(dev_manifests, "dev")
 
-    def dataset(utterances: list[Utterance], augment: AugmentConfig | None) -> BatchDataset:
+    def dataset(utterances: Sequence[Utterance], augment: AugmentConfig | None) -> BatchDataset:
         reader = ExampleReader(
             utterances,
             tokenizer=tokenizer,
@@ -61,20 +67,44 @@ def prepare(
             augment=augment,
             seed=config.trainer.seed,
         )
-        return BatchDataset(utterances, reader)
+        return BatchDataset(reader)
 
     return Setup(
         config=config,
-        device=pick_device(config.trainer.device),
         tokenizer=tokenizer,
+        corpus=corpus,
         train=dataset(train, config.augment),
-        dev=dataset(dev, None),
-        fingerprint=fingerprint(train),
+        dev_corpus=ListedCorpus(dev),
+        dev=dataset((), None),
         skipped=broken | broken_in_dev,
     )
 
 
-def new_model(setup: Setup, output: Path, say: Callable[[str], None]) -> AsrModel:
+def read_corpus(
+    manifests: Sequence[str | os.PathLike[str]], config: ExperimentConfig
+) -> tuple[Corpus, Sequence[Utterance], dict[str, str]]:
+    """What to learn from; the utterances that may be joined to others; those that cannot be opened, with the reason.
+
+    One list of shards, or manifests that are read into memory. Raises ConfigError for both together, and for what does
+    not go with shards.
+    """
+    names = [os.fspath(manifest) for manifest in manifests]
+    listed = [name for name in names if not is_shard_list(name)]
+    if len(listed) == len(names):
+        utterances, broken = read_manifests(manifests, "training")
+        return ListedCorpus(utterances), utterances, broken
+    if listed:
+        raise ConfigError(
+            f"{listed[0]}: cannot be mixed with lists of shards; `unichoir shard` makes shards of it, too"
+        )
+    if config.augment.concat.probability:
+        raise ConfigError("augment.concat: utterances of shards cannot be joined")
+    shards = [shard for name in names for shard in read_shard_list(name)]
+    corpus = ShardedCorpus(shards, shards_in_window=config.data.shards_in_window, seed=config.trainer.seed)
+    return corpus, (), {}
+
+
+def new_model(setup: Setup, output: Path, say: Callable[[str], None], world: World) -> AsrModel:
     """The model before its first update: drawn from the seed or loaded, all or its encoder; features' statistics set.
 
     Statistics computed here are kept in `output/cmvn.json`; `say` tells of it, for it takes a while.
@@ -97,14 +127,30 @@ def new_model(setup: Setup, output: Path, say: Callable[[str], None]) -> AsrMode
     if config.cmvn is not None:
         stats = GlobalCmvn.load(config.cmvn)
     elif start is None:
-        say(f"computing the statistics of the features of {len(setup.train.utterances)} utterances")
-        stats, _ = compute_cmvn(setup.train.utterances, setup.train.reader.features)
-        stats.save(output / "cmvn.json")
+        stats = feature_statistics(setup, say, world)
+        if world.is_first:
+            stats.save(output / "cmvn.json")
     else:
         return model
     model.encoder.cmvn_mean.copy_(torch.from_numpy(stats.mean))
     model.encoder.cmvn_istd.copy_(torch.from_numpy(stats.istd))
     return model
+
+
+def feature_statistics(setup: Setup, say: Callable[[str], None], world: World) -> GlobalCmvn:
+    """Of the training speech; each process reads a part of it. Raises TrainingError when no frame can be read."""
+    wanted = min(setup.corpus.num_utterances, CMVN_UTTERANCES)
+    every = max(setup.corpus.num_utterances // max(wanted, 1), 1)
+    say(f"computing the statistics of the features of {wanted} utterances")
+    windows = setup.corpus.windows(epoch=0, first=0)
+    listed = (utterance for window in windows for utterance in window.utterances[::every])
+    own = list(islice(islice(listed, wanted), world.rank, None, world.size))
+    sums, _ = sum_features(own, setup.train.reader.features)
+    rows = world.gather([*sums.mean_stat, *sums.var_stat, sums.frame_num]).sum(axis=0)
+    bins = len(sums.mean_stat)
+    if not rows[-1]:
+        raise TrainingError("no training utterance can be read")
+    return GlobalCmvn(mean_stat=rows[:bins], var_stat=rows[bins:-1], frame_num=int(rows[-1]))
 
 
 def fit_vocabulary(model: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
@@ -122,7 +168,7 @@ def read_manifests(manifests: Sequence[str | os.PathLike[str]], purpose: str) ->
 
     Raises TrainingError when there is none, or a key occurs twice.
     """
-    listed = [utterance for manifest in manifests for utterance in read_manifest(Path(manifest))]
+    listed = [utterance for manifest in manifests for utterance in read_manifest(manifest)]
     repeated = [key for key, count in Counter(utterance.key for utterance in listed).items() if count > 1]
     if repeated:
         raise TrainingError(f"key '{repeated[0]}' occurs twice in the {purpose} manifests")
@@ -131,14 +177,6 @@ def read_manifests(manifests: Sequence[str | os.PathLike[str]], purpose: str) ->
         why = f": {broken[0].key}: {broken[0].reason}" if broken else ""
         raise TrainingError(f"no {purpose} utterance in {', '.join(map(str, manifests)) or 'no manifest'}{why}")
     return utterances, {skipped.key: skipped.reason for skipped in broken}
-
-
-def fingerprint(utterances: Sequence[Utterance]) -> str:
-    """Of the keys, lengths and transcripts of utterances in their order: all that decides what a run reads."""
-    digest = hashlib.sha256()
-    for utterance in utterances:
-        digest.update(repr((utterance.key, utterance.start, utterance.duration, utterance.txt)).encode())
-    return digest.hexdigest()
 
 
 def pick_device(name: str) -> torch.device:

@@ -1,51 +1,63 @@
 """Training: `train` is the entry, `Trainer.run` the loop, `Trainer.update` the step.
 
-Everything random is drawn from a generator seeded by the run's seed and a place: dropout by the update, chunk sizes by
-the batch, order and augmentation by epoch and utterance. So a resumed run repeats an uninterrupted one without
-the state of any generator: to the bit, on a CPU with the same number of threads.
+Everything random is drawn from a generator seeded by the run's seed and a place: order by epoch and window,
+augmentation by epoch and utterance, chunk sizes, experts and dropout by the batch. So a resumed run repeats an
+uninterrupted one without the state of any generator, to the bit on a CPU with the same number of threads; and several
+processes learn what one learns, to the order of summation.
 """
 
 import math
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import yaml
+from torch import Tensor
 
 from unichoir.configuration import to_mapping
 from unichoir.data.dataset import Batch, encoder_frames
-from unichoir.errors import ConfigError, TrainingError
+from unichoir.errors import CheckpointError, ConfigError, TrainingError
 from unichoir.model.asr_model import AsrModel
-from unichoir.model.checkpoint import load_weights, save_checkpoint
+from unichoir.model.checkpoint import save_checkpoint
+from unichoir.model.config import draw_top_k
 from unichoir.model.masks import ChunkMask, draw_dynamic_chunk
-from unichoir.model.moe import expert_load
+from unichoir.model.moe import balance_experts, expert_load, recomputing
 from unichoir.stopping import StopRequest
 from unichoir.training.checkpointing import (
     BestCheckpoint,
     Progress,
     average_weights,
-    load_state,
     rank,
     remove_strays,
-    save_state,
     write_directory,
 )
 from unichoir.training.config import ExperimentConfig, experiment_from_mapping, first_difference
-from unichoir.training.feeding import BatchRequest, Loaded, endless_requests, groups, load, requests
-from unichoir.training.metrics import RunningMeans, Stopwatch, clock_time
+from unichoir.training.feeding import (
+    BatchRequest,
+    Loaded,
+    Position,
+    groups,
+    load,
+    requests,
+    share,
+    training_requests,
+)
+from unichoir.training.metrics import RunningMeans, Stopwatch, clock_time, memory_gb
 from unichoir.training.optim import build_optimizer, clip_gradient, learning_rate, set_learning_rate
+from unichoir.training.parallel import Spread
+from unichoir.training.plot import plot_training
 from unichoir.training.reporting import Reporter
-from unichoir.training.setup import Setup, new_model, prepare
-from unichoir.training.validation import Validation, to_device, validate
+from unichoir.training.setup import Setup, new_model, pick_device, prepare
+from unichoir.training.state import StateFolder, training_tensors
+from unichoir.training.validation import Validation, empty_batch, to_device, validate
+from unichoir.training.world import World, join_world
 
-STATE = "state.pt"
-FIGURES = ("loss", "ctc", "attention", "gradient")
-"""What an update measures; gradient is its norm before clipping."""
+LOSSES = ("loss", "ctc", "attention", "load")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +71,7 @@ class TrainingResult:
     average: Path | None
     """The checkpoint directory to use; None when not finished."""
     skipped: dict[str, str]
-    """Utterances that could not be used, by key, and why."""
+    """Utterances and shards that could not be used, by key, and why."""
 
 
 def train(
@@ -72,9 +84,10 @@ def train(
 ) -> TrainingResult:
     """Train a model, or continue where an earlier call with the same configuration, data and output was stopped.
 
-    `output` receives `config.yaml`, `train.log`, `tensorboard/`, `state.pt` (to continue from), the best checkpoints
-    `step-NNNNNNNN/` and, at the end, their average `average/`; the last two are checkpoint directories.
-    SIGINT and SIGTERM end the run after the update at hand with a checkpoint.
+    `output` receives `config.yaml`, `train.log`, `tensorboard/`, `state/` (to continue from), the best checkpoints
+    `step-NNNNNNNN/` and, at the end, their average `average/` and `training.png`; the checkpoints are checkpoint
+    directories. In a process that torchrun has started this is one of several that train together; they see the same
+    `output`. SIGINT and SIGTERM end the run after the update at hand with a checkpoint.
     Raises ConfigError, ManifestError, TokenizerError or CheckpointError for inputs that do not fit, and TrainingError
     when a loss is not finite or no utterance can be used.
     """
@@ -84,35 +97,47 @@ def train(
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "4096")
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
-    with Reporter(folder) as report:
-        setup = prepare(config, train_manifests, dev_manifests)
-        return Trainer(setup, folder, report, StopRequest() if stop is None else stop).run()
+    with join_world(pick_device(config.trainer.device)) as world:
+        reporter = Reporter(
+            folder,
+            active=world.is_first,
+            wandb_project=config.trainer.wandb_project,
+            run_config=to_mapping(config),
+        )
+        with reporter as report:
+            setup = prepare(config, train_manifests, dev_manifests)
+            return Trainer(setup, folder, report, StopRequest() if stop is None else stop, world).run()
 
 
 class Trainer:
-    """A run: model, optimizer and progress, all of which `state.pt` holds."""
+    """A run, as one of its processes sees it: model, optimizer and progress, all of which `state/` holds."""
 
-    def __init__(self, setup: Setup, output: Path, report: Reporter, stop: StopRequest) -> None:
-        self.setup, self.output, self.report, self.stop = setup, output, report, stop
-        self.config, self.device = setup.config, setup.device
-        state = read_state(setup, output)
-        if state is None:
-            self.model = new_model(setup, output, report.line).to(self.device)
-            self.progress = Progress()
+    def __init__(self, setup: Setup, output: Path, report: Reporter, stop: StopRequest, world: World) -> None:
+        self.setup, self.output, self.report, self.stop, self.world = setup, output, report, stop, world
+        self.config, self.device = setup.config, world.device
+        self.states = StateFolder(output / "state", world)
+        found = find_state(setup, self.states, report)
+        if found is None:
+            self.model = new_model(setup, output, report.line, world).to(self.device)
+            self.progress = Progress(batches_per_update=max(self.config.trainer.accumulate, world.size))
         else:
             self.model = AsrModel(self.config.model).to(self.device)
-            load_weights(self.model, state["model"], output / STATE)
-            self.progress = Progress.from_state(state["progress"])
+            self.progress = found[1]
+        self.spread = Spread(self.model, self.config.parallel, world, self.config.trainer.precision)
         self.optimizer = build_optimizer(self.model, self.config.optim)
-        if state is not None:
-            self.optimizer.load_state_dict(state["optimizer"])
-        remove_strays(output, self.progress.best)
-        (output / "config.yaml").write_text(yaml.safe_dump(to_mapping(self.config), sort_keys=False), encoding="utf-8")
-        dev_requests = list(requests(setup.dev, 0, shuffle=False))
-        self.dev_batches = load(setup.dev, dev_requests, min(1, self.config.trainer.num_workers))
+        if found is not None:
+            self.states.read(found[0], training_tensors(self.model, self.optimizer))
+        if world.is_first:
+            remove_strays(output, self.progress.best)
+            text = yaml.safe_dump(to_mapping(self.config), sort_keys=False)
+            (output / "config.yaml").write_text(text, encoding="utf-8")
+        planned = requests(setup.dev_corpus, setup.dev.reader, Position(), shuffle=False)
+        own = share(list(planned), world.rank, world.size)
+        self.dev_batches = load(setup.dev, own, min(1, self.config.trainer.num_workers))
         self.stopwatch = Stopwatch(self.done(), self.progress.seconds)
+        self.seconds = self.saved_seconds = self.progress.seconds
+        self.saved_step = self.progress.step
         self.means, self.summary = RunningMeans(), "starting"
-        self.saved_step, self.saved_seconds = self.progress.step, self.progress.seconds
 
     def run(self) -> TrainingResult:
         """Train to the planned end, through the time budget, or until a signal."""
@@ -120,81 +145,115 @@ class Trainer:
             self.announce()
             self.note_skipped(self.setup.skipped)
             batches = self.training_batches()
-            while not self.stop:
+            while not self.is_asked_to_stop():
                 if self.validation_is_due():
                     self.validate()
                 elif self.is_over():
                     return self.finish()
                 else:
-                    self.update(next(batches))
+                    began = time.monotonic()
+                    group = next(batches)
+                    self.update(group, stalled=time.monotonic() - began)
                     self.log()
                     if self.checkpoint_is_due():
                         self.save()
             self.save()
-            self.report.line(f"{self.stop.reason}: stopped after update {self.progress.step}; run it again to continue")
+            self.states.finish()
+            reason = self.stop.reason or "another process"
+            self.report.line(f"{reason}: stopped after update {self.progress.step}; run it again to continue")
             return self.result(average=None)
 
-    def update(self, group: list[Loaded]) -> None:
-        """One step of the optimizer, on the mean loss over the utterances of all batches in the group."""
+    def update(self, group: list[Loaded], stalled: float = 0.0) -> None:
+        """One step of the optimizer, on the mean loss over the utterances of all batches of all processes.
+
+        stalled: seconds this process has waited for the batches.
+        """
         config, step = self.config, self.progress.step + 1
-        loaded = [(item.request, item.batch) for item in group if item.batch is not None]
-        if loaded:
-            torch.manual_seed(seed_of(config.trainer.seed, step))
+        num_utterances = self.take_stock(group, stalled)
+        if num_utterances:
             self.optimizer.zero_grad(set_to_none=True)
-            num_utterances = sum(len(batch.keys) for _, batch in loaded)
-            losses = torch.zeros(3, device=self.device)
-            for request, batch in loaded:
-                chunk = self.draw_chunk(request, batch)
-                with self.autocast():
-                    output = self.model(*to_device(batch, self.device), chunk)
-                share = len(batch.keys) / num_utterances
-                (output.loss * share).backward()
-                losses += share * torch.stack([output.loss, output.ctc, output.attention]).detach()
+            losses = torch.zeros(len(LOSSES), device=self.device)
+            for place, item in enumerate(group):
+                with self.spread.summing_gradients(place + 1 == len(group)):
+                    losses += self.learn(item, num_utterances)
             norm = clip_gradient(self.model.parameters(), config.optim.grad_clip)
+            losses = self.world.total(losses)
             # The one wait for the device: before the weights can take in what is not finite.
-            figures = dict(zip(FIGURES, torch.cat([losses, norm.reshape(1)]).tolist(), strict=True))
-            check_finite(figures, step, [key for _, batch in loaded for key in batch.keys])
+            figures = dict(zip((*LOSSES, "gradient"), torch.cat([losses, norm.reshape(1)]).tolist(), strict=True))
+            self.check_finite(figures, group)
             figures["learning_rate"] = learning_rate(config.optim, step, self.done())
             set_learning_rate(self.optimizer, figures["learning_rate"])
             self.optimizer.step()
+            balance_experts(self.model, self.world.total)
             self.progress.step = step
             self.means.add(figures)
-        self.advance(group)
+        self.progress.position = group[-1].request.after
+        if self.progress.position.epoch > group[-1].request.epoch and not self.progress.step:
+            key, reason = next(iter(self.progress.skipped.items()))
+            raise TrainingError(f"no training utterance can be used; {key}: {reason}")
+
+    def learn(self, item: Loaded, num_utterances: int) -> Tensor:
+        """Add the gradient of one batch; returns its share of the update's losses, in the order of LOSSES."""
+        request, batch = item.request, item.batch
+        if batch is None:
+            if self.world.size > 1:
+                self.take_part()
+            return torch.zeros(len(LOSSES), device=self.device)
+        seed = self.config.trainer.seed
+        torch.manual_seed(seed_of(seed, request))
+        chunk, top_k = self.draw(request, batch)
+        with self.autocast():
+            output = self.spread(*to_device(batch, self.device), chunk, top_k)
+        share_of_update = len(batch.keys) / num_utterances
+        (output.loss * share_of_update).backward()
+        losses = torch.stack([output.loss, output.ctc, output.attention, output.load]).detach()
+        return share_of_update * losses
+
+    def take_part(self) -> None:
+        """Nothing to learn here, but other processes wait for this one in their forward and backward passes."""
+        with self.autocast(), recomputing():
+            output = self.spread(*to_device(empty_batch(self.config.model.encoder.input_dim), self.device))
+        (output.loss * 0.0).backward()
+
+    def take_stock(self, group: list[Loaded], stalled: float) -> int:
+        """Note what all processes bring to this update; returns the number of its utterances."""
+        batches = [item.batch for item in group if item.batch is not None]
+        frames = sum(int(batch.feats_lengths.sum()) for batch in batches)
+        padded = sum(batch.feats.shape[0] * batch.feats.shape[1] for batch in batches)
+        new = {key: why for item in group for key, why in item.skipped.items() if key not in self.progress.skipped}
+        utterances = sum(len(batch.keys) for batch in batches)
+        rows = self.world.gather([utterances, frames, padded, stalled, len(new), group[0].request.plan])
+        if len(set(rows[:, 5])) > 1:
+            raise TrainingError("the processes read different data: do all see the same manifests and shards?")
+        if rows[:, 4].any():
+            for skipped in self.world.gather_objects(new):
+                self.note_skipped(skipped)
+        seconds = float(rows[:, 1].sum()) * self.config.fbank.frame_shift_ms / 1000
+        self.progress.audio_seconds += seconds
+        self.stopwatch.add_audio(seconds, stalled=float(rows[:, 3].max()))
+        # Of the largest share of work, how much the others have not to do.
+        self.means.add({"imbalance": 1 - float(rows[:, 2].mean() / max(rows[:, 2].max(), 1))})
+        return int(rows[:, 0].sum())
 
     def training_batches(self) -> Iterator[list[Loaded]]:
-        """The batches of each update from where the run stands, without end."""
-        trainer, progress = self.config.trainer, self.progress
-        wanted = endless_requests(self.setup.train, progress.epoch, progress.batch)
-        return groups(self.noting_skipped(load(self.setup.train, wanted, trainer.num_workers)), trainer.accumulate)
+        """What this process has in each update from where the run stands, without end."""
+        setup, progress, world = self.setup, self.progress, self.world
+        wanted = training_requests(
+            setup.corpus, setup.train.reader, progress.position, progress.batches_per_update, world.rank, world.size
+        )
+        return groups(load(setup.train, wanted, self.config.trainer.num_workers))
 
     def autocast(self) -> AbstractContextManager[object]:
         enabled = self.config.trainer.precision == "bf16"
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
 
-    def draw_chunk(self, request: BatchRequest, batch: Batch) -> ChunkMask | None:
-        """The dynamic chunk of one batch (U2++, section 2.2)."""
-        rng = np.random.default_rng([self.config.trainer.seed, request.epoch, request.batch])
+    def draw(self, request: BatchRequest, batch: Batch) -> tuple[ChunkMask | None, Tensor | None]:
+        """The dynamic chunk of one batch (U2++, section 2.2), and its experts for each frame where they are drawn."""
+        rng = np.random.default_rng([self.config.trainer.seed, request.epoch, request.batch, request.window])
         max_frames = encoder_frames(int(batch.feats_lengths.max()))
-        return draw_dynamic_chunk(rng, max_frames, self.config.model.dynamic_left_chunks)
-
-    def advance(self, group: list[Loaded]) -> None:
-        """Note what is behind us now."""
-        progress, last = self.progress, group[-1].request
-        for item in group:
-            if item.batch is not None:
-                seconds = float(item.batch.feats_lengths.sum()) * self.config.fbank.frame_shift_ms / 1000
-                progress.audio_seconds += seconds
-                self.stopwatch.add_audio(seconds)
-        progress.epoch, progress.batch = (last.epoch + 1, 0) if last.is_last else (last.epoch, last.batch + 1)
-        progress.epochs_done = last.epoch + (last.batch + 1) / last.num_batches
-        if last.is_last and not progress.step:
-            key, reason = next(iter(progress.skipped.items()))
-            raise TrainingError(f"no training utterance can be used; {key}: {reason}")
-
-    def noting_skipped(self, loaded: Iterable[Loaded]) -> Iterator[Loaded]:
-        for item in loaded:
-            self.note_skipped(item.skipped)
-            yield item
+        chunk = draw_dynamic_chunk(rng, max_frames, self.config.model.dynamic_left_chunks)
+        top_k = draw_top_k(rng, self.config.model)
+        return chunk, None if top_k is None else torch.tensor([top_k], device=self.device)
 
     def note_skipped(self, skipped: Mapping[str, str]) -> None:
         """Name each utterance that cannot be used once in the whole run."""
@@ -206,19 +265,28 @@ class Trainer:
     def done(self) -> float:
         """The fraction of the planned training that is behind us."""
         trainer, progress = self.config.trainer, self.progress
-        by_epoch = progress.epochs_done / trainer.max_epochs if trainer.max_epochs else 0.0
+        by_epoch = progress.position.epochs_done / trainer.max_epochs if trainer.max_epochs else 0.0
         by_step = progress.step / trainer.max_steps if trainer.max_steps else 0.0
         return max(by_epoch, by_step)
 
     def is_over(self) -> bool:
         minutes = self.config.trainer.max_minutes
-        return self.done() >= 1 or (minutes is not None and self.stopwatch.spent() >= 60 * minutes)
+        return self.done() >= 1 or (minutes is not None and self.seconds >= 60 * minutes)
+
+    def is_asked_to_stop(self) -> bool:
+        """Whether any process has got a signal. All look at the clock of the first here, too."""
+        rows = self.world.gather([bool(self.stop), self.stopwatch.spent(), self.states.is_ready])
+        self.seconds = float(rows[0, 1])
+        if rows[:, 2].all():
+            self.states.finish()
+        return bool(rows[:, 0].any())
 
     def validation_is_due(self) -> bool:
         progress, every = self.progress, self.config.trainer.validate_every
         if progress.step == progress.validated_step:
             return False
-        return self.is_over() or (progress.step % every == 0 if every else progress.batch == 0)
+        at_epoch_end = progress.position.batch == progress.position.window == 0
+        return self.is_over() or (progress.step % every == 0 if every else at_epoch_end)
 
     def validate(self) -> None:
         """Measure the model on dev and keep it if it is among the best; left undone when a signal comes meanwhile."""
@@ -231,38 +299,45 @@ class Trainer:
         new = BestCheckpoint(step=progress.step, score=getattr(measured, trainer.select_by), loss=measured.loss)
         progress.best = rank(progress.best, new, trainer.keep_best)
         if new in progress.best:
-            write_directory(self.output / new.name, self.write_checkpoint)
+            self.write_checkpoint(self.output / new.name)
         self.save()
-        # Only now: the state on disk names no checkpoint that is gone.
-        remove_strays(self.output, progress.best)
+        # Only now: no state on disk that counts names a checkpoint that is gone.
+        self.states.finish()
+        if self.world.is_first:
+            remove_strays(self.output, progress.best)
 
     def measure(self, name: str) -> Validation | None:
         """Measure the model on dev; None when a signal comes meanwhile."""
-        batches = self.noting_skipped(self.dev_batches)
-        measured = validate(self.model, batches, self.setup.tokenizer, self.autocast, lambda: bool(self.stop))
+        skipped: dict[str, str] = {}
+        batches = noting(self.dev_batches, skipped)
+        measured = validate(self.spread, batches, self.setup.tokenizer, self.autocast, self.is_asked_to_stop)
         expert_load(self.model, reset=True)
+        for found in self.world.gather_objects(skipped):
+            self.note_skipped(found)
         if measured is not None:
             rates = f"token errors {measured.ter:.2%}, word errors {measured.wer:.2%}"
             self.report.line(f"dev, {name}: loss {measured.loss:.3f}, ctc {measured.ctc:.3f}, greedy {rates}")
         return measured
 
     def finish(self) -> TrainingResult:
-        """Average the best checkpoints and measure the average."""
-        self.save()
+        """Average the best checkpoints and measure the average. The last validation has saved the state."""
         progress = self.progress
         best = progress.best[: self.config.trainer.average_best]
         if not best:
             raise TrainingError("the time budget is over before the first update")
-        weights = average_weights([self.output / entry.name for entry in best])
-        load_weights(self.model, weights, self.output / best[0].name)
+        self.world.wait()  # the first process may still be writing the last checkpoint
+        self.spread.load_full_weights(average_weights([self.output / entry.name for entry in best]))
         average = self.output / "average"
-        write_directory(average, self.write_checkpoint)
+        self.write_checkpoint(average)
         self.report.line(f"{average}: average of updates {', '.join(str(entry.step) for entry in best)}")
         self.measure("average")
         self.report.line(
-            f"finished: {progress.step} updates, {progress.epochs_done:.1f} epochs, {clock_time(progress.seconds)}, "
-            f"{progress.audio_seconds / 3600:.2f} h of speech, {len(progress.skipped)} utterances skipped"
+            f"finished: {progress.step} updates, {progress.position.epochs_done:.1f} epochs, "
+            f"{clock_time(progress.seconds)}, {progress.audio_seconds / 3600:.2f} h of speech, "
+            f"{len(progress.skipped)} utterances skipped"
         )
+        if self.world.is_first:
+            self.draw_picture()
         return self.result(average)
 
     def result(self, average: Path | None) -> TrainingResult:
@@ -275,77 +350,121 @@ class Trainer:
             skipped=dict(progress.skipped),
         )
 
+    def draw_picture(self) -> None:
+        try:
+            self.report.line(f"{plot_training(self.output)}: how it went")
+        except Exception as error:  # whatever ails the drawing, the run itself is a success
+            self.report.line(f"no picture of the run: {error}")
+
     def write_checkpoint(self, directory: Path) -> None:
-        save_checkpoint(directory, self.model, {"fbank": to_mapping(self.config.fbank)})
-        self.setup.tokenizer.save(directory)
+        """The weights as a checkpoint directory of their own."""
+        weights = self.spread.full_weights()
+
+        def write(folder: Path) -> None:
+            save_checkpoint(folder, self.model, {"fbank": to_mapping(self.config.fbank)}, weights)
+            self.setup.tokenizer.save(folder)
+
+        if self.world.is_first:
+            write_directory(directory, write)
 
     def checkpoint_is_due(self) -> bool:
         trainer, steps = self.config.trainer, self.progress.step - self.saved_step
-        late = self.stopwatch.spent() - self.saved_seconds >= trainer.checkpoint_every_seconds
+        late = self.seconds - self.saved_seconds >= trainer.checkpoint_every_seconds
         return late or 0 < trainer.checkpoint_every_steps <= steps
 
     def save(self) -> None:
-        """Make everything so far survive."""
-        self.progress.seconds = self.stopwatch.spent()
-        state = {
+        """Begin to make everything so far survive; training goes on meanwhile."""
+        self.progress.seconds = self.seconds
+        run = {
             "config": to_mapping(self.config),
-            "fingerprint": self.setup.fingerprint,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "fingerprint": self.setup.corpus.fingerprint,
             "progress": self.progress.to_state(),
         }
-        save_state(self.output / STATE, state)
-        self.saved_step, self.saved_seconds = self.progress.step, self.progress.seconds
+        self.states.save(self.progress.step, training_tensors(self.model, self.optimizer), run)
+        self.saved_step, self.saved_seconds = self.progress.step, self.seconds
+
+    def check_finite(self, figures: Mapping[str, float], group: Sequence[Loaded]) -> None:
+        """TrainingError naming the utterances of the update when one of its figures is not finite."""
+        wrong = [f"{name} is {value}" for name, value in figures.items() if not math.isfinite(value)]
+        if wrong:
+            own = [key for item in group if item.batch is not None for key in item.batch.keys]
+            keys = [key for part in self.world.gather_objects(own) for key in part]
+            raise TrainingError(f"update {self.progress.step + 1}: {', '.join(wrong)}; utterances: {' '.join(keys)}")
 
     def announce(self) -> None:
-        setup, progress = self.setup, self.progress
+        setup, progress, layout = self.setup, self.progress, self.spread.layout
+        self.report.go_on_after(progress.step)
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
         self.report.line(
             f"{'continuing after' if progress.step else 'starting at'} update {progress.step}: "
-            f"{parameters / 1e6:.1f}M parameters, {len(setup.train.utterances)} training and "
-            f"{len(setup.dev.utterances)} dev utterances, {self.device.type} {self.config.trainer.precision}"
+            f"{parameters / 1e6:.1f}M parameters, {setup.corpus.num_utterances} training and "
+            f"{setup.dev_corpus.num_utterances} dev utterances, {self.device.type} {self.config.trainer.precision}"
         )
+        if self.world.size > 1:
+            self.report.line(
+                f"{self.world.size} processes, {progress.batches_per_update} batches per update; parameters spread "
+                f"over {layout.shard}, experts over {layout.expert}"
+            )
 
     def log(self) -> None:
         """The progress line; every `log_every` updates also a line of the log and TensorBoard."""
         progress = self.progress
         remaining = clock_time(self.stopwatch.remaining(self.done()))
-        place = f"epoch {progress.epochs_done:.2f} update {progress.step}"
+        place = f"epoch {progress.position.epochs_done:.2f} update {progress.step}"
         self.report.progress(f"{self.summary} | {place} | {remaining} left", self.done())
         if progress.step % self.config.trainer.log_every or not (means := self.means.take()):
             return
-        means["audio_seconds_per_second"] = self.stopwatch.take_speed()
+        means["audio_seconds_per_second"], means["stall"] = self.stopwatch.take_speed()
+        means["audio_hours"] = progress.audio_seconds / 3600
+        means["memory_gb"] = float(self.world.gather([memory_gb(self.device)]).max())
+        means["skipped"] = len(progress.skipped)
         self.report.figures("train", means, progress.step)
-        self.report.expert_loads(expert_load(self.model, reset=True), progress.step)
+        self.report.expert_loads(self.expert_loads(), progress.step)
         self.summary = (
             f"loss {means['loss']:.3f} ctc {means['ctc']:.3f} attention {means['attention']:.3f} "
             f"gradient {means['gradient']:.2f} rate {means['learning_rate']:.2e} "
             f"{means['audio_seconds_per_second']:.0f} s/s"
         )
-        self.report.line(f"{place}: {self.summary}, {remaining} left")
+        self.report.line(f"{place}: {self.summary}, {means['stall']:.0%} waiting for data, {remaining} left")
+
+    def expert_loads(self) -> dict[str, Tensor]:
+        """Of all processes, since the last time."""
+        loads = expert_load(self.model, reset=True)
+        if not loads:
+            return {}
+        counts = self.world.gather(torch.cat(list(loads.values())).tolist()).sum(axis=0)
+        parts = torch.split(torch.from_numpy(counts), [len(load) for load in loads.values()])
+        return dict(zip(loads, parts, strict=True))
 
 
-def read_state(setup: Setup, output: Path) -> dict[str, Any] | None:
+def find_state(setup: Setup, states: StateFolder, report: Reporter) -> tuple[Path, Progress] | None:
     """The stored state of this very run; None if it has not begun. Raises ConfigError if it belongs to another run."""
-    path = output / STATE
-    if not path.exists():
+    output = states.folder.parent
+    if (output / "state.pt").exists():
+        raise CheckpointError(f"{output / 'state.pt'}: written by an earlier release, which this one cannot continue")
+    found = states.newest(report.line)
+    if found is None:
         return None
-    state = load_state(path, setup.device)
-    difference = first_difference(experiment_from_mapping(state["config"], str(path)), setup.config)
+    path, run = found
+    difference = first_difference(experiment_from_mapping(run["config"], str(path)), setup.config)
     if difference is not None:
         raise ConfigError(f"{output} holds a run with another configuration: {difference}")
-    if state["fingerprint"] != setup.fingerprint:
+    if run["fingerprint"] != setup.corpus.fingerprint:
         raise ConfigError(f"{output} holds a run on other training utterances")
-    return state
+    progress = Progress.from_state(run["progress"])
+    # An older state may know checkpoints that better ones have replaced since.
+    progress.best = [entry for entry in progress.best if (output / entry.name).is_dir()]
+    return path, progress
 
 
-def seed_of(seed: int, step: int) -> int:
-    """A seed for all that update number `step` draws from torch's own generators: dropout."""
-    return int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
+def noting(loaded: Iterable[Loaded], skipped: dict[str, str]) -> Iterator[Loaded]:
+    """The same, while what could not be used is written down in `skipped`."""
+    for item in loaded:
+        skipped.update(item.skipped)
+        yield item
 
 
-def check_finite(figures: Mapping[str, float], step: int, keys: Sequence[str]) -> None:
-    """TrainingError naming the batch when one of its figures is not finite."""
-    wrong = [f"{name} is {value}" for name, value in figures.items() if not math.isfinite(value)]
-    if wrong:
-        raise TrainingError(f"update {step}: {', '.join(wrong)}; utterances: {' '.join(keys)}")
+def seed_of(seed: int, request: BatchRequest) -> int:
+    """A seed for all that a batch draws from torch's own generators: dropout."""
+    place = np.random.SeedSequence([seed, request.epoch, request.window, request.batch])
+    return int(place.generate_state(1)[0])

@@ -4,16 +4,17 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from unichoir.data.dataset import Batch
+from unichoir.data.dataset import FRAME_STEP, PADDING_TOKEN, Batch
 from unichoir.decoding.greedy import ctc_greedy_search
 from unichoir.errors import TrainingError
-from unichoir.model.asr_model import AsrModel
 from unichoir.text.tokenizer import Tokenizer
 from unichoir.text.wer import ErrorCounts, align, count_errors, word_errors
 from unichoir.training.feeding import Loaded
+from unichoir.training.parallel import Spread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,42 +36,73 @@ def to_device(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tenso
     return feats, feats_lengths, tokens, token_lengths
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def validate(
-    model: AsrModel,
+    spread: Spread,
     loaded: Iterable[Loaded],
     tokenizer: Tokenizer,
     autocast: Callable[[], AbstractContextManager[object]],
     should_stop: Callable[[], bool],
 ) -> Validation | None:
-    """Measure `model` under full context; None when asked to stop meanwhile. Raises TrainingError without speech."""
-    device = next(model.parameters()).device
-    was_training = model.training
+    """Measure the model under full context on what all processes have loaded; None when asked to stop meanwhile.
+
+    should_stop: says the same in every process. Raises TrainingError without speech.
+    """
+    model, device = spread.model, spread.world.device
     model.eval()
-    total, losses = 0, torch.zeros(3, dtype=torch.float64)
+    sums = np.zeros(4)
     words, tokens = ErrorCounts(), ErrorCounts()
     try:
         for item in loaded:
             if should_stop():
                 return None
             if item.batch is None:
+                if spread.layout.is_collective:
+                    with autocast():
+                        model.measure(*to_device(empty_batch(model.config.encoder.input_dim), device))
                 continue
             with autocast():
-                feats, feats_lengths, *targets = to_device(item.batch, device)
-                encoder_out, encoder_out_lens, _ = model.encoder(feats, feats_lengths)
-                loss = model.losses(encoder_out, encoder_out_lens, *targets)
-                log_probs = model.ctc.log_probs(encoder_out).cpu().numpy()
+                loss, log_probs, lengths = model.measure(*to_device(item.batch, device))
             size = len(item.batch.keys)
-            losses += torch.stack([loss.loss, loss.ctc, loss.attention]).double().cpu() * size
-            total += size
-            for i, frames in enumerate(encoder_out_lens.tolist()):
-                hypothesis = ctc_greedy_search(log_probs[i, :frames], model.config.blank_id).tokens
-                reference = item.batch.tokens[i, : item.batch.token_lengths[i]].tolist()
-                tokens += count_errors(align([*map(str, reference)], [*map(str, hypothesis)]))
-                words += word_errors(tokenizer.decode(reference), tokenizer.decode(hypothesis))
+            sums += size * np.array([*torch.stack([loss.loss, loss.ctc, loss.attention]).double().tolist(), 1.0])
+            batch_words, batch_tokens = _greedy_errors(item.batch, log_probs, lengths, model.config.blank_id, tokenizer)
+            words += batch_words
+            tokens += batch_tokens
     finally:
-        model.train(was_training)
+        model.train()
+    counts = [*sums, words.errors, words.reference, tokens.errors, tokens.reference]
+    *losses, total, word_errors_, num_words, token_errors, num_tokens = spread.world.gather(counts).sum(axis=0)
     if not total:
         raise TrainingError("no utterance of the dev manifests can be used")
-    means = (losses / total).tolist()
-    return Validation(loss=means[0], ctc=means[1], attention=means[2], wer=words.rate, ter=tokens.rate)
+    return Validation(
+        loss=float(losses[0] / total),
+        ctc=float(losses[1] / total),
+        attention=float(losses[2] / total),
+        wer=float(word_errors_ / max(num_words, 1)),
+        ter=float(token_errors / max(num_tokens, 1)),
+    )
+
+
+def empty_batch(input_dim: int) -> Batch:
+    """A batch in which nothing is said, for a process that has nothing to do when others need it to take part."""
+    return Batch(
+        keys=[],
+        feats=np.zeros((1, FRAME_STEP + 3, input_dim), dtype=np.float32),
+        feats_lengths=np.zeros(1, dtype=np.int64),
+        tokens=np.full((1, 1), PADDING_TOKEN, dtype=np.int64),
+        token_lengths=np.zeros(1, dtype=np.int64),
+    )
+
+
+def _greedy_errors(
+    batch: Batch, log_probs: Tensor, lengths: Tensor, blank_id: int, tokenizer: Tokenizer
+) -> tuple[ErrorCounts, ErrorCounts]:
+    """Errors in words and in tokens of CTC greedy search."""
+    words, tokens = ErrorCounts(), ErrorCounts()
+    scores = log_probs.cpu().numpy()
+    for i, frames in enumerate(lengths.tolist()):
+        hypothesis = ctc_greedy_search(scores[i, :frames], blank_id).tokens
+        reference = batch.tokens[i, : batch.token_lengths[i]].tolist()
+        tokens += count_errors(align([*map(str, reference)], [*map(str, hypothesis)]))
+        words += word_errors(tokenizer.decode(reference), tokenizer.decode(hypothesis))
+    return words, tokens
