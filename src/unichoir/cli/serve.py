@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from unichoir.cli.common import BeamSizeOption, ModelOption, TopKOption, streaming_options
+from unichoir.cli.fleet import FLEET, RayOption, refuse, serve_on_cluster
 from unichoir.decoding.options import STREAMING_MODES, DecodingOptions, StreamingMode
 
 LIMITS, SPEECH, NETWORK = "Limits", "Recognition", "Network"
@@ -122,6 +123,31 @@ def serve(
         float, typer.Option(metavar="S", help="For open sessions after SIGTERM.", rich_help_panel=LIMITS)
     ] = 30.0,
     log_text: Annotated[bool, typer.Option("--log-text", help="Write recognised text to the logs.")] = False,
+    ray: RayOption = None,
+    min_replicas: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Servers; else 1.", show_default=False, rich_help_panel=FLEET),
+    ] = None,
+    max_replicas: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Servers; else as many as the cluster has processors for.",
+            show_default=False,
+            rich_help_panel=FLEET,
+        ),
+    ] = None,
+    sessions_per_replica: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Above it there will be more servers, below it fewer; else 50.",
+            show_default=False,
+            rich_help_panel=FLEET,
+        ),
+    ] = None,
 ) -> None:
     """Serve a model: a page to talk to, WebSockets, and OpenAI's audio API.
 
@@ -137,6 +163,8 @@ def serve(
         unichoir serve --host 0.0.0.0 --api-key SECRET --ssl-certfile cert.pem --ssl-keyfile key.pem
 
         curl -F file=@recording.flac -F model=unichoir-small-en localhost:10086/v1/audio/transcriptions
+
+        unichoir serve --ray auto --max-replicas 20
     """
     from unichoir.api import DEFAULT_MODEL, find_model, load_recognizer, serving_extras
 
@@ -145,6 +173,12 @@ def serve(
         from unichoir.serving.settings import Settings
     if (ssl_certfile is None) != (ssl_keyfile is None):
         raise typer.BadParameter("both are needed, or none", param_hint="--ssl-certfile, --ssl-keyfile")
+    replicas = min_replicas, max_replicas, sessions_per_replica
+    if ray is None:
+        names = ("--min-replicas", "--max-replicas", "--sessions-per-replica")
+        refuse(dict(zip(names, replicas, strict=True)), "needs --ray")
+    else:
+        refuse({"--port 0": port == 0}, "has no place with --ray")
     streaming = streaming_options(
         chunk_size=chunk_size,
         num_left_chunks=num_left_chunks,
@@ -174,8 +208,16 @@ def serve(
         drain_timeout=drain_timeout,
         log_text=log_text,
     )
+    threads = threads or _fitting_threads(directory)
+    if ray is not None:
+        http_options: dict[str, str | int] = {"host": host, "port": port}
+        if ssl_certfile and ssl_keyfile:
+            # Its key first: Ray checks the two as they come.
+            http_options |= {"ssl_keyfile": str(ssl_keyfile), "ssl_certfile": str(ssl_certfile)}
+        serve_on_cluster(ray, (model, threads, top_k), settings, replicas, http_options)
+        return
     run(
-        load_recognizer(model, threads or _fitting_threads(directory), top_k),
+        load_recognizer(model, threads, top_k),
         settings,
         host=host,
         port=port,

@@ -23,6 +23,7 @@ from unichoir.cli.common import (
     print_error,
     write_line,
 )
+from unichoir.cli.fleet import FLEET, RayOption, refuse, transcribe_manifests
 from unichoir.decoding.hypothesis import Transcript
 from unichoir.decoding.options import MODES, Mode
 from unichoir.errors import UnichoirError
@@ -34,7 +35,10 @@ Format = Literal["text", "json"]
 def transcribe(
     files: Annotated[
         list[str],
-        typer.Argument(metavar="FILE", help="WAV, FLAC, Ogg Vorbis, Ogg Opus or MP3; - for standard input."),
+        typer.Argument(
+            metavar="FILE",
+            help="WAV, FLAC, Ogg Vorbis, Ogg Opus or MP3; - for standard input. With --ray: manifests.",
+        ),
     ],
     model: ModelOption = None,
     decoding: Annotated[
@@ -47,7 +51,9 @@ def transcribe(
     beam_size: BeamSizeOption = 10,
     ctc_weight: CtcWeightOption = 0.5,
     reverse_weight: ReverseWeightOption = None,
-    output_format: Annotated[Format, typer.Option("--format", help="What is written for each file.")] = "text",
+    output_format: Annotated[
+        Format | None, typer.Option("--format", help="What is written for each file.", show_default="text")
+    ] = None,
     output_dir: Annotated[
         Path | None,
         typer.Option(
@@ -56,6 +62,29 @@ def transcribe(
     ] = None,
     threads: ThreadsOption = None,
     top_k: TopKOption = None,
+    ray: RayOption = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Results as JSON lines; a run that was stopped goes on where it was.",
+            show_default=False,
+            rich_help_panel=FLEET,
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="At most; else as many as the cluster has processors for.",
+            show_default=False,
+            rich_help_panel=FLEET,
+        ),
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Recognise again what failed before.", rich_help_panel=FLEET)
+    ] = False,
 ) -> None:
     """Write down what is said in recordings.
 
@@ -70,6 +99,8 @@ def transcribe(
         unichoir transcribe *.wav --format json --output-dir transcripts
 
         sox recording.raw -t wav - | unichoir transcribe - --chunk-size 16
+
+        unichoir transcribe --ray local train.jsonl dev.jsonl --output transcripts
     """
     from unichoir.api import load_model
 
@@ -83,6 +114,15 @@ def transcribe(
         ctc_weight=ctc_weight,
         reverse_weight=reverse_weight,
     )
+    if ray is not None:
+        refuse({"--output-dir": output_dir, "--format text": output_format == "text"}, "has no place with --ray")
+        if output is None:
+            raise typer.BadParameter("needed with --ray", param_hint="--output")
+        settings = (model, threads, top_k), options, workers, retry_failed
+        transcribe_manifests(files, output, ray, *settings)
+        return
+    refuse({"--output": output, "--workers": workers, "--retry-failed": retry_failed}, "needs --ray")
+    output_format = output_format or "text"
     loaded = load_model(model, threads, top_k)
     outputs = plan_outputs(files, output_dir, output_format) if output_dir else [None] * len(files)
     if not _transcribe_all(partial(loaded.transcribe, options=options), files, outputs, output_format):

@@ -1,0 +1,112 @@
+"""What `transcribe` and `serve` do with `--ray`."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from unichoir.cli.common import note, print_error, progress_bar
+from unichoir.decoding.options import DecodingOptions
+from unichoir.errors import UnichoirError
+
+if TYPE_CHECKING:
+    from unichoir.serving.settings import Settings
+
+FLEET = "Fleet"
+RayOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="auto|local|HOST:PORT",
+        help="Work on a Ray cluster: the one that runs, one on this machine for as long as the command, or that one.",
+        show_default=False,
+        rich_help_panel=FLEET,
+    ),
+]
+MAX_NAMED = 20
+"""Failures that are told one by one."""
+MAX_THREADS = 8
+"""Of a replica with a large model."""
+SESSIONS_PER_REPLICA = 50
+
+
+def refuse(options: Mapping[str, object], why: str) -> None:
+    """An error of usage for the first of these options that was given."""
+    for name, value in options.items():
+        if value:
+            raise typer.BadParameter(why, param_hint=name)
+
+
+def transcribe_manifests(
+    manifests: Sequence[str],
+    output: Path,
+    address: str,
+    model: tuple[str | None, int | None, int | None],
+    options: DecodingOptions,
+    workers: int | None,
+    retry_failed: bool,
+) -> None:
+    """Recognise manifests on a cluster; exit code 1 when an utterance has failed. model: name, threads and top_k."""
+    from unichoir.api import DEFAULT_MODEL
+    from unichoir.fleet.cluster import connected
+    from unichoir.fleet.transcribe import read_utterances, transcribe
+    from unichoir.fleet.worker import ModelSource
+
+    name, threads, top_k = model
+    source = ModelSource(name or DEFAULT_MODEL, threads, top_k)
+    utterances = read_utterances(manifests)
+    with connected(address), progress_bar("transcribing", "utterances") as progress:
+        report = transcribe(
+            utterances, output, source, options, workers=workers, retry_failed=retry_failed, progress=progress
+        )
+    for line in report.lines:
+        note(line)
+    for key, error in list(report.failed.items())[:MAX_NAMED]:
+        print_error(UnichoirError(f"{key}: {error}"))
+    if len(report.failed) > MAX_NAMED:
+        note(f"and {len(report.failed) - MAX_NAMED} more: each has an 'error' in {output / 'results.jsonl'}")
+    if report.failed:
+        raise typer.Exit(1)
+
+
+def serve_on_cluster(
+    address: str,
+    model: tuple[str | None, int | None, int | None],
+    settings: "Settings",
+    replicas: tuple[int | None, int | None, int | None],
+    http_options: dict[str, str | int],
+) -> None:
+    """Serve until a signal to stop. replicas: at least, at most, and the sessions of each; None: see `serve`."""
+    from unichoir.api import DEFAULT_MODEL
+    from unichoir.fleet.cluster import connected, processors
+    from unichoir.fleet.serve import Scaling, deploy, make_application, serve_until
+    from unichoir.fleet.transcribe import reachable
+    from unichoir.fleet.worker import ModelSource
+    from unichoir.serving.logs import configure_logs, log_event
+    from unichoir.stopping import StopRequest
+
+    name, threads, top_k = model
+    least, most, sessions = replicas
+    with connected(address), StopRequest() as stop:
+        of_machine, of_all = processors()
+        source = ModelSource(reachable(name or DEFAULT_MODEL), threads or min(MAX_THREADS, of_machine), top_k)
+        scaling = Scaling(
+            min_replicas=least or 1,
+            max_replicas=most or max(of_all // (source.threads or 1), least or 1),
+            sessions_per_replica=sessions or min(SESSIONS_PER_REPLICA, settings.max_sessions),
+        )
+        if scaling.sessions_per_replica > settings.max_sessions:
+            raise typer.BadParameter(
+                f"more than --max-sessions {settings.max_sessions}", param_hint="--sessions-per-replica"
+            )
+        configure_logs()
+        handle = deploy(make_application(source, settings, scaling), http_options)
+        log_event(
+            "listening",
+            **http_options,
+            model=settings.model_name,
+            replicas=[scaling.min_replicas, scaling.max_replicas],
+        )
+        serve_until(lambda: bool(stop), handle, settings.drain_timeout)
+        log_event("stopped", signal=stop.reason)

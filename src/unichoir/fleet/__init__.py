@@ -1,0 +1,1 @@
+"""Transcription and serving on many machines, with Ray."""

@@ -1,0 +1,189 @@
+"""Recognise manifests on the workers of a Ray cluster: every utterance once, whoever dies in between."""
+
+import dataclasses
+import hashlib
+import logging
+import os
+import pickle
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from unichoir.api import find_model, included_models
+from unichoir.data.manifest import read_manifests
+from unichoir.data.storage import is_url
+from unichoir.data.utterance import Utterance
+from unichoir.decoding.options import DecodingOptions
+from unichoir.errors import UnichoirError
+from unichoir.fleet.cluster import processors
+from unichoir.fleet.results import Chunk, Result, Results, make_chunks
+from unichoir.fleet.worker import Attempts, Done, ModelSource, Worker
+
+Progress = Callable[[int, int], None]
+"""Called with the utterances done and the utterances in all."""
+
+
+@dataclass
+class Load:
+    """What one worker has done."""
+
+    audio_seconds: float = 0.0
+    seconds: float = 0.0
+
+
+@dataclass
+class Report:
+    """What a run has done, and what came of the whole job."""
+
+    utterances: int
+    """Of the manifests."""
+    kept: int = 0
+    """Of these, with results of an earlier run."""
+    audio_seconds: float = 0.0
+    """Recognised in this run."""
+    seconds: float = 0.0
+    """From the start of the workers to the last result."""
+    retries: int = 0
+    """Chunks that were begun again because their worker had died."""
+    workers: dict[str, Load] = field(default_factory=dict)
+    """By address and process; one that was started anew has a new one."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """Utterances without a transcript, by key, and why; those of earlier runs included."""
+
+    def add(self, done: Done) -> None:
+        """A chunk of this run."""
+        audio_seconds = _audio_seconds(done.results)
+        self.audio_seconds += audio_seconds
+        self.retries += done.attempt - 1
+        worker = self.workers.setdefault(done.worker, Load())
+        worker.audio_seconds += audio_seconds
+        worker.seconds += done.seconds
+
+    def add_failures(self, results: Sequence[Result]) -> None:
+        """Those of a chunk of any run."""
+        self.failed.update({result["key"]: result["error"] for result in results if "error" in result})
+
+    @property
+    def lines(self) -> list[str]:
+        """The report as text."""
+        speed = self.audio_seconds / self.seconds if self.seconds else 0.0
+        lines = [
+            f"{self.utterances} utterances: {self.utterances - self.kept} in this run, {self.kept} from before, "
+            f"{len(self.failed)} failed, {self.retries} retries",
+            f"{self.audio_seconds / 3600:.2f} h of audio in {self.seconds:.1f} s: {speed:.1f} seconds in a second, "
+            f"real-time factor {1 / speed if speed else 0.0:.5f}",
+        ]
+        for name, load in sorted(self.workers.items()):
+            speed = load.audio_seconds / load.seconds if load.seconds else 0.0
+            lines.append(f"worker {name}: {load.audio_seconds / 3600:.2f} h of audio, {speed:.1f} seconds in a second")
+        return lines
+
+
+def read_utterances(manifests: Sequence[str]) -> list[Utterance]:
+    """Of all manifests, with paths that hold in any folder. Raises ManifestError, also for a key that occurs twice."""
+    return [
+        utterance if is_url(utterance.wav) else dataclasses.replace(utterance, wav=os.path.abspath(utterance.wav))
+        for utterance in read_manifests(manifests)
+    ]
+
+
+def transcribe(
+    utterances: Sequence[Utterance],
+    output: Path,
+    source: ModelSource,
+    options: DecodingOptions,
+    *,
+    workers: int | None = None,
+    retry_failed: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """Recognise all that has no result in the folder yet, on the cluster to which this process is connected.
+
+    Args:
+        output: the folder; see `Results`. At the end `results.jsonl` holds all results in the order of the utterances.
+        source: the model; audio and model must be reachable under their paths for all workers.
+        workers: at most; None: as many as the cluster has processors for, `source.threads` or one for each.
+        retry_failed: recognise chunks anew in which an utterance has failed.
+        progress: called after each chunk.
+
+    Raises:
+        UnichoirError: for a model or options that cannot work, and for a folder with other results. What is wrong with
+            an utterance is its result, and in the report.
+    """
+    source = dataclasses.replace(source, name_or_dir=reachable(source.name_or_dir))
+    results = Results(output, make_chunks(utterances), _job(source, options))
+    report = Report(len(utterances))
+    missing = []
+    for chunk in results.chunks:
+        found = results.read(chunk)
+        if found is None or (retry_failed and any("error" in result for result in found)):
+            missing.append(chunk)
+        else:
+            report.kept += len(found)
+            report.add_failures(found)
+    begun = time.perf_counter()
+    count = report.kept
+    for chunk, done in _recognized(missing, source, options, workers):
+        results.write(chunk, done.results)
+        report.add(done)
+        report.add_failures(done.results)
+        count += len(done.results)
+        if progress is not None:
+            progress(count, len(utterances))
+    report.seconds = time.perf_counter() - begun if missing else 0.0
+    results.join()
+    return report
+
+
+def reachable(model: str) -> str:
+    """The included models are in every worker's installation; other folders are found by their whole path."""
+    return model if model in included_models() else os.path.abspath(find_model(model))
+
+
+def _job(source: ModelSource, options: DecodingOptions) -> dict[str, object]:
+    digest = hashlib.sha256()
+    folder = find_model(source.name_or_dir)
+    for path in sorted(path for path in folder.iterdir() if path.is_file()):
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    decoding = dataclasses.asdict(options)
+    return {"model": source.name_or_dir, "weights": digest.hexdigest(), "top_k": source.top_k, "decoding": decoding}
+
+
+def _recognized(
+    chunks: Sequence[Chunk], source: ModelSource, options: DecodingOptions, workers: int | None
+) -> Iterator[tuple[Chunk, Done]]:
+    """The chunks as they are done, in any order. Raises UnichoirError for a model that cannot work."""
+    if not chunks:
+        return
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    attempts = ray.remote(Attempts).options(num_cpus=0, scheduling_strategy=here).remote()
+    threads = source.threads or 1
+    most = min(workers or max(processors()[1] // threads, 1), len(chunks))
+    rows = ray.data.from_items([{"chunk": pickle.dumps(chunk)} for chunk in chunks], override_num_blocks=len(chunks))
+    outcomes = rows.map(
+        Worker,  # type: ignore[arg-type]  # Ray makes the actors of the class
+        fn_constructor_args=(dataclasses.replace(source, threads=threads), options, attempts),
+        # Where there is no room for all of them, those that there are begin.
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most, initial_size=most),
+        num_cpus=threads,
+    )
+    by_number = {chunk.number: chunk for chunk in chunks}
+    for row in outcomes.iter_rows():
+        done = pickle.loads(row["done"])
+        if isinstance(done, str):
+            raise UnichoirError(done)
+        yield by_number[done.number], done
+
+
+def _audio_seconds(results: Sequence[Result]) -> float:
+    return float(sum(result.get("duration_ms", 0) for result in results)) / 1000

@@ -1,0 +1,52 @@
+"""One Ray cluster of several processes on this machine for all tests, and recordings for it."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+# Both are read when Ray is imported: nothing is reported, and the autoscaler counts sessions every second.
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S"] = "1"
+os.environ["RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S"] = "1"
+
+CLIPS = sorted((Path(__file__).resolve().parents[2] / "demo" / "audio").glob("*.flac"))
+RATE = 16000
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Ray leaves sockets and files to the garbage collector and warns of its own future."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            for kind in ("ResourceWarning", "FutureWarning", "DeprecationWarning"):
+                item.add_marker(pytest.mark.filterwarnings(f"ignore::{kind}"))
+            item.add_marker(pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"))
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[str]:
+    """The address of a cluster of this process, which is a driver of it; others can be drivers, too."""
+    ray = pytest.importorskip("ray")
+    context = ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield context.address_info["gcs_address"]
+    ray.shutdown()
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> list[Path]:
+    """Copies of the demo's recordings, and pieces of them: twelve, of different lengths."""
+    folder = tmp_path / "audio"
+    folder.mkdir()
+    paths = []
+    for number, source in enumerate(CLIPS):
+        paths.append(folder / f"clip-{number}.flac")
+        shutil.copy(source, paths[-1])
+    samples, _ = soundfile.read(CLIPS[0], dtype="int16")
+    for number in range(7):
+        paths.append(folder / f"piece-{number}.wav")
+        soundfile.write(paths[-1], np.roll(samples, 1000 * number)[: RATE * (number + 2) // 2], RATE)
+    return paths
