@@ -240,7 +240,7 @@ def test_output_that_cannot_be_written_is_one_line(
 
 
 def test_a_reader_that_stops_reading_is_no_error(recordings: Path, tiny_model: Path) -> None:
-    command = [sys.executable, "-m", "unichoir.cli", "transcribe", *[str(recordings / "good.wav")] * 3]
+    command = [sys.executable, "-m", "unichoir", "transcribe", *[str(recordings / "good.wav")] * 3]
     process = subprocess.Popen(
         [*command, "--model", str(tiny_model)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

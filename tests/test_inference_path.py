@@ -11,6 +11,7 @@ import unichoir
 EXTRAS = (
     *("torch", "safetensors", "sentencepiece", "yaml", "tensorboard", "onnx", "onnxscript"),
     *("fastapi", "starlette", "uvicorn", "websockets", "prometheus_client", "python_multipart", "sounddevice"),
+    *("fsspec", "aiohttp", "s3fs", "matplotlib", "wandb", "lhotse", "ray"),
 )
 NEED_EXTRAS = (
     "unichoir.model",
@@ -18,6 +19,7 @@ NEED_EXTRAS = (
     "unichoir.benchmark.calibrate",
     "unichoir.benchmark.serving",
     "unichoir.serving",
+    "unichoir.export.checkpoint",
     "unichoir.export.torch_backend",
     "unichoir.export.onnx",
     "unichoir.export.graph",

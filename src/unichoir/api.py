@@ -23,7 +23,10 @@ DEFAULT_MODEL = "unichoir-small-en"
 MODELS = Path(__file__).parent / "models"
 """The included models, one folder each."""
 _EXTRA_MODULES = {
-    "train": {"onnx", "onnx_ir", "onnxscript", "safetensors", "sentencepiece", "tensorboard", "torch", "yaml"},
+    "train": {
+        *("aiohttp", "fsspec", "matplotlib", "onnx", "onnx_ir", "onnxscript"),
+        *("safetensors", "sentencepiece", "tensorboard", "torch", "yaml"),
+    },
     "serve": {"anyio", "fastapi", "prometheus_client", "python_multipart", "starlette", "uvicorn", "websockets"},
 }
 _Options = TypeVar("_Options", DecodingOptions, StreamingOptions)

@@ -27,7 +27,7 @@ from unichoir.text.wer import ErrorCounts, word_errors
 RATE = 16000
 DEMO = Path(__file__).resolve().parents[2] / "demo"
 CLIP = DEMO / "audio" / "clip-1.flac"
-COMMAND = [sys.executable, "-m", "unichoir.cli", "stream", "--threads", "1", "--simulate"]
+COMMAND = [sys.executable, "-m", "unichoir", "stream", "--threads", "1", "--simulate"]
 LINE = re.compile(r"\[(\d+):(\d\d\.\d) - (\d+):(\d\d\.\d)\] (.+)")
 Run = Callable[..., tuple[int, str, str]]
 Finals = Callable[..., list[StreamResult]]

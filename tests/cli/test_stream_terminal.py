@@ -19,7 +19,7 @@ from unichoir.cli.stream_output import shorten
 from unichoir.decoding.hypothesis import StreamResult
 from unichoir.decoding.options import EndpointRules, StreamingOptions
 
-COMMAND = [sys.executable, "-m", "unichoir.cli", "stream", "--threads", "1", "--simulate"]
+COMMAND = [sys.executable, "-m", "unichoir", "stream", "--threads", "1", "--simulate"]
 Finals = Callable[..., list[StreamResult]]
 
 

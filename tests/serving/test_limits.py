@@ -222,7 +222,7 @@ def test_draining_gives_open_sessions_their_last_words(serve: Callable[..., Runn
 @pytest.fixture
 def process() -> Iterator[tuple[subprocess.Popen[str], dict]]:
     """The command itself and the record that says where it listens."""
-    command = [sys.executable, "-m", "unichoir.cli", "serve", "--port", "0", "--threads", "1", "--max-sessions", "1"]
+    command = [sys.executable, "-m", "unichoir", "serve", "--port", "0", "--threads", "1", "--max-sessions", "1"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
         assert child.stderr is not None
         try:
@@ -271,7 +271,7 @@ def test_the_command_refuses_what_makes_no_sense() -> None:
         (["--host", "192.0.2.1", "--port", "0"], "192.0.2.1"),
         (["--host", "no host", "--port", "0"], "no host"),
     ):
-        command = [sys.executable, "-m", "unichoir.cli", "serve", *options]
+        command = [sys.executable, "-m", "unichoir", "serve", *options]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
         assert done.returncode in (1, 2)
         assert words in done.stderr

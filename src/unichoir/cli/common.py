@@ -17,10 +17,13 @@ ModelOption = Annotated[
     str | None,
     typer.Option("--model", metavar="NAME|DIR", help="Included model, model folder or checkpoint.", show_default=False),
 ]
+# Text, because a Path would spoil URLs.
 ManifestsArgument = Annotated[
-    list[Path],
+    list[str],
     typer.Argument(
-        metavar="MANIFEST", help="JSON lines, a Kaldi folder, a WeNet shard or a list of shards.", show_default=False
+        metavar="MANIFEST",
+        help="Path or URL: JSON lines, a Kaldi folder, shards (ours or WeNet's), lhotse cuts or Shar.",
+        show_default=False,
     ),
 ]
 ThreadsOption = Annotated[
