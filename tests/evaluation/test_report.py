@@ -106,7 +106,7 @@ def test_command_writes_what_it_measured(
         (tmp_path / f"{name}.jsonl").write_text(text, encoding="utf-8")
     evaluate_command(
         str(tiny_checkpoint),
-        [tmp_path / "one.jsonl", tmp_path / "two.jsonl"],
+        [str(tmp_path / "one.jsonl"), str(tmp_path / "two.jsonl")],
         decoding="all",
         chunk_size="full,2",
         output=tmp_path / "out",

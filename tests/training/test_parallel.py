@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.util import tensor_util
 from tests.training.processes import run_processes
 from torch import nn
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from unichoir.configuration import to_mapping
 from unichoir.errors import ConfigError
@@ -40,11 +41,9 @@ TWO: Layouts = {
     "fsdp-experts-checkpointing": {"shard": 0, "expert_parallel": 2, "activation_checkpointing": True},
 }
 FOUR: Layouts = {
-    "hybrid": {"shard": 2},
     "ddp-experts": {"shard": 1, "expert_parallel": 2, "activation_checkpointing": True},
     "fsdp-experts": {"shard": 0, "expert_parallel": 2},
     "hybrid-experts": {"shard": 2, "expert_parallel": 2},
-    "experts-of-all": {"shard": 0, "expert_parallel": 4},
 }
 
 
@@ -77,7 +76,7 @@ def content(experiment: Experiment) -> dict[str, Any]:
     experts, whose rows several processes mix. The optimizer's eps is above the noise of sums in another order."""
     config = experiment(
         data={"max_frames_in_batch": 100, "length_jitter": 0.0},
-        trainer={"max_epochs": 2, "accumulate": 4, "log_every": 1, "keep_best": 2, "average_best": 2},
+        trainer={"max_epochs": 2, "accumulate": 4, "log_every": 1, "average_best": 2},
         optim={"learning_rate": 0.003, "eps": 1e-4, "grad_clip": 1.0},
     )
     experts = {"hidden_dim": 16, "num_experts": 8, "top_k": 2}
@@ -132,7 +131,7 @@ def test_compiled_blocks_compute_the_same(
     none = {"dropout": 0.0, "attention_dropout": 0.0, "hidden_dropout": 0.0}
     for part in ("encoder", "decoder"):
         content["model"][part].update(none, num_blocks=1)
-    content["model"]["decoder"]["num_reverse_blocks"] = 0
+    content["model"]["decoder"].update(num_blocks=0, num_reverse_blocks=0)
     content["model"]["reverse_weight"] = 0.0
     config = experiment_from_mapping(content, "experiment")
     setup = prepare(config, [corpus / "train.jsonl"], [corpus / "dev.jsonl"])
@@ -142,7 +141,7 @@ def test_compiled_blocks_compute_the_same(
     spread = Spread(compiled, ParallelConfig(compile=True), world)
     batches = [item.batch for item in load(setup.train, requests(setup.corpus, setup.train.reader, Position()), 0)]
     assert len({batch.feats.shape for batch in batches if batch is not None}) > 1
-    for batch in batches[:3]:
+    for batch in batches[:2]:
         assert batch is not None
         inputs = to_device(batch, world.device)
         for model in (plain, spread):
@@ -155,7 +154,12 @@ def test_compiled_blocks_compute_the_same(
 def test_a_run_goes_on_with_other_processes_spread_otherwise(
     content: dict[str, Any], corpus: Path, tmp_path: Path
 ) -> None:
-    """Four processes stop within an epoch, two go on and stop, one ends: as if one had done it all."""
+    """Four processes stop within an epoch, two go on and stop, one ends: as if one had done it all. With the options of
+    experts that have a state of their own, or parameters that many layers share."""
+    options = {"balance_rate": 0.01, "shared_hidden_dim": 8, "shared_router": True}
+    for part in ("encoder", "decoder"):
+        content["model"][part]["feed_forward"].update(options)
+    content["model"]["dynamic_top_k"] = True
     train_all(content, corpus, tmp_path, {"whole": {}}, None)
     four = {"run": {"shard": 0, "expert_parallel": 2}}
     run_processes(4, tmp_path, train_all, content, corpus, tmp_path, four, 3)
@@ -189,6 +193,31 @@ def updates_of(content: dict[str, Any], corpus: Path) -> Iterator[list[BatchRequ
     config = experiment_from_mapping(content, "experiment")
     setup = prepare(config, [corpus / "train.jsonl"], [corpus / "dev.jsonl"])
     return updates(requests(setup.corpus, setup.train.reader, Position()), config.trainer.accumulate)
+
+
+def test_bf16_computes_on_weights_and_moments_in_fp32(content: dict[str, Any], corpus: Path, tmp_path: Path) -> None:
+    content["trainer"].update(precision="bf16", max_steps=2)
+    train_all(content, corpus, tmp_path, {"one": {}}, None)
+    spread = {"spread": {"shard": 0, "expert_parallel": 2}}
+    run_processes(2, tmp_path, train_all, content, corpus, tmp_path, spread, None)
+    expected = losses(tmp_path / "one")
+    assert losses(tmp_path / "spread") == {step: pytest.approx(loss, rel=0.01) for step, loss in expected.items()}
+    (state,) = (tmp_path / "spread" / "state").iterdir()
+    dcp_to_torch_save(state, tmp_path / "state.pt")
+    tensors = torch.load(tmp_path / "state.pt")
+    moments = [tensor for entry in tensors["optimizer"].values() for tensor in entry.values()]
+    assert len(moments) > 100
+    assert {tensor.dtype for tensor in [*tensors["model"].values(), *moments]} == {torch.float32}
+
+
+def test_a_decoder_that_no_loss_reaches_keeps_nobody_waiting(
+    content: dict[str, Any], corpus: Path, tmp_path: Path
+) -> None:
+    content["model"]["reverse_weight"] = 0.0
+    content["trainer"]["max_steps"] = 2
+    layouts = {"ddp": {"shard": 1}, "fsdp": {"shard": 0}}
+    run_processes(2, tmp_path, train_all, content, corpus, tmp_path, layouts, None)
+    assert losses(tmp_path / "ddp") == {step: pytest.approx(loss) for step, loss in losses(tmp_path / "fsdp").items()}
 
 
 def test_layouts_that_do_not_fit_are_refused() -> None:

@@ -15,6 +15,7 @@ FIGURES = {"loss": 9.0, "ctc": 8.0, "gradient": 2.0, "audio_seconds_per_second":
 
 def write_run(output: Path, steps: range, experts: int = 0) -> None:
     with Reporter(output) as report:
+        report.go_on_after(steps[0] - 1)
         for step in steps:
             report.figures("train", {name: value / step for name, value in FIGURES.items()}, step)
             counts = torch.arange(experts) * step

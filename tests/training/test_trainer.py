@@ -18,6 +18,7 @@ from unichoir.stopping import StopRequest
 from unichoir.training.checkpointing import average_weights
 from unichoir.training.config import ExperimentConfig
 from unichoir.training.feeding import BatchRequest, Loaded, Position
+from unichoir.training.learner import Learner
 from unichoir.training.reporting import Reporter
 from unichoir.training.setup import Setup, prepare
 from unichoir.training.trainer import Trainer, train
@@ -59,7 +60,7 @@ def loaded(batch: Batch | None, number: int = 0) -> Loaded:
 def test_accumulated_batches_equal_one_big_batch(
     experiment: Experiment, build: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Trainer, "draw", lambda *_: (None, None))
+    monkeypatch.setattr(Learner, "draw", lambda *_: (None, None))
     config = experiment()
     encoder, decoder = replace(config.model.encoder, **NO_DROPOUT), replace(config.model.decoder, **NO_DROPOUT)
     config = replace(config, model=replace(config.model, encoder=encoder, decoder=decoder))

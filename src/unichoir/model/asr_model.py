@@ -91,7 +91,7 @@ class AsrModel(nn.Module):
             attention = (1 - config.reverse_weight) * attention + config.reverse_weight * reverse
         loss = config.ctc_weight * ctc + (1 - config.ctc_weight) * attention
         load = take_load_loss(self) if self.training else None
-        if load is None:
+        if load is None or not self.training:  # one that recomputation has left behind
             return LossOutput(loss, ctc, attention, torch.zeros_like(loss))
         return LossOutput(loss + load, ctc, attention, load)
 

@@ -11,6 +11,7 @@ from unichoir.model.convolution import ConvolutionModule
 from unichoir.model.dropout import Dropout
 from unichoir.model.masks import ChunkMask, attention_bias, chunk_mask, frame_mask
 from unichoir.model.moe import Router, build_feed_forward, build_shared_router
+from unichoir.model.normalization import LayerNorm
 from unichoir.model.subsampling import Conv2dSubsampling4, subsampled_length
 
 
@@ -39,15 +40,15 @@ class ConformerBlock(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         dim = config.dim
-        self.norm_ff_macaron = nn.LayerNorm(dim)
+        self.norm_ff_macaron = LayerNorm(dim)
         self.feed_forward_macaron = build_feed_forward(dim, config.feed_forward, config.hidden_dropout)
-        self.norm_mha = nn.LayerNorm(dim)
+        self.norm_mha = LayerNorm(dim)
         self.self_attn = EncoderAttention(dim, config.num_heads, config.attention_dropout, config.position)
-        self.norm_conv = nn.LayerNorm(dim)
+        self.norm_conv = LayerNorm(dim)
         self.conv_module = ConvolutionModule(config)
-        self.norm_ff = nn.LayerNorm(dim)
+        self.norm_ff = LayerNorm(dim)
         self.feed_forward = build_feed_forward(dim, config.feed_forward, config.hidden_dropout)
-        self.norm_final = nn.LayerNorm(dim)
+        self.norm_final = LayerNorm(dim)
         self.dropout = Dropout(config.dropout)
 
     def forward(
@@ -86,7 +87,7 @@ class ConformerEncoder(nn.Module):
         self.dropout = Dropout(config.dropout)
         self.router = build_shared_router(config.dim, config.feed_forward)
         self.blocks = nn.ModuleList(ConformerBlock(config) for _ in range(config.num_blocks))
-        self.after_norm = nn.LayerNorm(config.dim)
+        self.after_norm = LayerNorm(config.dim)
 
     def initial_state(self, batch_size: int) -> EncoderState:
         """The state before the first chunk of `batch_size` streams."""

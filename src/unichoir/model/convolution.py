@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unichoir.model.config import EncoderConfig
+from unichoir.model.normalization import LayerNorm
 
 
 class ConvolutionModule(nn.Module):
@@ -22,7 +23,7 @@ class ConvolutionModule(nn.Module):
         self.left_frames = kernel - 1
         self.pointwise_conv1 = nn.Linear(dim, 2 * dim)
         self.depthwise_conv = nn.Conv1d(dim, dim, kernel, groups=dim, padding=0 if self.causal else kernel // 2)
-        self.norm: nn.Module = nn.LayerNorm(dim) if config.conv_norm == "layer_norm" else nn.BatchNorm1d(dim)
+        self.norm: nn.Module = LayerNorm(dim) if config.conv_norm == "layer_norm" else nn.BatchNorm1d(dim)
         self.pointwise_conv2 = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, mask: Tensor, cache: Tensor | None) -> tuple[Tensor, Tensor | None]:

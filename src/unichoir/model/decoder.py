@@ -10,6 +10,7 @@ from unichoir.model.config import DecoderConfig
 from unichoir.model.dropout import Dropout
 from unichoir.model.masks import attention_bias, frame_mask
 from unichoir.model.moe import Router, build_feed_forward, build_shared_router
+from unichoir.model.normalization import LayerNorm
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,11 @@ class DecoderBlock(nn.Module):
 
     def __init__(self, dim: int, config: DecoderConfig) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim)
+        self.norm1 = LayerNorm(dim)
         self.self_attn = MultiHeadAttention(dim, config.num_heads, config.attention_dropout)
-        self.norm2 = nn.LayerNorm(dim)
+        self.norm2 = LayerNorm(dim)
         self.src_attn = MultiHeadAttention(dim, config.num_heads, config.attention_dropout)
-        self.norm3 = nn.LayerNorm(dim)
+        self.norm3 = LayerNorm(dim)
         self.feed_forward = build_feed_forward(dim, config.feed_forward, config.hidden_dropout)
         self.dropout = Dropout(config.dropout)
 
@@ -62,7 +63,7 @@ class TransformerDecoder(nn.Module):
         self.dropout = Dropout(config.dropout)
         self.router = build_shared_router(dim, config.feed_forward)
         self.blocks = nn.ModuleList(DecoderBlock(dim, config) for _ in range(num_blocks))
-        self.after_norm = nn.LayerNorm(dim)
+        self.after_norm = LayerNorm(dim)
         self.output_layer = nn.Linear(dim, vocab_size)
 
     def forward(

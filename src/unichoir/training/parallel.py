@@ -89,7 +89,15 @@ class Spread:
     def __init__(self, model: AsrModel, config: ParallelConfig, world: World, precision: str = "fp32") -> None:
         self.model, self.world = model, world
         self.layout = Layout.of(config, world.size)
-        blocks = [module for module in model.modules() if isinstance(module, (ConformerBlock, DecoderBlock))]
+        self._unused: set[nn.Parameter] = set()
+        if model.right_decoder is not None and not model.config.reverse_weight:
+            # Nobody is to wait for gradients that never come.
+            self._unused.update(model.right_decoder.requires_grad_(False).parameters())
+        blocks = [
+            module
+            for module in model.modules()
+            if isinstance(module, (ConformerBlock, DecoderBlock)) and not self._unused.intersection(module.parameters())
+        ]
         self._experts = [module for module in model.modules() if isinstance(module, Experts)]
         if self.layout.expert > 1:
             self._spread_experts()
@@ -146,8 +154,10 @@ class Spread:
 
     def _shard(self, blocks: Sequence[nn.Module], precision: str) -> None:
         # Weights travel in the type of the products; masters, sums of gradients and optimizer state stay in fp32.
+        # Batch normalisation needs its weights in fp32, too.
+        halved = precision == "bf16" and self.model.config.encoder.conv_norm == "layer_norm"
         policy = MixedPrecisionPolicy(
-            param_dtype=torch.bfloat16 if precision == "bf16" else None,
+            param_dtype=torch.bfloat16 if halved else None,
             reduce_dtype=torch.float32,
             cast_forward_inputs=False,
         )
@@ -156,7 +166,7 @@ class Spread:
         mesh = init_device_mesh(self.world.device.type, sizes, mesh_dim_names=names)
         if sizes[0] == 1:
             mesh = mesh["shard"]
-        ignored = self._share_experts(policy)
+        ignored = self._share_experts(policy) | self._unused
         along = self._shard_dimension(layout.shard)
         for module in [*blocks, self.model]:
             fully_shard(module, mesh=mesh, mp_policy=policy, ignored_params=ignored, shard_placement_fn=along)

@@ -1,4 +1,4 @@
-"""Training: `train` is the entry, `Trainer.run` the loop, `Trainer.update` the step.
+"""Training: `train` is the entry, `Trainer.run` the loop, `Learner.update` the step.
 
 Everything random is drawn from a generator seeded by the run's seed and a place: order by epoch and window,
 augmentation by epoch and utterance, chunk sizes, experts and dropout by the batch. So a resumed run repeats an
@@ -6,27 +6,21 @@ uninterrupted one without the state of any generator, to the bit on a CPU with t
 processes learn what one learns, to the order of summation.
 """
 
-import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import yaml
 from torch import Tensor
 
 from unichoir.configuration import to_mapping
-from unichoir.data.dataset import Batch, encoder_frames
 from unichoir.errors import CheckpointError, ConfigError, TrainingError
 from unichoir.model.asr_model import AsrModel
 from unichoir.model.checkpoint import save_checkpoint
-from unichoir.model.config import draw_top_k
-from unichoir.model.masks import ChunkMask, draw_dynamic_chunk
-from unichoir.model.moe import balance_experts, expert_load, recomputing
+from unichoir.model.moe import expert_load
 from unichoir.stopping import StopRequest
 from unichoir.training.checkpointing import (
     BestCheckpoint,
@@ -38,7 +32,6 @@ from unichoir.training.checkpointing import (
 )
 from unichoir.training.config import ExperimentConfig, experiment_from_mapping, first_difference
 from unichoir.training.feeding import (
-    BatchRequest,
     Loaded,
     Position,
     groups,
@@ -47,17 +40,14 @@ from unichoir.training.feeding import (
     share,
     training_requests,
 )
+from unichoir.training.learner import Learner
 from unichoir.training.metrics import RunningMeans, Stopwatch, clock_time, memory_gb
-from unichoir.training.optim import build_optimizer, clip_gradient, learning_rate, set_learning_rate
-from unichoir.training.parallel import Spread
 from unichoir.training.plot import plot_training
 from unichoir.training.reporting import Reporter
 from unichoir.training.setup import Setup, new_model, pick_device, prepare
 from unichoir.training.state import StateFolder, training_tensors
-from unichoir.training.validation import Validation, empty_batch, to_device, validate
+from unichoir.training.validation import Validation, validate
 from unichoir.training.world import World, join_world
-
-LOSSES = ("loss", "ctc", "attention", "load")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,10 +113,9 @@ class Trainer:
         else:
             self.model = AsrModel(self.config.model).to(self.device)
             self.progress = found[1]
-        self.spread = Spread(self.model, self.config.parallel, world, self.config.trainer.precision)
-        self.optimizer = build_optimizer(self.model, self.config.optim)
+        self.learner = Learner(self.model, self.config, world)
         if found is not None:
-            self.states.read(found[0], training_tensors(self.model, self.optimizer))
+            self.states.read(found[0], training_tensors(self.model, self.learner.optimizer))
         if world.is_first:
             remove_strays(output, self.progress.best)
             text = yaml.safe_dump(to_mapping(self.config), sort_keys=False)
@@ -164,56 +153,16 @@ class Trainer:
             return self.result(average=None)
 
     def update(self, group: list[Loaded], stalled: float = 0.0) -> None:
-        """One step of the optimizer, on the mean loss over the utterances of all batches of all processes.
-
-        stalled: seconds this process has waited for the batches.
-        """
-        config, step = self.config, self.progress.step + 1
+        """Learn from what all processes have loaded; `stalled`: seconds that this one has waited for it."""
         num_utterances = self.take_stock(group, stalled)
         if num_utterances:
-            self.optimizer.zero_grad(set_to_none=True)
-            losses = torch.zeros(len(LOSSES), device=self.device)
-            for place, item in enumerate(group):
-                with self.spread.summing_gradients(place + 1 == len(group)):
-                    losses += self.learn(item, num_utterances)
-            norm = clip_gradient(self.model.parameters(), config.optim.grad_clip)
-            losses = self.world.total(losses)
-            # The one wait for the device: before the weights can take in what is not finite.
-            figures = dict(zip((*LOSSES, "gradient"), torch.cat([losses, norm.reshape(1)]).tolist(), strict=True))
-            self.check_finite(figures, group)
-            figures["learning_rate"] = learning_rate(config.optim, step, self.done())
-            set_learning_rate(self.optimizer, figures["learning_rate"])
-            self.optimizer.step()
-            balance_experts(self.model, self.world.total)
+            step = self.progress.step + 1
+            self.means.add(self.learner.update(group, num_utterances, step, self.done()))
             self.progress.step = step
-            self.means.add(figures)
         self.progress.position = group[-1].request.after
         if self.progress.position.epoch > group[-1].request.epoch and not self.progress.step:
             key, reason = next(iter(self.progress.skipped.items()))
             raise TrainingError(f"no training utterance can be used; {key}: {reason}")
-
-    def learn(self, item: Loaded, num_utterances: int) -> Tensor:
-        """Add the gradient of one batch; returns its share of the update's losses, in the order of LOSSES."""
-        request, batch = item.request, item.batch
-        if batch is None:
-            if self.world.size > 1:
-                self.take_part()
-            return torch.zeros(len(LOSSES), device=self.device)
-        seed = self.config.trainer.seed
-        torch.manual_seed(seed_of(seed, request))
-        chunk, top_k = self.draw(request, batch)
-        with self.autocast():
-            output = self.spread(*to_device(batch, self.device), chunk, top_k)
-        share_of_update = len(batch.keys) / num_utterances
-        (output.loss * share_of_update).backward()
-        losses = torch.stack([output.loss, output.ctc, output.attention, output.load]).detach()
-        return share_of_update * losses
-
-    def take_part(self) -> None:
-        """Nothing to learn here, but other processes wait for this one in their forward and backward passes."""
-        with self.autocast(), recomputing():
-            output = self.spread(*to_device(empty_batch(self.config.model.encoder.input_dim), self.device))
-        (output.loss * 0.0).backward()
 
     def take_stock(self, group: list[Loaded], stalled: float) -> int:
         """Note what all processes bring to this update; returns the number of its utterances."""
@@ -242,18 +191,6 @@ class Trainer:
             setup.corpus, setup.train.reader, progress.position, progress.batches_per_update, world.rank, world.size
         )
         return groups(load(setup.train, wanted, self.config.trainer.num_workers))
-
-    def autocast(self) -> AbstractContextManager[object]:
-        enabled = self.config.trainer.precision == "bf16"
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
-
-    def draw(self, request: BatchRequest, batch: Batch) -> tuple[ChunkMask | None, Tensor | None]:
-        """The dynamic chunk of one batch (U2++, section 2.2), and its experts for each frame where they are drawn."""
-        rng = np.random.default_rng([self.config.trainer.seed, request.epoch, request.batch, request.window])
-        max_frames = encoder_frames(int(batch.feats_lengths.max()))
-        chunk = draw_dynamic_chunk(rng, max_frames, self.config.model.dynamic_left_chunks)
-        top_k = draw_top_k(rng, self.config.model)
-        return chunk, None if top_k is None else torch.tensor([top_k], device=self.device)
 
     def note_skipped(self, skipped: Mapping[str, str]) -> None:
         """Name each utterance that cannot be used once in the whole run."""
@@ -310,7 +247,9 @@ class Trainer:
         """Measure the model on dev; None when a signal comes meanwhile."""
         skipped: dict[str, str] = {}
         batches = noting(self.dev_batches, skipped)
-        measured = validate(self.spread, batches, self.setup.tokenizer, self.autocast, self.is_asked_to_stop)
+        measured = validate(
+            self.learner.spread, batches, self.setup.tokenizer, self.learner.autocast, self.is_asked_to_stop
+        )
         expert_load(self.model, reset=True)
         for found in self.world.gather_objects(skipped):
             self.note_skipped(found)
@@ -326,7 +265,7 @@ class Trainer:
         if not best:
             raise TrainingError("the time budget is over before the first update")
         self.world.wait()  # the first process may still be writing the last checkpoint
-        self.spread.load_full_weights(average_weights([self.output / entry.name for entry in best]))
+        self.learner.spread.load_full_weights(average_weights([self.output / entry.name for entry in best]))
         average = self.output / "average"
         self.write_checkpoint(average)
         self.report.line(f"{average}: average of updates {', '.join(str(entry.step) for entry in best)}")
@@ -358,7 +297,7 @@ class Trainer:
 
     def write_checkpoint(self, directory: Path) -> None:
         """The weights as a checkpoint directory of their own."""
-        weights = self.spread.full_weights()
+        weights = self.learner.spread.full_weights()
 
         def write(folder: Path) -> None:
             save_checkpoint(folder, self.model, {"fbank": to_mapping(self.config.fbank)}, weights)
@@ -380,19 +319,11 @@ class Trainer:
             "fingerprint": self.setup.corpus.fingerprint,
             "progress": self.progress.to_state(),
         }
-        self.states.save(self.progress.step, training_tensors(self.model, self.optimizer), run)
+        self.states.save(self.progress.step, training_tensors(self.model, self.learner.optimizer), run)
         self.saved_step, self.saved_seconds = self.progress.step, self.seconds
 
-    def check_finite(self, figures: Mapping[str, float], group: Sequence[Loaded]) -> None:
-        """TrainingError naming the utterances of the update when one of its figures is not finite."""
-        wrong = [f"{name} is {value}" for name, value in figures.items() if not math.isfinite(value)]
-        if wrong:
-            own = [key for item in group if item.batch is not None for key in item.batch.keys]
-            keys = [key for part in self.world.gather_objects(own) for key in part]
-            raise TrainingError(f"update {self.progress.step + 1}: {', '.join(wrong)}; utterances: {' '.join(keys)}")
-
     def announce(self) -> None:
-        setup, progress, layout = self.setup, self.progress, self.spread.layout
+        setup, progress, layout = self.setup, self.progress, self.learner.spread.layout
         self.report.go_on_after(progress.step)
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
         self.report.line(
@@ -462,9 +393,3 @@ def noting(loaded: Iterable[Loaded], skipped: dict[str, str]) -> Iterator[Loaded
     for item in loaded:
         skipped.update(item.skipped)
         yield item
-
-
-def seed_of(seed: int, request: BatchRequest) -> int:
-    """A seed for all that a batch draws from torch's own generators: dropout."""
-    place = np.random.SeedSequence([seed, request.epoch, request.window, request.batch])
-    return int(place.generate_state(1)[0])
