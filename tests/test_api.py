@@ -1,6 +1,8 @@
 """Loading models and transcribing from Python, over a tiny exported model with random weights."""
 
 import io
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from unichoir.errors import AudioError, CheckpointError, DecodingError
 from unichoir.text.normalize import normalize_for_scoring
 from unichoir.text.wer import ErrorCounts, word_errors
 
+Run = Callable[..., tuple[int, str, str]]
 RATE = 16000
 DEMO = Path(__file__).resolve().parent.parent / "demo" / "references.jsonl"
 
@@ -170,3 +173,40 @@ def test_included_model_understands_the_demo() -> None:
         found = model.transcribe(load_utterance(utterance, RATE), sample_rate=RATE)
         errors += word_errors(normalize_for_scoring(utterance.txt), normalize_for_scoring(found.text))
     assert errors.rate < 0.2
+
+
+def test_devices(tiny_checkpoint: Path, tiny_model: Path, samples: np.ndarray) -> None:
+    for folder in (tiny_checkpoint, tiny_model):
+        expected = unichoir.load_model(folder, num_threads=1).transcribe(samples, sample_rate=RATE)
+        found = unichoir.load_model(folder, num_threads=1, device="cpu").transcribe(samples, sample_rate=RATE)
+        assert found == expected
+        with pytest.raises(DecodingError, match="device: 'gpu' is not one of cpu, cuda"):
+            unichoir.load_model(folder, device="gpu")  # type: ignore[arg-type]
+
+
+def test_a_device_that_is_not_there_is_told_before_anything_is_loaded(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    if pytest.importorskip("torch").cuda.is_available():
+        pytest.skip("there is a GPU")
+    folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint"))
+    (folder / "model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(DecodingError, match="device cuda: the installed PyTorch "):
+        unichoir.load_model(folder, device="cuda")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        unichoir.load_model(folder, device="cpu")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["transcribe", "{recording}", "--device", "cuda"],
+        ["evaluate", api.DEFAULT_MODEL, "{demo}", "--device", "cuda"],
+        ["stream", "--simulate", "{recording}", "--speed", "0", "--compute-device", "cuda"],
+        ["serve", "--port", "0", "--device", "cuda"],
+    ],
+)
+def test_every_command_loads_its_model_on_the_device(run_command: Run, arguments: list[str]) -> None:
+    """The included model is in int8, which is for CPUs wherever the command runs."""
+    recording = DEMO.parent / read_manifest(DEMO)[0].wav
+    code, out, err = run_command(*(each.format(recording=recording, demo=DEMO) for each in arguments))
+    assert (code, out) == (1, "")
+    assert "device cuda: ONNX Runtime multiplies int8 on CPUs only" in err

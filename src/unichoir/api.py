@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from unichoir.audio.fbank import FbankConfig
 from unichoir.audio.io import AudioSource, check_samples, load_audio, resample
 from unichoir.configuration import from_mapping
+from unichoir.decoding.device import DEVICES, Device
 from unichoir.decoding.hypothesis import StreamResult, Transcript
 from unichoir.decoding.onnx_backend import CONFIG_FILE, load_model_directory
 from unichoir.decoding.options import DecodingOptions, Mode, StreamingMode, StreamingOptions
 from unichoir.decoding.recognizer import Progress, Recognizer
-from unichoir.errors import AudioError, CheckpointError, UnichoirError
+from unichoir.errors import AudioError, CheckpointError, DecodingError, UnichoirError
 from unichoir.text.tokenizer import load_tokenizer
 
 DEFAULT_MODEL = "unichoir-small-en"
@@ -28,21 +29,26 @@ _EXTRA_MODULES = {
         *("safetensors", "sentencepiece", "tensorboard", "torch", "yaml"),
     },
     "serve": {"anyio", "fastapi", "prometheus_client", "python_multipart", "starlette", "uvicorn", "websockets"},
+    "cluster": {"pandas", "pyarrow", "ray"},
 }
 _Options = TypeVar("_Options", DecodingOptions, StreamingOptions)
 
 
 def load_model(
-    name_or_dir: str | os.PathLike[str] | None = None, num_threads: int | None = None, top_k: int | None = None
+    name_or_dir: str | os.PathLike[str] | None = None,
+    num_threads: int | None = None,
+    top_k: int | None = None,
+    device: Device = "cpu",
 ) -> "Model":
     """Load an included model or a model directory; None: the default model.
 
     A directory holds an ONNX model (`unichoir export`) or, where torch is installed, a checkpoint of training.
     num_threads: of one computation; None leaves the engine's choice. top_k: experts of a frame, if fewer than the model
-    was trained with. Raises CheckpointError or another UnichoirError naming what is missing, DecodingError for a top_k
-    that the model does not have.
+    was trained with. device: `cpu` or `cuda`, an NVIDIA GPU. Raises CheckpointError or another UnichoirError naming
+    what is missing, DecodingError for a top_k that the model does not have and for a device that it or this machine
+    cannot compute on.
     """
-    return Model(load_recognizer(name_or_dir, num_threads, top_k))
+    return Model(load_recognizer(name_or_dir, num_threads, top_k, device))
 
 
 class Model:
@@ -220,29 +226,35 @@ def find_model(name_or_dir: str | os.PathLike[str] | None) -> Path:
 
 
 def load_recognizer(
-    name_or_dir: str | os.PathLike[str] | None, num_threads: int | None = None, top_k: int | None = None
+    name_or_dir: str | os.PathLike[str] | None,
+    num_threads: int | None = None,
+    top_k: int | None = None,
+    device: Device = "cpu",
 ) -> Recognizer:
     """As `load_model`, for those who need the parts."""
+    if device not in DEVICES:
+        raise DecodingError(f"device: '{device}' is not one of {', '.join(DEVICES)}")
     directory = find_model(name_or_dir)
     if (directory / CONFIG_FILE).exists():
-        backend, config = load_model_directory(directory, num_threads, top_k)
+        backend, config = load_model_directory(directory, num_threads, top_k, device)
         return Recognizer(backend, load_tokenizer(directory), config.fbank)
     if (directory / "model.safetensors").exists():
-        return _load_checkpoint(directory, num_threads, top_k)
+        return _load_checkpoint(directory, num_threads, top_k, device)
     raise CheckpointError(f"{directory}: neither a model ({CONFIG_FILE}) nor a checkpoint (model.safetensors)")
 
 
-def _load_checkpoint(directory: Path, num_threads: int | None, top_k: int | None) -> Recognizer:
+def _load_checkpoint(directory: Path, num_threads: int | None, top_k: int | None, device: Device) -> Recognizer:
     with training_extras(f"{directory} is a checkpoint of training, and using it"):
         import torch
 
-        from unichoir.export.torch_backend import TorchBackend
+        from unichoir.export.torch_backend import TorchBackend, check_device
         from unichoir.model.checkpoint import load_checkpoint
+    check_device(device)
     model, sections = load_checkpoint(directory)
     fbank = from_mapping(FbankConfig, sections.get("fbank", {}), f"{directory / 'config.yaml'}: fbank")
     if num_threads:
         torch.set_num_threads(num_threads)
-    return Recognizer(TorchBackend(model, top_k=top_k), load_tokenizer(directory), fbank)
+    return Recognizer(TorchBackend(model, device, top_k), load_tokenizer(directory), fbank)
 
 
 @contextmanager
@@ -256,6 +268,13 @@ def training_extras(who: str) -> Iterator[None]:
 def serving_extras(who: str) -> Iterator[None]:
     """The same for what a server and its clients need."""
     with _extra(who, "serve"):
+        yield
+
+
+@contextmanager
+def cluster_extras(who: str) -> Iterator[None]:
+    """The same for what work on a Ray cluster needs."""
+    with _extra(who, "cluster"):
         yield
 
 

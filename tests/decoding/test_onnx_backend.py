@@ -6,12 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from unichoir.audio.fbank import FbankConfig
 from unichoir.decoding.backend import ModelInfo
-from unichoir.decoding.onnx_backend import OnnxBackend, load_model_directory
-from unichoir.errors import CheckpointError, ConfigError
+from unichoir.decoding.onnx_backend import CUDA_PROVIDER, OnnxBackend, load_model_directory
+from unichoir.errors import CheckpointError, ConfigError, DecodingError
 
 
 @pytest.fixture(scope="module")
@@ -144,3 +145,43 @@ def test_bad_config(copied: Path) -> None:
     path.write_text("[]")
     with pytest.raises(ConfigError, match=r"config\.json: expected a mapping"):
         OnnxBackend(copied)
+
+
+needs_cpu_only = pytest.mark.skipif(
+    CUDA_PROVIDER in onnxruntime.get_available_providers(), reason="this ONNX Runtime is built with CUDA"
+)
+
+
+@needs_cpu_only
+def test_an_onnx_runtime_without_cuda(model_directory: Path) -> None:
+    with pytest.raises(DecodingError, match="device cuda: the installed ONNX Runtime computes on CPUs only: pip"):
+        OnnxBackend(model_directory, device="cuda")
+
+
+@needs_cpu_only
+def test_a_gpu_that_cannot_be_used_is_not_replaced_by_the_cpu(
+    model_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime leaves out what it cannot use, here since this build never can."""
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA_PROVIDER, "CPUExecutionProvider"])
+    with (
+        pytest.warns(UserWarning, match=CUDA_PROVIDER),
+        pytest.raises(DecodingError, match="device cuda: ONNX Runtime finds no GPU here"),
+    ):
+        OnnxBackend(model_directory, device="cuda")
+
+
+def test_int8_is_for_cpus(copied: Path) -> None:
+    path = copied / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"weights": "int8"}))
+    with pytest.raises(DecodingError, match=r"model: device cuda: ONNX Runtime multiplies int8 on CPUs only"):
+        OnnxBackend(copied, device="cuda")
+
+
+@pytest.mark.skipif(CUDA_PROVIDER not in onnxruntime.get_available_providers(), reason="needs onnxruntime-gpu")
+def test_cuda_gives_the_results_of_the_cpu(model_directory: Path, onnx: OnnxBackend, reference) -> None:
+    cuda = OnnxBackend(model_directory, num_threads=1, device="cuda")
+    inputs = reference["feats"], reference["feats_lengths"]
+    expected, found = (each.encode_chunk(*inputs)[0] for each in (onnx, cuda))
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    np.testing.assert_allclose(cuda.ctc_log_probs(found), onnx.ctc_log_probs(expected), atol=1e-2)

@@ -1,11 +1,17 @@
 """The torch engine against WeNet's reference arrays and against the model called directly."""
 
+import copy
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from unichoir.errors import DecodingError
-from unichoir.export.torch_backend import TorchBackend
+from unichoir.export.torch_backend import TorchBackend, check_device
 from unichoir.model.wenet import load_wenet
 
 
@@ -99,3 +105,86 @@ def test_what_a_model_lacks(exports) -> None:
 def test_gradients_and_devices(backend) -> None:
     assert TorchBackend(backend.model, device="cpu").model is backend.model
     assert torch.is_grad_enabled()
+
+
+def exercise(backend: TorchBackend, reference) -> Iterator[np.ndarray]:
+    """All that decoding asks of an engine; yields what it gets."""
+    feats = reference["feats"][:, :60]
+    encoder_out, lens, _ = backend.encode_chunk(feats, np.array([60, 41]))
+    yield from (encoder_out, lens)
+    state = backend.join_states([backend.initial_state(1, 8), backend.initial_state(1, 8)])
+    for start in (0, 16, 32):
+        chunk, lens, state = backend.encode_chunk(feats[:, start : start + 19], np.array([19, 19]), state, 8)
+        yield from (chunk, lens)
+        state = backend.restart_positions(backend.join_states(backend.split_state(state)[::-1]))
+        device = backend.model.encoder.cmvn_mean.device
+        assert {tensor.device for tensor in (*state.att_cache, *state.cnn_cache, state.att_cache_lens)} == {device}
+        assert state.offset.device == device
+    yield backend.encode_chunk(feats[:, :5], np.array([5, 5]))[0]
+    yield backend.ctc_log_probs(encoder_out)
+    for reverse in (False, True):
+        yield from backend.score_hypotheses(encoder_out[0], [[3, 4], [3, 5, 6], []], reverse)
+    yield backend.next_token_log_probs(encoder_out[0], np.array([[2, 3], [2, 4]]))
+
+
+@pytest.mark.parametrize("top_k", [None, 1])
+def test_nothing_is_made_on_the_default_device(backend, reference, top_k: int | None) -> None:
+    """The model is on the CPU and the default device is another one, on which no values are: as for a GPU, reversed."""
+    expected = list(exercise(TorchBackend(backend.model, top_k=top_k), reference))
+    with torch.device("meta"):
+        assert torch.zeros(1).is_meta
+        found = list(exercise(TorchBackend(backend.model, "cpu", top_k), reference))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+class OneDevice(TorchDispatchMode):
+    """Fails where an operation has tensors of two devices; a single number may come from the CPU, as CUDA allows."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        tensors = [each for each in tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor) and each.dim()]
+        devices = {tensor.device for tensor in tensors}
+        assert len(devices) < 2, f"{func} of {devices}"
+        return func(*args, **(kwargs or {}))
+
+
+class Readable(TorchFunctionMode):
+    """Tensors without values, read as zeros: what leaves the device is counted by where it is asked for."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in (torch.Tensor.cpu, torch.Tensor.tolist):
+            assert args[0].is_meta
+            zeros = torch.zeros(args[0].shape, dtype=args[0].dtype, device="cpu")
+            return zeros if func is torch.Tensor.cpu else zeros.tolist()
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("top_k", [None, 1])
+def test_all_of_it_goes_to_the_device(backend, reference, top_k: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a device that is not the CPU, though without values: weights, inputs and states meet there."""
+    expected = list(exercise(TorchBackend(backend.model, top_k=top_k), reference))
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)  # which knows real devices only
+    moved = TorchBackend(copy.deepcopy(backend.model), "meta", top_k)
+    assert {tensor.device.type for tensor in moved.model.state_dict().values()} == {"meta"}
+    with OneDevice(), Readable():
+        found = list(exercise(moved, reference))
+    assert [(each.shape, each.dtype) for each in found] == [(each.shape, each.dtype) for each in expected]
+    assert all(type(each) is np.ndarray for each in found)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_no_cuda_device() -> None:
+    check_device("cpu")
+    with pytest.raises(
+        DecodingError, match=r"device cuda: the installed PyTorch (finds no GPU|was built without CUDA)"
+    ):
+        check_device("cuda")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_cuda_gives_the_results_of_the_cpu(backend, reference) -> None:
+    expected = exercise(backend, reference)
+    moved = TorchBackend(copy.deepcopy(backend.model), "cuda")
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        for one, other in zip(exercise(moved, reference), expected, strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-3)

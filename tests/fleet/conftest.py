@@ -29,9 +29,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[str]:
-    """The address of a cluster of this process, which is a driver of it; others can be drivers, too."""
+    """The address of a cluster of this process, which is a driver of it; others can be drivers, too.
+
+    It says that it has GPUs, which only counts for those that ask for one.
+    """
     ray = pytest.importorskip("ray")
-    context = ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    context = ray.init(
+        address="local", num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR"
+    )
     yield context.address_info["gcs_address"]
     ray.shutdown()
 

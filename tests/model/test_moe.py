@@ -1,9 +1,13 @@
 """The sorted Mixture of Experts against the naive loop over frames and experts, in values and gradients."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from unichoir.model import experts
 from unichoir.model.config import FeedForwardConfig
 from unichoir.model.feed_forward import FeedForward
 from unichoir.model.moe import MoE, build_feed_forward, expert_load
@@ -57,6 +61,48 @@ def test_values_gradients_and_counts_equal_the_naive_loop(
     for ours, oracle in zip(fast_gradients, slow_gradients, strict=True):
         torch.testing.assert_close(ours, oracle, rtol=1e-4, atol=1e-5)
     assert torch.equal(expert_load(moe)[""], counts)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no-bias"])
+def test_grouped_products_equal_single_ones(monkeypatch: pytest.MonkeyPatch, bias: bool, dtype: torch.dtype) -> None:
+    """As on CUDA, by torch's stand-in for CPUs. What they leave undefined, in rows of no expert, is made NaN here."""
+
+    def grouped(x: Tensor, w: Tensor, *, offs: Tensor) -> Tensor:
+        undefined = (torch.arange(len(x)) >= offs[-1]).unsqueeze(1)
+        x = x.clone()
+        x.register_hook(lambda gradient: gradient.masked_fill(undefined, torch.nan))
+        return functional.grouped_mm(x, w, offs=offs).masked_fill(undefined, torch.nan)
+
+    torch.manual_seed(0)
+    config = FeedForwardConfig(hidden_dim=32, num_experts=5, top_k=2, bias=bias)
+    moe = MoE(16, config, dropout=0.0)
+    with torch.no_grad():
+        moe.router.gate.weight[3] = 0.0  # an expert that few or none choose
+    mask = torch.tensor([[True] * 40, [True] * 11 + [False] * 29])
+    x, weight = torch.randn(2, 40, 16, requires_grad=True), torch.randn(2, 40, 16)
+
+    def values_and_gradients() -> list[Tensor]:
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            y = moe(x, mask)
+        return [y, *torch.autograd.grad((y * weight).sum(), [x, *moe.parameters()])]
+
+    single = values_and_gradients()
+    monkeypatch.setattr(experts, "has_grouped_products", lambda *_: True)
+    monkeypatch.setattr(experts, "functional", SimpleNamespace(**{**vars(functional), "grouped_mm": grouped}))
+    tolerance = 1e-5 if dtype == torch.float32 else 0.05
+    for ours, theirs in zip(values_and_gradients(), single, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
+
+
+def test_the_check_of_grouped_products_works_where_recognition_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    check = experts.grouped_products_agree.__wrapped__
+    with torch.inference_mode():
+        assert check(torch.device("cpu"), torch.float32)
+        assert check(torch.device("cpu"), torch.bfloat16)
+    wrong = SimpleNamespace(grouped_mm=lambda x, w, offs: torch.zeros(len(x), w.shape[2]) * x.sum() * w.sum())
+    monkeypatch.setattr(experts, "functional", wrong)
+    assert not check(torch.device("cpu"), torch.float32)
 
 
 def test_an_expert_that_no_frame_chose_is_not_computed() -> None:

@@ -3,13 +3,13 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from unichoir.decoding.device import DEVICES, Device
 from unichoir.decoding.options import MODES, DecodingOptions, EndpointRules, Mode, StreamingOptions
 from unichoir.errors import DecodingError
 
@@ -30,6 +30,8 @@ ThreadsOption = Annotated[
     int | None,
     typer.Option("--threads", min=1, help="CPU threads; else the engine's choice.", metavar="N", show_default=False),
 ]
+DEVICE_HELP = "Where the model computes: the CPU, or an NVIDIA GPU (not for int8)."
+DeviceOption = Annotated[Device, typer.Option("--device", metavar="|".join(DEVICES), help=DEVICE_HELP)]
 TopKOption = Annotated[
     int | None,
     typer.Option(

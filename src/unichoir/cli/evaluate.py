@@ -11,6 +11,7 @@ from rich.console import Console
 from unichoir.cli.common import (
     BeamSizeOption,
     CtcWeightOption,
+    DeviceOption,
     LeftChunksOption,
     ManifestsArgument,
     ReverseWeightOption,
@@ -62,6 +63,7 @@ def evaluate(
     jobs: Annotated[int, typer.Option(min=1, metavar="N", help="Processes that recognise; each loads the model.")] = 1,
     threads: ThreadsOption = None,
     top_k: TopKOption = None,
+    device: DeviceOption = "cpu",
     expert_load: Annotated[
         bool, typer.Option("--expert-load", help="Also report each layer's experts (checkpoints of training only).")
     ] = False,
@@ -94,7 +96,7 @@ def evaluate(
     if expert_load and jobs > 1:
         raise typer.BadParameter("experts are counted in one process only", param_hint="--jobs")
     # Several processes with several threads each would only get in each other's way.
-    load = partial(load_recognizer, model, threads or (1 if jobs > 1 else None), top_k)
+    load = partial(load_recognizer, model, threads or (1 if jobs > 1 else None), top_k, device)
     result, experts = _measure(load, read_sets(manifests), plan(base, chunk_sizes, modes), jobs, expert_load)
     _show(result)
     if output is not None:

@@ -1,6 +1,7 @@
 """What `transcribe` and `serve` do with `--ray`."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,8 @@ from unichoir.decoding.options import DecodingOptions
 from unichoir.errors import UnichoirError
 
 if TYPE_CHECKING:
+    from unichoir.decoding.device import Device
+    from unichoir.fleet.worker import ModelSource
     from unichoir.serving.settings import Settings
 
 FLEET = "Fleet"
@@ -34,27 +37,36 @@ SESSIONS_PER_REPLICA = 50
 def refuse(options: Mapping[str, object], why: str) -> None:
     """An error of usage for the first of these options that was given."""
     for name, value in options.items():
-        if value:
+        if value is not None and value is not False:
             raise typer.BadParameter(why, param_hint=name)
+
+
+def model_source(
+    model: str | None, threads: int | None, top_k: int | None, device: "Device", gpus: tuple[str, float | None]
+) -> "ModelSource":
+    """What the workers load. gpus: the option that gives the share of one GPU, and its value."""
+    from unichoir.api import DEFAULT_MODEL
+    from unichoir.fleet.worker import ModelSource
+
+    option, share = gpus
+    if device == "cpu":
+        refuse({option: share}, "needs --device cuda")
+    return ModelSource(model or DEFAULT_MODEL, threads, top_k, device, 1.0 if share is None else share)
 
 
 def transcribe_manifests(
     manifests: Sequence[str],
     output: Path,
     address: str,
-    model: tuple[str | None, int | None, int | None],
+    source: "ModelSource",
     options: DecodingOptions,
     workers: int | None,
     retry_failed: bool,
 ) -> None:
-    """Recognise manifests on a cluster; exit code 1 when an utterance has failed. model: name, threads and top_k."""
-    from unichoir.api import DEFAULT_MODEL
+    """Recognise manifests on a cluster; exit code 1 when an utterance has failed."""
     from unichoir.fleet.cluster import connected
     from unichoir.fleet.transcribe import read_utterances, transcribe
-    from unichoir.fleet.worker import ModelSource
 
-    name, threads, top_k = model
-    source = ModelSource(name or DEFAULT_MODEL, threads, top_k)
     utterances = read_utterances(manifests)
     with connected(address), progress_bar("transcribing", "utterances") as progress:
         report = transcribe(
@@ -72,28 +84,29 @@ def transcribe_manifests(
 
 def serve_on_cluster(
     address: str,
-    model: tuple[str | None, int | None, int | None],
+    source: "ModelSource",
     settings: "Settings",
     replicas: tuple[int | None, int | None, int | None],
     http_options: dict[str, str | int],
 ) -> None:
     """Serve until a signal to stop. replicas: at least, at most, and the sessions of each; None: see `serve`."""
-    from unichoir.api import DEFAULT_MODEL
-    from unichoir.fleet.cluster import connected, processors
+    from unichoir.fleet.cluster import connected, places, processors
     from unichoir.fleet.serve import Scaling, deploy, make_application, serve_until
     from unichoir.fleet.transcribe import reachable
-    from unichoir.fleet.worker import ModelSource
     from unichoir.serving.logs import configure_logs, log_event
     from unichoir.stopping import StopRequest
 
-    name, threads, top_k = model
     least, most, sessions = replicas
     with connected(address), StopRequest() as stop:
-        of_machine, of_all = processors()
-        source = ModelSource(reachable(name or DEFAULT_MODEL), threads or min(MAX_THREADS, of_machine), top_k)
+        # On a GPU a replica's threads have little to do.
+        threads = source.threads or (1 if source.num_gpus else min(MAX_THREADS, processors()[0]))
+        source = replace(source, name_or_dir=reachable(source.name_or_dir), threads=threads)
+        room = places(threads, source.num_gpus)
+        if source.num_gpus and (least or 1) > room:
+            raise typer.BadParameter(f"this cluster has GPUs for {room}", param_hint="--min-replicas")
         scaling = Scaling(
             min_replicas=least or 1,
-            max_replicas=most or max(of_all // (source.threads or 1), least or 1),
+            max_replicas=most or max(room, least or 1),
             sessions_per_replica=sessions or min(SESSIONS_PER_REPLICA, settings.max_sessions),
         )
         if scaling.sessions_per_replica > settings.max_sessions:

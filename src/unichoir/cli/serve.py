@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from unichoir.cli.common import BeamSizeOption, ModelOption, TopKOption, streaming_options
-from unichoir.cli.fleet import FLEET, RayOption, refuse, serve_on_cluster
+from unichoir.cli.common import BeamSizeOption, DeviceOption, ModelOption, TopKOption, streaming_options
+from unichoir.cli.fleet import FLEET, RayOption, model_source, refuse, serve_on_cluster
 from unichoir.decoding.options import STREAMING_MODES, DecodingOptions, StreamingMode
 
 LIMITS, SPEECH, NETWORK = "Limits", "Recognition", "Network"
@@ -70,6 +70,7 @@ def serve(
         ),
     ] = None,
     top_k: TopKOption = None,
+    device: DeviceOption = "cpu",
     max_sessions: Annotated[int, typer.Option(min=1, help="Live sessions.", rich_help_panel=LIMITS)] = 200,
     max_batch: Annotated[int, typer.Option(min=1, help="Streams encoded together.", rich_help_panel=LIMITS)] = 16,
     idle_timeout: Annotated[
@@ -133,7 +134,7 @@ def serve(
         typer.Option(
             min=1,
             metavar="N",
-            help="Servers; else as many as the cluster has processors for.",
+            help="Servers; else as many as the cluster has processors (with --device cuda: GPUs) for.",
             show_default=False,
             rich_help_panel=FLEET,
         ),
@@ -144,6 +145,15 @@ def serve(
             min=1,
             metavar="N",
             help="Above it there will be more servers, below it fewer; else 50.",
+            show_default=False,
+            rich_help_panel=FLEET,
+        ),
+    ] = None,
+    gpus_per_replica: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="With --device cuda: share of a GPU, 0.5 for two servers on each; else 1.",
             show_default=False,
             rich_help_panel=FLEET,
         ),
@@ -175,8 +185,8 @@ def serve(
         raise typer.BadParameter("both are needed, or none", param_hint="--ssl-certfile, --ssl-keyfile")
     replicas = min_replicas, max_replicas, sessions_per_replica
     if ray is None:
-        names = ("--min-replicas", "--max-replicas", "--sessions-per-replica")
-        refuse(dict(zip(names, replicas, strict=True)), "needs --ray")
+        names = ("--min-replicas", "--max-replicas", "--sessions-per-replica", "--gpus-per-replica")
+        refuse(dict(zip(names, (*replicas, gpus_per_replica), strict=True)), "needs --ray")
     else:
         refuse({"--port 0": port == 0}, "has no place with --ray")
     streaming = streaming_options(
@@ -210,14 +220,15 @@ def serve(
     )
     threads = threads or _fitting_threads(directory)
     if ray is not None:
+        source = model_source(model, threads, top_k, device, ("--gpus-per-replica", gpus_per_replica))
         http_options: dict[str, str | int] = {"host": host, "port": port}
         if ssl_certfile and ssl_keyfile:
             # Its key first: Ray checks the two as they come.
             http_options |= {"ssl_keyfile": str(ssl_keyfile), "ssl_certfile": str(ssl_certfile)}
-        serve_on_cluster(ray, (model, threads, top_k), settings, replicas, http_options)
+        serve_on_cluster(ray, source, settings, replicas, http_options)
         return
     run(
-        load_recognizer(model, threads, top_k),
+        load_recognizer(model, threads, top_k, device),
         settings,
         host=host,
         port=port,

@@ -8,8 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unichoir.cli.common import ModelOption, ThreadsOption, TopKOption, note, streaming_options, write_line
+from unichoir.cli.common import (
+    DEVICE_HELP,
+    ModelOption,
+    ThreadsOption,
+    TopKOption,
+    note,
+    streaming_options,
+    write_line,
+)
 from unichoir.cli.stream_output import Format, TextLines, make_output
+from unichoir.decoding.device import DEVICES, Device
 from unichoir.decoding.latency import LatencyMeter
 from unichoir.decoding.options import MAX_CHUNK_SIZE, STREAMING_MODES, StreamingMode
 from unichoir.errors import AudioError
@@ -91,6 +100,9 @@ def stream(
     ] = False,
     threads: ThreadsOption = None,
     top_k: TopKOption = None,
+    compute_device: Annotated[
+        Device, typer.Option("--compute-device", metavar="|".join(DEVICES), help=DEVICE_HELP)
+    ] = "cpu",
 ) -> None:
     """Write down what is said while it is said: into a microphone, or by a recording played as if it were live.
 
@@ -130,7 +142,7 @@ def stream(
         max_utterance=max_utterance,
     )
     source = _find_microphone(device) if simulate is None else simulate
-    loaded = load_model(model, threads, top_k)
+    loaded = load_model(model, threads, top_k, compute_device)
     session = Session(loaded.create_stream(options), make_output(output_format))
     failure = _run(session, source, loaded.sample_rate, 1.0 if speed is None else speed)
     if latency or sys.stdout.isatty():

@@ -13,6 +13,7 @@ from rich.progress import Progress, TaskID
 from unichoir.cli.common import (
     BeamSizeOption,
     CtcWeightOption,
+    DeviceOption,
     LeftChunksOption,
     ModelOption,
     ReverseWeightOption,
@@ -23,7 +24,7 @@ from unichoir.cli.common import (
     print_error,
     write_line,
 )
-from unichoir.cli.fleet import FLEET, RayOption, refuse, transcribe_manifests
+from unichoir.cli.fleet import FLEET, RayOption, model_source, refuse, transcribe_manifests
 from unichoir.decoding.hypothesis import Transcript
 from unichoir.decoding.options import MODES, Mode
 from unichoir.errors import UnichoirError
@@ -62,6 +63,7 @@ def transcribe(
     ] = None,
     threads: ThreadsOption = None,
     top_k: TopKOption = None,
+    device: DeviceOption = "cpu",
     ray: RayOption = None,
     output: Annotated[
         Path | None,
@@ -77,7 +79,16 @@ def transcribe(
         typer.Option(
             min=1,
             metavar="N",
-            help="At most; else as many as the cluster has processors for.",
+            help="At most; else as many as the cluster has processors (with --device cuda: GPUs) for.",
+            show_default=False,
+            rich_help_panel=FLEET,
+        ),
+    ] = None,
+    gpus_per_worker: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="With --device cuda: share of a GPU, 0.5 for two workers on each; else 1.",
             show_default=False,
             rich_help_panel=FLEET,
         ),
@@ -118,12 +129,18 @@ def transcribe(
         refuse({"--output-dir": output_dir, "--format text": output_format == "text"}, "has no place with --ray")
         if output is None:
             raise typer.BadParameter("needed with --ray", param_hint="--output")
-        settings = (model, threads, top_k), options, workers, retry_failed
-        transcribe_manifests(files, output, ray, *settings)
+        source = model_source(model, threads, top_k, device, ("--gpus-per-worker", gpus_per_worker))
+        transcribe_manifests(files, output, ray, source, options, workers, retry_failed)
         return
-    refuse({"--output": output, "--workers": workers, "--retry-failed": retry_failed}, "needs --ray")
+    refuse(
+        {
+            **{"--output": output, "--workers": workers, "--retry-failed": retry_failed},
+            "--gpus-per-worker": gpus_per_worker,
+        },
+        "needs --ray",
+    )
     output_format = output_format or "text"
-    loaded = load_model(model, threads, top_k)
+    loaded = load_model(model, threads, top_k, device)
     outputs = plan_outputs(files, output_dir, output_format) if output_dir else [None] * len(files)
     if not _transcribe_all(partial(loaded.transcribe, options=options), files, outputs, output_format):
         raise typer.Exit(1)

@@ -2,8 +2,11 @@
 
 import json
 import os
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +16,7 @@ import onnxruntime
 from unichoir.audio.fbank import FbankConfig
 from unichoir.configuration import from_mapping
 from unichoir.decoding.backend import Floats, Ints, ModelInfo
+from unichoir.decoding.device import Device
 from unichoir.decoding.engine import DecoderScores, PrefixTree, check_top_k, zero_padding
 from unichoir.errors import CheckpointError, ConfigError, DecodingError
 
@@ -32,6 +36,13 @@ TOP_K_INPUT = "top_k"
 """Of the encoder and the decoders, after all others, where they have experts."""
 SLOW_OPTIMIZERS = ["SkipLayerNormFusion"]
 """Of ONNX Runtime's graph optimisers those whose operators are slower on CPUs than what they replace."""
+CUDA_PROVIDER = "CUDAExecutionProvider"
+CUDA_OPTIONS = {
+    # By default cuDNN tries all its ways for each new shape, and those of speech do not repeat.
+    "cudnn_conv_algo_search": "HEURISTIC",
+    # Products of float32 as on CPUs, not with factors of 10 bits.
+    "use_tf32": "0",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,30 +98,36 @@ def state_inputs(num_blocks: int) -> list[str]:
 
 
 class OnnxBackend(DecoderScores):
-    """`decoding.backend.Backend` over a model directory, on the CPU.
+    """`decoding.backend.Backend` over a model directory.
 
     num_threads: for one call; None: as many as there are cores, at most 8. top_k: experts of a frame, if fewer than the
     model was trained with. Calls from several threads are safe. Raises CheckpointError for a directory that is
     incomplete, damaged or of another release, ConfigError for a malformed config.json, DecodingError for a top_k that
-    the model does not have.
+    the model does not have and for a device that it or this machine cannot compute on.
     """
 
     def __init__(
-        self, directory: str | os.PathLike[str], num_threads: int | None = None, top_k: int | None = None
+        self,
+        directory: str | os.PathLike[str],
+        num_threads: int | None = None,
+        top_k: int | None = None,
+        device: Device = "cpu",
     ) -> None:
         self.directory = Path(directory)
         self.config = read_config(self.directory)
         self.info = self.config.model
         check_top_k(top_k, self.info)
-        options = _session_options(num_threads)
+        if device == "cuda":
+            _prepare_cuda(self.directory, self.config)
+        load = partial(_load, options=_session_options(num_threads), device=device)
         streaming = (*state_inputs(self.config.num_blocks), KEPT_INPUT) if self.config.streaming else ()
         experts = (TOP_K_INPUT,) if self.info.top_k else ()
         self._top_k = {name: np.array([top_k or self.info.top_k], np.int64) for name in experts}
-        self._encoder = _load(self.directory / ENCODER_FILE, (*ENCODER_INPUTS, *streaming, *experts), options)
-        self._ctc = _load(self.directory / CTC_FILE, CTC_INPUTS, options)
-        self._decoder = _load(self.directory / DECODER_FILE, (*DECODER_INPUTS, *experts), options)
+        self._encoder = load(self.directory / ENCODER_FILE, (*ENCODER_INPUTS, *streaming, *experts))
+        self._ctc = load(self.directory / CTC_FILE, CTC_INPUTS)
+        self._decoder = load(self.directory / DECODER_FILE, (*DECODER_INPUTS, *experts))
         self._reverse_decoder = (
-            _load(self.directory / REVERSE_DECODER_FILE, (*DECODER_INPUTS, *experts), options)
+            load(self.directory / REVERSE_DECODER_FILE, (*DECODER_INPUTS, *experts))
             if self.info.has_reverse_decoder
             else None
         )
@@ -185,10 +202,13 @@ class OnnxBackend(DecoderScores):
 
 
 def load_model_directory(
-    directory: str | os.PathLike[str], num_threads: int | None = None, top_k: int | None = None
+    directory: str | os.PathLike[str],
+    num_threads: int | None = None,
+    top_k: int | None = None,
+    device: Device = "cpu",
 ) -> tuple[OnnxBackend, ModelDirectoryConfig]:
     """The engine of a model directory and its settings; raises as OnnxBackend does."""
-    backend = OnnxBackend(directory, num_threads, top_k)
+    backend = OnnxBackend(directory, num_threads, top_k, device)
     return backend, backend.config
 
 
@@ -229,15 +249,42 @@ def _num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _load(path: Path, inputs: Sequence[str], options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+def _prepare_cuda(directory: Path, config: ModelDirectoryConfig) -> None:
+    """Raises DecodingError where the model or the installed ONNX Runtime has no use for a GPU."""
+    if config.weights == "int8":  # MatMulIntegerToFloat has no kernel for GPUs: every product would go back to the CPU
+        raise DecodingError(
+            f"{directory}: device cuda: ONNX Runtime multiplies int8 on CPUs only; export the model in float32 or "
+            "float16, or use its checkpoint"
+        )
+    if CUDA_PROVIDER not in onnxruntime.get_available_providers():
+        install = "pip uninstall onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]'"
+        raise DecodingError(f"device cuda: the installed ONNX Runtime computes on CPUs only: {install}")
+    if hasattr(onnxruntime, "preload_dlls"):  # finds the libraries that pip has installed, since 1.21
+        with redirect_stdout(sys.stderr):
+            onnxruntime.preload_dlls()
+
+
+def _load(
+    path: Path, inputs: Sequence[str], options: onnxruntime.SessionOptions, device: Device
+) -> onnxruntime.InferenceSession:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
+    cuda = [(CUDA_PROVIDER, CUDA_OPTIONS)] if device == "cuda" else []
     try:
         session = onnxruntime.InferenceSession(
-            path, options, providers=["CPUExecutionProvider"], disabled_optimizers=SLOW_OPTIMIZERS
+            path,
+            options,
+            providers=[*cuda, "CPUExecutionProvider"],
+            disabled_optimizers=[] if cuda else SLOW_OPTIMIZERS,
+            enable_fallback=0,  # to the CPU, when the GPU fails
         )
     except Exception as error:  # onnxruntime has a type of its own for each way in which a file can be damaged
-        raise CheckpointError(f"{path}: cannot be read ({' '.join(str(error).split())[:200]})") from None
+        reason = " ".join(str(error).split())[:200]
+        if cuda and "CUDA" in reason:
+            raise DecodingError(f"device cuda: {reason}") from None
+        raise CheckpointError(f"{path}: cannot be read ({reason})") from None
+    if cuda and CUDA_PROVIDER not in session.get_providers():  # what cannot be used is left out in silence
+        raise DecodingError("device cuda: ONNX Runtime finds no GPU here, or not the libraries of CUDA and cuDNN")
     found = tuple(each.name for each in session.get_inputs())
     if found != tuple(inputs):
         raise CheckpointError(f"{path}: has the inputs {', '.join(found)}, expected {', '.join(inputs)}")

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from unichoir.decoding.backend import Floats, Ints, ModelInfo
+from unichoir.decoding.device import Device
 from unichoir.decoding.engine import DecoderScores, PrefixTree, check_top_k, zero_padding
 from unichoir.errors import DecodingError
 from unichoir.model.asr_model import AsrModel
@@ -36,10 +37,18 @@ def model_info(model: AsrModel) -> ModelInfo:
     )
 
 
+def check_device(device: Device) -> None:
+    """Raises DecodingError where torch cannot compute on the device."""
+    if device == "cuda" and not torch.cuda.is_available():
+        why = "finds no GPU here" if torch.version.cuda else "was built without CUDA"
+        raise DecodingError(f"device cuda: the installed PyTorch {why}")
+
+
 class TorchBackend(DecoderScores):
     """`decoding.backend.Backend` over an `AsrModel`, without gradients.
 
-    The model is used as it is: whoever lends a model in training puts it into evaluation mode. top_k: experts of a
+    The model is used as it is: whoever lends a model in training puts it into evaluation mode. device: where the model
+    is moved to, None leaves it; states stay there between chunks, all else comes and goes as numpy. top_k: experts of a
     frame, if fewer than the model was trained with. Raises DecodingError for a top_k that the model does not have.
     """
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
+from unichoir.api import cluster_extras
 from unichoir.errors import UnichoirError
 
 AUTO, LOCAL = "auto", "local"
@@ -21,16 +22,11 @@ def connected(address: str) -> Iterator[None]:
     and ends with the block; or HOST:PORT of a cluster's head. A process that is a driver already stays the one it is.
     Raises UnichoirError where there is no such cluster, when the cluster fails, and without Ray.
     """
-    try:
-        # Set before Ray is imported, which is when it looks: nothing of a cluster of ours is reported to Ray's authors.
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Set before Ray is imported, which is when it looks: nothing of a cluster of ours is reported to Ray's authors.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    with cluster_extras("--ray"):
         import ray
         import ray.data
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("ray", "pandas", "pyarrow"):
-            raise
-        install = "pip install 'unichoir[cluster]'"
-        raise UnichoirError(f"--ray needs more than a plain install: {install} (no {error.name})") from None
     was_connected = ray.is_initialized()
     if not was_connected:
         _connect(address)
@@ -45,11 +41,33 @@ def connected(address: str) -> Iterator[None]:
 
 def processors() -> tuple[int, int]:
     """Of the largest machine of the cluster, and of all its machines together."""
+    of_machines = [int(resources.get("CPU", 0)) for resources in _machines()]
+    return max(of_machines, default=1), sum(of_machines)
+
+
+def places(processors_each: int, gpus_each: float) -> int:
+    """How many workers there is room for, 1 or more; each has so many processors of a machine and this share of a GPU.
+
+    Raises UnichoirError where they have a GPU each and there is no such machine, for which Ray would wait for ever.
+    """
+    if not gpus_each:
+        return max(processors()[1] // processors_each, 1)
+    in_gpu = int(1 / gpus_each + 1e-6)  # a worker's share is of one GPU; 1 / 0.1 may be less than 10
+    machines = [(int(each.get("CPU", 0)), int(each.get("GPU", 0))) for each in _machines()]
+    if not any(gpus for _, gpus in machines):
+        raise UnichoirError("device cuda: this cluster has no GPU (`ray start --num-gpus N` where Ray does not see it)")
+    found = sum(min(cpus // processors_each, gpus * in_gpu) for cpus, gpus in machines)
+    if not found:
+        raise UnichoirError(f"device cuda: no machine of this cluster has a GPU and {processors_each} processors")
+    return found
+
+
+def _machines() -> list[dict[str, float]]:
+    """What each of them has."""
     import ray
 
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
-    of_machines = [int(node["Resources"].get("CPU", 0)) for node in nodes if node["Alive"]]
-    return max(of_machines, default=1), sum(of_machines)
+    return [node["Resources"] for node in nodes if node["Alive"]]
 
 
 def _connect(address: str) -> None:

@@ -88,7 +88,9 @@ def make_application(source: ModelSource, settings: "Settings", scaling: Scaling
     """The deployment, for `serve.run`; needs a cluster's driver, and on all workers model and extras."""
     from ray import serve
 
-    processors = source.threads or 1
+    resources: dict[str, float] = {"num_cpus": source.threads or 1}
+    if source.num_gpus:
+        resources["num_gpus"] = source.num_gpus
 
     def build() -> "FastAPI":  # in the replica, which starts and stops the engine by the application's lifespan
         from unichoir.serving.app import create_app
@@ -101,7 +103,7 @@ def make_application(source: ModelSource, settings: "Settings", scaling: Scaling
 
     deployment = serve.deployment(
         name=NAME,
-        ray_actor_options={"num_cpus": processors},
+        ray_actor_options=resources,
         # The application itself refuses what is too much, as its protocols say it.
         max_ongoing_requests=settings.max_sessions + settings.max_waiting_uploads + OTHER_REQUESTS,
         autoscaling_config={

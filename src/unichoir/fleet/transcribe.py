@@ -16,7 +16,7 @@ from unichoir.data.storage import is_url
 from unichoir.data.utterance import Utterance
 from unichoir.decoding.options import DecodingOptions
 from unichoir.errors import UnichoirError
-from unichoir.fleet.cluster import processors
+from unichoir.fleet.cluster import places
 from unichoir.fleet.results import Chunk, Result, Results, make_chunks
 from unichoir.fleet.worker import Attempts, Done, ModelSource, Worker
 
@@ -103,13 +103,13 @@ def transcribe(
     Args:
         output: the folder; see `Results`. At the end `results.jsonl` holds all results in the order of the utterances.
         source: the model; audio and model must be reachable under their paths for all workers.
-        workers: at most; None: as many as the cluster has processors for, `source.threads` or one for each.
+        workers: at most; None: as many as the cluster has processors for, `source.threads` or one for each, and GPUs.
         retry_failed: recognise chunks anew in which an utterance has failed.
         progress: called after each chunk.
 
     Raises:
-        UnichoirError: for a model or options that cannot work, and for a folder with other results. What is wrong with
-            an utterance is its result, and in the report.
+        UnichoirError: for a model, options or device that cannot work, and for a folder with other results. What is
+            wrong with an utterance is its result, and in the report.
     """
     source = dataclasses.replace(source, name_or_dir=reachable(source.name_or_dir))
     results = Results(output, make_chunks(utterances), _job(source, options))
@@ -168,7 +168,8 @@ def _recognized(
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     attempts = ray.remote(Attempts).options(num_cpus=0, scheduling_strategy=here).remote()
     threads = source.threads or 1
-    most = min(workers or max(processors()[1] // threads, 1), len(chunks))
+    room = places(threads, source.num_gpus)
+    most = min(workers or room, len(chunks))
     rows = ray.data.from_items([{"chunk": pickle.dumps(chunk)} for chunk in chunks], override_num_blocks=len(chunks))
     outcomes = rows.map(
         Worker,  # type: ignore[arg-type]  # Ray makes the actors of the class
@@ -176,6 +177,7 @@ def _recognized(
         # Where there is no room for all of them, those that there are begin.
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most, initial_size=most),
         num_cpus=threads,
+        num_gpus=source.num_gpus or None,
     )
     by_number = {chunk.number: chunk for chunk in chunks}
     for row in outcomes.iter_rows():

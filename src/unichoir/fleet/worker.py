@@ -15,9 +15,10 @@ from unichoir.api import load_recognizer
 from unichoir.audio.io import Samples
 from unichoir.data.storage import is_url
 from unichoir.data.utterance import Utterance, load_utterance, utterance_duration
+from unichoir.decoding.device import Device
 from unichoir.decoding.options import DecodingOptions
 from unichoir.decoding.recognizer import Recognizer
-from unichoir.errors import AudioError, UnichoirError
+from unichoir.errors import AudioError, ConfigError, UnichoirError
 from unichoir.fleet.results import Chunk, Result
 
 if TYPE_CHECKING:
@@ -29,19 +30,32 @@ MAX_BATCH_SECONDS = 160.0
 """Of audio in a batch, as long as its longest recording would make it: memory has a limit."""
 MAX_DEATHS = 2
 """Workers that one utterance may take with it while nothing else is in work."""
+MIN_GPU_SHARE = 0.01
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Which model, as all workers can load it."""
+    """Which model, as all workers can load it. Raises ConfigError for a share of a GPU that is none."""
 
     name_or_dir: str
     threads: int | None = None
     top_k: int | None = None
+    device: Device = "cpu"
+    gpu_share: float = 1.0
+    """Of one GPU, with `cuda`: as many workers as it has room for share its memory."""
+
+    def __post_init__(self) -> None:
+        if not MIN_GPU_SHARE <= self.gpu_share <= 1:
+            raise ConfigError(f"GPUs of a worker: expected {MIN_GPU_SHARE} to 1, found {self.gpu_share}")
+
+    @property
+    def num_gpus(self) -> float:
+        """What a worker asks the cluster for."""
+        return self.gpu_share if self.device == "cuda" else 0.0
 
     def load(self) -> Recognizer:
         """As `api.load_recognizer` does."""
-        return load_recognizer(self.name_or_dir, self.threads, self.top_k)
+        return load_recognizer(self.name_or_dir, self.threads, self.top_k, self.device)
 
 
 @dataclass(frozen=True)

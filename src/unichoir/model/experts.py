@@ -136,12 +136,11 @@ def grouped_products_agree(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether a small grouped product with an empty group equals products one by one, backward pass included."""
     sizes, width = [16, 0, 48], 32
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(sum(sizes), width, generator=generator).to(device, dtype)
-    w = torch.randn(len(sizes), width, width, generator=generator).to(device, dtype)
-    offsets = torch.tensor(sizes, device=device).cumsum(0).to(torch.int32)
-    with torch.enable_grad(), torch.autocast(device.type, enabled=False):
-        x.requires_grad_()
-        w.requires_grad_()
+    # Recognition asks, too, and what is made in its mode can have no gradients.
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+        x = torch.randn(sum(sizes), width, generator=generator).to(device, dtype).requires_grad_()
+        w = torch.randn(len(sizes), width, width, generator=generator).to(device, dtype).requires_grad_()
+        offsets = torch.tensor(sizes, device=device).cumsum(0).to(torch.int32)
         try:
             y = functional.grouped_mm(x, w.transpose(1, 2), offs=offsets)
         except (AttributeError, RuntimeError, ValueError):  # an older torch, or another type than it knows
