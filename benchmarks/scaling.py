@@ -2,18 +2,21 @@
 
     python benchmarks/scaling.py train.jsonl --tokenizer exp/tokenizer [--config moe-small] [--processes 1,2]
 
-Every layout is a real run of the trainer under torchrun, from the same weights, on the same batches in every update; only
-the number of processes and `parallel` differ (docs/scaling.md). Features are computed before the first run, so that
-reading is cheap. Each process has --threads threads; on a machine with GPUs each process has one of those instead.
+Every layout is a real run of the trainer under torchrun, from the same weights, on the same batches in every update;
+only the number of processes and `parallel` differ (docs/scaling.md). Features are computed before the first run, so
+that reading is cheap. Each process has --threads threads; on a machine with GPUs it has one of those instead.
 
 Prints a Markdown table, a row for each layout:
 
   s of audio / s    in the median update after --warmup and before the checkpoint, all processes together
+  relative          to the first row
   stall             the part of that time spent waiting for data
   memory            the most that any process has held in those updates, libraries included (on a GPU: tensors alone)
-  loss, dev loss    of the last update, and on a few utterances after it: the same in all rows, or something is wrong
-  checkpoint        after two thirds of the updates: for how long training stands still, and until all of it is on disk
+  loss, dev loss    of the last update, and on a few utterances after it
+  stands still      for how long the checkpoint, after two thirds of the updates, keeps a process from training
+  on disk           how long it takes until all of it is written, while training goes on
 
+and how far losses and gradients of the last update lie apart: as sums in another order do, or something is wrong.
 With --output, runs that are complete are not repeated when the same command is given again.
 """
 
@@ -21,6 +24,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -42,10 +46,10 @@ from unichoir.data.cmvn import compute_cmvn
 from unichoir.data.features import FeatureReader
 from unichoir.errors import UnichoirError
 from unichoir.model.config import NAMED_CONFIGS
+from unichoir.text.tokenizer import load_tokenizer
 from unichoir.training import trainer
 from unichoir.training.config import ExperimentConfig, experiment_from_mapping, load_experiment
 from unichoir.training.metrics import memory_gb
-from unichoir.training.parallel import Layout
 from unichoir.training.plot import read_history
 from unichoir.training.reporting import TENSORBOARD
 from unichoir.training.setup import read_manifests
@@ -53,8 +57,8 @@ from unichoir.training.state import StateFolder
 
 DEV_UTTERANCES = 16
 HEADER = (
-    "| processes | layout | s of audio / s | times | stall | memory | loss | dev loss | checkpoint: stands still | on disk |\n"
-    "|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|"
+    "| processes | layout | s of audio / s | relative | stall | memory | loss | dev loss "
+    "| checkpoint stands still | on disk |\n|---:|---|" + 8 * "---:|"
 )
 
 
@@ -69,6 +73,7 @@ class Row:
     libraries_gb: float
     """Held before there was a model."""
     loss: float
+    gradient: float
     dev_loss: float
     blocked: float
     """Seconds for which the checkpoint kept the slowest process from training."""
@@ -91,14 +96,14 @@ def layouts(processes: int, num_experts: int) -> dict[str, dict[str, Any]]:
     fsdp = {"shard": 0}
     found: dict[str, dict[str, Any]] = {"DDP": {"shard": 1}, "FSDP": fsdp}
     if processes % 4 == 0:
-        found["hybrid: FSDP in halves"] = {"shard": processes // 2}
+        found["FSDP in halves"] = {"shard": processes // 2}
     shared = gcd(processes, num_experts)
     if num_experts and shared > 1:
         experts = {"expert_parallel": shared}
         found["experts"] = {"shard": 1, **experts}
-        found["FSDP, experts"] = {**fsdp, **experts}
+        found["FSDP + experts"] = {**fsdp, **experts}
     checkpointed = {
-        f"{name}, activation checkpointing": {**keys, "activation_checkpointing": True}
+        f"{name} + activation checkpointing": {**keys, "activation_checkpointing": True}
         for name, keys in found.items()
         if keys["shard"] == 0
     }
@@ -128,14 +133,14 @@ class TimedStates(StateFolder):
 def work(folder: Path, train: str, dev: str) -> None:
     """One of the processes that torchrun starts: train, and leave figures in `folder`."""
     libraries = memory_gb(torch.device("cpu"))
-    trainer.StateFolder = TimedStates  # type: ignore[misc]
+    trainer.StateFolder = TimedStates  # type: ignore[attr-defined]
     trainer.train(load_experiment(folder / "config.yaml"), [train], [dev], folder / "run")
     if os.environ["RANK"] == "0":
         (folder / "libraries.json").write_text(json.dumps(libraries))
 
 
 def measure(folder: Path, config: ExperimentConfig, processes: int, data: Sequence[Path], warmup: int) -> Row:
-    """Run one layout in a new folder. Raises SystemExit with the end of what it said when it fails."""
+    """Run one layout in a new folder. Raises UnichoirError with the end of what it said when it fails."""
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(json.dumps(to_mapping(config)))  # JSON is YAML
     agent = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
@@ -143,7 +148,7 @@ def measure(folder: Path, config: ExperimentConfig, processes: int, data: Sequen
     threads = {"OMP_NUM_THREADS": str(config.trainer.num_threads)}
     ended = subprocess.run(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **threads})
     if ended.returncode:
-        raise SystemExit(f"{ended.stderr[-3000:]}\nerror: {folder.name} failed")
+        raise UnichoirError(f"{folder.name} failed:\n{ended.stderr[-3000:]}")
     history = read_history(folder / "run" / TENSORBOARD).scalars
     scalars = {tag: dict(zip(*points, strict=True)) for tag, points in history.items()}
     saved, last = config.trainer.checkpoint_every_steps, config.trainer.max_steps
@@ -156,6 +161,7 @@ def measure(folder: Path, config: ExperimentConfig, processes: int, data: Sequen
         memory_gb=scalars["train/memory_gb"][saved],
         libraries_gb=json.loads((folder / "libraries.json").read_text()),
         loss=scalars["train/loss"][last],
+        gradient=scalars["train/gradient"][last],
         dev_loss=scalars["dev/loss"][last],
         blocked=max(entry["blocked"] for entry in times if entry["step"] == saved),
         written=max(entry["written"] for entry in times if entry["step"] == saved),
@@ -169,7 +175,7 @@ def measure_once(folder: Path, config: ExperimentConfig, processes: int, data: S
     if measured.exists():
         content = json.loads(measured.read_text())
         if content["asked"] != json.loads(json.dumps(asked)):
-            raise SystemExit(f"error: {measured} was measured with other options; choose another --output")
+            raise UnichoirError(f"{measured} was measured with other options; choose another --output")
         return Row(**content["row"])
     shutil.rmtree(folder, ignore_errors=True)  # of a run that was cut off
     row = measure(folder, config, processes, data, warmup)
@@ -179,6 +185,7 @@ def measure_once(folder: Path, config: ExperimentConfig, processes: int, data: S
 
 def prepare(arguments: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], list[Path]]:
     """The experiment that all layouts share, and its manifests. Computes the features, which takes a while once."""
+    load_tokenizer(arguments.tokenizer)  # what would fail in every process fails here, once
     manifest = Path(arguments.manifest).resolve()
     utterances, _ = read_manifests([manifest], "training")
     if any(utterance.byte_range for utterance in utterances):
@@ -200,16 +207,14 @@ def prepare(arguments: argparse.Namespace, folder: Path) -> tuple[dict[str, Any]
             "num_threads": arguments.threads,
             "log_every": 1,
             "validate_every": arguments.updates,
-            "checkpoint_every_steps": max(2 * arguments.updates // 3, 1),
+            "checkpoint_every_steps": 2 * arguments.updates // 3,
             "checkpoint_every_seconds": 1e9,
             "keep_best": 1,
             "average_best": 1,
         },
     }
-    reader = FeatureReader(
-        fbank=experiment_from_mapping(experiment, "benchmark").fbank, cache_dir=Path(experiment["feature_cache"])
-    )
     with progress_bar("features", "utterances") as progress:
+        reader = FeatureReader(cache_dir=Path(experiment["feature_cache"]))
         statistics, skipped = compute_cmvn(utterances, reader, progress)
     statistics.save(experiment["cmvn"])
     note(f"{len(utterances) - len(skipped)} utterances, {statistics.frame_num / 360000:.2f} h; runs in {folder}")
@@ -224,29 +229,28 @@ def compare(arguments: argparse.Namespace, folder: Path) -> None:
         (processes, name, parallel)
         for processes in arguments.processes
         for name, parallel in layouts(processes, feed_forward.num_experts).items()
+        if arguments.layouts is None or name in arguments.layouts.split(",")
     ]
-    rows: list[Row] = []
-    lines = []
-    with progress_bar("training", "layouts") as progress:
-        for processes, name, parallel in found:
-            progress(len(rows), len(found))
-            config = experiment_from_mapping({**experiment, "parallel": parallel}, name)
-            Layout.of(config.parallel, processes)
-            run = folder / f"{processes}-{name.replace(':', '').replace(',', '').replace(' ', '-')}"
-            rows.append(measure_once(run, config, processes, data, arguments.warmup))
-            lines.append(rows[-1].to_markdown(processes, name, rows[0].speed))
-            note(lines[-1])
+    if not found:
+        raise UnichoirError(f"--layouts: none of {arguments.layouts} with this configuration and these processes")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
-    trained = config.trainer
     print(
-        f"{arguments.config}, {trained.precision}, {trained.max_steps} updates of {trained.accumulate} batches of "
-        f"{arguments.frames_per_batch / 100:.0f} s; torch {torch.__version__}, {device}, {os.cpu_count()} cores, "
-        f"{trained.num_threads} thread(s) for each process, {rows[0].libraries_gb:.2f} GB of libraries\n"
+        f"{arguments.config}, {arguments.precision}, {arguments.updates} updates of "
+        f"{experiment['trainer']['accumulate']} batches of {arguments.frames_per_batch / 100:.0f} s; "
+        f"torch {torch.__version__}, {device}, {os.cpu_count()} cores, threads of a process: {arguments.threads}\n"
     )
-    print(HEADER, *lines, sep="\n")
-    for name, losses in (("losses", [row.loss for row in rows]), ("dev losses", [row.dev_loss for row in rows])):
-        print(f"\nLargest relative difference of {name}: {(max(losses) - min(losses)) / min(losses):.1e}", end="")
-    print()
+    print(HEADER, flush=True)
+    rows: list[Row] = []
+    for number, (processes, name, parallel) in enumerate(found, start=1):
+        note(f"run {number} of {len(found)}: {name}, {processes} process(es)")
+        config = experiment_from_mapping({**experiment, "parallel": parallel}, name)
+        run = folder / f"{processes}-{re.sub('[^a-zA-Z]+', '-', name)}"
+        rows.append(measure_once(run, config, processes, data, arguments.warmup))
+        print(rows[-1].to_markdown(processes, name, rows[0].speed), flush=True)
+    print(f"\nBefore there is a model each process holds {rows[0].libraries_gb:.2f} GB.")
+    for name in ("loss", "gradient", "dev_loss"):
+        values = [getattr(row, name) for row in rows]
+        print(f"Largest relative difference of {name}: {(max(values) - min(values)) / min(values):.1e}")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -256,6 +260,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--tokenizer", required=True, metavar="DIR", help="folder of `unichoir tokenizer`")
     parser.add_argument("--config", default="moe-small", choices=sorted(NAMED_CONFIGS), metavar="NAME")
     parser.add_argument("--processes", default="1,2", metavar="N,N", help="numbers of processes (default: 1,2)")
+    parser.add_argument("--layouts", metavar="NAME,NAME", help="only these rows of the table (default: all)")
     parser.add_argument("--updates", type=int, default=12, help="of each run (default: 12)")
     parser.add_argument("--warmup", type=int, default=3, help="updates before those that count (default: 3)")
     parser.add_argument("--batches-per-update", type=int, default=0, help="default: two for each of most processes")
@@ -277,16 +282,13 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     """Compare the layouts; under torchrun, be one of their processes."""
-    if distributed.is_torchelastic_launched():
-        folder, train, dev = sys.argv[1:]
-        work(Path(folder), train, dev)
-        return
-    arguments = parse_arguments()
     try:
+        if distributed.is_torchelastic_launched():
+            return work(Path(sys.argv[1]), *sys.argv[2:])
+        arguments = parse_arguments()
         if arguments.output is not None:
             arguments.output.mkdir(parents=True, exist_ok=True)
-            compare(arguments, arguments.output.resolve())
-            return
+            return compare(arguments, arguments.output.resolve())
         with tempfile.TemporaryDirectory(prefix="unichoir-scaling-") as folder:
             compare(arguments, Path(folder))
     except UnichoirError as error:

@@ -1,0 +1,77 @@
+"""The scripts that measure training, as a person starts them: a tiny corpus, a small configuration, real processes."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.training.conftest import LETTERS, write_corpus
+
+from unichoir.text.tokenizer import CharTokenizer
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+def run(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(BENCHMARKS / script), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def table(text: str) -> list[dict[str, str]]:
+    """The rows of the Markdown table in a script's output."""
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    header, alignment, *rows = cells
+    assert all(set(cell) <= set("-:") for cell in alignment)
+    return [dict(zip(header, row, strict=True)) for row in rows]
+
+
+def test_layouts_are_compared_and_what_is_measured_is_kept(tmp_path: Path) -> None:
+    write_corpus(tmp_path, "train", 24, seed=1)
+    CharTokenizer(["<blank>", "<unk>", "<sos/eos>", *LETTERS]).save(tmp_path / "tokenizer")
+    command = [tmp_path / "train.jsonl", "--tokenizer", tmp_path / "tokenizer", "--config", "moe-tiny"]
+    command += ["--layouts", "alone,FSDP + experts", "--updates", 4, "--warmup", 1, "--frames-per-batch", 600]
+    command += ["--output", tmp_path / "runs"]
+    first = run("scaling.py", *command)
+    assert not first.returncode, first.stderr
+    alone, spread = table(first.stdout)
+    assert (alone["processes"], alone["layout"], alone["relative"]) == ("1", "alone", "1.00")
+    assert (spread["processes"], spread["layout"]) == ("2", "FSDP + experts")
+    for column in ("loss", "dev loss"):
+        assert float(alone[column]) == pytest.approx(float(spread[column]), rel=1e-4)
+    differences = re.findall(r"difference of (\w+): (\S+)", first.stdout)
+    assert [name for name, _ in differences] == ["loss", "gradient", "dev_loss"]
+    assert all(float(difference) < 1e-3 for _, difference in differences)
+    for row in (alone, spread):
+        assert 0.2 < float(row["memory"].removesuffix(" GB")) < 4
+        assert float(row["s of audio / s"]) > 0
+        assert 0 <= float(row["checkpoint stands still"].removesuffix(" s")) <= float(row["on disk"].removesuffix(" s"))
+    assert run("scaling.py", *command).stdout == first.stdout
+
+
+def test_whole_steps_are_compared_with_a_large_product() -> None:
+    ended = run(
+        "training_speed.py", "step", "--config", "moe-tiny,dense-small", "--frames-per-batch", 1000, "--steps", 1
+    )
+    assert not ended.returncode, ended.stderr
+    moe, dense = table(ended.stdout)
+    for row in (moe, dense):
+        assert row["batch"] == "10 s"
+        assert 0 < int(row["of the product"].removesuffix("%")) < 100
+        assert float(row["peak GB"]) == pytest.approx(float(row["planned GB"]), abs=0.02)
+        speed = float(row["batch"].removesuffix(" s")) / float(row["ms of a step"]) * 1000
+        assert float(row["s of audio / s"]) == pytest.approx(speed, rel=0.02)
+    assert float(moe["the layer alone"]) > 0
+    assert dense["the layer alone"] == "-"
+
+
+def test_a_layer_can_be_checked_for_waiting_only_on_a_gpu() -> None:
+    import torch
+
+    ended = run("training_speed.py", "--check-sync")
+    if torch.cuda.is_available():
+        assert not ended.returncode, ended.stderr
+        assert "never wait for the GPU" in ended.stdout
+    else:
+        assert ended.returncode == 2
+        assert "--check-sync needs a CUDA device" in ended.stderr
