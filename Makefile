@@ -14,7 +14,7 @@ demo: $(DEMO)/bin/python
 	$(DEMO)/bin/python demo/run.py
 
 test: lint
-	$(TEST)/bin/python -m pytest
+	$(TEST)/bin/python -m pytest -n 2 --dist loadgroup
 
 lint: $(TEST)/.installed
 	$(TEST)/bin/ruff check .

@@ -10,6 +10,14 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where several processes test (`pytest -n 2 --dist loadgroup`), each takes whole folders: what a folder's tests
+    share is made once, and clusters do not meet."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(item.path.relative_to(REPOSITORY / "tests").parts[0]))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real speech and reference outputs beside the project; without it the test is skipped."""

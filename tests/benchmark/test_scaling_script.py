@@ -75,3 +75,29 @@ def test_a_layer_can_be_checked_for_waiting_only_on_a_gpu() -> None:
     else:
         assert ended.returncode == 2
         assert "--check-sync needs a CUDA device" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "gib", "expected"),
+    [
+        ("NVIDIA H100 80GB HBM3", 79.1, "h100"),
+        ("NVIDIA H100 PCIe", 79.1, None),
+        ("NVIDIA H100 NVL", 93.1, None),
+        ("NVIDIA H200", 139.8, "h200"),
+        ("NVIDIA H200 NVL", 139.8, None),
+        ("NVIDIA A100-SXM4-40GB", 39.4, "a100-40"),
+        ("NVIDIA A100-SXM4-80GB", 79.2, "a100-80"),
+        ("NVIDIA L40S", 44.4, "l40s"),
+        ("AMD Instinct MI300X", 192.0, "mi300x"),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", 9.8, None),
+        ("NVIDIA GeForce RTX 4090", 23.6, None),
+    ],
+)
+def test_only_the_gpu_that_a_data_sheet_describes_is_compared_with_it(
+    name: str, gib: float, expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from training_speed import data_sheet
+
+    gpu = data_sheet(name, gib * 2**30)
+    assert (gpu and gpu.name) == expected

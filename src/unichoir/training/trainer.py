@@ -161,7 +161,7 @@ class Trainer:
             self.progress.step = step
         self.progress.position = group[-1].request.after
         if self.progress.position.epoch > group[-1].request.epoch and not self.progress.step:
-            key, reason = next(iter(self.progress.skipped.items()))
+            key, reason = next(iter(self.progress.skipped.items()), ("the manifests", "nothing in them"))
             raise TrainingError(f"no training utterance can be used; {key}: {reason}")
 
     def take_stock(self, group: list[Loaded], stalled: float) -> int:
