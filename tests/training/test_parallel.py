@@ -63,11 +63,13 @@ class StopAt(StopRequest):
 
 def train_all(content: dict[str, Any], corpus: Path, output: Path, layouts: Layouts, stop_at: int | None) -> None:
     """One run after another, in folders named after the layouts."""
-    trainer.plot_training = lambda folder: folder / "none"  # which would take most of the time of such short runs
-    for name, parallel in layouts.items():
-        config = experiment_from_mapping({**content, "parallel": dict(parallel)}, "experiment")
-        stop = None if stop_at is None else StopAt(stop_at)
-        train(config, [corpus / "train.jsonl"], [corpus / "dev.jsonl"], output / name, stop=stop)
+    with pytest.MonkeyPatch.context() as patch:
+        # It would take most of the time of such short runs.
+        patch.setattr(trainer, "plot_training", lambda folder: folder / "training.png")
+        for name, parallel in layouts.items():
+            config = experiment_from_mapping({**content, "parallel": dict(parallel)}, "experiment")
+            stop = None if stop_at is None else StopAt(stop_at)
+            train(config, [corpus / "train.jsonl"], [corpus / "dev.jsonl"], output / name, stop=stop)
 
 
 @pytest.fixture

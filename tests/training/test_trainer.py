@@ -145,6 +145,7 @@ def test_a_whole_run_learns_and_leaves_usable_checkpoints(experiment: Experiment
     assert losses[-1] < 0.8 * losses[0]
     model, sections = load_checkpoint(tmp_path / "average")
     assert sections["fbank"]["num_mel_bins"] == 80
+    assert (tmp_path / "training.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "average" / "units.txt").read_text() == (corpus / "tokenizer" / "units.txt").read_text()
     for name, tensor in average_weights([tmp_path / entry.name for entry in result.best[:2]]).items():
         assert torch.equal(model.state_dict()[name], tensor)
