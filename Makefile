@@ -14,7 +14,8 @@ demo: $(DEMO)/bin/python
 	$(DEMO)/bin/python demo/run.py
 
 test: lint
-	$(TEST)/bin/python -m pytest -n 2 --dist loadgroup
+	$(TEST)/bin/python -m pytest -n 2 --dist loadgroup -m 'not alone'
+	$(TEST)/bin/python -m pytest -m alone
 
 lint: $(TEST)/.installed
 	$(TEST)/bin/ruff check .

@@ -27,7 +27,10 @@ FLAGS = [
 ]
 PATIENCE_MS = 60_000
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (UNICHOIR_CHROMIUM names it)")
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (UNICHOIR_CHROMIUM names it)"),
+    pytest.mark.alone,  # a browser that lacks a processor loses sound of its microphone
+]
 
 
 @contextmanager
