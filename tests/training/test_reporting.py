@@ -83,8 +83,10 @@ def test_all_processes_but_one_are_silent(tmp_path: Path, capsys: pytest.Capture
 
 def wandb_records(folder: Path) -> list[Any]:
     """What `wandb sync` would send: records in LevelDB's log format, pieces of them in blocks of 32 KiB."""
+    import wandb
     from wandb.proto import wandb_internal_pb2
 
+    wandb.teardown()  # its process writes the file to the end after the run has finished, and is gone after this
     (path,) = folder.glob("wandb/offline-run-*/*.wandb")
     content = path.read_bytes()
     assert content.startswith(b":W&B")
