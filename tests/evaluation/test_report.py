@@ -9,7 +9,7 @@ import pytest
 import soundfile
 from rich.console import Console
 
-from unichoir.cli.evaluate import evaluate as evaluate_command
+from unichoir.cli import app
 from unichoir.decoding.options import DecodingOptions
 from unichoir.evaluation.evaluate import Evaluation, SetScore, UtteranceScore
 from unichoir.evaluation.report import to_json, to_markdown, to_table, write_report
@@ -104,15 +104,9 @@ def test_command_writes_what_it_measured(
         entries = [{"key": "a", "wav": "a.wav", "txt": "HELLO"}, {"key": "gone", "wav": "gone.wav", "txt": "X"}]
         text = "".join(json.dumps(entry) + "\n" for entry in entries)
         (tmp_path / f"{name}.jsonl").write_text(text, encoding="utf-8")
-    evaluate_command(
-        str(tiny_checkpoint),
-        [str(tmp_path / "one.jsonl"), str(tmp_path / "two.jsonl")],
-        decoding="all",
-        chunk_size="full,2",
-        output=tmp_path / "out",
-        threads=1,
-        expert_load=True,
-    )
+    command = ["evaluate", str(tiny_checkpoint), str(tmp_path / "one.jsonl"), str(tmp_path / "two.jsonl")]
+    options = ["--decoding", "all", "--chunk-size", "full,2", "--threads", "1", "--expert-load"]
+    app([*command, *options, "--output", str(tmp_path / "out")], standalone_mode=False)
     written = capsys.readouterr()
     assert "gone left out" in written.err
     assert f"{tmp_path.name}/one: 1 left out in all" in written.err

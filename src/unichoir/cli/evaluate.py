@@ -8,22 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from unichoir.cli.arguments import DeviceOption, LeftChunksOption, SearchArguments, ThreadsOption, TopKOption
 from unichoir.cli.common import (
-    BeamSizeOption,
-    CtcWeightOption,
-    DeviceOption,
-    LeftChunksOption,
     ManifestsArgument,
-    ReverseWeightOption,
-    ThreadsOption,
-    TopKOption,
-    decoding_options,
     note,
     parse_chunk_sizes,
     parse_modes,
     progress_bar,
     write_line,
 )
+from unichoir.cli.grouping import grouped
 from unichoir.decoding.options import MODES
 from unichoir.errors import ManifestError
 
@@ -34,11 +28,13 @@ if TYPE_CHECKING:
     from unichoir.model.load import LayerLoad
 
 
+@grouped
 def evaluate(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="Included model, model directory or checkpoint.", show_default=False)
     ],
     manifests: ManifestsArgument,
+    search: SearchArguments,
     decoding: Annotated[
         str, typer.Option(metavar="MODES", help=f"'all', or separated by commas: {', '.join(MODES)}.")
     ] = "attention_rescoring",
@@ -49,9 +45,6 @@ def evaluate(
         ),
     ] = "full",
     num_left_chunks: LeftChunksOption = -1,
-    beam_size: BeamSizeOption = 10,
-    ctc_weight: CtcWeightOption = 0.5,
-    reverse_weight: ReverseWeightOption = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -85,13 +78,8 @@ def evaluate(
     from unichoir.evaluation.evaluate import plan
 
     modes, chunk_sizes = parse_modes(decoding), parse_chunk_sizes(chunk_size)
-    base = decoding_options(
-        mode=modes[0],
-        chunk_size=max(size or 0 for size in chunk_sizes),
-        num_left_chunks=num_left_chunks,
-        beam_size=beam_size,
-        ctc_weight=ctc_weight,
-        reverse_weight=reverse_weight,
+    base = search.decoding_options(
+        mode=modes[0], chunk_size=max(size or 0 for size in chunk_sizes), num_left_chunks=num_left_chunks
     )
     if expert_load and jobs > 1:
         raise typer.BadParameter("experts are counted in one process only", param_hint="--jobs")

@@ -1,12 +1,13 @@
 """What `transcribe` and `serve` do with `--ray`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
+from unichoir.cli.arguments import ModelArguments
 from unichoir.cli.common import note, print_error, progress_bar
 from unichoir.decoding.options import DecodingOptions
 from unichoir.errors import UnichoirError
@@ -24,7 +25,6 @@ RayOption = Annotated[
         metavar="auto|local|HOST:PORT",
         help="Work on a Ray cluster: the one that runs, one on this machine for as long as the command, or that one.",
         show_default=False,
-        rich_help_panel=FLEET,
     ),
 ]
 MAX_NAMED = 20
@@ -41,9 +41,122 @@ def refuse(options: Mapping[str, object], why: str) -> None:
             raise typer.BadParameter(why, param_hint=name)
 
 
-def model_source(
-    model: str | None, threads: int | None, top_k: int | None, device: "Device", gpus: tuple[str, float | None]
-) -> "ModelSource":
+@dataclass(frozen=True, kw_only=True)
+class FleetArguments:
+    """Of `transcribe`: many machines."""
+
+    PANEL: ClassVar[str] = FLEET
+
+    ray: RayOption = None
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Results as JSON lines; a run that was stopped goes on where it was.",
+            show_default=False,
+        ),
+    ] = None
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="At most; else as many as the cluster has processors (with --device cuda: GPUs) for.",
+            show_default=False,
+        ),
+    ] = None
+    gpus_per_worker: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="With --device cuda: share of a GPU, 0.5 for two workers on each; else 1.",
+            show_default=False,
+        ),
+    ] = None
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Recognise again what failed before.")] = False
+
+    def check_unused(self) -> None:
+        """An error of usage for what only a cluster can do."""
+        options = {"--output": self.output, "--workers": self.workers, "--retry-failed": self.retry_failed}
+        refuse({**options, "--gpus-per-worker": self.gpus_per_worker}, "needs --ray")
+
+    def transcribe(
+        self, manifests: Sequence[str], model: ModelArguments, device: "Device", options: DecodingOptions
+    ) -> None:
+        """Recognise manifests on a cluster; exit code 1 when an utterance has failed."""
+        from unichoir.fleet.cluster import connected
+        from unichoir.fleet.transcribe import read_utterances, transcribe
+
+        if self.ray is None or self.output is None:
+            raise typer.BadParameter("needed with --ray", param_hint="--output")
+        source = model_source(model, device, ("--gpus-per-worker", self.gpus_per_worker))
+        utterances = read_utterances(manifests)
+        with connected(self.ray), progress_bar("transcribing", "utterances") as progress:
+            report = transcribe(
+                utterances,
+                self.output,
+                source,
+                options,
+                workers=self.workers,
+                retry_failed=self.retry_failed,
+                progress=progress,
+            )
+        for line in report.lines:
+            note(line)
+        for key, error in list(report.failed.items())[:MAX_NAMED]:
+            print_error(UnichoirError(f"{key}: {error}"))
+        if len(report.failed) > MAX_NAMED:
+            note(f"and {len(report.failed) - MAX_NAMED} more: each has an 'error' in {self.output / 'results.jsonl'}")
+        if report.failed:
+            raise typer.Exit(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplicaArguments:
+    """Of `serve`: many machines."""
+
+    PANEL: ClassVar[str] = FLEET
+
+    ray: RayOption = None
+    min_replicas: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Servers; else 1.", show_default=False)
+    ] = None
+    max_replicas: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Servers; else as many as the cluster has processors (with --device cuda: GPUs) for.",
+            show_default=False,
+        ),
+    ] = None
+    sessions_per_replica: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Above it there will be more servers, below it fewer; else 50.", show_default=False
+        ),
+    ] = None
+    gpus_per_replica: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="With --device cuda: share of a GPU, 0.5 for two servers on each; else 1.",
+            show_default=False,
+        ),
+    ] = None
+
+    def check_unused(self) -> None:
+        """An error of usage for what only a cluster can do."""
+        names = ("--min-replicas", "--max-replicas", "--sessions-per-replica", "--gpus-per-replica")
+        values = (self.min_replicas, self.max_replicas, self.sessions_per_replica, self.gpus_per_replica)
+        refuse(dict(zip(names, values, strict=True)), "needs --ray")
+
+    def source(self, model: ModelArguments, device: "Device") -> "ModelSource":
+        """What the replicas load."""
+        return model_source(model, device, ("--gpus-per-replica", self.gpus_per_replica))
+
+
+def model_source(model: ModelArguments, device: "Device", gpus: tuple[str, float | None]) -> "ModelSource":
     """What the workers load. gpus: the option that gives the share of one GPU, and its value."""
     from unichoir.api import DEFAULT_MODEL
     from unichoir.fleet.worker import ModelSource
@@ -51,63 +164,33 @@ def model_source(
     option, share = gpus
     if device == "cpu":
         refuse({option: share}, "needs --device cuda")
-    return ModelSource(model or DEFAULT_MODEL, threads, top_k, device, 1.0 if share is None else share)
-
-
-def transcribe_manifests(
-    manifests: Sequence[str],
-    output: Path,
-    address: str,
-    source: "ModelSource",
-    options: DecodingOptions,
-    workers: int | None,
-    retry_failed: bool,
-) -> None:
-    """Recognise manifests on a cluster; exit code 1 when an utterance has failed."""
-    from unichoir.fleet.cluster import connected
-    from unichoir.fleet.transcribe import read_utterances, transcribe
-
-    utterances = read_utterances(manifests)
-    with connected(address), progress_bar("transcribing", "utterances") as progress:
-        report = transcribe(
-            utterances, output, source, options, workers=workers, retry_failed=retry_failed, progress=progress
-        )
-    for line in report.lines:
-        note(line)
-    for key, error in list(report.failed.items())[:MAX_NAMED]:
-        print_error(UnichoirError(f"{key}: {error}"))
-    if len(report.failed) > MAX_NAMED:
-        note(f"and {len(report.failed) - MAX_NAMED} more: each has an 'error' in {output / 'results.jsonl'}")
-    if report.failed:
-        raise typer.Exit(1)
+    return ModelSource(
+        model.model or DEFAULT_MODEL, model.threads, model.top_k, device, 1.0 if share is None else share
+    )
 
 
 def serve_on_cluster(
-    address: str,
-    source: "ModelSource",
-    settings: "Settings",
-    replicas: tuple[int | None, int | None, int | None],
-    http_options: dict[str, str | int],
+    source: "ModelSource", settings: "Settings", replicas: ReplicaArguments, http_options: dict[str, str | int]
 ) -> None:
-    """Serve until a signal to stop. replicas: at least, at most, and the sessions of each; None: see `serve`."""
+    """Serve until a signal to stop."""
     from unichoir.fleet.cluster import connected, places, processors
     from unichoir.fleet.serve import Scaling, deploy, make_application, serve_until
     from unichoir.fleet.transcribe import reachable
     from unichoir.serving.logs import configure_logs, log_event
     from unichoir.stopping import StopRequest
 
-    least, most, sessions = replicas
-    with connected(address), StopRequest() as stop:
+    least, most = replicas.min_replicas or 1, replicas.max_replicas
+    with connected(replicas.ray or "auto"), StopRequest() as stop:
         # On a GPU a replica's threads have little to do.
         threads = source.threads or (1 if source.num_gpus else min(MAX_THREADS, processors()[0]))
         source = replace(source, name_or_dir=reachable(source.name_or_dir), threads=threads)
         room = places(threads, source.num_gpus)
-        if source.num_gpus and (least or 1) > room:
+        if source.num_gpus and least > room:
             raise typer.BadParameter(f"this cluster has GPUs for {room}", param_hint="--min-replicas")
         scaling = Scaling(
-            min_replicas=least or 1,
-            max_replicas=most or max(room, least or 1),
-            sessions_per_replica=sessions or min(SESSIONS_PER_REPLICA, settings.max_sessions),
+            min_replicas=least,
+            max_replicas=most or max(room, least),
+            sessions_per_replica=replicas.sessions_per_replica or min(SESSIONS_PER_REPLICA, settings.max_sessions),
         )
         if scaling.sessions_per_replica > settings.max_sessions:
             raise typer.BadParameter(

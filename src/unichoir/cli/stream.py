@@ -8,19 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unichoir.cli.common import (
-    DEVICE_HELP,
-    ModelOption,
-    ThreadsOption,
-    TopKOption,
-    note,
-    streaming_options,
-    write_line,
-)
+from unichoir.cli.arguments import DEVICE_HELP, ModelArguments, SearchArguments, StreamArguments
+from unichoir.cli.common import note, write_line
+from unichoir.cli.grouping import grouped
 from unichoir.cli.stream_output import Format, TextLines, make_output
 from unichoir.decoding.device import DEVICES, Device
 from unichoir.decoding.latency import LatencyMeter
-from unichoir.decoding.options import MAX_CHUNK_SIZE, STREAMING_MODES, StreamingMode
 from unichoir.errors import AudioError
 
 if TYPE_CHECKING:
@@ -47,7 +40,11 @@ def _show_devices(wanted: bool) -> None:
         raise typer.Exit
 
 
+@grouped
 def stream(
+    model: ModelArguments,
+    streams: StreamArguments,
+    search: SearchArguments,
     simulate: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="Play this recording in place of the microphone.", show_default=False),
@@ -65,41 +62,12 @@ def stream(
     list_devices: Annotated[
         bool, typer.Option("--list-devices", callback=_show_devices, is_eager=True, help="List microphones and exit.")
     ] = False,
-    model: ModelOption = None,
-    decoding: Annotated[
-        StreamingMode,
-        typer.Option(metavar="MODE", help=f"What gives final results: {', '.join(STREAMING_MODES)}."),
-    ] = "attention_rescoring",
-    chunk_size: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            max=MAX_CHUNK_SIZE,
-            metavar="N",
-            help=f"Encoder frames (40 ms each) seen at once, 1 to {MAX_CHUNK_SIZE}: small is soon, large is exact.",
-        ),
-    ] = 16,
-    num_left_chunks: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Chunks before its own that a frame sees.")
-    ] = 4,
-    beam_size: Annotated[int, typer.Option(min=1, metavar="N", help="Hypotheses kept by the search.")] = 10,
-    silence_after_speech: Annotated[
-        float, typer.Option(min=0, metavar="S", help="Seconds of silence that end an utterance; 0: off.")
-    ] = 1.0,
-    silence_before_speech: Annotated[
-        float, typer.Option(min=0, metavar="S", help="The same before anything has been said; 0: off.")
-    ] = 5.0,
-    max_utterance: Annotated[
-        float, typer.Option(min=0, metavar="S", help="Seconds after which one is cut at its longest pause; 0: off.")
-    ] = 20.0,
     output_format: Annotated[
         Format, typer.Option("--format", help="Text of final results, or JSON of all results, a line each.")
     ] = "text",
     latency: Annotated[
         bool, typer.Option("--latency", help="Say at the end how late results were; on terminals always.")
     ] = False,
-    threads: ThreadsOption = None,
-    top_k: TopKOption = None,
     compute_device: Annotated[
         Device, typer.Option("--compute-device", metavar="|".join(DEVICES), help=DEVICE_HELP)
     ] = "cpu",
@@ -125,24 +93,14 @@ def stream(
 
         unichoir stream --simulate recording.flac --speed 0 --format json | jq -r 'select(.is_final).text'
     """
-    from unichoir.api import load_model
-
     if speed is not None and (simulate is None or not math.isfinite(speed)):
         reason = "only a recording has one (--simulate)" if simulate is None else f"{speed} is not a finite number"
         raise typer.BadParameter(reason, param_hint="--speed")
     if simulate is not None and device is not None:
         raise typer.BadParameter("a recording is not heard by a microphone (--simulate)", param_hint="--device")
-    options = streaming_options(
-        chunk_size=chunk_size,
-        num_left_chunks=num_left_chunks,
-        mode=decoding,
-        beam_size=beam_size,
-        silence_after_speech=silence_after_speech,
-        silence_before_speech=silence_before_speech,
-        max_utterance=max_utterance,
-    )
+    options = streams.streaming_options(search)
     source = _find_microphone(device) if simulate is None else simulate
-    loaded = load_model(model, threads, top_k, compute_device)
+    loaded = model.load(compute_device)
     session = Session(loaded.create_stream(options), make_output(output_format))
     failure = _run(session, source, loaded.sample_rate, 1.0 if speed is None else speed)
     if latency or sys.stdout.isatty():

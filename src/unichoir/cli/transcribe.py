@@ -10,21 +10,10 @@ from typing import Annotated, Literal
 import typer
 from rich.progress import Progress, TaskID
 
-from unichoir.cli.common import (
-    BeamSizeOption,
-    CtcWeightOption,
-    DeviceOption,
-    LeftChunksOption,
-    ModelOption,
-    ReverseWeightOption,
-    ThreadsOption,
-    TopKOption,
-    decoding_options,
-    make_progress,
-    print_error,
-    write_line,
-)
-from unichoir.cli.fleet import FLEET, RayOption, model_source, refuse, transcribe_manifests
+from unichoir.cli.arguments import DeviceOption, LeftChunksOption, ModelArguments, SearchArguments
+from unichoir.cli.common import make_progress, print_error, write_line
+from unichoir.cli.fleet import FleetArguments, refuse
+from unichoir.cli.grouping import grouped
 from unichoir.decoding.hypothesis import Transcript
 from unichoir.decoding.options import MODES, Mode
 from unichoir.errors import UnichoirError
@@ -33,6 +22,7 @@ STANDARD_INPUT = "-"
 Format = Literal["text", "json"]
 
 
+@grouped
 def transcribe(
     files: Annotated[
         list[str],
@@ -41,7 +31,9 @@ def transcribe(
             help="WAV, FLAC, Ogg Vorbis, Ogg Opus or MP3; - for standard input. With --ray: manifests.",
         ),
     ],
-    model: ModelOption = None,
+    model: ModelArguments,
+    search: SearchArguments,
+    fleet: FleetArguments,
     decoding: Annotated[
         Mode, typer.Option(metavar="MODE", help=f"How words are searched: {', '.join(MODES)}.")
     ] = "attention_rescoring",
@@ -49,9 +41,6 @@ def transcribe(
         int, typer.Option(min=0, metavar="N", help="Encoder frames (40 ms each) seen at once, as in streaming; 0: all.")
     ] = 0,
     num_left_chunks: LeftChunksOption = -1,
-    beam_size: BeamSizeOption = 10,
-    ctc_weight: CtcWeightOption = 0.5,
-    reverse_weight: ReverseWeightOption = None,
     output_format: Annotated[
         Format | None, typer.Option("--format", help="What is written for each file.", show_default="text")
     ] = None,
@@ -61,41 +50,7 @@ def transcribe(
             metavar="DIR", help="Write NAME.txt or NAME.json here, not to standard output.", show_default=False
         ),
     ] = None,
-    threads: ThreadsOption = None,
-    top_k: TopKOption = None,
     device: DeviceOption = "cpu",
-    ray: RayOption = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Results as JSON lines; a run that was stopped goes on where it was.",
-            show_default=False,
-            rich_help_panel=FLEET,
-        ),
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="At most; else as many as the cluster has processors (with --device cuda: GPUs) for.",
-            show_default=False,
-            rich_help_panel=FLEET,
-        ),
-    ] = None,
-    gpus_per_worker: Annotated[
-        float | None,
-        typer.Option(
-            metavar="X",
-            help="With --device cuda: share of a GPU, 0.5 for two workers on each; else 1.",
-            show_default=False,
-            rich_help_panel=FLEET,
-        ),
-    ] = None,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Recognise again what failed before.", rich_help_panel=FLEET)
-    ] = False,
 ) -> None:
     """Write down what is said in recordings.
 
@@ -113,34 +68,16 @@ def transcribe(
 
         unichoir transcribe --ray local train.jsonl dev.jsonl --output transcripts
     """
-    from unichoir.api import load_model
-
     if files.count(STANDARD_INPUT) > 1:
         raise typer.BadParameter("standard input (-) can be read once only", param_hint="FILE")
-    options = decoding_options(
-        mode=decoding,
-        chunk_size=chunk_size,
-        num_left_chunks=num_left_chunks,
-        beam_size=beam_size,
-        ctc_weight=ctc_weight,
-        reverse_weight=reverse_weight,
-    )
-    if ray is not None:
+    options = search.decoding_options(mode=decoding, chunk_size=chunk_size, num_left_chunks=num_left_chunks)
+    if fleet.ray is not None:
         refuse({"--output-dir": output_dir, "--format text": output_format == "text"}, "has no place with --ray")
-        if output is None:
-            raise typer.BadParameter("needed with --ray", param_hint="--output")
-        source = model_source(model, threads, top_k, device, ("--gpus-per-worker", gpus_per_worker))
-        transcribe_manifests(files, output, ray, source, options, workers, retry_failed)
+        fleet.transcribe(files, model, device, options)
         return
-    refuse(
-        {
-            **{"--output": output, "--workers": workers, "--retry-failed": retry_failed},
-            "--gpus-per-worker": gpus_per_worker,
-        },
-        "needs --ray",
-    )
+    fleet.check_unused()
     output_format = output_format or "text"
-    loaded = load_model(model, threads, top_k, device)
+    loaded = model.load(device)
     outputs = plan_outputs(files, output_dir, output_format) if output_dir else [None] * len(files)
     if not _transcribe_all(partial(loaded.transcribe, options=options), files, outputs, output_format):
         raise typer.Exit(1)
