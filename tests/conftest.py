@@ -1,6 +1,7 @@
 """Fixtures shared by all tests."""
 
 import io
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +11,27 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
+def pytest_configure() -> None:
+    """A shell's jobs in the background ignore Ctrl-C, and so would all that the tests start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where several processes test (`pytest -n 2 --dist loadgroup`), each takes whole folders: what a folder's tests
     share is made once, and clusters do not meet."""
     for item in items:
         item.add_marker(pytest.mark.xdist_group(item.path.relative_to(REPOSITORY / "tests").parts[0]))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """pytest-xdist 3.8 takes no notice of groups, and says nothing, with pytest 9.2."""
+    if getattr(session.config.option, "loadgroup", False):
+        ungrouped = [item.nodeid for item in session.items if "@" not in item.nodeid.rpartition("]")[2]]
+        if ungrouped:
+            raise pytest.UsageError(f"{ungrouped[0]}: this pytest-xdist does not group tests with this pytest")
 
 
 @pytest.fixture(scope="session")
@@ -83,8 +99,8 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model.ctc.ctc_lo.weight.mul_(8.0)
         model.ctc.ctc_lo.bias.copy_(-model.ctc.ctc_lo.weight @ encoder_out[0].mean(dim=0))
     folder = tmp_path_factory.mktemp("tiny") / "checkpoint"
-    save_checkpoint(folder, model, {"fbank": {}})
     tokenizer.save(folder)
+    save_checkpoint(folder, model, {"fbank": {}})
     return folder
 
 

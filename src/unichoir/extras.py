@@ -1,0 +1,47 @@
+"""Around imports of packages that a plain install lacks: which extra brings them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from unichoir.errors import UnichoirError
+
+_EXTRA_MODULES = {
+    "train": {
+        *("aiohttp", "fsspec", "matplotlib", "onnx", "onnx_ir", "onnxscript"),
+        *("safetensors", "tensorboard", "torch", "yaml"),
+    },
+    "serve": {"anyio", "fastapi", "prometheus_client", "python_multipart", "starlette", "uvicorn", "websockets"},
+    "cluster": {"pandas", "pyarrow", "ray"},
+}
+
+
+@contextmanager
+def training_extras(who: str) -> Iterator[None]:
+    """Around imports of what a plain install lacks: a missing module becomes an UnichoirError naming `who` needs it."""
+    with _extra(who, "train"):
+        yield
+
+
+@contextmanager
+def serving_extras(who: str) -> Iterator[None]:
+    """The same for what a server and its clients need."""
+    with _extra(who, "serve"):
+        yield
+
+
+@contextmanager
+def cluster_extras(who: str) -> Iterator[None]:
+    """The same for what work on a Ray cluster needs."""
+    with _extra(who, "cluster"):
+        yield
+
+
+@contextmanager
+def _extra(who: str, extra: str) -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _EXTRA_MODULES[extra]:
+            raise
+        install = f"pip install 'unichoir[{extra}]'"
+        raise UnichoirError(f"{who} needs more than a plain install: {install} (no {error.name})") from None
