@@ -1,0 +1,135 @@
+"""WeNet checkpoint directories to ours and back, with tokenizer and filterbank."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from unichoir.audio.fbank import FbankConfig
+from unichoir.configuration import to_mapping
+from unichoir.errors import CheckpointError, ConfigError
+from unichoir.export.card import derived_card
+from unichoir.export.checkpoint import check_parts_fit, load_any_checkpoint, new_directory, wenet_fbank
+from unichoir.model.checkpoint import save_checkpoint
+from unichoir.model.wenet import CONFIG_FILE, load_wenet, save_wenet
+from unichoir.model.wenet_config import Section, differences_in_training
+from unichoir.text.tokenizer import BPE_FILE, BpeTokenizer, Tokenizer, load_tokenizer
+from unichoir.text.units import UNITS_FILE
+
+
+def import_wenet(source: Path, output: Path) -> list[str]:
+    """Write a WeNet checkpoint as one of ours: config.yaml with model and fbank, model.safetensors, units.txt and,
+    for BPE, bpe.model.
+
+    Weights keep their values to the bit; those in float16 or bfloat16 are widened to float32. Returns what is not kept
+    because it matters to further training alone, a line each. Raises ConfigError or CheckpointError naming what cannot
+    be read or represented, CheckpointError for an `output` that holds something; nothing is then written.
+    """
+    wenet = load_wenet(source)
+    path = source / CONFIG_FILE
+    fbank = wenet_fbank(wenet.conf, path)
+    files = _tokenizer_files(source, wenet.conf, path)
+    notes = differences_in_training(wenet.conf)
+    dither = ((wenet.conf.get("dataset_conf") or {}).get("fbank_conf") or {}).get("dither", 0.0)
+    if dither:
+        notes.append(f"dataset_conf.fbank_conf.dither {dither}: for further training set augment.dither")
+    if wenet.conf.get("tokenizer") == "bpe" and BPE_FILE not in files:
+        notes.append(f"tokenizer_conf.bpe_path: no such file in {source}: the model recognises, but cannot be trained")
+    with new_directory(output) as folder:
+        for name, file in files.items():
+            shutil.copyfile(file, folder / name)
+        check_parts_fit(wenet.model, load_tokenizer(folder), fbank, source)
+        save_checkpoint(folder, wenet.model, {"fbank": to_mapping(fbank)})
+        derived_card(source, output, wenet.model.config, "import of a WeNet checkpoint").write(folder)
+    return notes
+
+
+def export_wenet(source: Path, output: Path) -> list[str]:
+    """Write a checkpoint of ours as WeNet reads it: train.yaml, final.pt, units.txt, global_cmvn and, for BPE,
+    bpe.model. Files are named in train.yaml as seen from inside the folder.
+
+    Returns what to know about it, a line each. Raises ConfigError or CheckpointError naming the key, the weight or the
+    token that WeNet has no counterpart of; nothing is then written.
+    """
+    model, fbank = load_any_checkpoint(source)
+    tokenizer = load_tokenizer(source)
+    check_parts_fit(model, tokenizer, fbank, source)
+    sections = {
+        "dataset": "asr",
+        "dataset_conf": _dataset_section(fbank),
+        **_tokenizer_sections(tokenizer, source),
+    }
+    special = {"<blank>": model.config.blank_id, "<unk>": tokenizer.unk_id}
+    special |= {"<sos>": model.config.sos_id, "<eos>": model.config.eos_id}
+    sections["tokenizer_conf"]["special_tokens"] = special
+    with new_directory(output) as folder:
+        save_wenet(folder, model, sections)
+        tokenizer.save(folder)
+    notes = []
+    if isinstance(tokenizer, BpeTokenizer) and any(token != token.upper() for token in tokenizer.tokens[3:]):
+        notes.append("WeNet turns text into upper case before BPE: with these tokens it recognises, but cannot train")
+    if isinstance(tokenizer, BpeTokenizer) and tokenizer.model is None:
+        notes.append(f"{source}: no {BPE_FILE}: WeNet recognises with the model, but cannot train it")
+    return notes
+
+
+def _dataset_section(fbank: FbankConfig) -> dict[str, Any]:
+    """`dataset_conf`, which `wenet_fbank` reads. Raises ConfigError for what WeNet cannot express."""
+    default = FbankConfig()
+    for name in ("low_freq", "high_freq", "snip_edges"):
+        if getattr(fbank, name) != getattr(default, name):
+            only = f"cannot be represented in WeNet (only {getattr(default, name)!r})"
+            raise ConfigError(f"fbank.{name}: {getattr(fbank, name)!r} {only}")
+    return {
+        "fbank_conf": {
+            "num_mel_bins": fbank.num_mel_bins,
+            "frame_length": fbank.frame_length_ms,
+            "frame_shift": fbank.frame_shift_ms,
+            "dither": 0.0,
+        },
+        "resample_conf": {"resample_rate": fbank.sample_rate},
+        # WeNet's recognition sets keys of these two, and fails where they are missing.
+        "filter_conf": {},
+        "batch_conf": {"batch_type": "static", "batch_size": 1},
+    }
+
+
+def _tokenizer_sections(tokenizer: Tokenizer, source: Path) -> dict[str, Any]:
+    """`tokenizer` and `tokenizer_conf`. Raises CheckpointError for tokens that WeNet gives no meaning."""
+    if tokenizer.languages:
+        token = f"<|{next(iter(tokenizer.languages))}|>"
+        raise CheckpointError(f"{source / UNITS_FILE}: WeNet has no tokens of languages ('{token}')")
+    if "<0x00>" in tokenizer.tokens:
+        raise CheckpointError(f"{source / UNITS_FILE}: WeNet does not spell in bytes ('<0x00>')")
+    conf: dict[str, Any] = {"symbol_table_path": UNITS_FILE, "non_lang_syms_path": None, "split_with_space": False}
+    if isinstance(tokenizer, BpeTokenizer):
+        return {"tokenizer": "bpe", "tokenizer_conf": {**conf, "bpe_path": BPE_FILE}}
+    return {"tokenizer": "char", "tokenizer_conf": conf}
+
+
+def _tokenizer_files(source: Path, conf: Mapping[str, Any], path: Path) -> dict[str, Path]:
+    """The files of the tokenizer by the names they have with us. Paths in train.yaml are those of the machine that
+    trained; here the files lie beside it."""
+    kind = conf.get("tokenizer", "char")
+    if kind not in ("char", "bpe"):
+        raise ConfigError(f"{path}: tokenizer: {kind!r} cannot be represented (only 'char', 'bpe')")
+    section = Section(conf, str(path)).section("tokenizer_conf")
+    if kind == "char":
+        section.require("split_with_space", False)
+        section.require("connect_symbol", "")
+    section.require("non_lang_syms_path", None)
+    section.require("is_multilingual", False)
+    for key in ("special_tokens", "num_languages", "split_with_space", "connect_symbol"):
+        section.left.pop(key, None)  # read elsewhere, or without influence on this kind
+    found = {}
+    wanted = {UNITS_FILE: ("symbol_table_path", "words.txt"), BPE_FILE: ("bpe_path", BPE_FILE)}
+    for name, (key, other) in wanted.items():
+        listed = section.left.pop(key, None)
+        names = [name, *([Path(str(listed)).name] if listed else []), other]
+        file = next((source / each for each in names if (source / each).is_file()), None)
+        if file is not None and (name == UNITS_FILE or kind == "bpe"):
+            found[name] = file
+    section.close()
+    if UNITS_FILE not in found:
+        raise CheckpointError(f"{source / UNITS_FILE}: no such file")
+    return found
