@@ -8,6 +8,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+from unichoir.directory.sums import SUMS_FILE
 from unichoir.errors import CheckpointError, ConfigError
 from unichoir.model.asr_model import AsrModel
 from unichoir.model.checkpoint import load_checkpoint, save_checkpoint
@@ -31,11 +32,12 @@ def test_weights_and_sections_come_back(saved: Path) -> None:
     assert not model.training
     assert sections == {"fbank": {"num_mel_bins": 80}}
     assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
-    assert sorted(path.name for path in saved.iterdir()) == ["config.yaml", "model.safetensors"]
+    assert sorted(path.name for path in saved.iterdir()) == ["SHA256SUMS", "config.yaml", "model.safetensors"]
 
 
 def test_what_does_not_fit_is_named(saved: Path) -> None:
     path = saved / "model.safetensors"
+    (saved / SUMS_FILE).unlink()  # what files may hold is another matter than whether they are as they were written
     weights = load_file(path)
     save_file({name: tensor for name, tensor in weights.items() if name != "ctc.ctc_lo.bias"}, path)
     with pytest.raises(CheckpointError, match=r"'ctc\.ctc_lo\.bias' is missing"):
@@ -53,6 +55,7 @@ def test_what_does_not_fit_is_named(saved: Path) -> None:
 
 def test_newer_formats_and_unknown_keys_are_refused(saved: Path) -> None:
     path = saved / "config.yaml"
+    (saved / SUMS_FILE).unlink()
     content = yaml.safe_load(path.read_text())
     path.write_text(yaml.safe_dump({**content, "format_version": 2}))
     with pytest.raises(CheckpointError, match="format version 2"):

@@ -1,6 +1,7 @@
 """`unichoir export` and `unichoir models`."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
 
 def export(
     checkpoint: Annotated[
-        Path, typer.Argument(metavar="CHECKPOINT", help="Folder of a checkpoint, ours or WeNet's.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="CHECKPOINT", help="A checkpoint: folder, ours or WeNet's, or ORG/NAME.", show_default=False
+        ),
     ],
     output: Annotated[Path, typer.Argument(metavar="OUT", help="Model directory to write.", show_default=False)],
     quantize: Annotated[
@@ -30,19 +34,51 @@ def export(
             "size, computed in float32. Else float32.",
         ),
     ] = None,
+    target: Annotated[
+        Literal["unichoir", "sherpa-onnx"],
+        typer.Option(
+            help="Who is to load it: unichoir, or sherpa-onnx with from_wenet_ctc (model-streaming.onnx, model.onnx, "
+            "tokens.txt; chunk sizes are its arguments)."
+        ),
+    ] = "unichoir",
 ) -> None:
     """Turn a checkpoint of training into an ONNX model directory, which needs no PyTorch, and check that they agree.
 
     Example:
 
         unichoir export exp/average my-model --quantize int8
+
+        unichoir export exp/average for-sherpa --target sherpa-onnx
     """
     from unichoir.api import training_extras
 
+    if target == "sherpa-onnx":
+        if quantize == "float16":
+            raise typer.BadParameter(
+                "float16 is not for sherpa-onnx: use int8, or leave it out", param_hint="--quantize"
+            )
+        export_for_sherpa(checkpoint, output, quantize)
+        return
     with training_extras("unichoir export"):
+        from unichoir.directory.hub import find_directory
         from unichoir.export.onnx import export_onnx
-    for part, difference in export_onnx(checkpoint, output, quantize=quantize).items():
+    for part, difference in export_onnx(find_directory(checkpoint), output, quantize=quantize).items():
         note(f"{part}: ONNX differs from torch by at most {difference:.1e}")
+    note(f"{output}: {sum(path.stat().st_size for path in output.iterdir()) / 1e6:.1f} MB")
+
+
+def export_for_sherpa(checkpoint: str, output: Path, quantize: Literal["int8"] | None) -> None:
+    """Write the files and say what to know about them."""
+    from unichoir.api import training_extras
+
+    with training_extras("unichoir export"):
+        from unichoir.directory.hub import find_directory
+        from unichoir.export.sherpa import export_sherpa
+    done = export_sherpa(find_directory(checkpoint), output, quantize=quantize)
+    for name, difference in done.differences.items():
+        note(f"{name}: ONNX differs from torch by at most {difference:.1e}")
+    for line in done.notes:
+        note(f"note: {line}")
     note(f"{output}: {sum(path.stat().st_size for path in output.iterdir()) / 1e6:.1f} MB")
 
 
@@ -52,16 +88,19 @@ def models(
         typer.Option(min=4, metavar="N", help="Counted for configurations that leave the vocabulary to the tokenizer."),
     ] = 500,
 ) -> None:
-    """List the included models and the named configurations with their sizes.
+    """List the included models, those fetched from the Hugging Face hub, and the named configurations with their sizes.
 
     Blocks are those of the encoder and of the two decoders. Active parameters are those that compute one frame or
     token: of the experts only the chosen ones.
     """
     from unichoir.api import included_models
+    from unichoir.directory.hub import cached_models
     from unichoir.model.config import NAMED_CONFIGS
 
     console = Console()
     console.print(_included(included_models()))
+    if cached := cached_models():
+        console.print(_fetched(cached))
     table = _table("Named configurations", "name", "blocks", "width", "experts", "tokens", "parameters", "active")
     missing: UnichoirError | None = None
     for name, config in NAMED_CONFIGS.items():
@@ -97,6 +136,13 @@ def _included(names: list[str]) -> Table:
         size = sum(path.stat().st_size for path in (MODELS / name).iterdir())
         shown = f"{name} (default)" if name == DEFAULT_MODEL else name
         table.add_row(shown, f"{config.parameters / 1e6:.1f}M", f"{size / 1e6:.1f} MB", str(config.model.vocab_size))
+    return table
+
+
+def _fetched(directories: Mapping[str, Path]) -> Table:
+    table = _table("From the Hugging Face hub, in its cache", "name", "size")
+    for name, directory in directories.items():
+        table.add_row(name, f"{sum(path.stat().st_size for path in directory.iterdir()) / 1e6:.1f} MB")
     return table
 
 

@@ -1,4 +1,4 @@
-"""Checkpoint directories: `config.yaml` and `model.safetensors`, complete and exact or refused."""
+"""Checkpoint directories: `config.yaml`, `model.safetensors` and their SHA-256, complete and exact or refused."""
 
 import os
 from collections.abc import Mapping
@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from unichoir.configuration import from_mapping, to_mapping
+from unichoir.directory.sums import check_sums, write_sums
 from unichoir.errors import CheckpointError, ConfigError
 from unichoir.model.asr_model import AsrModel
 from unichoir.model.config import ModelConfig
@@ -25,7 +26,8 @@ def save_checkpoint(
 ) -> None:
     """Write the model to `directory`; `sections` are further top-level keys of config.yaml (such as `fbank`).
 
-    weights: instead of the model's own, where that holds only a part of them. Each file appears whole or not at all.
+    weights: instead of the model's own, where that holds only a part of them. Each file appears whole or not at all,
+    SHA256SUMS last: it lists all of the model's files, so the tokenizer's have to be there before.
     """
     directory.mkdir(parents=True, exist_ok=True)
     weights = model.state_dict() if weights is None else weights
@@ -37,18 +39,21 @@ def save_checkpoint(
     partial = directory / "config.yaml.partial"
     partial.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     os.replace(partial, directory / "config.yaml")
+    write_sums(directory)
 
 
 def load_checkpoint(directory: Path) -> tuple[AsrModel, dict[str, Any]]:
     """Read a model and the other sections of its config.yaml. The model is in evaluation mode.
 
-    Raises CheckpointError for weights that are unreadable, missing or left over and for a newer format, ConfigError for
-    a bad configuration.
+    Raises CheckpointError for files that are not those of SHA256SUMS, for weights that are unreadable, missing or left
+    over and for a newer format, ConfigError for a bad configuration.
     """
     sections = read_yaml(directory / "config.yaml")
     version = sections.pop("format_version", None)
     if version != FORMAT_VERSION:
-        raise CheckpointError(f"{directory}: format version {version}, this release reads {FORMAT_VERSION}")
+        advice = ": a newer release is needed" if isinstance(version, int) and version > FORMAT_VERSION else ""
+        raise CheckpointError(f"{directory}: format version {version}, this release reads {FORMAT_VERSION}{advice}")
+    check_sums(directory)
     config = from_mapping(ModelConfig, sections.pop("model", None), f"{directory / 'config.yaml'}: model")
     path = directory / "model.safetensors"
     weights = read_weights(path)

@@ -1,0 +1,112 @@
+"""`unichoir card`."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from unichoir.cli.common import note
+from unichoir.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from unichoir.directory.card import Card
+
+
+def card(
+    model: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Model directory or checkpoint.", exists=True, file_okay=False)
+    ],
+    licence: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Of the weights: an SPDX name such as Apache-2.0, or another.", show_default=False
+        ),
+    ] = None,
+    language: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CODE", help="What it recognises (en, zh, ...); repeatable.", show_default=False),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="What it was trained on, and under which terms.", show_default=False),
+    ] = None,
+    results: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="results.json of `unichoir evaluate --output`; repeatable. They replace those stated before.",
+            exists=True,
+            dir_okay=False,
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Write or fill in the model card, README.md: data, licence and measured error rates.
+
+    What is not known is not stated, and what stands in other sections is kept. The front matter is that of the Hugging
+    Face hub. Training, export and upcycling write cards with what they know. Needs `pip install 'unichoir[hub]'`.
+
+    Example:
+
+        unichoir card my-model --licence Apache-2.0 --language en --data "AN4 (CMU, free for any use)"
+
+        unichoir card my-model --results results/results.json
+    """
+    from unichoir.directory.card import DATA, MODEL, NOT_STATED, Card
+    from unichoir.directory.sums import CARD_FILE
+
+    content = Card.read(model, model.resolve().name)
+    if content.sections[MODEL] == NOT_STATED:
+        content.state_model(model_facts(model))
+    if licence is not None:
+        content.state_licence(licence)
+    if language:
+        content.state_languages(language)
+    if data is not None:
+        content.sections[DATA] = data
+    if results:
+        content.state_results([_read_json(path) for path in results], [str(path) for path in results])
+    content.write(model)
+    note(f"{model / CARD_FILE}: {_summary(content)}")
+
+
+def model_facts(directory: Path) -> dict[str, str]:
+    """What the configuration of a model directory or of a checkpoint says. Raises CheckpointError or ConfigError."""
+    from unichoir.api import training_extras
+    from unichoir.decoding.onnx_backend import CONFIG_FILE, read_config
+
+    if (directory / CONFIG_FILE).exists():
+        config = read_config(directory)
+        return {
+            "parameters": f"{config.parameters / 1e6:.1f}M",
+            "weights": config.weights,
+            "encoder": f"{config.num_blocks} blocks, {config.model.encoder_dim} wide",
+            "experts of a frame": str(config.model.top_k or "none"),
+            "tokens": str(config.model.vocab_size),
+            "streaming": "yes" if config.streaming else "no",
+        }
+    with training_extras(f"{directory}: not an ONNX model, and reading a checkpoint's configuration"):
+        from unichoir.configuration import from_mapping
+        from unichoir.model import facts
+        from unichoir.model.checkpoint import read_yaml
+        from unichoir.model.config import ModelConfig
+    path = directory / "config.yaml"
+    if not path.exists():
+        raise CheckpointError(f"{directory}: neither a model ({CONFIG_FILE}) nor a checkpoint ({path.name})")
+    return facts.model_facts(from_mapping(ModelConfig, read_yaml(path).get("model"), f"{path}: model"))
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path}: not valid JSON ({error})") from None
+
+
+def _summary(content: "Card") -> str:
+    from unichoir.directory.card import NOT_STATED, TITLES
+
+    missing: Sequence[str] = [title.lower() for title in TITLES if content.sections[title] == NOT_STATED]
+    return f"not stated: {', '.join(missing)}" if missing else "complete"
