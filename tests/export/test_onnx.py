@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from unichoir.audio.fbank import FbankConfig
+from unichoir.decoding.encoding import encode_utterance
 from unichoir.decoding.onnx_backend import OnnxBackend
-from unichoir.decoding.recognizer import encode_utterance
+from unichoir.directory.sums import write_sums
 from unichoir.errors import CheckpointError, ConfigError, DecodingError
 from unichoir.export.onnx import export_model, export_onnx
 from unichoir.export.torch_backend import TorchBackend
@@ -255,6 +256,7 @@ def test_only_chosen_experts_are_computed(exports, tmp_path: Path) -> None:
         assert replaced == len(values)
         shutil.copytree(directory, tmp_path, dirs_exist_ok=True)
         onnx.save(graph, tmp_path / "encoder.onnx")
+        write_sums(tmp_path)
         return OnnxBackend(tmp_path, num_threads=1).encode_chunk(feats, lengths, None, -1)[0]
 
     unchosen = {name: set(range(5)) - experts for name, experts in chosen.items()}
@@ -293,8 +295,9 @@ def test_graphs_are_standard_and_tell_nothing_about_the_machine(exports) -> None
 def checkpoint(exports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkpoint directory of `rotary_moe`, whose export takes the graphs that are there instead of tracing anew."""
     good, folder = exports["rotary_moe"], tmp_path / "checkpoint"
-    save_checkpoint(folder, good.model, {"fbank": {"num_mel_bins": 16, "snip_edges": False}})
+    folder.mkdir()
     shutil.copy(good.directory / "units.txt", folder)
+    save_checkpoint(folder, good.model, {"fbank": {"num_mel_bins": 16, "snip_edges": False}})
     (folder / "README.md").write_text("trained on nothing\n")
     ready = {path.name: path for path in good.directory.glob("*.onnx")}
     monkeypatch.setattr(
@@ -313,7 +316,15 @@ def test_model_directory(exports, checkpoint: Path, tmp_path: Path) -> None:
     backend = OnnxBackend(out)
     assert backend.config.fbank == FbankConfig(num_mel_bins=16, snip_edges=False)
     assert backend.config.parameters == sum(each.numel() for each in exports["rotary_moe"].model.parameters())
-    assert (out / "README.md").read_text() == "trained on nothing\n"
+    card = (out / "README.md").read_text()
+    assert "\ntrained on nothing\n" in card
+    assert "| weights | float32 |\n| made by | export to ONNX, weights in float32 |" in card
+    assert "## Licence\n\nNot stated." in card
+    listed = {line.split()[1] for line in (out / "SHA256SUMS").read_text().splitlines()}
+    assert listed == {path.name for path in out.iterdir()} - {"README.md", "SHA256SUMS"}
+    (out / "encoder.onnx").write_bytes((out / "encoder.onnx").read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match=r"encoder\.onnx: truncated"):
+        OnnxBackend(out)
     assert (out / "units.txt").read_bytes() == (checkpoint / "units.txt").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "out"]
 
@@ -353,6 +364,7 @@ def test_bad_input(exports, checkpoint: Path, tmp_path: Path) -> None:
     assert (occupied / "thesis.txt").exists()
     with (checkpoint / "units.txt").open("a") as file:
         file.write("z 11\n")
+    write_sums(checkpoint)
     with pytest.raises(CheckpointError, match=r"units\.txt: 12 tokens, the model has 11"):
         export_onnx(checkpoint, tmp_path / "out")
     model = exports["rotary_moe"].model

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import nn
 
+from unichoir.decoding.encoding import encode_utterance
 from unichoir.decoding.onnx_backend import OnnxBackend
-from unichoir.decoding.recognizer import encode_utterance
+from unichoir.directory.sums import write_sums
 from unichoir.errors import DecodingError
 from unichoir.export.quantize import Int8Linear, Int8Subsampling, quantize_frames, quantize_model
 from unichoir.export.torch_backend import TorchBackend
@@ -189,6 +190,7 @@ def test_experts_that_nobody_chooses(exports, tmp_path: Path) -> None:
     assert replaced == 6  # weight and bias of two norms, two routers
     shutil.copytree(exports["rotary_moe_int8"].directory, tmp_path / "model")
     onnx.save(graph, tmp_path / "model" / "encoder.onnx")
+    write_sums(tmp_path / "model")
     feats, lengths = random_feats([83])
     expert_load(model, reset=True)
     reference = TorchBackend(quantized(model))

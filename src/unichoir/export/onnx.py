@@ -35,9 +35,11 @@ from unichoir.decoding.onnx_backend import (
     OnnxBackend,
     state_inputs,
 )
+from unichoir.directory.sums import write_sums
 from unichoir.errors import CheckpointError
 from unichoir.export import graph, operators
-from unichoir.export.checkpoint import load_any_checkpoint
+from unichoir.export.card import derived_card
+from unichoir.export.checkpoint import check_parts_fit, load_any_checkpoint
 from unichoir.export.parity import INT8_TOLERANCE, TOLERANCE, check_parity
 from unichoir.export.quantize import quantize_model
 from unichoir.export.torch_backend import TorchBackend, model_info
@@ -49,7 +51,6 @@ from unichoir.text.tokenizer import BPE_FILE, UNITS_FILE, load_tokenizer
 
 OPSET = 18
 Quantization = Literal["float16", "int8"]
-README_FILE = "README.md"
 
 
 def export_onnx(
@@ -71,28 +72,27 @@ def export_onnx(
 def export_model(
     model: AsrModel, fbank: FbankConfig, files_dir: Path, out_dir: Path, *, quantize: Quantization | None = None
 ) -> dict[str, float]:
-    """As `export_onnx`, for a model in memory; `units.txt`, `bpe.model` and `README.md` are copied from `files_dir`."""
+    """As `export_onnx`, for a model in memory; `units.txt`, `bpe.model` and the card are those of `files_dir`."""
     if out_dir.exists() and not (out_dir / CONFIG_FILE).is_file() and (out_dir.is_file() or any(out_dir.iterdir())):
         raise CheckpointError(f"{out_dir}: exists and is not a model directory")
-    tokenizer = load_tokenizer(files_dir)
-    if tokenizer.vocab_size != model.config.vocab_size:
-        sizes = f"{tokenizer.vocab_size} tokens, the model has {model.config.vocab_size}"
-        raise CheckpointError(f"{files_dir / UNITS_FILE}: {sizes}")
-    if fbank.num_mel_bins != model.config.encoder.input_dim:
-        sizes = f"{fbank.num_mel_bins}, the model needs {model.config.encoder.input_dim}"
-        raise CheckpointError(f"{files_dir}: fbank: num_mel_bins is {sizes}")
+    check_parts_fit(model, load_tokenizer(files_dir), fbank, files_dir)
+    weights = quantize or "float32"
+    how = f"export to ONNX, weights in {weights}"
+    card = derived_card(files_dir, out_dir, model.config, how, {"weights": weights})
     model = copy.deepcopy(model).cpu().float().eval()
     partial = out_dir.with_name(f".{out_dir.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         write_graphs(model, fbank, partial, quantize)
-        for name in (UNITS_FILE, BPE_FILE, README_FILE):
+        for name in (UNITS_FILE, BPE_FILE):
             if (files_dir / name).is_file():
                 shutil.copyfile(files_dir / name, partial / name)
         streaming = model.config.encoder.conv_causal
         tolerance = INT8_TOLERANCE if quantize == "int8" else TOLERANCE
         differences = check_parity(TorchBackend(model), OnnxBackend(partial), fbank.num_mel_bins, streaming, tolerance)
+        card.write(partial)
+        write_sums(partial)
         shutil.rmtree(out_dir, ignore_errors=True)
         os.replace(partial, out_dir)
     finally:
@@ -213,12 +213,12 @@ def _encoder_graph(encoder: ConformerEncoder, experts: bool, fused: bool) -> ir.
         names += [*state_inputs(blocks), KEPT_INPUT]
         outputs += [f"next_{name}" for name in state_inputs(blocks)]
     module = _StreamingEncoder(encoder) if encoder.config.conv_causal else _WholeEncoder(encoder)
-    return _to_onnx(module, inputs, shapes, names, outputs, num_fixed=2, experts=experts, fused=fused)
+    return to_onnx(module, inputs, shapes, names, outputs, num_fixed=2, experts=experts, fused=fused)
 
 
 def _ctc_graph(ctc: Ctc, dim: int) -> ir.Model:
     shapes = [{0: Dim("batch"), 1: Dim("frames")}]
-    return _to_onnx(_CtcLogProbs(ctc), [torch.zeros(2, 3, dim)], shapes, CTC_INPUTS, ["log_probs"], num_fixed=1)
+    return to_onnx(_CtcLogProbs(ctc), [torch.zeros(2, 3, dim)], shapes, CTC_INPUTS, ["log_probs"], num_fixed=1)
 
 
 def _decoder_graph(decoder: TransformerDecoder, experts: bool) -> ir.Model:
@@ -232,10 +232,10 @@ def _decoder_graph(decoder: TransformerDecoder, experts: bool) -> ir.Model:
     places = Dim("tokens")
     shapes = [{1: Dim("frames")}, {1: places}, {1: places}, {1: places, 2: places}]
     module = _DecoderLogProbs(decoder)
-    return _to_onnx(module, inputs, shapes, DECODER_INPUTS, ["log_probs"], num_fixed=4, experts=experts)
+    return to_onnx(module, inputs, shapes, DECODER_INPUTS, ["log_probs"], num_fixed=4, experts=experts)
 
 
-def _to_onnx(
+def to_onnx(
     module: nn.Module,
     inputs: Sequence[Tensor],
     shapes: Sequence[dict[int, Any]],
