@@ -351,3 +351,33 @@ def test_substitution_and_masks_are_applied(corpus):
     ):
         changed = [(reader_of(corpus, augment).read(corpus[5], epoch).feats != plain).mean() for epoch in range(10)]
         assert 0.05 < np.mean(changed) < 0.6
+
+
+def test_labels_begin_with_the_language_of_the_utterance_even_of_joined_ones(corpus):
+    languages = {"en": 9, "ar": 8}
+    spoken = [dataclasses.replace(one, lang="ar" if number % 2 else "en") for number, one in enumerate(corpus)]
+    reader = ExampleReader(
+        spoken,
+        tokenizer=Letters(),
+        features=FeatureReader(),
+        data=DataConfig(),
+        augment=AugmentConfig(concat=ConcatConfig(probability=0.8, max_seconds=9.0)),
+        languages=languages,
+    )
+    joined = 0
+    for number, utterance in enumerate(spoken):
+        parts = [part.txt for part, _ in reader.plan(utterance, 0).parts]
+        joined += len(parts) > 1
+        expected = [languages[utterance.lang], *Letters().encode(" ".join(parts))]
+        assert reader.read(utterance, 0).tokens.tolist() == expected
+        assert all(WORDS.index(part) % 2 == number % 2 for part in parts)
+    assert joined
+
+
+def test_an_utterance_of_a_language_without_token_is_skipped_and_says_so(corpus):
+    reader = ExampleReader(
+        (), tokenizer=Letters(), features=FeatureReader(), data=DataConfig(), languages={"en": 9, "ar": 8}
+    )
+    for lang, named in (("zh", "language 'zh'"), ("", "no language")):
+        example = reader.read(dataclasses.replace(corpus[0], lang=lang), 0)
+        assert example == Skipped(key="zero", reason=f"{named}, but the vocabulary has tokens for en, ar")

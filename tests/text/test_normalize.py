@@ -72,3 +72,51 @@ def test_normalize_for_scoring(text: str, expected: str) -> None:
 def test_normalisation_is_idempotent(text: str) -> None:
     once = normalize_for_scoring(text)
     assert normalize_for_scoring(once) == once
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "\u0645\u064f\u062d\u064e\u0645\u0651\u064e\u062f\u064c",
+            "\u0645\u062d\u0645\u062f",
+        ),  # vowels, shadda, tanwin
+        ("\u0627\u0644\u0640\u0640\u0633\u0644\u0627\u0645", "\u0627\u0644\u0633\u0644\u0627\u0645"),  # tatweel
+        ("\u0623\u0625\u0622\u0671", "\u0627\u0627\u0627\u0627"),  # alef with hamza, madda, wasla
+        ("\u0627\u0654\u0627\u0653", "\u0627\u0627"),  # the same in two characters
+        ("\u0645\u062f\u0631\u0633\u0629", "\u0645\u062f\u0631\u0633\u0647"),  # ta marbuta
+        ("\u0639\u0644\u0649", "\u0639\u0644\u064a"),  # alef maqsura
+        ("\u0633\u0624\u0627\u0644 \u0628\u0626\u0631", "\u0633\u0648\u0627\u0644 \u0628\u064a\u0631"),  # on waw, on ya
+        ("\u0645\u0627\u0621", "\u0645\u0627\u0621"),  # a hamza of its own
+        ("\u0647\u0670\u0630\u0627\u061f \u0646\u0639\u0645\u060c", "\u0647\u0630\u0627 \u0646\u0639\u0645"),
+        ("\ufefb", "\u0644\u0627"),  # a presentation form
+        ("\u0663 books, don't", "\u0663 BOOKS DON'T"),
+    ],
+)
+def test_arabic_is_reduced_to_what_writers_agree_on(text: str, expected: str) -> None:
+    assert normalize_for_scoring(text, "ar") == normalize_for_scoring(text, "ar-EG") == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("\uff21\uff22 \uff11\uff12 \uff0c", "AB 12"),
+        ("今天\uff0c天气 很好\u3002", "今天天气很好"),
+        ("我有3个 app", "我有 3 个 APP"),
+        ("2026年", "2026 年"),
+    ],
+)
+def test_mandarin(text: str, expected: str) -> None:
+    assert normalize_for_scoring(text, "zh") == expected
+
+
+def test_other_languages_keep_their_marks() -> None:
+    for language in (None, "", "en", "fa", "xx"):
+        assert normalize_for_scoring("\u0623\u0629 caf\u00e9", language) == "\u0623\u0629 CAF\u00c9"
+
+
+@given(st.text(alphabet="aB \u0623\u0627\u0653\u0654\u0629\u0649\u0640\u064b\u0670\ufefb3'", max_size=12))
+@settings(deadline=None)
+def test_normalisation_of_arabic_is_idempotent(text: str) -> None:
+    once = normalize_for_scoring(text, "ar")
+    assert normalize_for_scoring(once, "ar") == once

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from unichoir.data.dataset import Batch, Example, collate
 from unichoir.data.manifest import Utterance
+from unichoir.directory.card import DATA, LICENCE, MODEL, NOT_STATED, RESULTS, TRAINING, Card
+from unichoir.directory.sums import write_sums
 from unichoir.errors import CheckpointError, ConfigError, TrainingError
 from unichoir.model.checkpoint import load_checkpoint
 from unichoir.stopping import StopRequest
@@ -149,6 +152,15 @@ def test_a_whole_run_learns_and_leaves_usable_checkpoints(experiment: Experiment
     assert (tmp_path / "average" / "units.txt").read_text() == (corpus / "tokenizer" / "units.txt").read_text()
     for name, tensor in average_weights([tmp_path / entry.name for entry in result.best[:2]]).items():
         assert torch.equal(model.state_dict()[name], tensor)
+    card = Card.read(tmp_path / "average", "")
+    entries = [json.loads(line) for line in (corpus / "train.jsonl").read_text().splitlines()]
+    hours = sum(soundfile.info(corpus / entry["wav"]).duration for entry in entries) / 3600
+    assert card.sections[DATA] == f"{len(entries)} utterances, {hours:.2f} hours: {corpus / 'train.jsonl'}"
+    assert f"| parameters | {sum(each.numel() for each in model.parameters()) / 1e6:.1f}M" in card.sections[MODEL]
+    assert card.sections[TRAINING].startswith("9 updates, ")
+    measured = re.findall(r"dev, average: .*word errors ([\d.]+%)", log_of(tmp_path))[-1]
+    assert f"On dev: {measured} word errors" in card.sections[TRAINING]
+    assert card.sections[LICENCE] == card.sections[RESULTS] == NOT_STATED
     again = train(config, [corpus / "train.jsonl"], [corpus / "dev.jsonl"], tmp_path)
     assert again == result
 
@@ -181,6 +193,9 @@ def test_init_starts_from_the_weights_of_another_run(
         build(replace(config, model=replace(config.model, encoder=narrow)))
     units = (directory / "units.txt").read_text()
     (directory / "units.txt").write_text(units.replace("A 3", "Q 3"))
+    with pytest.raises(CheckpointError, match=r"units\.txt: truncated, damaged or changed"):
+        build(experiment(init=str(directory)))
+    write_sums(directory)
     with pytest.raises(ConfigError, match="init: token 3 is 'Q'"):
         build(experiment(init=str(directory)))
 

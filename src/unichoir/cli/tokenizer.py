@@ -10,6 +10,20 @@ from unichoir.cli.common import ManifestsArgument, note
 
 app = typer.Typer(help="Make a vocabulary from the transcripts of manifests.", no_args_is_help=True)
 Output = Annotated[Path, typer.Option(metavar="DIR", help="Folder for units.txt (and bpe.model).", show_default=False)]
+MinCount = Annotated[
+    int, typer.Option(min=1, metavar="N", help="Rarer characters become <unk>, or bytes with --byte-fallback.")
+]
+Languages = Annotated[
+    str,
+    typer.Option(
+        metavar="CODES",
+        help="A token for each of these languages, such as en,ar,zh; training then needs `lang` in manifests.",
+        show_default=False,
+    ),
+]
+ByteFallback = Annotated[
+    bool, typer.Option("--byte-fallback", help="256 tokens more, for bytes: any text can be expressed, never <unk>.")
+]
 
 
 @app.command("train-bpe")
@@ -18,16 +32,29 @@ def train_bpe(
     output: Output,
     vocab_size: Annotated[int, typer.Option(min=4, metavar="N", help="Tokens in all, special ones included.")] = 500,
     model_type: Annotated[Literal["bpe", "unigram"], typer.Option(help="Sentencepiece's algorithm.")] = "bpe",
+    min_count: MinCount = 1,
+    languages: Languages = "",
+    byte_fallback: ByteFallback = False,
 ) -> None:
     """Train pieces of words (sentencepiece); Chinese and Japanese characters stay single.
 
     Example:
 
         unichoir tokenizer train-bpe train.jsonl --vocab-size 500 --output tokenizer
+
+        unichoir tokenizer train-bpe train.jsonl --vocab-size 5000 --languages en,zh --byte-fallback --output tokenizer
     """
     from unichoir.text import tokenizer
 
-    made = tokenizer.train_bpe(_transcripts(manifests), vocab_size, output, model_type=model_type)
+    made = tokenizer.train_bpe(
+        _transcripts(manifests),
+        vocab_size,
+        output,
+        model_type=model_type,
+        min_count=min_count,
+        languages=_codes(languages),
+        byte_fallback=byte_fallback,
+    )
     note(f"{output}: {made.vocab_size} tokens")
 
 
@@ -35,7 +62,9 @@ def train_bpe(
 def chars(
     manifests: ManifestsArgument,
     output: Output,
-    min_count: Annotated[int, typer.Option(min=1, metavar="N", help="Rarer characters become <unk>.")] = 1,
+    min_count: MinCount = 1,
+    languages: Languages = "",
+    byte_fallback: ByteFallback = False,
 ) -> None:
     """Take every character as a token.
 
@@ -45,9 +74,16 @@ def chars(
     """
     from unichoir.text.tokenizer import CharTokenizer, build_char_units
 
-    made = CharTokenizer(build_char_units(_transcripts(manifests), min_count=min_count))
+    units = build_char_units(
+        _transcripts(manifests), min_count=min_count, languages=_codes(languages), byte_fallback=byte_fallback
+    )
+    made = CharTokenizer(units)
     made.save(output)
     note(f"{output}: {made.vocab_size} tokens")
+
+
+def _codes(languages: str) -> list[str]:
+    return [code.strip() for code in languages.split(",")] if languages else []
 
 
 def _transcripts(manifests: Sequence[str]) -> list[str]:

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -139,6 +139,12 @@ def min_frames_for_ctc(tokens: Sequence[int]) -> int:
     return 4 * max(1, len(tokens) + repeats) + 3
 
 
+def unknown_language(lang: str, languages: Collection[str]) -> str:
+    """What errors say of an utterance whose language has no token."""
+    found = f"language '{lang}'" if lang else "no language"
+    return f"{found}, but the vocabulary has tokens for {', '.join(languages)}"
+
+
 def measure_durations(
     utterances: Sequence[Utterance], progress: Callable[[int, int], None] | None = None
 ) -> tuple[list[Utterance], list[Skipped]]:
@@ -185,6 +191,8 @@ class ExampleReader:
         data: filters.
         augment: None for validation.
         seed: of all random choices.
+        languages: ids of the tokens of languages. Where there are any, labels begin with that of the utterance: CTC and
+            the left-to-right decoder find it first, the right-to-left decoder last, after all the words.
 
     Raises:
         ConfigError: noise or dither together with a cache, which could only keep one of endlessly many versions;
@@ -200,6 +208,7 @@ class ExampleReader:
         data: DataConfig,
         augment: AugmentConfig | None = None,
         seed: int = 0,
+        languages: Mapping[str, int] | None = None,
     ) -> None:
         self.augment = augment or NO_AUGMENTATION
         if features.cache_dir is not None and self.augment.changes_audio:
@@ -209,6 +218,7 @@ class ExampleReader:
         self.features = features
         self.data = data
         self.seed = seed
+        self.languages = dict(languages or {})
         self._tokenizer = tokenizer
         self._partners = _group_partners(utterances, self.augment)
         noise = self.augment.noise
@@ -241,6 +251,8 @@ class ExampleReader:
         """The example of this epoch, or the reason why there is none; bad data is never raised."""
         if not utterance.txt.strip():
             return Skipped(key=utterance.key, reason="empty transcript")
+        if self.languages and utterance.lang not in self.languages:
+            return Skipped(key=utterance.key, reason=unknown_language(utterance.lang, self.languages))
         plan = self.plan(utterance, epoch)
         # A known length spares decoding an hour that will not be used.
         if utterance.duration is not None and plan.seconds > self.data.max_seconds:
@@ -250,7 +262,8 @@ class ExampleReader:
             feats, used = self._join(plan, rng)
         except AudioError as error:
             return Skipped(key=utterance.key, reason=str(error))
-        tokens = self._tokenizer.encode(" ".join(part.txt.strip() for part in used))
+        tokens = [self.languages[utterance.lang]] if self.languages else []
+        tokens += self._tokenizer.encode(" ".join(part.txt.strip() for part in used))
         needed = min_frames_for_ctc(tokens)
         reason = self._unfit(len(feats), len(tokens), needed)
         if reason:

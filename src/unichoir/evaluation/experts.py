@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from unichoir.data.manifest import Utterance
 from unichoir.decoding.backend import Backend
 from unichoir.errors import DecodingError
 from unichoir.model.load import LayerLoad
@@ -19,3 +20,25 @@ def expert_load(backend: Backend) -> Mapping[str, LayerLoad]:
     if not loads:
         raise DecodingError("expert load: only torch checkpoints with a Mixture of Experts report it")
     return {name: LayerLoad(frames=tuple(load.tolist())) for name, load in loads.items()}
+
+
+class ExpertsByLanguage:
+    """Counts for each language what experts do: an observer for `evaluate`.
+
+    `loads`: of each language the load of each layer, by layer name. Raises as `expert_load` does.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self.loads: dict[str, dict[str, LayerLoad]] = {}
+        self._backend = backend
+        self._before = expert_load(backend)
+
+    def __call__(self, utterance: Utterance) -> None:
+        """All that was computed since the last call was for this utterance."""
+        after = expert_load(self._backend)
+        language = self.loads.setdefault(utterance.lang, {})
+        for name, load in after.items():
+            known = language[name].frames if name in language else (0,) * len(load.frames)
+            parts = zip(known, load.frames, self._before[name].frames, strict=True)
+            language[name] = LayerLoad(frames=tuple(total + now - then for total, now, then in parts))
+        self._before = after

@@ -1,27 +1,35 @@
 """Text to token ids and back: characters or sentencepiece BPE over a `units.txt` in WeNet's format.
 
-U+2581 stands for the space before a word. A CJK character is always one token and needs no space, so decoding joins the
+U+2581 stands for the space before a word. A CJK character is one token and needs no space, so decoding joins the
 tokens, turns U+2581 into spaces and writes the result as `canonical_text`; no tokenizer model is needed for that.
+
+With byte tokens any text can be expressed: a character that is no token is spelled in its bytes of UTF-8. Frequent
+characters stay tokens of their own, and only rare ones are spelled. The other kind of byte-level BPE merges bytes alone
+(GPT-2, icefall), and so cuts Han and Arabic characters where nothing is to be heard: their first bytes say in which
+block of Unicode they are, not how they sound. A token that is a character is what CTC can align with a sound.
 """
 
 from __future__ import annotations
 
+import codecs
 import io
 import os
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from unichoir.errors import TokenizerError
-from unichoir.text.normalize import canonical_text, is_cjk, split_words
+from unichoir.text.normalize import canonical_text, find_words, is_cjk, split_words
+from unichoir.text.units import BYTE_TOKENS, language_of, special_units
+from unichoir.text.units import SPACE as SPACE
+from unichoir.text.units import SPECIAL_TOKENS as SPECIAL_TOKENS
+from unichoir.text.units import UNITS_FILE as UNITS_FILE
+from unichoir.text.units import read_units as read_units
 
-SPACE = "\u2581"
-SPECIAL_TOKENS = ("<blank>", "<unk>", "<sos/eos>")
-UNITS_FILE = "units.txt"
 BPE_FILE = "bpe.model"
 
 _BLANK_NAMES = ("<blank>", "<blk>", "<eps>")
@@ -33,8 +41,9 @@ _EOS_NAMES = ("<sos/eos>", "<eos>")
 class Tokenizer(ABC):
     """A vocabulary and the way from text to its ids and back.
 
-    Attributes: `tokens` (token of each id), `blank_id`, `unk_id`, `sos_id`, `eos_id`. Special tokens are found by name;
-    without `<sos/eos>`, `<sos>` or `<eos>` the last id serves as both, as in WeNet.
+    Attributes: `tokens` (token of each id), `blank_id`, `unk_id`, `sos_id`, `eos_id`, `languages` (id of each language
+    that has a token). Special tokens are found by name; without `<sos/eos>`, `<sos>` or `<eos>` the last id serves as
+    both, as in WeNet.
     """
 
     def __init__(self, tokens: Sequence[str], name: str = "vocabulary") -> None:
@@ -47,7 +56,11 @@ class Tokenizer(ABC):
         self.unk_id = self._find(_UNK_NAMES, name)
         self.sos_id = self._find(_SOS_NAMES, name, default=len(self.tokens) - 1)
         self.eos_id = self._find(_EOS_NAMES, name, default=len(self.tokens) - 1)
+        languages = ((language_of(token), index) for index, token in enumerate(self.tokens))
+        self.languages = {language: index for language, index in languages if language is not None}
         self._silent = {self.blank_id} | {self._ids[n] for n in _SOS_NAMES + _EOS_NAMES if n in self._ids}
+        self._silent.update(self.languages.values())
+        self._bytes = {self._ids[token]: byte for byte, token in enumerate(BYTE_TOKENS) if token in self._ids}
         self._starts = [token.startswith(SPACE) or is_cjk(token) for token in self.tokens]
         ordinary = "".join(token for token in self.tokens if not re.fullmatch("<.+>", token))
         self._upper = ordinary.upper() == ordinary
@@ -60,23 +73,38 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
-        """Ids of a transcript, without blank, sos and eos; what the vocabulary cannot express becomes `unk_id`.
+        """Ids of a transcript, without blank, sos, eos and language.
 
-        A vocabulary that knows one case only gets the text in that case.
+        What no token expresses is spelled in bytes, or becomes `unk_id` in a vocabulary without them. A vocabulary that
+        knows one case only gets the text in that case.
         """
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of token ids as `canonical_text`; blank, sos and eos are silent, unknown shows as `<unk>`.
+        """Text of token ids as `canonical_text`; blank, sos, eos and languages are silent, unknown shows as `<unk>`.
+
+        So are bytes that make no character (yet). Raises TokenizerError for an id outside the vocabulary.
+        """
+        return canonical_text("".join(text for text, _ in self._spell(ids)))
+
+    def decode_words(self, ids: Sequence[int]) -> list[tuple[str, list[int]]]:
+        """The words of `split_words(decode(ids))`, each with the places in `ids` of the tokens that spell it.
 
         Raises TokenizerError for an id outside the vocabulary.
         """
-        pieces = [self._token(index) for index in ids if index not in self._silent]
-        return canonical_text("".join(pieces).replace(SPACE, " "))
+        text, owners = "", list[list[int]]()
+        for part, places in self._spell(ids):
+            text += part
+            owners += [places] * len(part)
+        return [
+            (text[start:end], sorted({place for places in owners[start:end] for place in places}))
+            for start, end in find_words(text)
+        ]
 
     def is_word_start(self, index: int) -> bool:
         """Whether this token begins a new word: it carries the space before it, or it is a CJK character.
 
-        The first token of an utterance begins a word whatever this says. A group may be empty text (a space alone).
+        The first token of an utterance begins a word whatever this says. A group may be empty text (a space alone). Of
+        bytes it cannot be said without their neighbours, see `decode_words`.
         """
         self._token(index)
         return self._starts[index]
@@ -100,6 +128,34 @@ class Tokenizer(ABC):
             raise TokenizerError(f"token id {index} is outside the vocabulary of {len(self.tokens)}")
         return self.tokens[index]
 
+    def _spell(self, ids: Iterable[int]) -> Iterator[tuple[str, list[int]]]:
+        """What is written, and the places in `ids` of the tokens that write it: one token, or the bytes of a character.
+
+        Bytes that are no UTF-8 write nothing: in a partial result the rest of a character may be yet to come.
+        """
+        decoder = codecs.getincrementaldecoder("utf-8")("ignore")
+        waiting: list[int] = []
+        for place, index in enumerate(ids):
+            token = self._token(index)
+            if index in self._bytes:
+                waiting.append(place)
+                text = decoder.decode(bytes([self._bytes[index]]))
+                if text:
+                    yield text.replace(SPACE, " "), waiting[-len(text.encode()) :]
+                    waiting.clear()
+            elif index not in self._silent:
+                decoder.reset()
+                waiting.clear()
+                yield token.replace(SPACE, " "), [place]
+
+    def _express(self, piece: str) -> list[int]:
+        """The ids of a piece of text: its token, else its bytes, else unknown."""
+        if piece in self._ids:
+            return [self._ids[piece]]
+        if len(self._bytes) < len(BYTE_TOKENS):
+            return [self.unk_id]
+        return [self._ids[BYTE_TOKENS[byte]] for byte in piece.encode("utf-8", "replace")]
+
     def _prepare(self, text: str) -> str:
         """Canonical text in the vocabulary's case; a vocabulary without case letters leaves it alone."""
         text = text.replace(SPACE, " ")
@@ -112,7 +168,7 @@ class CharTokenizer(Tokenizer):
     """One token per character, U+2581 between words; nothing between CJK characters."""
 
     def encode(self, text: str) -> list[int]:
-        return [self._ids.get(character, self.unk_id) for character in _characters(self._prepare(text))]
+        return [index for character in _characters(self._prepare(text)) for index in self._express(character)]
 
 
 class BpeTokenizer(Tokenizer):
@@ -131,7 +187,7 @@ class BpeTokenizer(Tokenizer):
         ids: list[int] = []
         for run in _runs(self._prepare(text)):
             pieces = [run] if is_cjk(run) else self._processor.encode(run, out_type=str)
-            ids.extend(self._ids.get(piece, self.unk_id) for piece in pieces)
+            ids.extend(index for piece in pieces for index in self._express(piece))
         return ids
 
     def save(self, directory: str | os.PathLike[str]) -> None:
@@ -164,45 +220,19 @@ def load_tokenizer(directory: str | os.PathLike[str]) -> CharTokenizer | BpeToke
     return CharTokenizer(tokens, str(units))
 
 
-def read_units(path: str | os.PathLike[str]) -> list[str]:
-    """Tokens of a `units.txt` (`token id` per line, any order) by id.
-
-    Raises TokenizerError naming file and line: not UTF-8, not two fields, no number as id, a repeated id, a gap.
-    """
-    try:
-        content = Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf")
-    except OSError as error:
-        raise TokenizerError(f"{path}: {error.strerror}") from None
-    tokens: dict[int, str] = {}
-    lines: dict[int, int] = {}
-    for number, raw in enumerate(content.removesuffix(b"\n").split(b"\n"), start=1):
-        where = f"{path}, line {number}"
-        try:
-            fields = raw.decode("utf-8").split()
-        except UnicodeDecodeError:
-            raise TokenizerError(f"{where}: not UTF-8") from None
-        if len(fields) != 2 or not (fields[1].isascii() and fields[1].isdecimal()):
-            raise TokenizerError(f"{where}: expected a token and its id")
-        token, index = fields[0], int(fields[1])
-        if index in tokens:
-            raise TokenizerError(f"{where}: id {index} was given before, in line {lines[index]}")
-        tokens[index], lines[index] = token, number
-    for expected, index in enumerate(sorted(tokens)):
-        if index != expected:
-            raise TokenizerError(f"{path}, line {lines[index]}: id {index}, but no line has id {expected}")
-    return [tokens[index] for index in range(len(tokens))]
-
-
-def build_char_units(texts: Iterable[str], *, min_count: int = 1) -> list[str]:
+def build_char_units(
+    texts: Iterable[str], *, min_count: int = 1, languages: Sequence[str] = (), byte_fallback: bool = False
+) -> list[str]:
     """Tokens of a character vocabulary: the special ones, U+2581, then the texts' characters by code point.
 
-    Characters that occur less than `min_count` times are left out. Raises TokenizerError when nothing is left.
+    Characters that occur less than `min_count` times are left out. languages, byte_fallback: see `special_units`.
+    Raises TokenizerError when nothing is left.
     """
     counts = Counter(character for text in texts for character in _characters(canonical_text(text.replace(SPACE, " "))))
     characters = sorted(c for c, count in counts.items() if count >= min_count and c != SPACE)
     if not characters:
         raise TokenizerError("no text to build a vocabulary from")
-    return [*SPECIAL_TOKENS, SPACE, *characters]
+    return [*special_units(languages, byte_fallback), SPACE, *characters]
 
 
 def train_bpe(
@@ -211,13 +241,18 @@ def train_bpe(
     directory: str | os.PathLike[str],
     *,
     model_type: Literal["bpe", "unigram"] = "bpe",
+    min_count: int = 1,
+    languages: Sequence[str] = (),
+    byte_fallback: bool = False,
 ) -> BpeTokenizer:
     """Train a sentencepiece model and write `bpe.model` and `units.txt`; the same texts give the same bytes.
 
-    `vocab_size` counts everything: three special tokens, the pieces of spaced scripts and, after them, one token for
-    every CJK character of the texts. Raises TokenizerError when the texts cannot fill or fit that size.
+    `vocab_size` counts everything: special tokens (see `special_units`), the pieces of spaced scripts and, after them,
+    one token for every CJK character of the texts. Characters that occur less than `min_count` times are in no token
+    of text. Raises TokenizerError when the texts cannot fill or fit that size.
     """
-    runs = [run for text in texts for run in _runs(canonical_text(text.replace(SPACE, " ")))]
+    specials = special_units(languages, byte_fallback)
+    runs = _frequent_runs(texts, min_count)
     cjk = sorted({run for run in runs if is_cjk(run)})
     spaced = [run for run in runs if not is_cjk(run)]
     if not spaced:
@@ -228,7 +263,9 @@ def train_bpe(
             sentence_iterator=iter(spaced),
             model_writer=writer,
             model_type=model_type,
-            vocab_size=vocab_size - len(SPECIAL_TOKENS) - len(cjk) + 1,  # sentencepiece counts its own <unk>
+            # sentencepiece counts its own <unk>, and the bytes
+            vocab_size=vocab_size - len(SPECIAL_TOKENS) - len(languages) - len(cjk) + 1,
+            byte_fallback=byte_fallback,
             character_coverage=1.0,
             normalization_rule_name="identity",
             max_sentence_length=1 << 20,
@@ -245,9 +282,18 @@ def train_bpe(
     model = writer.getvalue()
     processor = _sentencepiece().SentencePieceProcessor(model_proto=model)
     pieces = [processor.id_to_piece(index) for index in range(1, processor.get_piece_size())]
-    tokenizer = BpeTokenizer([*SPECIAL_TOKENS, *pieces, *cjk], model, "trained BPE")
+    pieces = [piece for piece in pieces if piece not in BYTE_TOKENS]
+    tokenizer = BpeTokenizer([*specials, *pieces, *cjk], model, "trained BPE")
     tokenizer.save(directory)
     return tokenizer
+
+
+def _frequent_runs(texts: Iterable[str], min_count: int) -> list[str]:
+    """The `_runs` of the texts without their rare characters."""
+    runs = [run for text in texts for run in _runs(canonical_text(text.replace(SPACE, " ")))]
+    counts = Counter("".join(runs))
+    rare = {ord(character): " " for character, count in counts.items() if count < min_count}
+    return [run for rest in runs if (run := canonical_text(rest.translate(rare)))]
 
 
 def _characters(text: str) -> list[str]:
@@ -275,5 +321,5 @@ def _sentencepiece() -> Any:
     try:
         import sentencepiece
     except ImportError:
-        raise TokenizerError("BPE needs sentencepiece: pip install 'unichoir[train]'") from None
+        raise TokenizerError("BPE needs sentencepiece: pip install sentencepiece") from None
     return sentencepiece

@@ -38,6 +38,8 @@ class Corpus(Protocol):
 
     num_utterances: int
     """As far as it is known."""
+    seconds: float
+    """Of audio, as far as it is known."""
     fingerprint: str
     """Of all that decides what a run reads: a resumed one must see the same."""
 
@@ -51,6 +53,7 @@ class ListedCorpus:
     def __init__(self, utterances: Sequence[Utterance]) -> None:
         self.utterances = tuple(utterances)
         self.num_utterances = len(self.utterances)
+        self.seconds = sum(utterance.duration or 0.0 for utterance in self.utterances)
         digest = hashlib.sha256()
         for utterance in self.utterances:
             digest.update(repr((utterance.key, utterance.start, utterance.duration, utterance.txt)).encode())
@@ -74,6 +77,7 @@ class ShardedCorpus:
     ) -> None:
         self.shards, self.shards_in_window, self.seed = tuple(shards), shards_in_window, seed
         self.num_utterances = sum(shard.utterances for shard in self.shards)
+        self.seconds = sum(shard.seconds for shard in self.shards)
         digest = hashlib.sha256()
         for shard in self.shards:
             digest.update(repr((shard.name, shard.utterances, shard.seconds)).encode())

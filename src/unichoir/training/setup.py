@@ -12,10 +12,12 @@ import torch
 
 from unichoir.audio.augment import AugmentConfig
 from unichoir.data.cmvn import GlobalCmvn, sum_features
-from unichoir.data.dataset import ExampleReader, measure_durations
+from unichoir.data.dataset import ExampleReader, measure_durations, unknown_language
 from unichoir.data.features import FeatureReader
 from unichoir.data.manifest import Utterance, read_manifest
 from unichoir.data.shards import is_shard_list, read_shard_list
+from unichoir.directory.hub import find_directory
+from unichoir.directory.sums import check_sums
 from unichoir.errors import ConfigError, TrainingError
 from unichoir.model.asr_model import AsrModel
 from unichoir.model.checkpoint import load_weights, read_weights
@@ -44,6 +46,9 @@ class Setup:
     dev: BatchDataset
     skipped: dict[str, str]
     """Utterances whose audio cannot even be opened, by key, and why."""
+    train_manifests: tuple[str, ...]
+    """As they were named."""
+    dev_manifests: tuple[str, ...]
 
 
 def prepare(
@@ -57,6 +62,7 @@ def prepare(
     features = FeatureReader(fbank=config.fbank, cache_dir=Path(config.feature_cache) if config.feature_cache else None)
     corpus, train, broken = read_corpus(train_manifests, config)
     dev, broken_in_dev = read_manifests(dev_manifests, "dev")
+    check_languages([*train, *dev], tokenizer)
 
     def dataset(utterances: Sequence[Utterance], augment: AugmentConfig | None) -> BatchDataset:
         reader = ExampleReader(
@@ -66,6 +72,7 @@ def prepare(
             data=config.data,
             augment=augment,
             seed=config.trainer.seed,
+            languages=tokenizer.languages,
         )
         return BatchDataset(reader)
 
@@ -77,7 +84,16 @@ def prepare(
         dev_corpus=ListedCorpus(dev),
         dev=dataset((), None),
         skipped=broken | broken_in_dev,
+        train_manifests=tuple(os.fspath(manifest) for manifest in train_manifests),
+        dev_manifests=tuple(os.fspath(manifest) for manifest in dev_manifests),
     )
+
+
+def check_languages(utterances: Sequence[Utterance], tokenizer: Tokenizer) -> None:
+    """Raises ConfigError for an utterance whose language has no token, where there are tokens of languages."""
+    for utterance in utterances:
+        if tokenizer.languages and utterance.lang not in tokenizer.languages:
+            raise ConfigError(f"utterance '{utterance.key}': {unknown_language(utterance.lang, tokenizer.languages)}")
 
 
 def read_corpus(
@@ -114,7 +130,8 @@ def new_model(setup: Setup, output: Path, say: Callable[[str], None], world: Wor
     model = AsrModel(config.model)
     start = config.init or config.init_encoder
     if start is not None:
-        directory = Path(start)
+        directory = find_directory(start)
+        check_sums(directory)
         path = directory / "model.safetensors"
         if config.init is not None:
             _check_same_tokens(setup.tokenizer, load_tokenizer(directory), directory)

@@ -22,6 +22,7 @@ from unichoir.model.asr_model import AsrModel
 from unichoir.model.checkpoint import save_checkpoint
 from unichoir.model.moe import expert_load
 from unichoir.stopping import StopRequest
+from unichoir.training.card import training_card
 from unichoir.training.checkpointing import (
     BestCheckpoint,
     Progress,
@@ -269,13 +270,14 @@ class Trainer:
         average = self.output / "average"
         self.write_checkpoint(average)
         self.report.line(f"{average}: average of updates {', '.join(str(entry.step) for entry in best)}")
-        self.measure("average")
+        measured = self.measure("average")
         self.report.line(
             f"finished: {progress.step} updates, {progress.position.epochs_done:.1f} epochs, "
             f"{clock_time(progress.seconds)}, {progress.audio_seconds / 3600:.2f} h of speech, "
             f"{len(progress.skipped)} utterances skipped"
         )
         if self.world.is_first:
+            training_card(self.setup, progress, measured, self.output).write(average)
             self.draw_picture()
         return self.result(average)
 
@@ -300,8 +302,8 @@ class Trainer:
         weights = self.learner.spread.full_weights()
 
         def write(folder: Path) -> None:
-            save_checkpoint(folder, self.model, {"fbank": to_mapping(self.config.fbank)}, weights)
             self.setup.tokenizer.save(folder)
+            save_checkpoint(folder, self.model, {"fbank": to_mapping(self.config.fbank)}, weights)
 
         if self.world.is_first:
             write_directory(directory, write)

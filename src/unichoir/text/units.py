@@ -1,0 +1,69 @@
+"""Units, the lines of a `units.txt`: how special tokens are named, and reading and making the list.
+
+Beside text, a vocabulary may have tokens for bytes (`<0x00>` to `<0xFF>`, sentencepiece's names), in which UTF-8 spells
+what no other token can, and tokens that say which language is spoken (`<|en|>`, Whisper's names).
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from unichoir.errors import TokenizerError
+
+SPACE = "\u2581"
+SPECIAL_TOKENS = ("<blank>", "<unk>", "<sos/eos>")
+BYTE_TOKENS = tuple(f"<0x{byte:02X}>" for byte in range(256))
+UNITS_FILE = "units.txt"
+
+_LANGUAGE = r"[a-z]{2,3}(?:-[A-Za-z0-9]{2,8})*"
+_LANGUAGE_TOKEN = re.compile(rf"<\|({_LANGUAGE})\|>")
+
+
+def language_of(token: str) -> str | None:
+    """The language that a token stands for, None for all other tokens."""
+    match = _LANGUAGE_TOKEN.fullmatch(token)
+    return match[1] if match else None
+
+
+def special_units(languages: Sequence[str] = (), byte_fallback: bool = False) -> list[str]:
+    """The tokens before those of text: the three that every model needs, languages in their order, then bytes.
+
+    languages: codes such as `en` or `zh-TW`. Raises TokenizerError for what is no code and for one that comes twice.
+    """
+    for language in languages:
+        if not re.fullmatch(_LANGUAGE, language):
+            raise TokenizerError(f"language '{language}': expected a code such as en or zh-TW")
+        if languages.count(language) > 1:
+            raise TokenizerError(f"language '{language}' was given twice")
+    tokens = [f"<|{language}|>" for language in languages]
+    return [*SPECIAL_TOKENS, *tokens, *(BYTE_TOKENS if byte_fallback else ())]
+
+
+def read_units(path: str | os.PathLike[str]) -> list[str]:
+    """Tokens of a `units.txt` (`token id` per line, any order) by id.
+
+    Raises TokenizerError naming file and line: not UTF-8, not two fields, no number as id, a repeated id, a gap.
+    """
+    try:
+        content = Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf")
+    except OSError as error:
+        raise TokenizerError(f"{path}: {error.strerror}") from None
+    tokens: dict[int, str] = {}
+    lines: dict[int, int] = {}
+    for number, raw in enumerate(content.removesuffix(b"\n").split(b"\n"), start=1):
+        where = f"{path}, line {number}"
+        try:
+            fields = raw.decode("utf-8").split()
+        except UnicodeDecodeError:
+            raise TokenizerError(f"{where}: not UTF-8") from None
+        if len(fields) != 2 or not (fields[1].isascii() and fields[1].isdecimal()):
+            raise TokenizerError(f"{where}: expected a token and its id")
+        token, index = fields[0], int(fields[1])
+        if index in tokens:
+            raise TokenizerError(f"{where}: id {index} was given before, in line {lines[index]}")
+        tokens[index], lines[index] = token, number
+    for expected, index in enumerate(sorted(tokens)):
+        if index != expected:
+            raise TokenizerError(f"{path}, line {lines[index]}: id {index}, but no line has id {expected}")
+    return [tokens[index] for index in range(len(tokens))]

@@ -1,0 +1,65 @@
+"""The recipe of several languages, on next to no speech: every language scored, and drawn with its experts."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from unichoir.data.manifest import read_manifest
+from unichoir.text.tokenizer import load_tokenizer
+
+ROOT = Path(__file__).resolve().parents[2]
+TEXTS = {
+    "an4": ("en", ["BAD CAFE", "CAFE BED", "A BED"]),
+    "fsdd": ("en", ["FADED BED", "BAD", "ACE"]),
+    "arabic_speech_commands": ("ar", ["\u0646\u0639\u0645", "\u0644\u0627 \u0646\u0639\u0645", "\u0644\u0627"]),
+    "audio_cmn_words": ("zh", ["天天", "好天", "好"]),
+}
+TINY = {
+    "model.encoder.num_blocks": 1,
+    "trainer.max_epochs": 1,
+    "trainer.precision": "fp32",
+    "optim.warmup_steps": 1,
+}
+
+
+def write_corpora(folder: Path) -> None:
+    """The recordings of the demo, in which other things are said."""
+    clips = read_manifest(ROOT / "demo" / "references.jsonl")
+    for name, (lang, texts) in TEXTS.items():
+        (folder / name).mkdir(parents=True)
+        for split in ("train", "dev", "test"):
+            lines = [
+                {"key": f"{split}-{i}", "wav": clips[i].wav, "txt": text, "lang": lang} for i, text in enumerate(texts)
+            ]
+            text = "".join(json.dumps(line) + "\n" for line in lines)
+            (folder / name / f"{split}.jsonl").write_text(text, encoding="utf-8")
+
+
+def test_multilingual(tmp_path: Path) -> None:
+    write_corpora(tmp_path / "data")
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    changes = [part for key, value in TINY.items() for part in ("--set", f"{key}={value}")]
+    done = subprocess.run(
+        ["bash", str(ROOT / "recipes" / "multilingual" / "run.sh"), str(tmp_path / "data"), *changes],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": path, "VOCAB": "285", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder = tmp_path / "exp/multilingual"
+    assert list(load_tokenizer(folder / "run/average").languages) == ["en", "ar", "zh"]
+    results = json.loads((folder / "results/results.json").read_text(encoding="utf-8"))
+    assert len(results["scores"]) == 2 * 2 * 2  # sets, modes, chunk sizes
+    assert all(set(score["languages"]) == {"en", "ar", "zh"} for score in results["scores"])
+    assert set(results["expert_load_by_language"]) == {"en", "ar", "zh"}
+    assert (folder / "results/experts.svg").is_file()
+    table = (folder / "results/languages.md").read_text(encoding="utf-8").splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table[2:]]
+    names = [f"exp/multilingual/{split}.jsonl [{lang}]" for split in ("dev", "test") for lang in ("ar", "en", "zh")]
+    assert [row[0] for row in rows] == names
+    assert [row[1] for row in rows] == ["3", "6", "3", "3", "3", "3"]  # fsdd has English in dev alone
+    assert all(0 <= float(row[2]) <= 100 for row in rows)
