@@ -1,0 +1,224 @@
+"""`unichoir lm`: n-gram language models."""
+
+import gzip
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal
+
+import typer
+
+from unichoir.cli.arguments import DeviceOption, SearchArguments, ThreadsOption
+from unichoir.cli.common import ManifestsArgument, make_progress, note, parse_chunk_sizes, progress_bar, write_line
+from unichoir.cli.grouping import grouped
+from unichoir.decoding.options import STREAMING_MODES, StreamingMode
+from unichoir.errors import ManifestError
+
+if TYPE_CHECKING:
+    from unichoir.evaluation.tuning import Errors
+    from unichoir.text.ngram import NgramModel
+    from unichoir.text.tokenizer import Tokenizer
+
+app = typer.Typer(help="Train an n-gram language model, and choose its weights.", no_args_is_help=True)
+Level = Literal["word", "token"]
+MANIFEST_SUFFIXES = (".json", ".jsonl", ".jsonl.gz", ".tar")
+
+
+@app.command("train")
+def train(
+    texts: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="TEXT",
+            help="Text with a sentence per line, also .gz; or manifests (.jsonl, .tar, a folder), for transcripts.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option(metavar="FILE", help="ARPA file to write; compressed if it ends in .gz.", show_default=False)
+    ],
+    order: Annotated[int, typer.Option(min=1, max=6, metavar="N", help="Words of the longest n-grams.")] = 3,
+    level: Annotated[
+        Level, typer.Option(metavar="word|token", help="What it counts; tokens need --model, which alone can use it.")
+    ] = "word",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|DIR", help="Write text as this model does: case, characters, tokens.", show_default=False
+        ),
+    ] = None,
+    min_count: Annotated[int, typer.Option(min=1, metavar="N", help="Rarer words become <unk>.")] = 1,
+    normalize: Annotated[
+        bool, typer.Option("--normalize", help="Without punctuation and in upper case, as WER is counted.")
+    ] = False,
+) -> None:
+    """Train an n-gram model with interpolated modified Kneser-Ney smoothing, as KenLM's lmplz does.
+
+    All n-grams are held in memory: with trigrams up to 200 bytes for each word of the text.
+
+    Examples:
+
+        unichoir lm train an4/train.jsonl --output an4.arpa.gz
+
+        unichoir lm train books.txt.gz an4/train.jsonl --normalize --min-count 2 --order 4 --output lm.arpa.gz
+    """
+    from unichoir.text.ngram import train_ngram
+
+    if level == "token" and model is None:
+        raise typer.BadParameter("tokens are those of a model: which one?", param_hint="--model")
+    split = _splitter(level, model, normalize)
+    with make_progress("sentences") as progress:
+        made = train_ngram(map(split, progress.track(_sentences(texts), description="reading")), order, min_count)
+    _write(made, output)
+    for n, (grams, discounts, estimated) in enumerate(
+        zip(made.grams, made.discounts, made.estimated, strict=True), start=1
+    ):
+        values = ", ".join(f"{discount:.3f}" for discount in discounts)
+        why = "" if estimated else " (fallback: too few n-grams to estimate them)"
+        note(f"{n}-grams: {len(grams.word)}, discounts {values}{why}")
+    note(f"{output}: written")
+
+
+@app.command("tune")
+@grouped
+def tune(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Included model, model directory or checkpoint.", show_default=False)
+    ],
+    manifests: ManifestsArgument,
+    lm: Annotated[str, typer.Option("--lm", metavar="FILE", help="ARPA file or KenLM's binary.", show_default=False)],
+    search: SearchArguments,
+    decoding: Annotated[
+        StreamingMode, typer.Option(metavar="MODE", help=f"{' or '.join(STREAMING_MODES)}.")
+    ] = "attention_rescoring",
+    chunk_size: Annotated[
+        str, typer.Option(metavar="SIZE", help="Encoder frames (40 ms each) seen at once, 'full': all.")
+    ] = "full",
+    jobs: Annotated[int, typer.Option(min=1, metavar="N", help="Processes that recognise; each loads the model.")] = 1,
+    threads: ThreadsOption = None,
+    device: DeviceOption = "cpu",
+) -> None:
+    """Choose how much a language model counts, on dev manifests, and keep it in FILE.json.
+
+    Tries weights of its log-probability and bonuses for every word (token): a coarse grid, then a finer one around the
+    best. What is chosen becomes the default wherever FILE is used. Never tune on a test set.
+
+    Example:
+
+        unichoir lm tune unichoir-small-en an4/dev.jsonl --lm an4.arpa.gz
+    """
+    from unichoir.api import load_recognizer
+    from unichoir.cli.evaluate import read_sets
+    from unichoir.evaluation.tuning import tune as measure
+    from unichoir.evaluation.tuning import write_weights
+
+    sizes = parse_chunk_sizes(chunk_size)
+    if len(sizes) != 1:
+        raise typer.BadParameter("one size, since weights are chosen for it", param_hint="--chunk-size")
+    options = search.decoding_options(mode=decoding, chunk_size=sizes[0] or 0)
+    load = partial(load_recognizer, model, threads or (1 if jobs > 1 else None), None, device, lm)
+    with progress_bar("tuning", "utterances") as progress:
+        errors = measure(load() if jobs == 1 else load, read_sets(manifests), options, jobs=jobs, progress=progress)
+    write_line(_table(errors))
+    best, (words, _) = next(iter(errors.items()))
+    without = next(words for weights, (words, _) in errors.items() if not weights.lm_weight)
+    note(
+        f"without it {without.rate:.2%} word errors; lm_weight {best.lm_weight:g}, "
+        f"length_bonus {best.length_bonus:g}: {words.rate:.2%}"
+    )
+    how = {
+        "model": model,
+        "manifests": manifests,
+        "decoding": decoding,
+        "chunk_size": sizes[0],
+        "word_errors": words.errors,
+        "word_errors_without": without.errors,
+        "words": words.reference,
+    }
+    note(f"{write_weights(lm, best, how)}: written")
+
+
+def _table(errors: "Errors") -> str:
+    """Word error rates in Markdown: a row for each weight, a column for each bonus."""
+    bonuses = sorted({weights.length_bonus for weights in errors})
+    rates = {(weights.lm_weight, weights.length_bonus): words.rate for weights, (words, _) in errors.items()}
+    lines = ["| WER %: weight, bonus | " + " | ".join(f"{bonus:g}" for bonus in bonuses) + " |"]
+    lines.append("| ---: |" + " ---: |" * len(bonuses))
+    for weight in sorted({weights.lm_weight for weights in errors}):
+        cells = (f"{100 * rates[weight, bonus]:.2f}" if (weight, bonus) in rates else "" for bonus in bonuses)
+        lines.append(f"| {weight:g} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _splitter(level: Level, model: str | None, normalize: bool) -> Callable[[str], Sequence[str]]:
+    """What makes words or tokens of a sentence."""
+    from unichoir.text.normalize import normalize_for_scoring, split_words
+    from unichoir.text.tokenizer import SPACE
+
+    def clean(text: str) -> str:
+        text = text.replace(SPACE, " ")
+        return normalize_for_scoring(text) if normalize else text
+
+    if model is None:
+        return lambda text: split_words(clean(text))
+    tokenizer = _tokenizer(model)
+
+    def tokens(text: str) -> list[str]:
+        return [tokenizer.tokens[index] for index in tokenizer.encode(clean(text))]
+
+    def words(text: str) -> list[str]:
+        # What the model cannot write is an unknown word to it, whatever the rest of it is.
+        found = split_words(tokenizer.decode(tokenizer.encode(clean(text))))
+        return ["<unk>" if "<unk>" in word else word for word in found]
+
+    return tokens if level == "token" else words
+
+
+def _tokenizer(model: str) -> "Tokenizer":
+    from unichoir.api import find_model
+    from unichoir.text.tokenizer import load_tokenizer
+
+    return load_tokenizer(find_model(model))
+
+
+def _sentences(paths: Sequence[str]) -> Iterator[str]:
+    from unichoir.data.manifest import read_manifest
+
+    for path in paths:
+        if path.endswith(MANIFEST_SUFFIXES) or Path(path).is_dir():
+            yield from (utterance.txt for utterance in read_manifest(path))
+        else:
+            yield from _lines(path)
+
+
+def _lines(path: str) -> Iterator[str]:
+    """The lines of a file of text, decompressed if need be. Raises ManifestError, and OSError where it is missing."""
+    from unichoir.data.storage import open_binary
+
+    number = 0
+    with open_binary(path) as file:
+        lines: Iterable[bytes] = gzip.GzipFile(fileobj=file) if path.endswith(".gz") else file
+        try:
+            for number, line in enumerate(lines, start=1):
+                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError:
+            raise ManifestError(f"{path}:{number}: not UTF-8") from None
+        except (EOFError, gzip.BadGzipFile) as error:
+            raise ManifestError(f"{path}: truncated or no gzip ({error})") from None
+
+
+def _write(model: "NgramModel", output: Path) -> None:
+    from unichoir.data.storage import replacing
+    from unichoir.text.ngram import write_arpa
+
+    def write(file: BinaryIO) -> None:
+        with progress_bar("writing", "n-grams") as progress:
+            for done, total in write_arpa(model, file):
+                progress(done, total)
+
+    with replacing(output) as file:
+        if output.suffix != ".gz":
+            write(file)
+        else:  # without name and time, so that the same text gives the same bytes
+            with gzip.GzipFile("", "wb", 6, file, mtime=0) as compressed:
+                write(compressed)  # type: ignore[arg-type]
