@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unichoir.decoding.hypothesis import Hypothesis
-from unichoir.decoding.prefix_beam import PrefixBeam, ctc_prefix_beam_search, log_add
+from unichoir.decoding.prefix_beam import PrefixBeam, ctc_prefix_beam_search
+from unichoir.decoding.prefixes import log_add
 
 BLANK = 0
 

@@ -1,5 +1,6 @@
 """Beam search with the left-to-right attention decoder alone."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,15 @@ def attention_beam_search(
     beam_size: int = 10,
     max_length: int | None = None,
     length_penalty: float = 0.0,
+    restrict: Callable[[Floats], Floats] | None = None,
 ) -> list[Hypothesis]:
     """The hypotheses in the last beam, best first.
 
     encoder_out: (T', D) of one utterance without padding; max_length: most decoder steps, None for T' (WeNet takes the
     longest T' of the batch). A hypothesis ends with eos and keeps its place in the beam while others grow; the search
     ends when all have ended or after the last step, where those that never ended count as they are. The score is the
-    sum of log-probabilities, eos included, divided by (tokens + 1) ** length_penalty.
+    sum of log-probabilities, eos included, divided by (tokens + 1) ** length_penalty. restrict: changes the
+    log-probabilities (N, V) of every step.
     """
     info = backend.info
     max_length = len(encoder_out) if max_length is None else max_length
@@ -30,7 +33,8 @@ def attention_beam_search(
     for _ in range(max_length):
         if not len(live):
             break
-        log_probs = backend.next_token_log_probs(encoder_out, live).astype(np.float64)
+        log_probs = backend.next_token_log_probs(encoder_out, live)
+        log_probs = (restrict(log_probs) if restrict else log_probs).astype(np.float64)
         parents, tokens, grown_scores = _grow(log_probs, live_scores, beam_size)
         scores = np.concatenate([[score for _, score in ended], grown_scores])
         best = np.argsort(-scores, kind="stable")[:beam_size]

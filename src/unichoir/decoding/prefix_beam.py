@@ -1,121 +1,27 @@
 """CTC prefix beam search (Hannun et al. 2014, arXiv 1408.2873), chunk by chunk or over a whole utterance."""
 
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator
+from dataclasses import replace
 from heapq import heappushpop
 from operator import attrgetter
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unichoir.decoding.hypothesis import Hypothesis
+from unichoir.decoding.prefixes import NEVER, OUTSIDE, Prefix
+from unichoir.decoding.scoring import PrefixScorer
 
-NEVER = -math.inf
-OUTSIDE = -1
-"""The rank of a prefix that is not in the beam."""
-
-_Frames: TypeAlias = "tuple[()] | tuple[_Frames, int]"
-"""Frames of a prefix's tokens, the last one outermost: a longer prefix links to those of a shorter one."""
-
-
-class _Growth(NamedTuple):
-    """A prefix's alignments followed by one token more: sum and best one, with the frames of the tokens before it."""
-
-    total: float
-    best: float
-    frames: _Frames
-
-
-@dataclass(slots=True, eq=False, repr=False)
-class _Prefix:
-    """Log-probability of all alignments of one prefix so far, and the best single one among them.
-
-    `blank`/`token`: sums over the alignments that end in blank / in the prefix's last token; `score`: over both.
-    `best_*`: the largest of them, with the frame of each token in it, the last frame of its run; the last token, whose
-    run is not over, has none in `frames_token`.
-
-    Prefixes are a tree, in which `parent` is the prefix without its last token: comparing and extending them costs the
-    same however long they are. It holds the beam and what leads there.
-    """
-
-    parent: "_Prefix | None" = None
-    last: int = -1
-    rank: int = OUTSIDE
-    blank: float = NEVER
-    token: float = NEVER
-    score: float = NEVER
-    best_blank: float = NEVER
-    best_token: float = NEVER
-    frames_blank: _Frames = ()
-    frames_token: _Frames = ()
-    children: dict[int, "_Prefix"] = field(default_factory=dict)
-
-    def child(self, token: int) -> "_Prefix":
-        """This prefix and one token more."""
-        child = self.children.get(token)
-        if child is None:
-            child = self.children[token] = _Prefix(self, token)
-        return child
-
-    def grow(self, token: int, score: float, now: int) -> _Growth:
-        """What becomes of it with `token`, of log-probability `score`, in frame `now`.
-
-        The same token twice needs a blank between.
-        """
-        if token == self.last:
-            return _Growth(self.blank + score, self.best_blank + score, self.frames_blank)
-        if self.best_blank > self.best_token:
-            return _Growth(self.score + score, self.best_blank + score, self.frames_blank)
-        return _Growth(self.score + score, self.best_token + score, (self.frames_token, now - 1))
-
-    def stay(self, blank: float, token: float, now: int) -> None:
-        """Go on to frame `now` by a blank or by the last token again; their log-probabilities."""
-        if self.best_token >= self.best_blank:
-            self.best_blank, self.frames_blank = self.best_token, (self.frames_token, now - 1)
-        self.best_blank += blank
-        self.best_token += token
-        self.blank = self.score + blank
-        self.token += token
-        self.score = log_add(self.blank, self.token)
-
-    def join(self, growth: _Growth, parent_first: bool) -> None:
-        """Add the alignments in which the last token is new in this frame; after `stay`."""
-        # WeNet's times: a parent ranked higher hands on the frames of its tokens even if growing is less probable.
-        if growth.best > (NEVER if parent_first else self.best_token):
-            self.frames_token = growth.frames
-        self.best_token = max(self.best_token, growth.best)
-        self.token = log_add(self.token, growth.total)
-        self.score = log_add(self.blank, self.token)
-
-    def start(self, growth: _Growth) -> None:
-        """Enter the beam: all alignments have the last token new in this frame."""
-        self.blank = self.best_blank = NEVER
-        self.token = self.score = growth.total
-        self.best_token, self.frames_token = growth.best, growth.frames
-
-    def prune(self) -> None:
-        """Leave the tree unless a longer prefix is there; so do those that were there for this one alone."""
-        node = self
-        while node.parent is not None and node.rank == OUTSIDE and not node.children:
-            node.parent.children.pop(node.last, None)
-            node = node.parent
-
-    def hypothesis(self, num_frames: int) -> Hypothesis:
-        """What it is after `num_frames` frames."""
-        tokens, frames, node = [], [], self
-        linked = self.frames_blank if self.best_blank > self.best_token else (self.frames_token, num_frames - 1)
-        while node.parent is not None:
-            tokens.append(node.last)
-            node = node.parent
-        while linked:
-            linked, frame = linked
-            frames.append(frame)
-        return Hypothesis(tokens=tuple(reversed(tokens)), score=self.score, frames=tuple(reversed(frames)))
-
+WIDENING = 2
+"""What hotwords make probable is not always among the most probable tokens; more than twice as many add nothing
+(docs/results/hotwords.md)."""
 
 _by_score = attrgetter("score")
+
+
+def _by_total(prefix: Prefix) -> float:
+    return prefix.score + prefix.bonus
 
 
 class PrefixBeam:
@@ -126,13 +32,24 @@ class PrefixBeam:
     nothing is possible counts as blank, so that there is always a hypothesis. An extension
     that cannot enter the next beam is not computed, which changes no result: where blank is nearly certain a frame
     costs one update of each prefix.
+
+    A scorer adds to the score of each sequence what it thinks of its tokens: the beam is the best of these sums, and
+    they are the scores of the hypotheses. Then `WIDENING` times as many tokens of a frame are considered.
     """
 
-    def __init__(self, beam_size: int, blank_id: int = 0) -> None:
+    def __init__(
+        self,
+        beam_size: int,
+        blank_id: int = 0,
+        languages: Collection[int] = (),
+        scorer: PrefixScorer | None = None,
+    ) -> None:
         self.beam_size = beam_size
         self.blank_id = blank_id
+        self._languages = frozenset(languages)
         self.num_frames = 0
-        self._beam = [_Prefix(rank=0, blank=0.0, score=0.0, best_blank=0.0)]
+        self._scorer = scorer
+        self._beam = [Prefix(rank=0, blank=0.0, score=0.0, best_blank=0.0, state=scorer.start() if scorer else None)]
 
     def advance(self, log_probs: NDArray[np.floating[Any]]) -> None:
         """Go on by the next frames; log_probs: (t, V) CTC log-probabilities. Any split into calls gives the same."""
@@ -141,19 +58,32 @@ class PrefixBeam:
 
     def steps(self, log_probs: NDArray[np.floating[Any]]) -> Iterator[None]:
         """`advance` that halts after every frame, for those who may stop before the last."""
-        for frame in _most_probable(log_probs, self.beam_size):
+        count = self.beam_size if self._scorer is None else WIDENING * self.beam_size
+        for frame in _most_probable(log_probs, count):
             self._step(frame)
             self.num_frames += 1
             yield
 
     @property
     def is_empty(self) -> bool:
-        """Whether the best hypothesis has no token."""
-        return self._beam[0].parent is None
+        """Whether the best hypothesis has no token but those of `languages`, which are not spoken."""
+        node = self._beam[0]
+        while node.parent is not None and node.last in self._languages:
+            node = node.parent
+        return node.parent is None
 
-    def nbest(self) -> list[Hypothesis]:
-        """The hypotheses in the beam, best first; before any frame the empty one with score 0."""
-        return [prefix.hypothesis(self.num_frames) for prefix in self._beam]
+    def nbest(self, is_final: bool = False) -> list[Hypothesis]:
+        """The hypotheses in the beam, best first; before any frame the empty one with score 0.
+
+        is_final: no frame will follow, so that a scorer also adds what the end is worth.
+        """
+        hyps = [prefix.hypothesis(self.num_frames) for prefix in self._beam]
+        if self._scorer is None:
+            return hyps
+        for place, (hyp, prefix) in enumerate(zip(hyps, self._beam, strict=True)):
+            bonus = prefix.bonus + (self._scorer.finish(prefix.state) if is_final else 0.0)
+            hyps[place] = replace(hyp, score=hyp.score + bonus, bonus=bonus)
+        return sorted(hyps, key=_by_score, reverse=True)
 
     def _step(self, frame: dict[int, float]) -> None:
         """One frame; `frame`: log-probability of each token that is considered, the most probable first."""
@@ -161,7 +91,7 @@ class PrefixBeam:
             frame = {self.blank_id: 0.0}
         now, blank = self.num_frames, frame.pop(self.blank_id, NEVER)
         # What grows does so from how its parent was before this frame, so that comes before any prefix is updated.
-        entering = self._enter(frame, blank)
+        entering = self._enter(frame, blank) if self._scorer is None else self._enter_scored(frame, blank, self._scorer)
         grown = [
             (prefix, prefix.parent.grow(prefix.last, frame[prefix.last], now), prefix.parent.rank < prefix.rank)
             for prefix in self._beam
@@ -173,7 +103,7 @@ class PrefixBeam:
             prefix.join(growth, parent_first)
         self._select(entering)
 
-    def _enter(self, frame: dict[int, float], blank: float) -> list[_Prefix]:
+    def _enter(self, frame: dict[int, float], blank: float) -> list[Prefix]:
         """The extensions that are not in the beam and may be in the next; `frame`: without blank, best first."""
         beam, entering = self._beam, []
         is_full, highest = len(beam) == self.beam_size, next(iter(frame.values()), NEVER)
@@ -194,33 +124,58 @@ class PrefixBeam:
                     entering.append(child)
         return entering
 
-    def _select(self, entering: list[_Prefix]) -> None:
+    def _enter_scored(self, frame: dict[int, float], blank: float, scorer: PrefixScorer) -> list[Prefix]:
+        """`_enter` where the order of the tokens says nothing of which extension is better."""
+        entering = []
+        floors = [NEVER] * (self.beam_size - len(self._beam))
+        floors += [prefix.score + blank + prefix.bonus for prefix in reversed(self._beam)]
+        for prefix in self._beam:
+            if prefix.extensions is None:
+                prefix.extensions = {}
+            known, total = prefix.extensions, prefix.score
+            for token, score in frame.items():
+                found = known.get(token)
+                if found is None:
+                    state, added = scorer.extend(prefix.state, token)
+                    found = known[token] = state, prefix.bonus + added
+                state, bonus = found
+                # With the sum over all alignments, which the same token twice does not have: no less than it will be.
+                if total + score + bonus < floors[0]:
+                    continue
+                child = prefix.child(token)
+                if child.rank == OUTSIDE:
+                    growth = prefix.grow(token, score, self.num_frames)
+                    heappushpop(floors, growth.total + bonus)
+                    child.start(growth)
+                    child.state, child.bonus = state, bonus
+                    entering.append(child)
+        return entering
+
+    def _select(self, entering: list[Prefix]) -> None:
         """Make the best of the beam and of `entering` the new beam."""
-        ranked = sorted(self._beam + entering, key=_by_score, reverse=True)
+        by = _by_score if self._scorer is None else _by_total
+        ranked = sorted(self._beam + entering, key=by, reverse=True)
         self._beam = [prefix for prefix in ranked[: self.beam_size] if prefix.score > NEVER]
         for rank, prefix in enumerate(self._beam):
             prefix.rank = rank
         dropped = ranked[len(self._beam) :]
         for prefix in dropped:
             prefix.rank = OUTSIDE
+            prefix.extensions = None
         for prefix in dropped:
             prefix.prune()
 
 
 def ctc_prefix_beam_search(
-    log_probs: NDArray[np.floating[Any]], beam_size: int = 10, blank_id: int = 0
+    log_probs: NDArray[np.floating[Any]],
+    beam_size: int = 10,
+    blank_id: int = 0,
+    scorer: PrefixScorer | None = None,
 ) -> list[Hypothesis]:
     """The n-best token sequences of one utterance, best first; log_probs: (T', V) without padding."""
-    beam = PrefixBeam(beam_size, blank_id)
+    beam = PrefixBeam(beam_size, blank_id, scorer=scorer)
     beam.advance(log_probs)
-    return beam.nbest()
-
-
-def log_add(a: float, b: float) -> float:
-    """log(exp(a) + exp(b))."""
-    if a < b:
-        a, b = b, a
-    return a if b == NEVER else a + math.log1p(math.exp(b - a))
+    return beam.nbest(is_final=True)
 
 
 def _most_probable(log_probs: NDArray[np.floating[Any]], count: int) -> Iterator[dict[int, float]]:

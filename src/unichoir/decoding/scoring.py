@@ -1,7 +1,16 @@
 """What a search may know of token sequences beyond the audio: phrases to expect, a language model."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Protocol
+
+from unichoir.decoding.context import ContextGraph, Hotword
+from unichoir.decoding.options import DecodingOptions, StreamingOptions, require_prefix_beam
+from unichoir.errors import DecodingError
+from unichoir.text.tokenizer import Tokenizer
+
+MAX_GRAPHS = 16
+"""Lists of hotwords that are kept ready."""
 
 
 class PrefixScorer(Protocol):
@@ -17,6 +26,14 @@ class PrefixScorer(Protocol):
 
     def finish(self, state: Any) -> float:
         """What it adds that the utterance ends here; partial results are ranked without it."""
+        ...
+
+
+class LanguageModel(Protocol):
+    """What knows how probable texts are."""
+
+    def scorer(self, weight: float | None, word_bonus: float | None) -> PrefixScorer:
+        """Adds `weight` times its log-probability, and `word_bonus` for each unit it counts; None: its own defaults."""
         ...
 
 
@@ -38,3 +55,36 @@ class JointScorer:
     def finish(self, state: tuple[Any, ...]) -> float:
         """See `PrefixScorer.finish`."""
         return sum(scorer.finish(each) for scorer, each in zip(self._scorers, state, strict=True))
+
+
+class Scorers:
+    """The scorers of one tokenizer and, if there is one, language model, as options want them.
+
+    The graph of a list of hotwords is built once, as long as not too many others are asked for. For any thread.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, language_model: LanguageModel | None = None) -> None:
+        self._language_model = language_model
+
+        @lru_cache(maxsize=MAX_GRAPHS)
+        def graph(hotwords: tuple[Hotword, ...]) -> ContextGraph:
+            return ContextGraph(hotwords, tokenizer)
+
+        self._graph = graph
+
+    def of(self, options: DecodingOptions | StreamingOptions) -> PrefixScorer | None:
+        """None where nothing is to be added.
+
+        Raises DecodingError for hotwords that the tokenizer cannot write, for weights of a language model without one,
+        and for a mode that cannot use the one there is; `lm_weight` 0 is the way not to.
+        """
+        scorers: list[PrefixScorer] = [self._graph(options.hotwords)] if options.hotwords else []
+        if self._language_model is not None:
+            if options.lm_weight != 0 or options.length_bonus:
+                require_prefix_beam("language model", options.mode)
+                scorers.append(self._language_model.scorer(options.lm_weight, options.length_bonus))
+        else:
+            for name in ("lm_weight", "length_bonus"):
+                if getattr(options, name) is not None:
+                    raise DecodingError(f"{name}: there is no language model")
+        return scorers[0] if len(scorers) == 1 else JointScorer(scorers) if scorers else None

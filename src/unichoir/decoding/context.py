@@ -1,0 +1,266 @@
+"""Hotwords: phrases to expect, and the automaton that finds them in what a search writes, token by token."""
+
+import os
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TypeAlias
+
+from unichoir.errors import DecodingError
+from unichoir.text.normalize import canonical_text, is_cjk
+from unichoir.text.tokenizer import SPACE, Tokenizer
+from unichoir.text.units import BYTE_TOKENS
+
+DEFAULT_BOOST = 0.75
+"""Chosen on dev sets (docs/results/hotwords.md)."""
+MAX_BOOST = 100.0
+
+
+@dataclass(frozen=True, slots=True)
+class Hotword:
+    """A phrase to expect. Raises DecodingError for one without text and for a boost out of its range."""
+
+    phrase: str
+    boost: float = DEFAULT_BOOST
+    """What each of its tokens adds to the score of a hypothesis, natural log, above 0 and at most 100."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.phrase, str):
+            raise DecodingError(f"hotwords: expected text, found {self.phrase!r}")
+        if not canonical_text(self.phrase):
+            raise DecodingError(f"hotwords: {self.phrase!r} has no text")
+        if not isinstance(self.boost, (int, float)) or isinstance(self.boost, bool) or not 0 < self.boost <= MAX_BOOST:
+            raise DecodingError(
+                f"hotwords: {self.phrase!r}: expected a boost above 0 and at most {MAX_BOOST:g}, found {self.boost!r}"
+            )
+
+
+def parse_hotwords(items: "Iterable[Hotword | str | tuple[str, float]]") -> tuple[Hotword, ...]:
+    """Phrases, or (phrase, boost), as hotwords. A phrase may end in its boost, as in a file (see `read_hotwords`).
+
+    Raises DecodingError naming what cannot be one.
+    """
+    if isinstance(items, str):
+        raise DecodingError(f"hotwords: expected a list of phrases, found {items!r} alone")
+    hotwords = []
+    for item in items:
+        if isinstance(item, Hotword):
+            hotwords.append(item)
+        elif isinstance(item, (tuple, list)) and len(item) == 2:
+            hotwords.append(Hotword(*item))
+        elif isinstance(item, str):
+            hotwords.append(_parse_phrase(item, DEFAULT_BOOST))
+        else:
+            raise DecodingError(f"hotwords: expected a phrase or (phrase, boost), found {item!r}")
+    return tuple(hotwords)
+
+
+def read_hotwords(path: str | os.PathLike[str], boost: float = DEFAULT_BOOST) -> tuple[Hotword, ...]:
+    """The hotwords of a UTF-8 file: a phrase per line and, if it has its own boost, ` :2.5` after it.
+
+    That is how sherpa-onnx writes them. Empty lines and lines that begin with `#` are left out; a phrase may stand
+    there twice if its boost is the same. boost: of lines without one. Raises DecodingError naming file and line.
+    """
+    try:
+        content = Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf")
+    except OSError as error:
+        raise DecodingError(f"{path}: {error.strerror}") from None
+    found: dict[str, tuple[int, Hotword]] = {}
+    for number, raw in enumerate(content.splitlines(), start=1):
+        try:
+            line = raw.decode("utf-8").strip()
+            if not line or line.startswith("#"):
+                continue
+            hotword = _parse_phrase(line, boost)
+        except UnicodeDecodeError:
+            raise DecodingError(f"{path}, line {number}: not UTF-8") from None
+        except DecodingError as error:
+            raise DecodingError(f"{path}, line {number}: {error}") from None
+        first, known = found.setdefault(hotword.phrase, (number, hotword))
+        if known != hotword:
+            raise DecodingError(
+                f"{path}, line {number}: {hotword.phrase!r} has the boost {hotword.boost:g} here and "
+                f"{known.boost:g} in line {first}"
+            )
+    return tuple(hotword for _, hotword in found.values())
+
+
+def _parse_phrase(text: str, boost: float) -> Hotword:
+    fields = text.split()
+    if fields and fields[-1].startswith(":"):
+        number = fields.pop().removeprefix(":")
+        try:
+            boost = float(number)
+        except ValueError:
+            raise DecodingError(f"':{number}' is not a boost such as ':2.5'") from None
+    return Hotword(canonical_text(" ".join(fields)), boost)
+
+
+_State: TypeAlias = "tuple[int, tuple[float, ...]]"
+"""The node of the longest beginning of a phrase that was just written, and what each of its tokens has for sure; empty
+where none of them has anything."""
+
+ROOT = 0
+_BYTES = frozenset(BYTE_TOKENS)
+
+
+class ContextGraph:
+    """An Aho-Corasick automaton (1975) over the tokens of hotwords, as a PrefixScorer.
+
+    What it adds to a finished sequence of tokens is the sum over the tokens of the highest boost among the occurrences
+    of hotwords that the token is part of, 0 where it is part of none: a token counts once, however many phrases overlap
+    there. An occurrence is the phrase's tokens, as the tokenizer writes the phrase, in a row, as whole words: before it
+    and after it are the beginning, the end, or the border of a word, as on both sides of a CJK character.
+
+    On the way there the tokens of a beginning of phrases count as if the phrase, that of the highest boost that begins
+    so, were complete; what does not become one is taken back with the token that breaks it, or by `finish`.
+
+    Borders of words are symbols of the automaton like the tokens, never two in a row. Tokens that are not written, as
+    those of languages, do not exist for it. Where a phrase begins or ends with a byte of a character, nothing is asked
+    of what is beside it.
+
+    Raises DecodingError for a phrase that the vocabulary cannot write, TokenizerError where the tokenizer cannot encode
+    text. `len` is the number of nodes.
+    """
+
+    def __init__(self, hotwords: Sequence[Hotword], tokenizer: Tokenizer) -> None:
+        self._border = tokenizer.vocab_size
+        self._width = tokenizer.vocab_size + 1
+        self._spelling = _spelling(tokenizer)
+        self._goto: dict[int, int] = {}
+        self._fail, self._output, self._last, self._num_tokens = [ROOT], [ROOT], [-1], [0]
+        self._hope, self._boost = [0.0], [0.0]
+        self._start = self._insert([self._border], 0.0)
+        for hotword in hotwords:
+            self._insert(self._phrase(hotword, tokenizer), hotword.boost)
+        self._link()
+        self._worth = [hope * count for hope, count in zip(self._hope, self._num_tokens, strict=True)]
+
+    def __len__(self) -> int:
+        return len(self._fail)
+
+    def start(self) -> _State:
+        """The beginning is the border of a word."""
+        return self._start, ()
+
+    def extend(self, state: _State, token: int) -> tuple[_State, float]:
+        """See `PrefixScorer.extend`."""
+        first, settled = state
+        if not settled:  # nearly always: no phrase is complete, and none becomes so
+            node = first
+            for symbol in self._spelling[token]:
+                node = self._next(node, symbol)
+                if self._boost[node] or self._output[node]:
+                    break
+            else:
+                return (node, ()), self._worth[node] - self._worth[first]
+        added = 0.0
+        for symbol in self._spelling[token]:
+            state, more = self._step(state, symbol)
+            added += more
+        return state, added
+
+    def finish(self, state: _State) -> float:
+        """See `PrefixScorer.finish`: the end is the border of a word, and what is not complete there is taken back."""
+        (node, settled), added = self._step(state, self._border)
+        return added + sum(settled) - self._value(node, settled)
+
+    def _step(self, state: _State, symbol: int) -> tuple[_State, float]:
+        """One symbol more, and what it adds: what the tokens in view are worth now, less what they were worth."""
+        before, settled = state
+        node = self._next(before, symbol)
+        seen = settled or (0.0,) * self._num_tokens[before]
+        if symbol != self._border:
+            seen = (*seen, 0.0)
+        out = len(seen) - self._num_tokens[node]
+        added = sum(seen[:out]) - self._value(before, settled)
+        settled, found = seen[out:], node if self._boost[node] else self._output[node]
+        while found:
+            boost, first = self._boost[found], len(settled) - self._num_tokens[found]
+            settled = settled[:first] + tuple(max(boost, value) for value in settled[first:])
+            found = self._output[found]
+        return (node, settled if any(settled) else ()), added + self._value(node, settled)
+
+    def _value(self, node: int, settled: tuple[float, ...]) -> float:
+        """Of the tokens in view, if what they begin becomes a phrase."""
+        hope = self._hope[node]
+        return sum(max(hope, value) for value in settled) if settled else self._worth[node]
+
+    def _next(self, node: int, symbol: int) -> int:
+        """The node after one symbol more; a border after a border is none."""
+        if symbol == self._border == self._last[node]:
+            return node
+        while (found := self._goto.get(node * self._width + symbol)) is None:
+            if node == ROOT:
+                return ROOT
+            node = self._fail[node]
+        return found
+
+    def _phrase(self, hotword: Hotword, tokenizer: Tokenizer) -> list[int]:
+        tokens = tokenizer.encode(hotword.phrase)
+        if tokenizer.unk_id in tokens:
+            unknown = next((c for c in hotword.phrase if tokenizer.unk_id in tokenizer.encode(c)), hotword.phrase)
+            raise DecodingError(f"hotwords: {hotword.phrase!r}: this model's vocabulary cannot write {unknown!r}")
+        border, symbols = self._border, list[int]()
+        spellings = [self._spelling[token] for token in tokens]
+        for symbol in [border, *(symbol for spelling in spellings for symbol in spelling), border]:
+            if not (symbol == border and symbols and symbols[-1] == border):
+                symbols.append(symbol)
+        if symbols == [border]:
+            raise DecodingError(f"hotwords: {hotword.phrase!r} has no text")
+        first, last = (tokenizer.tokens[tokens[end]] in _BYTES for end in (0, -1))
+        return symbols[int(first) : -1 if last else None]
+
+    def _insert(self, symbols: Sequence[int], boost: float) -> int:
+        node = ROOT
+        for symbol in symbols:
+            key = node * self._width + symbol
+            child = self._goto.get(key)
+            if child is None:
+                child = self._goto[key] = len(self._fail)
+                self._fail.append(ROOT)
+                self._output.append(ROOT)
+                self._last.append(symbol)
+                self._num_tokens.append(self._num_tokens[node] + (symbol != self._border))
+                self._hope.append(0.0)
+                self._boost.append(0.0)
+            node = child
+            self._hope[node] = max(self._hope[node], boost)
+        self._boost[node] = max(self._boost[node], boost)
+        return node
+
+    def _link(self) -> None:
+        """Links to the longest proper suffix that is in the tree, and to the longest that is a phrase."""
+        children: dict[int, list[tuple[int, int]]] = {}
+        for key, child in self._goto.items():
+            node, symbol = divmod(key, self._width)
+            children.setdefault(node, []).append((symbol, child))
+        waiting = deque([ROOT])
+        while waiting:
+            node = waiting.popleft()
+            for symbol, child in children.get(node, ()):
+                if node != ROOT:
+                    self._fail[child] = self._next(self._fail[node], symbol)
+                suffix = self._fail[child]
+                self._output[child] = suffix if self._boost[suffix] else self._output[suffix]
+                waiting.append(child)
+
+
+@lru_cache(maxsize=16)
+def _spelling(tokenizer: Tokenizer) -> list[tuple[int, ...]]:
+    """The symbols of each token: itself and the borders of words that it brings with it."""
+    border, spelling = tokenizer.vocab_size, list[tuple[int, ...]]()
+    for index, token in enumerate(tokenizer.tokens):
+        if token in _BYTES:
+            spelling.append((index,))
+        elif not token.strip(SPACE):
+            spelling.append((border,))
+        elif not tokenizer.decode([index]):
+            spelling.append(())
+        else:
+            before = (border,) if tokenizer.is_word_start(index) else ()
+            after = (border,) if is_cjk(token) or token.endswith(SPACE) else ()
+            spelling.append((*before, index, *after))
+    return spelling

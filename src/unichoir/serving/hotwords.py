@@ -1,0 +1,54 @@
+"""Hotwords of clients: what they may ask for, and building what it takes beside the event loop and the engine."""
+
+from functools import partial
+from typing import Any
+
+import anyio
+import anyio.to_thread
+
+from unichoir.decoding.context import Hotword, parse_hotwords
+from unichoir.decoding.options import DecodingOptions, StreamingOptions
+from unichoir.decoding.recognizer import Recognizer
+from unichoir.errors import DecodingError, UnichoirError
+from unichoir.serving.settings import Settings
+
+MEAN_CHARACTERS = 20
+"""Of a phrase, over as many as a client may give: the memory of a graph grows with the characters."""
+
+
+class InvalidHotwords(Exception):
+    """A list of phrases that is malformed, too long, or not to be written by the model; the message says which."""
+
+
+def client_hotwords(phrases: Any, settings: Settings) -> tuple[Hotword, ...]:
+    """A client's list of phrases, which may end in a boost (` :2.5`). Raises InvalidHotwords."""
+    if not isinstance(phrases, (list, tuple)) or not all(isinstance(phrase, str) for phrase in phrases):
+        raise InvalidHotwords("a list of texts is expected")
+    if len(phrases) > settings.max_hotwords:
+        raise InvalidHotwords(f"{len(phrases)} phrases, and this server takes at most {settings.max_hotwords}")
+    if sum(map(len, phrases)) > (limit := MEAN_CHARACTERS * settings.max_hotwords):
+        raise InvalidHotwords(f"more than the {limit} characters in all that this server takes")
+    try:
+        return parse_hotwords(phrases)
+    except DecodingError as error:
+        raise _invalid(error) from None
+
+
+class Builder:
+    """Builds what searches with hotwords need: one list at a time, so that many clients do not slow down the engine."""
+
+    def __init__(self, recognizer: Recognizer) -> None:
+        self._recognizer = recognizer
+        self._limiter = anyio.CapacityLimiter(1)
+
+    async def prepare(self, options: DecodingOptions | StreamingOptions) -> None:
+        """After this the recogniser has what it needs for these options. Raises InvalidHotwords."""
+        if options.hotwords:
+            try:
+                await anyio.to_thread.run_sync(partial(self._recognizer.scorer, options), limiter=self._limiter)
+            except UnichoirError as error:
+                raise _invalid(error) from None
+
+
+def _invalid(error: UnichoirError) -> InvalidHotwords:
+    return InvalidHotwords(str(error).removeprefix("hotwords: "))
