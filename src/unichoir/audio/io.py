@@ -3,16 +3,17 @@
 import contextlib
 import io
 import os
-import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol, cast
 
 import numpy as np
 import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from unichoir.audio.completeness import check_complete
+from unichoir.audio.containers import open_container
 from unichoir.errors import AudioError
 
 Samples = NDArray[np.float32]
@@ -27,8 +28,6 @@ MAX_OVERSHOOT_SECONDS = 0.5
 MP3_SLACK_SAMPLES = 4 * 1152
 BLOCK_SAMPLES = 1 << 20
 UNKNOWN_FRAMES = 1 << 62
-# Writers to a pipe cannot know the length and put a number near the largest one (sox 0x7ffff000, ffmpeg 0xffffffff).
-UNKNOWN_WAV_LENGTH = 0x7FFFF000
 
 
 def load_audio(
@@ -42,7 +41,8 @@ def load_audio(
     """Decode, mix to mono (mean of the channels) and resample.
 
     Args:
-        source: a path, the bytes of a file, or a binary stream (read to its end). WAV, FLAC, Ogg Vorbis, Ogg Opus, MP3.
+        source: a path, the bytes of a file, or a binary stream (read to its end). WAV, FLAC, Ogg Vorbis, Ogg Opus, MP3
+            and, with the extra `av`, what `containers` reads: MP4, Matroska, WebM and others.
         sample_rate: rate of the result in Hz.
         start, end: the part to read, in seconds; None means the beginning and the end of the file.
         name: what errors call the input; by default its path.
@@ -66,12 +66,25 @@ def read_audio(
 ) -> tuple[Samples, int]:
     """As `load_audio`, at the file's own rate by default; returns (N,) samples and their rate in Hz."""
     with _open(source, name) as (sound, called):
-        first, last = _part(sound, start, end, called)
         rate = sample_rate or sound.samplerate
-        samples = _read_mono(sound, first, last, rate, called)
-    if not len(samples):
-        raise AudioError(f"{called}: no samples")
-    return samples, rate
+        blocks = list(_mono_blocks(sound, start, end, rate, called))
+    return np.ascontiguousarray(np.concatenate(blocks)), rate
+
+
+def audio_blocks(
+    source: AudioSource,
+    *,
+    sample_rate: int = 16000,
+    start: float | None = None,
+    end: float | None = None,
+    name: str | None = None,
+) -> Iterator[Samples]:
+    """What `load_audio` gives, in blocks (N,) of about a minute at most: memory does not grow with the length.
+
+    Raises AudioError as `load_audio` does, where the fault is met: blocks before it have been given by then.
+    """
+    with _open(source, name) as (sound, called):
+        yield from _mono_blocks(sound, start, end, sample_rate, called)
 
 
 def audio_duration(source: AudioSource, *, name: str | None = None) -> float:
@@ -149,8 +162,32 @@ def _check_values(mono: NDArray[np.floating[Any]], first: int, sample_rate: int,
         raise AudioError(f"{name}: float samples should lie in [-1, 1], found {peak:.6g} (int16 may be given as such)")
 
 
+class _Sound(Protocol):
+    """What is read from: a `soundfile.SoundFile` or a `ContainerFile`."""
+
+    @property
+    def samplerate(self) -> int: ...
+    @property
+    def frames(self) -> int: ...
+    @property
+    def channels(self) -> int: ...
+    @property
+    def slack(self) -> int:
+        """Frames that may be missing at the end though the header has promised them."""
+
+    def seek(self, frames: int) -> int: ...
+    def read(self, frames: int, dtype: str, always_2d: bool) -> NDArray[np.float32]:
+        """The next (N, channels), at most `frames` of them; N is 0 at the end only."""
+
+
+class _SoundFile(soundfile.SoundFile):  # type: ignore[misc]
+    @property
+    def slack(self) -> int:
+        return MP3_SLACK_SAMPLES if self.format in ("MP3", "MPEG") else 0
+
+
 @contextlib.contextmanager
-def _open(source: AudioSource, name: str | None) -> Iterator[tuple[soundfile.SoundFile, str]]:
+def _open(source: AudioSource, name: str | None) -> Iterator[tuple[_Sound, str]]:
     with contextlib.ExitStack() as stack:
         if isinstance(source, (str, os.PathLike)):
             name = name or os.fspath(source)
@@ -167,25 +204,31 @@ def _open(source: AudioSource, name: str | None) -> Iterator[tuple[soundfile.Sou
             # libsndfile reads a path itself, without a call back into Python for every few bytes.
             readable = os.fspath(source) if isinstance(source, (str, os.PathLike)) else stream
             sound = stack.enter_context(_sound_file(stream, readable, name))
+            _check_rate(sound.samplerate, name)
             yield sound, name
         except soundfile.SoundFileError as error:
-            reason = getattr(error, "error_string", str(error))
-            raise AudioError(f"{name}: cannot be decoded ({reason.strip().rstrip('.')})") from None
+            raise AudioError(f"{name}: cannot be decoded ({_reason(error)})") from None
 
 
-def _sound_file(stream: BinaryIO, readable: str | BinaryIO, name: str) -> soundfile.SoundFile:
+def _sound_file(stream: BinaryIO, readable: str | BinaryIO, name: str) -> contextlib.AbstractContextManager[_Sound]:
     try:
-        _check_complete(stream, name)
-        sound = soundfile.SoundFile(readable)
+        check_complete(stream, name)
+        sound = _SoundFile(readable)
     except (TypeError, OSError) as error:  # TypeError: headerless audio (.raw), of which nothing is known
         raise AudioError(f"{name}: cannot be read ({error})") from None
-    _check_rate(sound.samplerate, name)
+    except soundfile.SoundFileError as error:
+        stream.seek(0)
+        return open_container(stream, name, _reason(error))
     if sound.frames >= UNKNOWN_FRAMES:
         raise AudioError(f"{name}: the header does not tell the length, as happens when FLAC is written to a pipe")
-    return sound
+    return cast("contextlib.AbstractContextManager[_Sound]", sound)
 
 
-def _part(sound: soundfile.SoundFile, start: float | None, end: float | None, name: str) -> tuple[int, int]:
+def _reason(error: soundfile.SoundFileError) -> str:
+    return str(getattr(error, "error_string", error)).strip().rstrip(".")
+
+
+def _part(sound: _Sound, start: float | None, end: float | None, name: str) -> tuple[int, int]:
     length = sound.frames / sound.samplerate
     if start is not None and not 0 <= start < max(length, 1e-9):
         raise AudioError(f"{name}: the part starts at {start} s, the audio lasts {length:.3f} s")
@@ -196,14 +239,15 @@ def _part(sound: soundfile.SoundFile, start: float | None, end: float | None, na
     return first, last
 
 
-def _read_mono(sound: soundfile.SoundFile, first: int, last: int, sample_rate: int, name: str) -> Samples:
-    """Block by block, so that half an hour of 96 kHz stereo never stands in memory at once."""
+def _mono_blocks(
+    sound: _Sound, start: float | None, end: float | None, sample_rate: int, name: str
+) -> Iterator[Samples]:
+    """At least one block, and one that is not empty: or an AudioError."""
+    position, last = first, _ = _part(sound, start, end, name)
     if first:
         sound.seek(first)
     resampler = OnlineResampler(sound.samplerate, sample_rate)
-    blocks: list[Samples] = []
-    position = first
-    block_frames = max(1, BLOCK_SAMPLES // sound.channels)
+    block_frames, num_samples = max(1, BLOCK_SAMPLES // sound.channels), 0
     while position < last:
         block = sound.read(min(last - position, block_frames), dtype="float32", always_2d=True)
         if not len(block):
@@ -211,75 +255,13 @@ def _read_mono(sound: soundfile.SoundFile, first: int, last: int, sample_rate: i
         mono = block[:, 0] if sound.channels == 1 else _downmix(block)
         _check_values(mono, position, sound.samplerate, name)
         position += len(block)
-        blocks.append(resampler.process(mono))
-    if last - position > (MP3_SLACK_SAMPLES if sound.format in ("MP3", "MPEG") else 0):
+        samples = resampler.process(mono)
+        num_samples += len(samples)
+        yield samples
+    if last - position > sound.slack:
         found, promised = position / sound.samplerate, last / sound.samplerate
         raise AudioError(f"{name}: truncated: the audio ends at {found:.3f} s of {promised:.3f} s")
-    blocks.append(resampler.process(np.zeros(0, dtype=np.float32), last=True))
-    return np.ascontiguousarray(np.concatenate(blocks))
-
-
-def _check_complete(stream: BinaryIO, name: str) -> None:
-    """Raise AudioError when the container says that more bytes should follow: most decoders just stop early."""
-    size = stream.seek(0, io.SEEK_END)
-    stream.seek(0)
-    head = stream.read(12)
-    if not size:
-        raise AudioError(f"{name}: the file is empty")
-    missing = 0
-    if head[:4] == b"RIFF" and head[8:] == b"WAVE":
-        missing = _end_of_wav(stream, size) - size
-    elif head[:4] == b"OggS":
-        missing = _end_of_ogg(stream, size, name) - size
-    elif head[:3] == b"ID3" or (head[0] == 0xFF and len(head) > 1 and head[1] & 0xE0 == 0xE0):
-        missing = _end_of_mp3(stream, size) - size
-    stream.seek(0)
-    if missing > 0:
-        raise AudioError(f"{name}: truncated: {missing} more bytes should follow")
-
-
-def _end_of_wav(stream: BinaryIO, size: int) -> int:
-    position = 12
-    while position + 8 <= size:
-        stream.seek(position)
-        chunk, length = struct.unpack("<4sI", stream.read(8))
-        if chunk == b"data":
-            return size if length >= UNKNOWN_WAV_LENGTH else position + 8 + length
-        position += 8 + length + length % 2
-    return size
-
-
-def _end_of_ogg(stream: BinaryIO, size: int, name: str) -> int:
-    """Page by page. A stream that stops between two pages is whole: a live recording has no page marked as the last."""
-    position, ended = 0, False
-    while position < size:
-        stream.seek(position)
-        header = stream.read(27)
-        if not b"OggS".startswith(header[:4]):
-            if ended:
-                break  # tags appended by some tool
-            raise AudioError(f"{name}: damaged: no Ogg page at byte {position}")
-        if len(header) < 27:
-            return position + 27
-        ended = bool(header[5] & 4)
-        position += 27 + header[26] + sum(stream.read(header[26]))
-    return max(position, size) if ended else position
-
-
-def _end_of_mp3(stream: BinaryIO, size: int) -> int:
-    """Only the Xing/Info header written by most encoders tells how many bytes there are."""
-    stream.seek(0)
-    head = stream.read(10)
-    begin = 0
-    if head[:3] == b"ID3" and len(head) == 10:
-        begin = 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
-    stream.seek(begin)
-    frame = stream.read(64)
-    if len(frame) < 64 or frame[0] != 0xFF or frame[1] & 0xE0 != 0xE0:
-        return size
-    version_1, mono = frame[1] & 0x18 == 0x18, frame[3] & 0xC0 == 0xC0
-    side_information = (17 if mono else 32) if version_1 else (9 if mono else 17)
-    tag, flags, first, second = struct.unpack_from(">4sIII", frame, 4 + side_information)
-    if tag not in (b"Xing", b"Info") or not flags & 2:
-        return size
-    return begin + int(second if flags & 1 else first)
+    samples = resampler.process(np.zeros(0, dtype=np.float32), last=True)
+    if not num_samples + len(samples):
+        raise AudioError(f"{name}: no samples")
+    yield samples

