@@ -1,0 +1,76 @@
+"""Transcripts in written form: other words, but the times and the confidence of what was said."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from difflib import SequenceMatcher
+from typing import TypeVar
+
+from unichoir.decoding.hypothesis import StreamResult, Transcript, Word, mean_confidence
+from unichoir.decoding.transcript import Segment
+from unichoir.text.normalize import normalize_for_scoring
+from unichoir.text.written import WrittenForm, written_words
+
+_Result = TypeVar("_Result", Transcript, Segment, StreamResult)
+
+
+def rewrite(result: _Result, written: WrittenForm) -> _Result:
+    """The same in written form: text, words and n-best readings; tokens and scores stay.
+
+    A partial result of a stream comes back as it is: what it says may still change. Raises DecodingError as
+    `WrittenForm.spans` does.
+    """
+    if isinstance(result, StreamResult):
+        if not result.is_final:
+            return result
+        readings = [
+            replace(reading, text=written(reading.text), words=rewrite_words(reading.words, written))
+            for reading in result.nbest
+        ]
+        return replace(result, nbest=tuple(readings))
+    words = rewrite_words(result.words, written)
+    nbest = tuple(replace(reading, text=written(reading.text)) for reading in result.nbest)
+    if isinstance(result, Segment):
+        return replace(result, words=words, nbest=nbest)
+    text = written(result.text)
+    return replace(result, text=text, words=words, nbest=nbest, confidence=mean_confidence(words))
+
+
+def rewrite_words(words: Sequence[Word], written: WrittenForm) -> tuple[Word, ...]:
+    """Words in written form, with the times of the words said.
+
+    What is written for several words, as 21 for TWENTY ONE, lasts from the start of the first to the end of the last
+    and has the least of their confidences; several words written for them share that time evenly.
+    """
+    rewritten: list[Word] = []
+    for span in written.spans([word.text for word in words]):
+        rewritten += _timed(words[span.first : span.end], written_words(span.text))
+    return tuple(rewritten)
+
+
+def _timed(said: Sequence[Word], texts: Sequence[str]) -> Iterator[Word]:
+    """Times for what is written for some words; those that are still among them, as JULY in JULY 4, keep theirs."""
+    matcher = SequenceMatcher(None, [_key(word.text) for word in said], [_key(text) for text in texts], autojunk=False)
+    steps = [step[1:] for step in matcher.get_opcodes()]
+    if any(first == end or start == stop for first, end, start, stop in steps):
+        steps = [(0, len(said), 0, len(texts))]  # a word would have no time, or a time no word
+    for first, end, start, stop in steps:
+        if end - first == stop - start:
+            yield from (replace(word, text=text) for word, text in zip(said[first:end], texts[start:stop], strict=True))
+        else:
+            yield from _shared(said[first:end], texts[start:stop])
+
+
+def _shared(said: Sequence[Word], texts: Sequence[str]) -> Iterator[Word]:
+    begin, length = said[0].start_ms, said[-1].end_ms - said[0].start_ms
+    confidence = min(word.confidence for word in said)
+    for place, text in enumerate(texts):
+        yield Word(
+            text=text,
+            start_ms=begin + length * place // len(texts),
+            end_ms=begin + length * (place + 1) // len(texts),
+            confidence=confidence,
+        )
+
+
+def _key(text: str) -> str:
+    return normalize_for_scoring(text) or text

@@ -1,0 +1,98 @@
+"""From words as they are said to how they are written: numbers, marks and case, each an option of its own."""
+
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from unichoir.text.itn import ItnLanguage, Span, is_readable, load_grammar, write_numbers
+from unichoir.text.normalize import canonical_text, is_cjk, split_words
+from unichoir.text.punctuation import Marked, load_punctuator
+
+_LAST_MARKS = re.compile(r"(?<=.)[,.?!;:]+$")
+
+
+@dataclass(frozen=True)
+class WrittenForm:
+    """How transcripts are to be written. It can be compared, hashed and sent to other processes.
+
+    itn: language of the grammar that writes numbers, dates, times, amounts: `en`, `ja` or `zh`; None leaves words.
+    punctuation: directory of a punctuation model; None leaves marks and case as they are. Raises ConfigError for
+    another language, CheckpointError for a directory without a usable model, UnichoirError without the extra needed.
+
+    The model sees the words, then the grammar writes numbers, none of them across a mark. Text all in capitals stays so
+    where there is no model that knows about case: TWENTY ONE KILOMETERS becomes 21 KM.
+    """
+
+    itn: ItnLanguage | None = None
+    punctuation: str | Path | None = None
+
+    def __post_init__(self) -> None:
+        # What is missing is to be known before anything is recognised.
+        if self.itn is not None:
+            load_grammar(self.itn)
+        if self.punctuation is not None:
+            load_punctuator(self.punctuation)
+
+    def __call__(self, text: str) -> str:
+        """The text as it is written, as `canonical_text`. Raises DecodingError, naming the text, as `spans` does."""
+        return canonical_text(" ".join(span.text for span in self.spans(split_words(text))))
+
+    def spans(self, words: Sequence[str]) -> list[Span]:
+        """How words, none of them empty, are written: spans that follow each other and cover them all.
+
+        A word that the grammar cannot read (`is_readable`) stays as it is. Raises DecodingError for a text that the
+        model or the grammar fails on otherwise.
+        """
+        spans: list[Span] = []
+        for run in _runs(self._marked(words)):
+            first = spans[-1].end if spans else 0
+            spans += [replace(span, first=first + span.first, end=first + span.end) for span in self._convert(run)]
+            if (mark := run[-1].mark) and not spans[-1].text.endswith(mark):
+                spans[-1] = replace(spans[-1], text=spans[-1].text + mark)
+        return spans
+
+    def _marked(self, words: Sequence[str]) -> list[Marked]:
+        """A mark that a word ends with already stays, and what is a mark only gets no other."""
+        bare = [_LAST_MARKS.sub("", word) for word in words]
+        marks = [word[len(text) :] for word, text in zip(words, bare, strict=True)]
+        if self.punctuation is None:
+            return [Marked(text, mark) for text, mark in zip(bare, marks, strict=True)]
+        return [
+            new if not mark and any(map(str.isalnum, new.text)) else replace(new, mark=mark)
+            for new, mark in zip(load_punctuator(self.punctuation)(bare), marks, strict=True)
+        ]
+
+    def _convert(self, run: Sequence[Marked]) -> list[Span]:
+        words = [word.text for word in run]
+        if self.itn is None or not is_readable(words[0]):
+            return [Span(place, place + 1, word) for place, word in enumerate(words)]
+        return write_numbers(words, self.itn)
+
+
+def written_words(text: str) -> list[str]:
+    """As `split_words`, but with CJK marks at the end of the word before."""
+    words: list[str] = []
+    for word in split_words(text):
+        if words and is_cjk(word) and unicodedata.category(word).startswith("P"):
+            words[-1] += word
+        else:
+            words.append(word)
+    return words
+
+
+def _runs(words: Sequence[Marked]) -> Iterator[list[Marked]]:
+    """Pieces in which numbers may be: each ends at a mark, and a word that the grammar cannot read is alone."""
+    run: list[Marked] = []
+    for word in words:
+        readable = is_readable(word.text)
+        if run and not readable:
+            yield run
+            run = []
+        run.append(word)
+        if word.mark or not readable:
+            yield run
+            run = []
+    if run:
+        yield run
