@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unichoir.decoding import alignment
 from unichoir.decoding.alignment import ctc_align
 
 
@@ -64,6 +65,38 @@ def test_with_ties_and_impossible_tokens_no_alignment_is_better(weights: list[li
 def test_of_equally_good_alignments_tokens_begin_early_and_the_last_is_long() -> None:
     log_probs = np.full((4, 4), np.log(0.25))
     assert [span[:2] for span in ctc_align(log_probs, [1, 2, 3])] == [(0, 0), (1, 1), (2, 3)]
+
+
+@pytest.mark.parametrize("block_frames", [1, 2, 3, 7, 50, 64])
+@pytest.mark.parametrize("seed", range(6))
+def test_blocks_of_any_size_give_the_alignment_of_all_scores_kept(
+    seed: int, block_frames: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(seed)
+    log_probs = np.log(rng.dirichlet(np.full(4, 0.3), size=64))
+    tokens = rng.integers(1, 4, size=(4, 12, 18, 25, 30, 31)[seed]).tolist()
+    expected = naive_spans(log_probs, tokens)
+    monkeypatch.setattr(alignment, "BLOCK_FRAMES", block_frames)
+    found = ctc_align(log_probs, tokens)
+    assert [(span.first, span.last) for span in found] == expected
+
+
+def naive_spans(log_probs: np.ndarray, tokens: list[int]) -> list[tuple[int, int]]:
+    """First and last frame of each token in the best path, by remembering the whole path of every state."""
+    labels = [0, *(label for token in tokens for label in (token, 0))]
+    paths: dict[int, tuple[float, list[int]]] = {0: (0.0, [])}
+    for row in log_probs:
+        longer: dict[int, tuple[float, list[int]]] = {}
+        for state, (score, path) in paths.items():
+            for after in (state, state + 1, state + 2):
+                if after >= len(labels) or (after == state + 2 and (after % 2 == 0 or labels[after] == labels[state])):
+                    continue
+                total = score + float(row[labels[after]])
+                if after not in longer or total > longer[after][0]:
+                    longer[after] = total, [*path, after]
+        paths = longer
+    _, best = max(paths[state] for state in (len(labels) - 1, len(labels) - 2) if state in paths)
+    return [(best.index(2 * k + 1), len(best) - 1 - best[::-1].index(2 * k + 1)) for k in range(len(tokens))]
 
 
 @pytest.mark.parametrize("num_tokens", [5, 7, 23])

@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+BLOCK_FRAMES = 1024
+"""Encoder frames between those whose scores are kept: an hour in so many states takes 90 rows of them."""
+
 
 class Span(NamedTuple):
     """The encoder frames of one token, first to last, and its highest CTC probability in them."""
@@ -41,27 +44,62 @@ def ctc_align(log_probs: NDArray[np.floating[Any]], tokens: Sequence[int], blank
 def _viterbi_states(
     log_probs: NDArray[np.floating[Any]], tokens: Sequence[int], blank_id: int
 ) -> NDArray[np.int64] | None:
-    """The state of each frame (T',): 2 * k + 1 in token k, even in a blank; None when no alignment is possible."""
+    """The state of each frame (T',): 2 * k + 1 in token k, even in a blank; None when no alignment is possible.
+
+    Only the scores of every BLOCK_FRAMES-th frame are kept. From them those in between are computed again, from the
+    last block to the first, for the few states from which the known end of the block can be reached: as exact as if
+    all had been kept.
+    """
     labels = np.full(2 * len(tokens) + 1, blank_id, dtype=np.int64)
     labels[1::2] = tokens
-    emissions = log_probs[:, labels].astype(np.float64)
     skips = np.full(len(labels), -np.inf)
     skips[3::2][labels[3::2] != labels[1:-2:2]] = 0.0
-    # Two states that are never reached come first, so that every state has two before it.
-    scores = np.full((len(emissions), 2 + len(labels)), -np.inf)
-    scores[0, 2:4] = emissions[0, :2]
-    for before, after, emission in zip(scores, scores[1:], emissions[1:], strict=False):
-        best = np.maximum(before[2:], before[1:-1], out=after[2:])
-        np.maximum(best, before[:-2] + skips, out=best)
-        best += emission
-    state = int(len(labels) - 2 + scores[-1, -2:].argmax())
-    if scores[-1, 2 + state] == -np.inf:
-        return None
-    stay, step, skip = scores[:-1, 2:], scores[:-1, 1:-1], scores[:-1, :-2] + skips
-    moves = np.where(skip > np.maximum(stay, step), 2, step > stay)
-    states = np.empty(len(emissions), dtype=np.int64)
-    states[-1] = state
-    for frame in range(len(moves) - 1, -1, -1):
-        state -= int(moves[frame, state])
-        states[frame] = state
+    # As if a frame had come before the first one, in which there was nothing but the first blank.
+    kept = [np.full(len(labels), -np.inf)]
+    kept[0][0] = 0.0
+    blocks = [log_probs[start : start + BLOCK_FRAMES] for start in range(0, len(log_probs), BLOCK_FRAMES)]
+    for block in blocks[:-1]:
+        kept.append(_advance(kept[-1], block, labels, skips))
+    states = np.empty(len(log_probs), dtype=np.int64)
+    end, state = len(log_probs), len(labels) - 1
+    for before, block in zip(reversed(kept), reversed(blocks), strict=True):
+        part = slice(max(0, state - 2 * len(block) - 1), state + 1)
+        moves = np.empty((len(block), part.stop - part.start), dtype=np.int8)
+        scores = _advance(before[part], block, labels[part], skips[part], moves)
+        if end == len(log_probs):
+            # The end may also be in the last token.
+            state -= int(scores[-2] >= scores[-1])
+            if scores[state - part.start] == -np.inf:
+                return None
+        for frame in range(len(block) - 1, -1, -1):
+            states[end - len(block) + frame] = state
+            state -= int(moves[frame, state - part.start])
+        end -= len(block)
     return states
+
+
+def _advance(
+    scores: NDArray[np.float64],
+    log_probs: NDArray[np.floating[Any]],
+    labels: NDArray[np.int64],
+    skips: NDArray[np.float64],
+    moves: NDArray[np.int8] | None = None,
+) -> NDArray[np.float64]:
+    """The best scores (S,) of neighbouring states after the frames `log_probs` (B, V), from those before them.
+
+    moves: (B, S), filled with how many states before each its best predecessor is; of equals the nearest.
+    """
+    # Two states that are never reached come first, so that every state has two before it.
+    before, after = np.full((2, 2 + len(scores)), -np.inf)
+    before[2:] = scores
+    best = np.empty_like(scores)
+    for frame, row in enumerate(log_probs):
+        skip = before[:-2] + skips
+        np.maximum(before[2:], before[1:-1], out=best)
+        if moves is not None:
+            moves[frame] = np.where(skip > best, 2, before[1:-1] > before[2:])
+        np.maximum(best, skip, out=best)
+        np.add(best, row[labels], out=after[2:])
+        before, after = after, before
+    last: NDArray[np.float64] = before[2:]
+    return last

@@ -1,20 +1,32 @@
 """From token ids and encoder frames to text, words and milliseconds."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import nlargest
 from operator import itemgetter
+from typing import NamedTuple, Protocol
+
+import numpy as np
 
 from unichoir.audio.fbank import FbankConfig
 from unichoir.decoding.alignment import Span
 from unichoir.decoding.backend import ModelInfo
 from unichoir.decoding.hypothesis import Alternative, Token, Transcript, Word, mean_confidence
-from unichoir.text.normalize import canonical_text, is_cjk
+from unichoir.decoding.word_edges import Loudness, word_edges
+from unichoir.text.normalize import canonical_text
 from unichoir.text.tokenizer import Tokenizer
 
 MAX_WIDENING = 2.0
 """CTC is certain of a token in one or two frames of it. A token reaches half of the way to its neighbours on both
 sides, at most so many encoder frames."""
+
+
+class Clock(Protocol):
+    """When encoder frames are."""
+
+    def at(self, frame: float) -> float:
+        """When encoder frame `frame` begins, in ms; fractions are allowed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,27 +58,67 @@ def timed_tokens(
     ids: Sequence[int],
     spans: Sequence[Span],
     tokenizer: Tokenizer,
-    clock: FrameClock,
+    clock: Clock,
     start_ms: float,
     end_ms: float,
+    loudness: Loudness | None = None,
 ) -> tuple[Token, ...]:
-    """Tokens with times; start_ms, end_ms: where the segment lies in the audio, which no token leaves."""
-    tokens = []
-    for place, (index, span) in enumerate(zip(ids, spans, strict=True)):
+    """Tokens with times; start_ms, end_ms: where the segment lies in the audio, which no token leaves.
+
+    Tokens reach half of the way to their neighbours; loudness: of the segment's frames, by which words begin and end.
+    """
+    starts, ends = [], []
+    for place, span in enumerate(spans):
         before = span.first - spans[place - 1].last - 1 if place else 2 * MAX_WIDENING
         after = spans[place + 1].first - span.last - 1 if place + 1 < len(spans) else 2 * MAX_WIDENING
-        first = clock.at(span.first - min(before / 2, MAX_WIDENING))
-        last = clock.at(span.last + 1 + min(after / 2, MAX_WIDENING))
-        tokens.append(
-            Token(
-                id=index,
-                text=tokenizer.tokens[index],
-                start_ms=round(min(max(start_ms + first, start_ms), end_ms)),
-                end_ms=round(min(max(start_ms + last, start_ms), end_ms)),
-                confidence=span.probability,
-            )
+        starts.append(span.first - min(before / 2, MAX_WIDENING))
+        ends.append(span.last + 1 + min(after / 2, MAX_WIDENING))
+    if loudness is not None:
+        _fit_words(starts, ends, ids, spans, tokenizer, loudness)
+
+    def milliseconds(frame: float) -> int:
+        return round(min(max(start_ms + clock.at(frame), start_ms), end_ms))
+
+    return tuple(
+        Token(
+            id=index,
+            text=tokenizer.tokens[index],
+            start_ms=milliseconds(first),
+            end_ms=milliseconds(max(first, last)),
+            confidence=span.probability,
         )
-    return tuple(tokens)
+        for index, span, first, last in zip(ids, spans, starts, ends, strict=True)
+    )
+
+
+def _fit_words(
+    starts: list[float],
+    ends: list[float],
+    ids: Sequence[int],
+    spans: Sequence[Span],
+    tokenizer: Tokenizer,
+    loudness: Loudness,
+) -> None:
+    """Move the tokens of each word, in encoder frames, to where the sound says that the word is."""
+    words = [(places[0], places[-1]) for _, places in tokenizer.decode_words(ids)]
+    rate = loudness.rate
+    middle = (rate - 1) // 2
+    certain = [(rate * spans[first].first + middle, rate * spans[last].last + middle) for first, last in words]
+    edges = [(start / rate, end / rate) for start, end in word_edges(certain, loudness)]
+    for (first, last), (start, end) in zip(words, edges, strict=True):
+        if start >= end:
+            continue
+        starts[first], ends[last] = start, end
+        for place in range(first, last + 1):
+            starts[place] = min(max(starts[place], start), end)
+            ends[place] = min(max(ends[place], start), end)
+    # What spells nothing, as a lone space, stands between them.
+    spelling = {place for first, last in words for place in range(first, last + 1)}
+    for place in set(range(len(ids))) - spelling:
+        before = ends[place - 1] if place else -np.inf
+        after = starts[place + 1] if place + 1 in spelling else np.inf
+        starts[place] = min(max(starts[place], before), after)
+        ends[place] = max(starts[place], min(ends[place], after))
 
 
 def group_words(tokens: Sequence[Token], tokenizer: Tokenizer) -> tuple[Word, ...]:
@@ -74,25 +126,14 @@ def group_words(tokens: Sequence[Token], tokenizer: Tokenizer) -> tuple[Word, ..
 
     A token that spells nothing (sos, eos, a lone space) has no part in a word's times and confidence.
     """
-    groups: list[list[Token]] = []
-    boundary = True
-    for token in tokens:
-        audible = tokenizer.decode([token.id]) != ""
-        boundary = boundary or tokenizer.is_word_start(token.id)
-        if not audible:
-            continue
-        if boundary:
-            groups.append([])
-        groups[-1].append(token)
-        boundary = is_cjk(token.text)
     return tuple(
         Word(
-            text=tokenizer.decode([token.id for token in group]),
-            start_ms=group[0].start_ms,
-            end_ms=group[-1].end_ms,
-            confidence=min(token.confidence for token in group),
+            text=text,
+            start_ms=tokens[places[0]].start_ms,
+            end_ms=tokens[places[-1]].end_ms,
+            confidence=min(tokens[place].confidence for place in places),
         )
-        for group in groups
+        for text, places in tokenizer.decode_words([token.id for token in tokens])
     )
 
 
@@ -103,6 +144,14 @@ class Segment:
     tokens: tuple[Token, ...] = ()
     words: tuple[Word, ...] = ()
     nbest: tuple[Alternative, ...] = (Alternative(text="", tokens=(), score=0.0),)
+    language: str | None = None
+
+
+class _Chain(NamedTuple):
+    """A reading of consecutive segments, by the last of them."""
+
+    part: Alternative
+    before: "_Chain | None"
 
 
 def join_segments(segments: Sequence[Segment], num_best: int, duration_ms: int) -> Transcript:
@@ -110,9 +159,10 @@ def join_segments(segments: Sequence[Segment], num_best: int, duration_ms: int) 
 
     The n-best of the whole are the best combinations of the pieces' n-best.
     """
-    readings: list[tuple[float, tuple[Alternative, ...]]] = [(0.0, ())]
+    # Readings share their beginnings: copies of them would take time with the square of the number of segments.
+    readings: list[tuple[float, _Chain | None]] = [(0.0, None)]
     for segment in segments:
-        longer = ((score + part.score, (*parts, part)) for score, parts in readings for part in segment.nbest)
+        longer = ((score + part.score, _Chain(part, before)) for score, before in readings for part in segment.nbest)
         readings = nlargest(num_best, longer, key=itemgetter(0))
     nbest = tuple(
         Alternative(
@@ -120,7 +170,7 @@ def join_segments(segments: Sequence[Segment], num_best: int, duration_ms: int) 
             tokens=tuple(token for part in parts for token in part.tokens),
             score=score,
         )
-        for score, parts in readings
+        for score, parts in ((score, _unchain(last)) for score, last in readings)
     )
     words = tuple(word for segment in segments for word in segment.words)
     return Transcript(
@@ -131,4 +181,22 @@ def join_segments(segments: Sequence[Segment], num_best: int, duration_ms: int) 
         confidence=mean_confidence(words),
         nbest=nbest,
         duration_ms=duration_ms,
+        language=_main_language(segments),
     )
+
+
+def _unchain(last: _Chain | None) -> list[Alternative]:
+    parts = []
+    while last is not None:
+        parts.append(last.part)
+        last = last.before
+    return parts[::-1]
+
+
+def _main_language(segments: Sequence[Segment]) -> str | None:
+    """The language of most words; of those equally long the first, None where no segment has one."""
+    words: Counter[str] = Counter()
+    for segment in segments:
+        if segment.language is not None:
+            words[segment.language] += len(segment.words)
+    return max(words, key=words.__getitem__, default=None)

@@ -1,0 +1,112 @@
+"""Whether confidence can be believed: of the words with confidence 0.8, are four of five right?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unichoir.decoding.hypothesis import Word
+from unichoir.text.normalize import normalize_for_scoring, split_words
+from unichoir.text.wer import align
+
+NUM_BINS = 10
+LEAST = 1e-4
+"""Of a confidence and of its distance from 1, for logarithms: NIST's tool has no such limit and may say infinity."""
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Words of similar confidence."""
+
+    count: int
+    confidence: float
+    """Their mean."""
+    accuracy: float
+    """The share of them that is right."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Of the recognised words of a set."""
+
+    bins: tuple[Bin, ...]
+    """Of equal width from 0 to 1, those with words."""
+    num_words: int
+    accuracy: float
+    expected_error: float
+    """Expected calibration error (Naeini et al., 2015): mean distance of confidence and accuracy over bins, 0 to 1."""
+    cross_entropy: float
+    """Normalised cross entropy (NIST): 1 for an oracle, 0 for who says `accuracy` of each word, below 0 for worse. NaN
+    where all words are right or all are wrong."""
+
+
+def correct_words(reference: str, words: Sequence[Word], language: str | None = None) -> list[tuple[float, bool]]:
+    """For each word of a hypothesis its confidence and whether the best alignment finds it right.
+
+    Both sides are compared as the word error rate does. What that splits into several words counts for each, and what
+    it leaves nothing of for none.
+    """
+    parts = [
+        (part, word.confidence) for word in words for part in split_words(normalize_for_scoring(word.text, language))
+    ]
+    wanted = normalize_for_scoring(reference, language)
+    pairs = align(split_words(wanted), [part for part, _ in parts])
+    is_right = [pair.kind == "correct" for pair in pairs if pair.hypothesis is not None]
+    return [(confidence, right) for (_, confidence), right in zip(parts, is_right, strict=True)]
+
+
+def measure_calibration(judged: Sequence[tuple[float, bool]]) -> Calibration:
+    """judged: at least one (confidence, right), as from `correct_words`. Raises ValueError for none."""
+    if not judged:
+        raise ValueError("no words to judge")
+    confidence = np.array([value for value, _ in judged], dtype=np.float64)
+    right = np.array([value for _, value in judged], dtype=np.bool_)
+    places = np.minimum((confidence * NUM_BINS).astype(np.int64), NUM_BINS - 1)
+    bins = tuple(
+        Bin(int(chosen.sum()), float(confidence[chosen].mean()), float(right[chosen].mean()))
+        for chosen in (places == place for place in range(NUM_BINS))
+        if chosen.any()
+    )
+    error = sum(one.count * abs(one.confidence - one.accuracy) for one in bins) / len(right)
+    return Calibration(bins, len(right), float(right.mean()), error, _normalised_cross_entropy(confidence, right))
+
+
+def _normalised_cross_entropy(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
+    accuracy = float(right.mean())
+    if accuracy in (0.0, 1.0):
+        return math.nan
+    least = -accuracy * math.log(accuracy) - (1 - accuracy) * math.log(1 - accuracy)
+    clipped = confidence.clip(LEAST, 1 - LEAST)
+    found = -float(np.log(np.where(right, clipped, 1 - clipped)).mean())
+    return (least - found) / least
+
+
+def plot_calibration(sets: Mapping[str, Calibration], path: Path) -> None:
+    """Reliability diagrams, one for each named set, as a picture of any kind that matplotlib writes."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.4 * len(sets), 3.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, (name, one) in zip(figure.subplots(1, len(sets), squeeze=False).flat, sets.items(), strict=True):
+        axes.plot([0, 1], [0, 1], color="grey", linewidth=1)
+        axes.plot([each.confidence for each in one.bins], [each.accuracy for each in one.bins], marker="o")
+        for each in one.bins:
+            axes.annotate(
+                str(each.count),
+                (each.confidence, each.accuracy),
+                fontsize=7,
+                xytext=(4, -9),
+                textcoords="offset points",
+            )
+        title = f"{name}\nECE {one.expected_error:.3f}, NCE {one.cross_entropy:.2f}"
+        axes.set(title=title, xlim=(0, 1), ylim=(0, 1.02), xlabel="confidence", ylabel="share of words that are right")
+        axes.title.set_fontsize(9)
+    with matplotlib.rc_context({"svg.hashsalt": "calibration"}):
+        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
