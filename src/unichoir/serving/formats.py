@@ -1,19 +1,17 @@
 """What has been recognised, in OpenAI's JSON."""
 
-import math
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from unichoir.decoding.hypothesis import Token, Transcript, Word
+from unichoir.decoding.formats import log_probability, segment_dict, word_dict
+from unichoir.decoding.hypothesis import Token, Transcript
 from unichoir.decoding.options import DecodingOptions
 from unichoir.decoding.transcript import Segment, join_segments
 from unichoir.serving.engine import Piece
 from unichoir.serving.parameters import Parameters
 
 WORD_START = "\u2581"
-MIN_PROBABILITY = 1e-10
 
 
 @dataclass(frozen=True)
@@ -29,20 +27,10 @@ class Recording:
         return join_segments([piece.segment for piece in self.pieces], 1, round(self.duration * 1000))
 
 
-def word_dict(word: Word) -> dict[str, Any]:
-    """OpenAI's word, times in seconds, with our confidence."""
-    return {
-        "word": word.text,
-        "start": word.start_ms / 1000,
-        "end": word.end_ms / 1000,
-        "confidence": round(word.confidence, 4),
-    }
-
-
 def logprob_dict(token: Token) -> dict[str, Any]:
     """OpenAI's log probability of a token: that of its confidence. A token that begins a word has the space before."""
     text = token.text.replace(WORD_START, " ")
-    return {"token": text, "logprob": math.log(max(token.confidence, MIN_PROBABILITY)), "bytes": list(text.encode())}
+    return {"token": text, "logprob": log_probability(token), "bytes": list(text.encode())}
 
 
 def usage_dict(duration: float) -> dict[str, Any]:
@@ -65,12 +53,13 @@ def verbose_body(
     """OpenAI's `TranscriptionVerbose`, with the task as their service has it.
 
     Segments are the pieces in which something was said, from their first word to their last; as Whisper's `seek`, where
-    the piece begins in steps of 10 ms. `language` is empty where the server does not know it.
+    the piece begins in steps of 10 ms. `language` is what the model says or, where it has no tokens for
+    languages, `language`, which may be empty.
     """
     transcript = recording.transcript
     body: dict[str, Any] = {
         "task": "transcribe",
-        "language": language,
+        "language": transcript.language or language,
         "duration": round(recording.duration, 3),
         "text": transcript.text,
         "usage": usage_dict(recording.duration),
@@ -119,24 +108,18 @@ def segment_text(segment: Segment) -> str:
 
 
 def _segment_dict(number: int, start: float, segment: Segment, options: DecodingOptions) -> dict[str, Any]:
-    """Whisper's fields, as far as they have a meaning here.
+    """OpenAI's segment for a piece that begins at `start`, in seconds.
 
     avg_logprob: the score for each token, that of the sentence's end among them. Rescoring adds `ctc_weight` times the
     score of CTC to that of the decoders; the sum is divided by the weights, which makes it a log probability again.
-    compression_ratio: as Whisper, bytes of the text by their number after zlib. no_speech_prob: always 0.0, for the
-    model does not estimate it; pieces without a word are no segments. temperature: 0.0, the most probable is taken.
     """
-    best, text = segment.nbest[0], segment_text(segment).encode()
+    best = segment.nbest[0]
     weights = 1 + options.ctc_weight if options.mode == "attention_rescoring" else 1.0
-    return {
-        "id": number,
-        "seek": round(start * 100),
-        "start": segment.words[0].start_ms / 1000,
-        "end": segment.words[-1].end_ms / 1000,
-        "text": segment_text(segment),
-        "tokens": list(best.tokens),
-        "temperature": 0.0,
-        "avg_logprob": best.score / weights / (len(best.tokens) + 1),
-        "compression_ratio": len(text) / len(zlib.compress(text)),
-        "no_speech_prob": 0.0,
-    }
+    return segment_dict(
+        number,
+        segment.words,
+        text=best.text,
+        seek_ms=round(start * 1000),
+        tokens=best.tokens,
+        avg_logprob=best.score / weights / (len(best.tokens) + 1),
+    )
