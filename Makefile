@@ -13,8 +13,9 @@ demo: $(DEMO)/bin/python
 	$(DEMO)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt .
 	$(DEMO)/bin/python demo/run.py
 
+# A thread for each of the two processes: more than there are cores would wait for each other.
 test: lint
-	$(TEST)/bin/python -m pytest -n 2 --dist loadgroup -m 'not alone'
+	OMP_NUM_THREADS=1 $(TEST)/bin/python -m pytest -n 2 --dist loadgroup -m 'not alone'
 	$(TEST)/bin/python -m pytest -m alone
 
 lint: $(TEST)/.installed

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 import unichoir
-from unichoir import api
+from unichoir import api, loading
 from unichoir.data.manifest import load_utterance, read_manifest
 from unichoir.decoding.options import MODES
 from unichoir.errors import AudioError, CheckpointError, DecodingError
@@ -134,7 +134,8 @@ def test_options_that_cannot_be(model: unichoir.Model, samples: np.ndarray) -> N
 def test_half_an_hour(model: unichoir.Model, samples: np.ndarray) -> None:
     seconds = 1800
     long = np.tile(samples, seconds // 2)
-    found = model.transcribe(long, sample_rate=RATE, decoding="ctc_greedy_search")
+    options = unichoir.DecodingOptions(mode="ctc_greedy_search", vad="none")  # the model finds letters in noise
+    found = model.transcribe(long, sample_rate=RATE, options=options)
     assert found.duration_ms == 1000 * seconds
     assert found.tokens[-1].end_ms > 1000 * (seconds - 2)
 
@@ -151,7 +152,7 @@ def test_models_are_found_by_name_or_folder(tiny_model: Path, tmp_path: Path, mo
     included = tmp_path / "models"
     included.mkdir()
     (included / api.DEFAULT_MODEL).symlink_to(tiny_model)
-    monkeypatch.setattr(api, "MODELS", included)
+    monkeypatch.setattr(loading, "MODELS", included)
     assert api.included_models() == [api.DEFAULT_MODEL]
     assert api.find_model(None) == api.find_model(api.DEFAULT_MODEL) == included / api.DEFAULT_MODEL
     assert api.find_model(str(tiny_model)) == tiny_model
@@ -191,7 +192,7 @@ def test_a_device_that_is_not_there_is_told_before_anything_is_loaded(tiny_check
     (folder / "model.safetensors").write_bytes(b"damaged")
     with pytest.raises(DecodingError, match="device cuda: the installed PyTorch "):
         unichoir.load_model(folder, device="cuda")
-    with pytest.raises(CheckpointError, match="cannot be read"):
+    with pytest.raises(CheckpointError, match="damaged"):
         unichoir.load_model(folder, device="cpu")
 
 

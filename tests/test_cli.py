@@ -211,9 +211,14 @@ def test_output_dir(run: Run, recordings: Path, tiny_model: Path, tmp_path: Path
 
 def test_output_names_never_collide(tmp_path: Path) -> None:
     files = ["a.wav", "x/A.mp3", "a-2.wav", "y/a.wav", "-", "stdin.wav"]
-    names = [path.name for path in plan_outputs(files, tmp_path, "text")]
+    names = [paths["text"].name for paths in plan_outputs(files, tmp_path, ["text"])]
     assert names == ["a.txt", "A-3.txt", "a-2.txt", "a-4.txt", "stdin.txt", "stdin-2.txt"]
     assert len({name.casefold() for name in names}) == len(files)
+    paths = plan_outputs(["b.wav", "b.verbose.wav"], tmp_path, ["json", "verbose_json"])
+    assert [path.name for each in paths for path in each.values()] == [
+        *("b.json", "b.verbose.json"),
+        *("b.verbose-2.json", "b.verbose-2.verbose.json"),
+    ]
 
 
 def test_unusable_models_are_one_line(run: Run, recordings: Path, tmp_path: Path) -> None:

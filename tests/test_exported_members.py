@@ -11,6 +11,7 @@ PUBLIC = {
     "Alternative",
     "DecodingOptions",
     "EndpointRules",
+    "Hotword",
     "Model",
     "Reading",
     "Stream",
@@ -19,9 +20,12 @@ PUBLIC = {
     "Token",
     "Transcript",
     "UnichoirError",
+    "VadOptions",
     "Word",
+    "WrittenForm",
     "__version__",
     "load_model",
+    "read_hotwords",
 }
 
 

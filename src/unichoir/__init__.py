@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unichoir.api import Model, Stream, load_model
+    from unichoir.decoding.context import Hotword, read_hotwords
     from unichoir.decoding.hypothesis import Alternative, Reading, StreamResult, Token, Transcript, Word
     from unichoir.decoding.options import DecodingOptions, EndpointRules, StreamingOptions
+    from unichoir.decoding.vad_options import VadOptions
     from unichoir.errors import UnichoirError
+    from unichoir.text.written import WrittenForm
 
 __version__ = "0.1.0"
 
@@ -23,6 +26,7 @@ __all__ = [
     "Alternative",
     "DecodingOptions",
     "EndpointRules",
+    "Hotword",
     "Model",
     "Reading",
     "Stream",
@@ -31,15 +35,19 @@ __all__ = [
     "Token",
     "Transcript",
     "UnichoirError",
+    "VadOptions",
     "Word",
+    "WrittenForm",
     "__version__",
     "load_model",
+    "read_hotwords",
 ]
 
 _HOMES = {
     "Alternative": "unichoir.decoding.hypothesis",
     "DecodingOptions": "unichoir.decoding.options",
     "EndpointRules": "unichoir.decoding.options",
+    "Hotword": "unichoir.decoding.context",
     "Model": "unichoir.api",
     "Reading": "unichoir.decoding.hypothesis",
     "Stream": "unichoir.api",
@@ -48,8 +56,11 @@ _HOMES = {
     "Token": "unichoir.decoding.hypothesis",
     "Transcript": "unichoir.decoding.hypothesis",
     "UnichoirError": "unichoir.errors",
+    "VadOptions": "unichoir.decoding.vad_options",
     "Word": "unichoir.decoding.hypothesis",
+    "WrittenForm": "unichoir.text.written",
     "load_model": "unichoir.api",
+    "read_hotwords": "unichoir.decoding.context",
 }
 
 

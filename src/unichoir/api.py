@@ -1,36 +1,51 @@
 """Load a model, transcribe and stream with it: what `unichoir` offers to Python programs."""
 
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import Any, BinaryIO, TypeAlias, TypeVar, cast
 
+import numpy as np
 from numpy.typing import NDArray
 
-from unichoir.audio.fbank import FbankConfig
-from unichoir.audio.io import AudioSource, check_samples, load_audio, resample
-from unichoir.configuration import from_mapping
-from unichoir.decoding.device import DEVICES, Device
+from unichoir.audio.io import AudioSource, audio_blocks, audio_duration, check_samples, resample
+from unichoir.decoding.context import Hotword, parse_hotwords
+from unichoir.decoding.device import Device
+from unichoir.decoding.forced import force_align
 from unichoir.decoding.hypothesis import StreamResult, Transcript
-from unichoir.decoding.onnx_backend import CONFIG_FILE, load_model_directory
 from unichoir.decoding.options import DecodingOptions, Mode, StreamingMode, StreamingOptions
 from unichoir.decoding.recognizer import Progress, Recognizer
-from unichoir.errors import AudioError, CheckpointError, DecodingError, UnichoirError
-from unichoir.text.tokenizer import load_tokenizer
+from unichoir.errors import AudioError
+from unichoir.extras import cluster_extras, serving_extras, training_extras
+from unichoir.loading import (
+    DEFAULT_MODEL,
+    MODELS,
+    find_model,
+    included_models,
+    load_recognizer,
+    model_name,
+    portable_name,
+)
+from unichoir.text.written import WrittenForm
 
-DEFAULT_MODEL = "unichoir-small-en"
-MODELS = Path(__file__).parent / "models"
-"""The included models, one folder each."""
-_EXTRA_MODULES = {
-    "train": {
-        *("aiohttp", "fsspec", "matplotlib", "onnx", "onnx_ir", "onnxscript"),
-        *("safetensors", "sentencepiece", "tensorboard", "torch", "yaml"),
-    },
-    "serve": {"anyio", "fastapi", "prometheus_client", "python_multipart", "starlette", "uvicorn", "websockets"},
-    "cluster": {"pandas", "pyarrow", "ray"},
-}
+__all__ = [
+    "DEFAULT_MODEL",
+    "MODELS",
+    "Hotwords",
+    "Model",
+    "Stream",
+    "cluster_extras",
+    "find_model",
+    "included_models",
+    "load_model",
+    "load_recognizer",
+    "model_name",
+    "portable_name",
+    "serving_extras",
+    "training_extras",
+]
+
+Hotwords: TypeAlias = Iterable[Hotword | str | tuple[str, float]]
 _Options = TypeVar("_Options", DecodingOptions, StreamingOptions)
 
 
@@ -39,16 +54,20 @@ def load_model(
     num_threads: int | None = None,
     top_k: int | None = None,
     device: Device = "cpu",
+    language_model: str | os.PathLike[str] | None = None,
 ) -> "Model":
-    """Load an included model or a model directory; None: the default model.
+    """Load an included model, a model directory or a model of the Hugging Face hub; None: the default model.
 
-    A directory holds an ONNX model (`unichoir export`) or, where torch is installed, a checkpoint of training.
+    `organisation/name` or `organisation/name@revision`, where there is no such directory, is fetched from the hub into
+    its cache (extra `hub`; docs/models.md). A directory holds an ONNX model (`unichoir export`) or, where torch is
+    installed, a checkpoint of training.
     num_threads: of one computation; None leaves the engine's choice. top_k: experts of a frame, if fewer than the model
-    was trained with. device: `cpu` or `cuda`, an NVIDIA GPU. Raises CheckpointError or another UnichoirError naming
-    what is missing, DecodingError for a top_k that the model does not have and for a device that it or this machine
-    cannot compute on.
+    was trained with. device: `cpu` or `cuda`, an NVIDIA GPU. language_model: file of an n-gram model, ARPA or KenLM's
+    binary, for the modes with a prefix beam (extra `lm`; docs/language-model.md). Raises CheckpointError or another
+    UnichoirError naming what is missing or malformed, DecodingError for a top_k that the model does not have, for a
+    device that it or this machine cannot compute on, and for a language model of words that the model cannot write.
     """
-    return Model(load_recognizer(name_or_dir, num_threads, top_k, device))
+    return Model(load_recognizer(name_or_dir, num_threads, top_k, device, language_model))
 
 
 class Model:
@@ -69,25 +88,49 @@ class Model:
         sample_rate: int | None = None,
         decoding: Mode | None = None,
         chunk_size: int | None = None,
+        hotwords: Hotwords | None = None,
         options: DecodingOptions | None = None,
+        written: WrittenForm | None = None,
         progress: Progress | None = None,
     ) -> Transcript:
-        """Recognise one recording of any length.
+        """Recognise one recording of any length; of a file no more than some minutes are in memory at a time.
 
         Args:
-            source: path, bytes or binary stream of an audio file (WAV, FLAC, Ogg, MP3), or samples: (N,) or
-                (N, channels), float in [-1, 1] or int16.
+            source: path, bytes or binary stream of an audio file (WAV, FLAC, Ogg, MP3; with the extra `av` MP4,
+                Matroska, WebM and others, films too), or samples: (N,) or (N, channels), float in [-1, 1] or int16.
             sample_rate: of samples, in Hz; not for files, which know it themselves.
             decoding, chunk_size: short for these two fields of `options`, which they override.
+            hotwords: phrases to expect, or (phrase, boost); in place of those of `options` (docs/hotwords.md).
             options: all that can be chosen about decoding.
+            written: how to write what was said, as 21 for TWENTY ONE; None leaves the words (docs/written-form.md).
             progress: called with the seconds of audio done and the seconds in all.
 
         Raises:
             AudioError: audio that cannot be read, is empty or not finite; samples without their rate.
-            DecodingError: options that make no sense or that the model cannot fulfil.
+            DecodingError: options that make no sense or that the model cannot fulfil; a text that cannot be `written`.
         """
-        options = _with(options or DecodingOptions(), mode=decoding, chunk_size=chunk_size)
-        return self.recognizer.recognize(self._samples(source, sample_rate), options, progress)
+        options = _with(options or DecodingOptions(), hotwords, mode=decoding, chunk_size=chunk_size, written=written)
+        blocks, advance = self._blocks(source, sample_rate, progress)
+        return self.recognizer.recognize_blocks(blocks, options, advance)
+
+    def align(
+        self,
+        source: AudioSource | NDArray[Any],
+        text: str,
+        *,
+        sample_rate: int | None = None,
+        options: DecodingOptions | None = None,
+        progress: Progress | None = None,
+    ) -> Transcript:
+        """When the words of `text` are said in one recording of any length (docs/align.md).
+
+        source, sample_rate, progress: as for `transcribe`. options: of their fields only those of chunks, language and
+        length of segments matter. A text that is not what is said gets times, too, but low confidence.
+        Raises AudioError as `transcribe` does, DecodingError for a text without words, with a word that the model's
+        vocabulary cannot write or that is too long for the recording.
+        """
+        blocks, advance = self._blocks(source, sample_rate, progress)
+        return force_align(self.recognizer, blocks, text, options, advance)
 
     def create_stream(
         self,
@@ -95,11 +138,14 @@ class Model:
         *,
         decoding: StreamingMode | None = None,
         chunk_size: int | None = None,
+        hotwords: Hotwords | None = None,
+        written: WrittenForm | None = None,
     ) -> "Stream":
         """A stream of live audio that has heard nothing yet, for those who get samples and results at their own pace.
 
-        decoding, chunk_size: short for these two fields of `options`, which they override. Raises DecodingError for
-        options that make no sense or that the model cannot fulfil.
+        decoding, chunk_size: short for these two fields of `options`, which they override. hotwords: phrases to expect,
+        or (phrase, boost); in place of those of `options`. written: how final results write what was said; partial ones
+        leave the words. Raises DecodingError for options that make no sense or that the model cannot fulfil.
 
             stream = model.create_stream(chunk_size=8)
             while (block := next_block()) is not None:
@@ -110,7 +156,8 @@ class Model:
             for result in stream.results():
                 print("final:", result.text)
         """
-        return Stream(self.recognizer, _with(options or StreamingOptions(), mode=decoding, chunk_size=chunk_size))
+        options = _with(options or StreamingOptions(), hotwords, mode=decoding, chunk_size=chunk_size, written=written)
+        return Stream(self.recognizer, options)
 
     def stream(
         self,
@@ -119,7 +166,9 @@ class Model:
         sample_rate: int,
         decoding: StreamingMode | None = None,
         chunk_size: int | None = None,
+        hotwords: Hotwords | None = None,
         options: StreamingOptions | None = None,
+        written: WrittenForm | None = None,
         empty_finals: bool = False,
     ) -> Iterator[StreamResult]:
         """Recognise live audio: results as soon as they are known, the last one after the blocks have ended.
@@ -131,7 +180,9 @@ class Model:
             blocks: of any lengths, each (N,) or (N, channels), float in [-1, 1] or int16.
             sample_rate: of the blocks, in Hz.
             decoding, chunk_size: short for these two fields of `options`, which they override.
+            hotwords: phrases to expect, or (phrase, boost); in place of those of `options`.
             options: all that can be chosen about streaming.
+            written: how final results write what was said, as for `transcribe`; partial ones leave the words.
             empty_finals: give every final result: then they follow each other without gap in time.
 
         Raises:
@@ -141,17 +192,31 @@ class Model:
             for result in model.stream(blocks, sample_rate=16000):
                 print(result.text, end="\\n" if result.is_final else "\\r")
         """
-        stream = self.create_stream(options, decoding=decoding, chunk_size=chunk_size)
+        stream = self.create_stream(
+            options, decoding=decoding, chunk_size=chunk_size, hotwords=hotwords, written=written
+        )
         return _changes(_results(stream, blocks, sample_rate), empty_finals)
 
-    def _samples(self, source: AudioSource | NDArray[Any], sample_rate: int | None) -> NDArray[Any]:
-        if isinstance(source, (str, os.PathLike, bytes)) or hasattr(source, "read"):
-            if sample_rate is not None:
-                raise AudioError("sample_rate is for arrays of samples: files know their own")
-            return load_audio(cast("str | os.PathLike[str] | bytes | BinaryIO", source), sample_rate=self.sample_rate)
-        if sample_rate is None:
-            raise AudioError("samples: their sample_rate is needed, in Hz")
-        return resample(check_samples(source, sample_rate), sample_rate, self.sample_rate)
+    def _blocks(
+        self, source: AudioSource | NDArray[Any], sample_rate: int | None, progress: Progress | None
+    ) -> tuple[Iterable[NDArray[np.float32]], Callable[[float], None] | None]:
+        """The recording in blocks (N,) at the model's rate, and `progress` of the seconds done alone."""
+        if not (isinstance(source, (str, os.PathLike, bytes)) or hasattr(source, "read")):
+            if sample_rate is None:
+                raise AudioError("samples: their sample_rate is needed, in Hz")
+            samples = resample(check_samples(source, sample_rate), sample_rate, self.sample_rate)
+            return [samples], _of_total(progress, len(samples) / self.sample_rate)
+        if sample_rate is not None:
+            raise AudioError("sample_rate is for arrays of samples: files know their own")
+        name = str(getattr(source, "name", "") or "audio data") if hasattr(source, "read") else None
+        if not isinstance(source, (str, os.PathLike, bytes)):
+            source = cast(BinaryIO, source).read()
+        blocks = audio_blocks(source, sample_rate=self.sample_rate, name=name)
+        return blocks, progress and _of_total(progress, audio_duration(source, name=name))
+
+
+def _of_total(progress: Progress | None, total: float) -> Callable[[float], None] | None:
+    return None if progress is None else lambda done: progress(min(done, total), total)
 
 
 class Stream:
@@ -183,7 +248,8 @@ class Stream:
         """Recognise what can be recognised by now: after each chunk a partial result or, where utterances end, finals.
 
         Every final result comes once and is where the next one starts, also if it has no words. Whoever stops in the
-        middle goes on from there with the next call.
+        middle goes on from there with the next call. Raises DecodingError, naming the text, for one that cannot be
+        written as wanted.
         """
         return self._recognizer.results(self._stream)
 
@@ -205,85 +271,7 @@ def _changes(results: Iterable[StreamResult], empty_finals: bool) -> Iterator[St
         last = "" if result.is_final else result.text
 
 
-def _with(options: _Options, **fields: Any) -> _Options:
+def _with(options: _Options, hotwords: Hotwords | None, **fields: Any) -> _Options:
+    if hotwords is not None:
+        fields["hotwords"] = parse_hotwords(hotwords)
     return replace(options, **{name: value for name, value in fields.items() if value is not None})
-
-
-def included_models() -> list[str]:
-    """Names of the models in the package."""
-    return sorted(path.parent.name for path in MODELS.glob("*/config.json"))
-
-
-def find_model(name_or_dir: str | os.PathLike[str] | None) -> Path:
-    """The directory of a model; an included name counts before a folder of that name. Raises CheckpointError."""
-    name = DEFAULT_MODEL if name_or_dir is None else os.fspath(name_or_dir)
-    if name in included_models():
-        return MODELS / name
-    if not Path(name).is_dir():
-        known = ", ".join(included_models()) or "none"
-        raise CheckpointError(f"{name}: neither a model directory nor an included model (there is: {known})")
-    return Path(name)
-
-
-def load_recognizer(
-    name_or_dir: str | os.PathLike[str] | None,
-    num_threads: int | None = None,
-    top_k: int | None = None,
-    device: Device = "cpu",
-) -> Recognizer:
-    """As `load_model`, for those who need the parts."""
-    if device not in DEVICES:
-        raise DecodingError(f"device: '{device}' is not one of {', '.join(DEVICES)}")
-    directory = find_model(name_or_dir)
-    if (directory / CONFIG_FILE).exists():
-        backend, config = load_model_directory(directory, num_threads, top_k, device)
-        return Recognizer(backend, load_tokenizer(directory), config.fbank)
-    if (directory / "model.safetensors").exists():
-        return _load_checkpoint(directory, num_threads, top_k, device)
-    raise CheckpointError(f"{directory}: neither a model ({CONFIG_FILE}) nor a checkpoint (model.safetensors)")
-
-
-def _load_checkpoint(directory: Path, num_threads: int | None, top_k: int | None, device: Device) -> Recognizer:
-    with training_extras(f"{directory} is a checkpoint of training, and using it"):
-        import torch
-
-        from unichoir.export.torch_backend import TorchBackend, check_device
-        from unichoir.model.checkpoint import load_checkpoint
-    check_device(device)
-    model, sections = load_checkpoint(directory)
-    fbank = from_mapping(FbankConfig, sections.get("fbank", {}), f"{directory / 'config.yaml'}: fbank")
-    if num_threads:
-        torch.set_num_threads(num_threads)
-    return Recognizer(TorchBackend(model, device, top_k), load_tokenizer(directory), fbank)
-
-
-@contextmanager
-def training_extras(who: str) -> Iterator[None]:
-    """Around imports of what a plain install lacks: a missing module becomes an UnichoirError naming `who` needs it."""
-    with _extra(who, "train"):
-        yield
-
-
-@contextmanager
-def serving_extras(who: str) -> Iterator[None]:
-    """The same for what a server and its clients need."""
-    with _extra(who, "serve"):
-        yield
-
-
-@contextmanager
-def cluster_extras(who: str) -> Iterator[None]:
-    """The same for what work on a Ray cluster needs."""
-    with _extra(who, "cluster"):
-        yield
-
-
-@contextmanager
-def _extra(who: str, extra: str) -> Iterator[None]:
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in _EXTRA_MODULES[extra]:
-            raise
-        install = f"pip install 'unichoir[{extra}]'"
-        raise UnichoirError(f"{who} needs more than a plain install: {install} (no {error.name})") from None

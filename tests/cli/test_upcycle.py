@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from unichoir.cli.upcycle import upcycle
-from unichoir.errors import CheckpointError, ConfigError, TokenizerError
+from unichoir.errors import CheckpointError, ConfigError
 from unichoir.export.checkpoint import load_any_checkpoint
 from unichoir.export.onnx import export_onnx
 from unichoir.model.asr_model import AsrModel
@@ -31,8 +31,8 @@ def dense(tmp_path: Path) -> Path:
         reverse_weight=0.0,
     )
     torch.manual_seed(0)
-    save_checkpoint(tmp_path / "dense", AsrModel(config), {"fbank": {"num_mel_bins": 40, "frame_length_ms": 20.0}})
     tokenizer.save(tmp_path / "dense")
+    save_checkpoint(tmp_path / "dense", AsrModel(config), {"fbank": {"num_mel_bins": 40, "frame_length_ms": 20.0}})
     return tmp_path / "dense"
 
 
@@ -69,7 +69,10 @@ def test_a_checkpoint_that_trains_and_exports(dense: Path, tmp_path: Path, capsy
     out = tmp_path / "new" / "moe"
     upcycle(dense, out, experts=3, balance_rate=1e-3)
     assert "3 experts, top 2" in capsys.readouterr().err
+    assert f"| made by | upcycling {dense} to 3 experts, top 2 |" in (out / "README.md").read_text()
     assert sorted(path.name for path in out.parent.rglob("*")) == [
+        "README.md",
+        "SHA256SUMS",
         "config.yaml",
         "model.safetensors",
         "moe",
@@ -117,7 +120,7 @@ def test_what_is_refused_leaves_nothing_behind(dense: Path, fixtures: Path, tmp_
     with pytest.raises(CheckpointError, match="nowhere: no such checkpoint directory"):
         upcycle(tmp_path / "nowhere", out)
     (dense / "units.txt").rename(dense / "kept.txt")
-    with pytest.raises(TokenizerError, match=r"units\.txt"):
+    with pytest.raises(CheckpointError, match=r"units\.txt: no such file"):
         upcycle(dense, out)
     (dense / "kept.txt").rename(dense / "units.txt")
     assert not out.exists()

@@ -9,11 +9,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from unichoir.audio.fbank import compute_fbank
+from unichoir.decoding.encoding import encode_utterance
 from unichoir.decoding.endpoint import EndpointDetector
 from unichoir.decoding.hypothesis import StreamResult
 from unichoir.decoding.options import EndpointRules, StreamingOptions
 from unichoir.decoding.prefix_beam import ctc_prefix_beam_search
-from unichoir.decoding.recognizer import Recognizer, encode_utterance
+from unichoir.decoding.recognizer import Recognizer
 
 FRAME_MS = 40
 SHORT = EndpointRules(silence_before_speech=0.6, silence_after_speech=0.24, max_utterance=1.2)

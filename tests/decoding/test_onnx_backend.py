@@ -12,6 +12,7 @@ import pytest
 from unichoir.audio.fbank import FbankConfig
 from unichoir.decoding.backend import ModelInfo
 from unichoir.decoding.onnx_backend import CUDA_PROVIDER, OnnxBackend, load_model_directory
+from unichoir.directory.sums import SUMS_FILE
 from unichoir.errors import CheckpointError, ConfigError, DecodingError
 
 
@@ -27,7 +28,8 @@ def onnx(model_directory: Path) -> OnnxBackend:
 
 @pytest.fixture
 def copied(model_directory: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(model_directory, tmp_path / "model"))
+    """To be damaged, without the sums that would tell at once."""
+    return Path(shutil.copytree(model_directory, tmp_path / "model", ignore=shutil.ignore_patterns(SUMS_FILE)))
 
 
 def test_model_directory(model_directory: Path) -> None:

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from unichoir.api import load_recognizer
 from unichoir.audio.fbank import FbankConfig, compute_fbank
 from unichoir.audio.io import load_audio, resample
+from unichoir.decoding.encoding import encode_utterance
 from unichoir.decoding.hypothesis import StreamResult
 from unichoir.decoding.options import DecodingOptions, EndpointRules, StreamingMode, StreamingOptions
-from unichoir.decoding.recognizer import Recognizer, encode_utterance
+from unichoir.decoding.recognizer import Recognizer
 from unichoir.decoding.stream import Stream
 from unichoir.errors import DecodingError
 from unichoir.export.torch_backend import TorchBackend

@@ -14,10 +14,11 @@ import pytest
 from unichoir.api import load_recognizer
 from unichoir.audio.fbank import compute_fbank
 from unichoir.audio.io import load_audio
+from unichoir.decoding.encoding import encode_utterance
 from unichoir.decoding.hypothesis import StreamResult, Word
 from unichoir.decoding.options import EndpointRules, StreamingOptions
 from unichoir.decoding.prefix_beam import ctc_prefix_beam_search
-from unichoir.decoding.recognizer import Recognizer, encode_utterance
+from unichoir.decoding.recognizer import Recognizer
 from unichoir.decoding.stream import Stream
 from unichoir.errors import DecodingError
 

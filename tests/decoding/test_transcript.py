@@ -100,6 +100,15 @@ def test_the_nbest_of_the_whole_are_the_best_combinations(num_best: int) -> None
     assert (transcript.text, transcript.score) == (transcript.nbest[0].text, transcript.nbest[0].score)
 
 
+def test_very_many_segments_are_joined_without_recursion() -> None:
+    num_segments, depth = 20_000, 3
+    parts = tuple(Alternative(text=f"t{k}", tokens=(k,), score=-k / 2) for k in range(depth))
+    transcript = join_segments([Segment(nbest=parts)] * num_segments, depth, duration_ms=5)
+    assert transcript.nbest[0].tokens == (0,) * num_segments
+    assert [reading.score for reading in transcript.nbest] == [0.0, -0.5, -0.5]
+    assert all(sorted(reading.tokens) == [0] * (num_segments - 1) + [1] for reading in transcript.nbest[1:])
+
+
 def test_texts_are_joined_as_their_script_is_written() -> None:
     def segment(text: str) -> Segment:
         return Segment(nbest=(Alternative(text=text, tokens=(), score=0.0),))

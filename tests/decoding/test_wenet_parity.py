@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from unichoir.audio.fbank import FbankConfig
+from unichoir.decoding.encoding import encode_utterance
 from unichoir.decoding.options import MODES, DecodingOptions
-from unichoir.decoding.recognizer import Recognizer, encode_utterance, search
+from unichoir.decoding.recognizer import Recognizer
+from unichoir.decoding.search import search
 from unichoir.export.torch_backend import TorchBackend
 from unichoir.model.wenet import load_wenet
 from unichoir.text.tokenizer import load_tokenizer

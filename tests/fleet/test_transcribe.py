@@ -20,6 +20,7 @@ from hypothesis import given, strategies
 
 import unichoir
 from unichoir.data.utterance import Utterance
+from unichoir.decoding.context import Hotword
 from unichoir.decoding.options import DecodingOptions
 from unichoir.fleet.results import Chunk, Results, make_chunks
 from unichoir.fleet.transcribe import read_utterances, transcribe
@@ -121,8 +122,11 @@ def test_results_are_those_of_each_recording_alone(
     assert [result for result in found if result is not failure] == expected_results(model, clips)
     # Once more: nothing is computed, and what has failed can be tried again.
     before = files_of(output)
-    code, _, err = run_command(*arguments)
+    code, _, err = run_command(*arguments, "--format", "text,srt")
     assert code == 1
+    expected = [f"{each.stem} {model.transcribe(each).text}".strip() for each in clips]
+    assert [line.strip() for line in (output / "results.txt").read_text(encoding="utf-8").splitlines()] == expected
+    assert sorted(path.stem for path in (output / "srt").iterdir()) == sorted(each.stem for each in clips)
     assert "0 in this run, 13 from before, 1 failed" in err
     assert files_of(output) == before
     broken.write_bytes(clips[5].read_bytes())
@@ -246,7 +250,8 @@ def test_what_the_model_cannot_do_ends_the_run(
         (["a.jsonl", "--retry-failed"], "--retry-failed: needs --ray"),
         (["a.jsonl", "--ray", "auto"], "--output: needed with --ray"),
         (["a.jsonl", "--ray", "auto", "--output", "x", "--output-dir", "y"], "--output-dir: has no place with --ray"),
-        (["a.jsonl", "--ray", "auto", "--output", "x", "--format", "text"], "--format text: has no place with --ray"),
+        (["a.jsonl", "--ray", "auto", "--output", "x", "--format", "xml"], "--format: 'xml' is not one of text, json"),
+        (["a.jsonl", "--ray", "auto", "--output", "x", "--max-lines", "1"], "--max-lines: needs --format srt or vtt"),
     ],
 )
 def test_usage_errors(run_command: Run, arguments: list[str], message: str) -> None:
@@ -263,6 +268,27 @@ def test_a_cluster_that_is_not_there(clips: list[Path], tmp_path: Path) -> None:
         assert done.returncode == 1
         (line,) = done.stderr.splitlines()
         assert line.startswith(f"error: {address}: no Ray cluster (")
+
+
+def test_a_folder_belongs_to_its_hotwords_and_its_language_model(tmp_path: Path) -> None:
+    lm, output = tmp_path / "lm.arpa", tmp_path / "output"
+    source = ModelSource(MODEL, language_model=str(lm))
+    with pytest.raises(unichoir.UnichoirError, match=r"lm\.arpa: no such file"):
+        transcribe([], output, source, DecodingOptions())
+    assert not output.exists()
+    lm.write_text("one")
+    options = DecodingOptions(hotwords=(Hotword("OCTOBER"), Hotword("TWENTY", 2.0)))
+    for _ in range(2):  # the second time it is compared with what the first has written
+        transcribe([], output, source, options)
+    with pytest.raises(unichoir.UnichoirError, match="another 'decoding'"):
+        transcribe([], output, source, DecodingOptions(hotwords=(Hotword("OCTOBER"),)))
+    Path(f"{lm}.json").write_text("{}")
+    with pytest.raises(unichoir.UnichoirError, match="another 'language_model'"):
+        transcribe([], output, source, options)
+    Path(f"{lm}.json").unlink()
+    lm.write_text("two")
+    with pytest.raises(unichoir.UnichoirError, match="another 'language_model'"):
+        transcribe([], output, source, options)
 
 
 def test_results_of_something_else_are_refused(clips: list[Path], tmp_path: Path) -> None:

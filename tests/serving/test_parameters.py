@@ -42,7 +42,7 @@ def create(server: Running) -> Iterator[Callable[..., Any]]:
         ({"chunking_strategy": {"type": "server_vad", "threshold": 0.5}}, "chunking_strategy", "unsupported_value"),
         ({"chunking_strategy": "fixed"}, "chunking_strategy", "unsupported_value"),
         ({"languages": ["en"]}, "languages", "unsupported_value"),
-        ({"keywords": ["Zürich"]}, "keywords", "unsupported_value"),
+        ({"keywords": ["Zürich"]}, "keywords", "invalid_value"),
         ({"known_speaker_names": ["A"]}, "known_speaker_names", "unsupported_value"),
         ({"extra_body": {"beam_size": 3}}, "beam_size", "unknown_parameter"),
         ({"extra_body": {"language[]": "en"}}, "language[]", "unknown_parameter"),

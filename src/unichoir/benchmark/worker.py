@@ -14,10 +14,10 @@ from unichoir.benchmark.plan import BenchmarkOptions, Candidate, Cell, Variant
 from unichoir.benchmark.prepare import load_calibration
 from unichoir.benchmark.processes import memory_peak
 from unichoir.decoding.backend import Backend, Floats
+from unichoir.decoding.encoding import encode_utterance
 from unichoir.decoding.greedy import ctc_greedy_search
 from unichoir.decoding.onnx_backend import OnnxBackend
 from unichoir.decoding.prefix_beam import ctc_prefix_beam_search
-from unichoir.decoding.recognizer import encode_utterance
 from unichoir.decoding.rescoring import attention_rescoring
 
 PARTS = ("features", "encoder", "greedy", "beam", "rescoring")

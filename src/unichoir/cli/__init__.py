@@ -8,8 +8,11 @@ import typer
 
 from unichoir import __version__
 from unichoir.cli import (
+    align,
     benchmark,
+    card,
     evaluate,
+    lm,
     models,
     plan,
     prepare,
@@ -20,6 +23,7 @@ from unichoir.cli import (
     train,
     transcribe,
     upcycle,
+    wenet,
 )
 from unichoir.cli.common import print_error
 from unichoir.errors import UnichoirError
@@ -32,6 +36,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("transcribe")(transcribe.transcribe)
+app.command("align")(align.align)
 app.command("stream")(stream.stream)
 app.command("evaluate")(evaluate.evaluate)
 app.command("train")(train.train)
@@ -40,11 +45,15 @@ app.command("shard")(shard.shard)
 app.command("upcycle")(upcycle.upcycle)
 app.command("plan")(plan.plan)
 app.command("export")(models.export)
+app.command("import-wenet")(wenet.import_wenet)
+app.command("export-wenet")(wenet.export_wenet)
 app.command("serve")(serve.serve)
 app.command("benchmark")(benchmark.benchmark)
 app.command("models")(models.models)
+app.command("card")(card.card)
 app.command("cmvn")(train.cmvn)
 app.add_typer(tokenizer.app, name="tokenizer")
+app.add_typer(lm.app, name="lm")
 
 
 def _show_version(wanted: bool) -> None:

@@ -1,21 +1,29 @@
 """Options that several commands share, in groups: see `grouping.grouped`."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
+from unichoir.decoding.context import DEFAULT_BOOST, MAX_BOOST, read_hotwords
 from unichoir.decoding.device import DEVICES, Device
 from unichoir.decoding.options import (
     MAX_CHUNK_SIZE,
+    MIN_SEGMENT_SECONDS,
     STREAMING_MODES,
+    VAD_MODES,
     DecodingOptions,
     EndpointRules,
     Mode,
     StreamingMode,
     StreamingOptions,
+    VadMode,
 )
+from unichoir.decoding.vad_options import VadOptions
 from unichoir.errors import DecodingError
+from unichoir.text.itn import ITN_LANGUAGES, ItnLanguage
+from unichoir.text.written import WrittenForm
 
 if TYPE_CHECKING:
     from unichoir.api import Model
@@ -39,6 +47,27 @@ LeftChunksOption = Annotated[
     int, typer.Option(min=-1, metavar="N", help="With a chunk size: chunks before its own that a frame sees; -1: all.")
 ]
 
+MODEL_HELP = "Included model, model folder or checkpoint, or a Hugging Face repository (ORG/NAME[@REVISION])."
+MODEL_NAME = "NAME|DIR|ORG/NAME"
+LanguageOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CODE",
+        help="The only language to recognise, of those the model has tokens for; else whichever is heard.",
+        show_default=False,
+    ),
+]
+LanguageModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--lm",
+        rich_help_panel="Search",
+        metavar="FILE",
+        help="n-gram language model: ARPA (also .gz) or KenLM's binary; for the modes with a prefix beam.",
+        show_default=False,
+    ),
+]
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelArguments:
@@ -46,8 +75,9 @@ class ModelArguments:
 
     model: Annotated[
         str | None,
-        typer.Option(metavar="NAME|DIR", help="Included model, model folder or checkpoint.", show_default=False),
+        typer.Option(metavar=MODEL_NAME, help=MODEL_HELP, show_default=False),
     ] = None
+    lm: LanguageModelOption = None
     threads: ThreadsOption = None
     top_k: TopKOption = None
 
@@ -55,13 +85,13 @@ class ModelArguments:
         """The model."""
         from unichoir.api import load_model
 
-        return load_model(self.model, self.threads, self.top_k, device)
+        return load_model(self.model, self.threads, self.top_k, device, self.lm)
 
     def load_recognizer(self, device: Device) -> "Recognizer":
         """The same for those who need the parts."""
         from unichoir.api import load_recognizer
 
-        return load_recognizer(self.model, self.threads, self.top_k, device)
+        return load_recognizer(self.model, self.threads, self.top_k, device, self.lm)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,22 +116,143 @@ class SearchArguments:
         ),
     ] = None
 
+    hotwords: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Phrases to expect, one per line, with a boost after it where it has its own: NAME :2.5.",
+            show_default=False,
+        ),
+    ] = None
+    hotwords_boost: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X", help=f"Boost of phrases without their own; else {DEFAULT_BOOST}.", show_default=False
+        ),
+    ] = None
+
     def fields(self) -> dict[str, Any]:
-        """As fields of DecodingOptions and StreamingOptions."""
+        """As fields of DecodingOptions and StreamingOptions. Raises DecodingError for a file that cannot be read."""
+        boost = self.hotwords_boost
+        if boost is not None and self.hotwords is None:
+            raise typer.BadParameter("of which phrases? (--hotwords)", param_hint="--hotwords-boost")
+        if boost is not None and not 0 < boost <= MAX_BOOST:
+            raise typer.BadParameter(f"expected above 0 and at most {MAX_BOOST:g}", param_hint="--hotwords-boost")
         return {
             "beam_size": self.beam_size,
             "ctc_weight": self.ctc_weight,
             "reverse_weight": self.reverse_weight,
+            "hotwords": () if self.hotwords is None else read_hotwords(self.hotwords, boost or DEFAULT_BOOST),
         }
 
-    def decoding_options(self, *, mode: Mode, chunk_size: int = 0, num_left_chunks: int = -1) -> DecodingOptions:
-        """The options of a recording; what contradicts itself is an error of usage."""
+    def decoding_options(
+        self, *, mode: Mode, chunk_size: int = 0, num_left_chunks: int = -1, **more: Any
+    ) -> DecodingOptions:
+        """The options of a recording; what contradicts itself is an error of usage. more: fields of other groups."""
+        fields = self.fields()
         try:
             return DecodingOptions(
-                mode=mode, chunk_size=chunk_size or None, num_left_chunks=num_left_chunks, **self.fields()
+                mode=mode, chunk_size=chunk_size or None, num_left_chunks=num_left_chunks, **fields, **more
             )
         except DecodingError as error:
             raise typer.BadParameter(str(error)) from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusionArguments:
+    """How much the language model counts."""
+
+    PANEL: ClassVar[str] = "Search"
+
+    lm_weight: Annotated[
+        float | None,
+        typer.Option(
+            min=0, metavar="X", help="Weight of the language model; else as tuned, or 0.4.", show_default=False
+        ),
+    ] = None
+    length_bonus: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X", help="With one: added for every word (token); else as tuned, or 1.", show_default=False
+        ),
+    ] = None
+
+    def fields(self, lm: str | None) -> dict[str, Any]:
+        """As fields of DecodingOptions and StreamingOptions; an error of usage for weights of no model."""
+        for name, value in (("--lm-weight", self.lm_weight), ("--length-bonus", self.length_bonus)):
+            if value is not None and lm is None:
+                raise typer.BadParameter("of which language model? (--lm)", param_hint=name)
+        return {"lm_weight": self.lm_weight, "length_bonus": self.length_bonus}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LongArguments:
+    """Where long recordings are cut."""
+
+    PANEL: ClassVar[str] = "Long recordings"
+
+    vad: Annotated[
+        VadMode,
+        typer.Option(
+            metavar="|".join(VAD_MODES),
+            help="What tells where nobody speaks: Silero (extra vad), the model's CTC blanks, nothing; "
+            "auto: one of the first two for audio longer than a segment.",
+        ),
+    ] = "auto"
+    vad_threshold: Annotated[
+        float, typer.Option(min=0, max=1, metavar="X", help="Probability at which speech begins.")
+    ] = VadOptions.threshold
+    min_silence: Annotated[
+        float, typer.Option(min=0.1, max=60, metavar="S", help="Shorter pauses are part of the speech around them.")
+    ] = VadOptions.min_silence_seconds
+    max_segment: Annotated[
+        float, typer.Option(min=0, metavar="S", help="Longest segment that is recognised as one; 0: no limit.")
+    ] = 20.0
+
+    def fields(self) -> dict[str, Any]:
+        """As fields of DecodingOptions; an error of usage for what would have no effect."""
+        if 0 < self.max_segment < MIN_SEGMENT_SECONDS:
+            raise typer.BadParameter(f"0, or at least {MIN_SEGMENT_SECONDS:g}", param_hint="--max-segment")
+        changed = VadOptions.threshold != self.vad_threshold or VadOptions.min_silence_seconds != self.min_silence
+        if self.vad == "none" and changed:
+            raise typer.BadParameter("none has no settings", param_hint="--vad")
+        try:
+            options = VadOptions(
+                threshold=self.vad_threshold,
+                hysteresis=min(VadOptions.hysteresis, self.vad_threshold),
+                min_silence_seconds=self.min_silence,
+                speech_pad_seconds=min(VadOptions.speech_pad_seconds, self.min_silence / 2),
+            )
+        except DecodingError as error:
+            raise typer.BadParameter(str(error)) from None
+        return {"vad": self.vad, "vad_options": options, "max_segment_seconds": self.max_segment or None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrittenArguments:
+    """How words are written."""
+
+    PANEL: ClassVar[str] = "Written form"
+
+    itn: Annotated[
+        ItnLanguage | None,
+        typer.Option(
+            metavar="|".join(ITN_LANGUAGES),
+            help="Write numbers, dates and amounts in figures: TWENTY ONE as 21 (extra itn).",
+            show_default=False,
+        ),
+    ] = None
+    punctuation: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Add marks and case with this model (extra punctuation).", show_default=False),
+    ] = None
+
+    def form(self) -> WrittenForm | None:
+        """What they ask for; None: the words as they are recognised."""
+        if self.itn is None and self.punctuation is None:
+            return None
+        # Workers of a cluster may work in another folder.
+        return WrittenForm(self.itn, None if self.punctuation is None else str(self.punctuation.absolute()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,8 +287,9 @@ class StreamArguments:
         float, typer.Option(min=0, metavar="S", help="Seconds after which one is cut at its longest pause; 0: off.")
     ] = 20.0
 
-    def streaming_options(self, search: SearchArguments) -> StreamingOptions:
-        """The options of a stream; what makes no sense is an error of usage."""
+    def streaming_options(self, search: SearchArguments, **more: Any) -> StreamingOptions:
+        """The options of a stream; what makes no sense is an error of usage. more: fields of other groups."""
+        fields = search.fields()
         try:
             rules = EndpointRules(
                 silence_after_speech=self.silence_after_speech or None,
@@ -149,7 +301,8 @@ class StreamArguments:
                 mode=self.decoding,
                 chunk_size=self.chunk_size,
                 num_left_chunks=self.num_left_chunks,
-                **search.fields(),
+                **fields,
+                **more,
             )
         except DecodingError as error:
             raise typer.BadParameter(str(error)) from None

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from unichoir.decoding.options import MODES, Mode
 
@@ -61,14 +62,26 @@ def print_error(error: Exception) -> None:
     note(f"error: {' '.join(str(error).split())}")
 
 
+class _UnitColumn(ProgressColumn):
+    """What is counted: the field `unit` of a task, or else the same for all."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
+    def render(self, task: Task) -> Text:
+        """As rich wants it."""
+        return Text(task.fields.get("unit", self._unit))
+
+
 def make_progress(unit: str) -> Progress:
-    """A progress bar on standard error; nothing where that is not a terminal."""
+    """A progress bar on standard error; nothing where that is not a terminal. unit: of tasks without a field `unit`."""
     console = Console(stderr=True)
     return Progress(
         TextColumn("{task.description}", markup=False),  # it may be the name of a file
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn(unit),
+        _UnitColumn(unit),
         TimeRemainingColumn(),
         console=console,
         transient=True,

@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from unichoir.cli.arguments import DeviceOption, LeftChunksOption, SearchArguments, ThreadsOption, TopKOption
+from unichoir.cli.arguments import (
+    MODEL_HELP,
+    MODEL_NAME,
+    DeviceOption,
+    FusionArguments,
+    LanguageModelOption,
+    LanguageOption,
+    LeftChunksOption,
+    LongArguments,
+    SearchArguments,
+    ThreadsOption,
+    TopKOption,
+)
 from unichoir.cli.common import (
     ManifestsArgument,
     note,
@@ -30,11 +42,11 @@ if TYPE_CHECKING:
 
 @grouped
 def evaluate(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Included model, model directory or checkpoint.", show_default=False)
-    ],
+    model: Annotated[str, typer.Argument(metavar=MODEL_NAME, help=MODEL_HELP, show_default=False)],
     manifests: ManifestsArgument,
     search: SearchArguments,
+    fusion: FusionArguments,
+    long: LongArguments,
     decoding: Annotated[
         str, typer.Option(metavar="MODES", help=f"'all', or separated by commas: {', '.join(MODES)}.")
     ] = "attention_rescoring",
@@ -45,6 +57,8 @@ def evaluate(
         ),
     ] = "full",
     num_left_chunks: LeftChunksOption = -1,
+    lm: LanguageModelOption = None,
+    language: LanguageOption = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -58,7 +72,7 @@ def evaluate(
     top_k: TopKOption = None,
     device: DeviceOption = "cpu",
     expert_load: Annotated[
-        bool, typer.Option("--expert-load", help="Also report each layer's experts (checkpoints of training only).")
+        bool, typer.Option("--expert-load", help="Also report each layer's experts, by language; draw experts.svg.")
     ] = False,
 ) -> None:
     """Measure word and character error rates on manifests.
@@ -79,16 +93,26 @@ def evaluate(
 
     modes, chunk_sizes = parse_modes(decoding), parse_chunk_sizes(chunk_size)
     base = search.decoding_options(
-        mode=modes[0], chunk_size=max(size or 0 for size in chunk_sizes), num_left_chunks=num_left_chunks
+        mode=modes[0],
+        chunk_size=max(size or 0 for size in chunk_sizes),
+        num_left_chunks=num_left_chunks,
+        language=language,
+        **fusion.fields(lm),
+        **long.fields(),
     )
     if expert_load and jobs > 1:
         raise typer.BadParameter("experts are counted in one process only", param_hint="--jobs")
     # Several processes with several threads each would only get in each other's way.
-    load = partial(load_recognizer, model, threads or (1 if jobs > 1 else None), top_k, device)
-    result, experts = _measure(load, read_sets(manifests), plan(base, chunk_sizes, modes), jobs, expert_load)
+    load = partial(load_recognizer, model, threads or (1 if jobs > 1 else None), top_k, device, lm)
+    groups = plan(base, chunk_sizes, modes)
+    sets = read_sets(manifests)
+    result, experts, by_language = _measure(load, sets, groups, jobs, expert_load)
     _show(result)
     if output is not None:
-        report.write_report(result, output, model, experts)
+        report.write_report(result, output, model, experts, by_language, lm)
+    for name, utterances in sets.items():
+        if len(result.broken[name]) == len(utterances):
+            raise ManifestError(f"{name}: none of its {len(utterances)} recordings can be read")
 
 
 def _measure(
@@ -97,16 +121,20 @@ def _measure(
     groups: "Sequence[Sequence[DecodingOptions]]",
     jobs: int,
     expert_load: bool,
-) -> "tuple[Evaluation, Mapping[str, LayerLoad] | None]":
+) -> "tuple[Evaluation, Mapping[str, LayerLoad] | None, Mapping[str, Mapping[str, LayerLoad]] | None]":
+    """With the experts' load, in all and by language."""
     from unichoir.evaluation.evaluate import evaluate as measure
+    from unichoir.evaluation.experts import ExpertsByLanguage
     from unichoir.evaluation.experts import expert_load as count_experts
 
     recognizer = load() if jobs == 1 else None
-    if expert_load and recognizer:
-        count_experts(recognizer.backend)  # fails now rather than after the work
+    # Fails now rather than after the work.
+    watch = ExpertsByLanguage(recognizer.backend) if expert_load and recognizer else None
     with progress_bar("evaluating", "utterances") as progress:
-        result = measure(recognizer or load, sets, groups, jobs=jobs, progress=progress)
-    return result, count_experts(recognizer.backend) if expert_load and recognizer else None
+        result = measure(recognizer or load, sets, groups, jobs=jobs, progress=progress, watch=watch)
+    if watch is None or recognizer is None:
+        return result, None, None
+    return result, count_experts(recognizer.backend), watch.loads
 
 
 def _show(result: "Evaluation") -> None:

@@ -1,5 +1,6 @@
 """What `transcribe` and `serve` do with `--ray`."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,8 +10,10 @@ import typer
 
 from unichoir.cli.arguments import ModelArguments
 from unichoir.cli.common import note, print_error, progress_bar
+from unichoir.decoding.formats import Format
 from unichoir.decoding.options import DecodingOptions
 from unichoir.errors import UnichoirError
+from unichoir.text.subtitles import SubtitleOptions
 
 if TYPE_CHECKING:
     from unichoir.decoding.device import Device
@@ -81,10 +84,18 @@ class FleetArguments:
         refuse({**options, "--gpus-per-worker": self.gpus_per_worker}, "needs --ray")
 
     def transcribe(
-        self, manifests: Sequence[str], model: ModelArguments, device: "Device", options: DecodingOptions
+        self,
+        manifests: Sequence[str],
+        model: ModelArguments,
+        device: "Device",
+        options: DecodingOptions,
+        formats: Sequence[Format],
+        subtitles: SubtitleOptions,
     ) -> None:
-        """Recognise manifests on a cluster; exit code 1 when an utterance has failed."""
+        """Recognise manifests on a cluster and write the results in these formats; exit code 1 when an utterance has
+        failed."""
         from unichoir.fleet.cluster import connected
+        from unichoir.fleet.formats import write_formats
         from unichoir.fleet.transcribe import read_utterances, transcribe
 
         if self.ray is None or self.output is None:
@@ -101,6 +112,7 @@ class FleetArguments:
                 retry_failed=self.retry_failed,
                 progress=progress,
             )
+        write_formats(self.output, formats, subtitles)
         for line in report.lines:
             note(line)
         for key, error in list(report.failed.items())[:MAX_NAMED]:
@@ -165,7 +177,12 @@ def model_source(model: ModelArguments, device: "Device", gpus: tuple[str, float
     if device == "cpu":
         refuse({option: share}, "needs --device cuda")
     return ModelSource(
-        model.model or DEFAULT_MODEL, model.threads, model.top_k, device, 1.0 if share is None else share
+        model.model or DEFAULT_MODEL,
+        model.threads,
+        model.top_k,
+        device,
+        1.0 if share is None else share,
+        language_model=None if model.lm is None else os.path.abspath(model.lm),
     )
 
 
@@ -173,9 +190,9 @@ def serve_on_cluster(
     source: "ModelSource", settings: "Settings", replicas: ReplicaArguments, http_options: dict[str, str | int]
 ) -> None:
     """Serve until a signal to stop."""
+    from unichoir.api import portable_name
     from unichoir.fleet.cluster import connected, places, processors
     from unichoir.fleet.serve import Scaling, deploy, make_application, serve_until
-    from unichoir.fleet.transcribe import reachable
     from unichoir.serving.logs import configure_logs, log_event
     from unichoir.stopping import StopRequest
 
@@ -183,7 +200,7 @@ def serve_on_cluster(
     with connected(replicas.ray or "auto"), StopRequest() as stop:
         # On a GPU a replica's threads have little to do.
         threads = source.threads or (1 if source.num_gpus else min(MAX_THREADS, processors()[0]))
-        source = replace(source, name_or_dir=reachable(source.name_or_dir), threads=threads)
+        source = replace(source, name_or_dir=portable_name(source.name_or_dir), threads=threads)
         room = places(threads, source.num_gpus)
         if source.num_gpus and least > room:
             raise typer.BadParameter(f"this cluster has GPUs for {room}", param_hint="--min-replicas")

@@ -6,9 +6,18 @@ from typing import Annotated, Any, ClassVar
 
 import typer
 
-from unichoir.cli.arguments import DeviceOption, ModelArguments, SearchArguments, StreamArguments
+from unichoir.cli.arguments import (
+    DeviceOption,
+    FusionArguments,
+    LongArguments,
+    ModelArguments,
+    SearchArguments,
+    StreamArguments,
+    WrittenArguments,
+)
 from unichoir.cli.fleet import ReplicaArguments, refuse, serve_on_cluster
 from unichoir.cli.grouping import grouped
+from unichoir.text.tokenizer import load_tokenizer
 
 SMALL_MODEL = 50_000_000
 """Parameters below which products are too small to be shared by threads (docs/results/serving.md)."""
@@ -67,6 +76,7 @@ class LimitArguments:
     max_upload_mb: Annotated[int, typer.Option(min=1, metavar="MB", help="One file.")] = 100
     max_audio_minutes: Annotated[float, typer.Option(metavar="MIN", help="Audio of one file.")] = 120.0
     max_waiting_uploads: Annotated[int, typer.Option(min=1, help="Files in work and waiting.")] = 8
+    max_hotwords: Annotated[int, typer.Option(min=0, help="Phrases that a client may expect; 0: none.")] = 1000
     drain_timeout: Annotated[float, typer.Option(metavar="S", help="For open sessions after SIGTERM.")] = 30.0
 
     def settings(self) -> dict[str, Any]:
@@ -80,6 +90,7 @@ class LimitArguments:
             "max_upload_bytes": self.max_upload_mb << 20,
             "max_audio_seconds": 60 * self.max_audio_minutes,
             "max_waiting_uploads": self.max_waiting_uploads,
+            "max_hotwords": self.max_hotwords,
             "drain_timeout": self.drain_timeout,
         }
 
@@ -89,6 +100,9 @@ def serve(
     model: ModelArguments,
     streams: StreamArguments,
     search: SearchArguments,
+    fusion: FusionArguments,
+    long: LongArguments,
+    written: WrittenArguments,
     network: NetworkArguments,
     limits: LimitArguments,
     replicas: ReplicaArguments,
@@ -97,7 +111,8 @@ def serve(
         str | None,
         typer.Option(
             metavar="CODE",
-            help="What the model recognises (en, zh, ...): told to clients, and other requests are refused.",
+            help="What the model recognises (en, zh, ...): told to clients, and other requests are refused. Of several "
+            "that it has tokens for the only one; else clients choose.",
             show_default=False,
         ),
     ] = None,
@@ -125,7 +140,7 @@ def serve(
 
         unichoir serve --ray auto --max-replicas 20
     """
-    from unichoir.api import DEFAULT_MODEL, find_model, serving_extras
+    from unichoir.api import DEFAULT_MODEL, find_model, model_name, serving_extras
 
     with serving_extras("unichoir serve"):
         from unichoir.serving.server import serve as run
@@ -137,12 +152,16 @@ def serve(
     else:
         refuse({"--port 0": network.port == 0}, "has no place with --ray")
     directory = find_model(model.model)
+    languages = tuple(load_tokenizer(directory).languages)
+    only = language if language and languages else None
+    common = {"written": written.form(), "language": only, **fusion.fields(model.lm)}
     settings = Settings(
-        model_name=directory.resolve().name,
+        model_name=model_name(model.model),
         aliases=tuple(alias or ()),
         language=language if language is not None else ("en" if model.model in (None, DEFAULT_MODEL) else ""),
-        streaming=streams.streaming_options(search),
-        decoding=search.decoding_options(mode=streams.decoding),
+        languages=() if only else languages,
+        streaming=streams.streaming_options(search, **common),
+        decoding=search.decoding_options(mode=streams.decoding, **common, **long.fields()),
         api_key=network.api_key,
         allowed_origins=tuple(network.allow_origin or ()),
         log_text=log_text,

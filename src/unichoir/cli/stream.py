@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unichoir.cli.arguments import DEVICE_HELP, ModelArguments, SearchArguments, StreamArguments
+from unichoir.cli.arguments import (
+    DEVICE_HELP,
+    FusionArguments,
+    LanguageOption,
+    ModelArguments,
+    SearchArguments,
+    StreamArguments,
+    WrittenArguments,
+)
 from unichoir.cli.common import note, write_line
 from unichoir.cli.grouping import grouped
 from unichoir.cli.stream_output import Format, TextLines, make_output
@@ -45,6 +53,8 @@ def stream(
     model: ModelArguments,
     streams: StreamArguments,
     search: SearchArguments,
+    fusion: FusionArguments,
+    written: WrittenArguments,
     simulate: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="Play this recording in place of the microphone.", show_default=False),
@@ -65,6 +75,7 @@ def stream(
     output_format: Annotated[
         Format, typer.Option("--format", help="Text of final results, or JSON of all results, a line each.")
     ] = "text",
+    language: LanguageOption = None,
     latency: Annotated[
         bool, typer.Option("--latency", help="Say at the end how late results were; on terminals always.")
     ] = False,
@@ -98,7 +109,7 @@ def stream(
         raise typer.BadParameter(reason, param_hint="--speed")
     if simulate is not None and device is not None:
         raise typer.BadParameter("a recording is not heard by a microphone (--simulate)", param_hint="--device")
-    options = streams.streaming_options(search)
+    options = streams.streaming_options(search, language=language, written=written.form(), **fusion.fields(model.lm))
     source = _find_microphone(device) if simulate is None else simulate
     loaded = model.load(compute_device)
     session = Session(loaded.create_stream(options), make_output(output_format))

@@ -1,25 +1,35 @@
 """`unichoir transcribe`."""
 
-import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.progress import Progress, TaskID
 
-from unichoir.cli.arguments import DeviceOption, LeftChunksOption, ModelArguments, SearchArguments
-from unichoir.cli.common import make_progress, print_error, write_line
+from unichoir.cli.arguments import (
+    DeviceOption,
+    FusionArguments,
+    LanguageOption,
+    LeftChunksOption,
+    LongArguments,
+    ModelArguments,
+    SearchArguments,
+    WrittenArguments,
+)
+from unichoir.cli.common import make_progress, print_error
 from unichoir.cli.fleet import FleetArguments, refuse
+from unichoir.cli.formats import FormatOption, SubtitleArguments, parse_formats
 from unichoir.cli.grouping import grouped
+from unichoir.decoding.formats import LINE_FORMATS, SUFFIXES, Format, write_transcript
 from unichoir.decoding.hypothesis import Transcript
 from unichoir.decoding.options import MODES, Mode
 from unichoir.errors import UnichoirError
+from unichoir.text.subtitles import SubtitleOptions
 
 STANDARD_INPUT = "-"
-Format = Literal["text", "json"]
 
 
 @grouped
@@ -28,11 +38,16 @@ def transcribe(
         list[str],
         typer.Argument(
             metavar="FILE",
-            help="WAV, FLAC, Ogg Vorbis, Ogg Opus or MP3; - for standard input. With --ray: manifests.",
+            help="WAV, FLAC, Ogg Vorbis, Ogg Opus or MP3; MP4, Matroska, WebM, ... with the extra av; - for standard "
+            "input. With --ray: manifests.",
         ),
     ],
     model: ModelArguments,
     search: SearchArguments,
+    fusion: FusionArguments,
+    long: LongArguments,
+    written: WrittenArguments,
+    subtitles: SubtitleArguments,
     fleet: FleetArguments,
     decoding: Annotated[
         Mode, typer.Option(metavar="MODE", help=f"How words are searched: {', '.join(MODES)}.")
@@ -41,13 +56,12 @@ def transcribe(
         int, typer.Option(min=0, metavar="N", help="Encoder frames (40 ms each) seen at once, as in streaming; 0: all.")
     ] = 0,
     num_left_chunks: LeftChunksOption = -1,
-    output_format: Annotated[
-        Format | None, typer.Option("--format", help="What is written for each file.", show_default="text")
-    ] = None,
+    language: LanguageOption = None,
+    output_format: FormatOption = None,
     output_dir: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Write NAME.txt or NAME.json here, not to standard output.", show_default=False
+            metavar="DIR", help="Write NAME.txt, NAME.srt, ... here, not to standard output.", show_default=False
         ),
     ] = None,
     device: DeviceOption = "cpu",
@@ -55,8 +69,8 @@ def transcribe(
     """Write down what is said in recordings.
 
     Text comes without a file name for one file and after it for several; JSON is one object per line with words, times
-    in ms, confidence and the n-best list. A file that cannot be read is reported, the others are done, and the exit
-    code is 1.
+    in ms, confidence and the n-best list. Several formats, and subtitles, TSV or TextGrids of several files, need
+    --output-dir. A file that cannot be read is reported, the others are done, and the exit code is 1.
 
     Examples:
 
@@ -64,74 +78,115 @@ def transcribe(
 
         unichoir transcribe *.wav --format json --output-dir transcripts
 
+        unichoir transcribe film.flac --format srt --max-line-length 37 > film.srt
+
         sox recording.raw -t wav - | unichoir transcribe - --chunk-size 16
 
         unichoir transcribe --ray local train.jsonl dev.jsonl --output transcripts
     """
     if files.count(STANDARD_INPUT) > 1:
         raise typer.BadParameter("standard input (-) can be read once only", param_hint="FILE")
-    options = search.decoding_options(mode=decoding, chunk_size=chunk_size, num_left_chunks=num_left_chunks)
+    options = search.decoding_options(
+        mode=decoding,
+        chunk_size=chunk_size,
+        num_left_chunks=num_left_chunks,
+        language=language,
+        written=written.form(),
+        **fusion.fields(model.lm),
+        **long.fields(),
+    )
     if fleet.ray is not None:
-        refuse({"--output-dir": output_dir, "--format text": output_format == "text"}, "has no place with --ray")
-        fleet.transcribe(files, model, device, options)
+        refuse({"--output-dir": output_dir}, "has no place with --ray")
+        formats = parse_formats(output_format or "json")
+        fleet.transcribe(files, model, device, options, formats, subtitles.options(formats))
         return
     fleet.check_unused()
-    output_format = output_format or "text"
+    formats = parse_formats(output_format or "text")
+    _check_output(formats, len(files), output_dir is not None)
+    shown = subtitles.options(formats)
     loaded = model.load(device)
-    outputs = plan_outputs(files, output_dir, output_format) if output_dir else [None] * len(files)
-    if not _transcribe_all(partial(loaded.transcribe, options=options), files, outputs, output_format):
+    outputs = plan_outputs(files, output_dir, formats) if output_dir else None
+    write = partial(_write, files, formats, shown, outputs)
+    if not _transcribe_all(partial(loaded.transcribe, options=options), files, write):
         raise typer.Exit(1)
 
 
+def _check_output(formats: Sequence[Format], num_files: int, has_directory: bool) -> None:
+    """An error of usage for what would be a muddle on standard output."""
+    if has_directory:
+        return
+    if len(formats) > 1:
+        raise typer.BadParameter("several formats need --output-dir", param_hint="--format")
+    if num_files > 1 and formats[0] not in ("text", *LINE_FORMATS):
+        raise typer.BadParameter(f"{formats[0]} of several files needs --output-dir", param_hint="--format")
+
+
 def _transcribe_all(
-    recognise: Callable[..., Transcript], files: Sequence[str], outputs: Sequence[Path | None], output_format: Format
+    recognise: Callable[..., Transcript], files: Sequence[str], write: Callable[[Transcript, int], None]
 ) -> bool:
-    """Transcribe one file after another; False when some of them could not be."""
+    """Transcribe one file after another; False when some of them could not be.
+
+    write: called with each transcript and the number of its file.
+    """
     num_failed = 0
-    with make_progress("files") as bar:
-        task = bar.add_task("transcribing", total=len(files))
-        for place, (name, output) in enumerate(zip(files, outputs, strict=True)):
-            bar.update(task, description=name, completed=place)
+    with make_progress("s") as bar:
+        overall = bar.add_task("transcribing", total=len(files), unit="files", visible=len(files) > 1)
+        for place, name in enumerate(files):
+            task = bar.add_task(name, total=None)
             source = sys.stdin.buffer if name == STANDARD_INPUT else name
             try:
-                transcript = recognise(source, progress=partial(_advance, bar, task, place))
+                write(recognise(source, progress=partial(_advance, bar, task, overall, place)), place)
             except UnichoirError as error:
                 print_error(error)
                 num_failed += 1
-                continue
-            _write(transcript, name, output_format, output, named=len(files) > 1)
+            bar.remove_task(task)
+            bar.update(overall, completed=place + 1)
     return num_failed == 0
 
 
-def _advance(bar: Progress, task: TaskID, files_done: int, done: float, total: float) -> None:
-    bar.update(task, completed=files_done + done / total)
+def _advance(bar: Progress, task: TaskID, overall: TaskID, files_done: int, done: float, total: float) -> None:
+    """Of one file, in seconds; the bar of all files advances by the share that is done."""
+    bar.update(task, completed=done, total=total)
+    bar.update(overall, completed=files_done + done / total)
 
 
-def _write(transcript: Transcript, name: str, output_format: Format, output: Path | None, named: bool) -> None:
-    if output_format == "json":
-        text = json.dumps({"file": name, **transcript.to_dict()}, ensure_ascii=False)
-    else:
-        text = f"{name}: {transcript.text}" if named and output is None else transcript.text
-    if output is None:
-        write_line(text)
-    else:
-        output.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+def _write(
+    files: Sequence[str],
+    formats: Sequence[Format],
+    subtitles: SubtitleOptions,
+    outputs: Sequence[Mapping[Format, Path]] | None,
+    transcript: Transcript,
+    place: int,
+) -> None:
+    name = files[place]
+    for output_format in formats:
+        content = write_transcript(transcript, output_format, name, subtitles)
+        if outputs is not None:
+            path = outputs[place][output_format]
+            path.write_text(content, encoding="utf-8", errors="backslashreplace", newline="\n")
+        else:
+            named = output_format == "text" and len(files) > 1
+            sys.stdout.write(f"{name}: {content}" if named else content)
+            sys.stdout.flush()
 
 
-def plan_outputs(files: Sequence[str], directory: Path, output_format: Format) -> list[Path]:
-    """A path of its own for each file, the directory made; where names are the same, later ones get -2, -3, ..."""
+def plan_outputs(files: Sequence[str], directory: Path, formats: Sequence[Format]) -> list[dict[Format, Path]]:
+    """Paths of its own for each file, the directory made; where names are the same, later ones get -2, -3, ..."""
     directory.mkdir(parents=True, exist_ok=True)
-    suffix = {"text": ".txt", "json": ".json"}[output_format]
-    # Compared without case: some file systems do not know it.
+
+    def names(stem: str) -> set[str]:
+        # Compared without case: some file systems do not know it.
+        return {f"{stem}{SUFFIXES[output_format]}".casefold() for output_format in formats}
+
     stems = ["stdin" if name == STANDARD_INPUT else Path(name).stem for name in files]
     taken: set[str] = set()
-    reserved = {stem.casefold() for stem in stems}
+    reserved = set().union(*map(names, stems))
     outputs = []
     for stem in stems:
         name, number = stem, 1
-        while name.casefold() in taken or (number > 1 and name.casefold() in reserved):
+        while names(name) & taken or (number > 1 and names(name) & reserved):
             number += 1
             name = f"{stem}-{number}"
-        taken.add(name.casefold())
-        outputs.append(directory / f"{name}{suffix}")
+        taken |= names(name)
+        outputs.append({output_format: directory / f"{name}{SUFFIXES[output_format]}" for output_format in formats})
     return outputs

@@ -10,8 +10,10 @@ from unichoir.cli.common import note
 
 def upcycle(
     dense: Annotated[
-        Path,
-        typer.Argument(metavar="DENSE", help="Folder of a dense checkpoint, ours or WeNet's.", show_default=False),
+        str,
+        typer.Argument(
+            metavar="DENSE", help="A dense checkpoint: folder, ours or WeNet's, or ORG/NAME.", show_default=False
+        ),
     ],
     output: Annotated[Path, typer.Argument(metavar="OUT", help="Checkpoint folder to write.", show_default=False)],
     experts: Annotated[int, typer.Option(min=2, metavar="N", help="Experts of each layer.")] = 8,
@@ -40,7 +42,9 @@ def upcycle(
 
     with training_extras("unichoir upcycle"):
         from unichoir.configuration import to_mapping
+        from unichoir.directory.hub import find_directory
         from unichoir.errors import CheckpointError, ConfigError
+        from unichoir.export.card import derived_card
         from unichoir.export.checkpoint import load_any_checkpoint
         from unichoir.model.checkpoint import save_checkpoint
         from unichoir.model.upcycle import upcycle as run
@@ -48,8 +52,9 @@ def upcycle(
         from unichoir.training.checkpointing import write_directory
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise CheckpointError(f"{output}: exists and is not an empty folder")
-    model, fbank = load_any_checkpoint(dense)
-    tokenizer = load_tokenizer(dense)
+    source = find_directory(dense)
+    model, fbank = load_any_checkpoint(source)
+    tokenizer = load_tokenizer(source)
     try:
         sparse = run(
             model,
@@ -64,8 +69,10 @@ def upcycle(
         raise ConfigError(f"{dense}: {error}") from None
 
     def write(folder: Path) -> None:
-        save_checkpoint(folder, sparse, {"fbank": to_mapping(fbank)})
         tokenizer.save(folder)
+        save_checkpoint(folder, sparse, {"fbank": to_mapping(fbank)})
+        how = f"upcycling {dense} to {experts} experts, top {top_k}"
+        derived_card(source, output, sparse.config, how).write(folder)
 
     write_directory(output, write)
     before, after = (sum(each.numel() for each in model.parameters()) / 1e6 for model in (model, sparse))

@@ -14,6 +14,8 @@ class Hypothesis:
     """Natural log; what it sums is said by the search."""
     frames: tuple[int, ...] = ()
     """Encoder frame of each token: where its run ends in the best CTC alignment of the search. Empty when unknown."""
+    bonus: float = 0.0
+    """The part of the score that hotwords and language model have added."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +69,8 @@ class Transcript:
     nbest: tuple[Alternative, ...]
     """Best first, the transcript itself at the head. Greedy search knows only that one."""
     duration_ms: int
+    language: str | None = None
+    """As the model has heard it; None for a model without language tokens, and where it has heard none."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists and numbers, ready for JSON."""
@@ -102,6 +106,8 @@ class StreamResult:
     """Up to where it has been heard; that of a final result is where the next utterance starts."""
     nbest: tuple[Reading, ...]
     """Best first. Those of a partial result have tokens and words only where the stream's options want them."""
+    language: str | None = None
+    """Of the best reading; None for a model without language tokens, and where it has heard none."""
 
     @property
     def text(self) -> str:

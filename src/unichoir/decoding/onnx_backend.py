@@ -18,6 +18,7 @@ from unichoir.configuration import from_mapping
 from unichoir.decoding.backend import Floats, Ints, ModelInfo
 from unichoir.decoding.device import Device
 from unichoir.decoding.engine import DecoderScores, PrefixTree, check_top_k, zero_padding
+from unichoir.directory.sums import check_sums
 from unichoir.errors import CheckpointError, ConfigError, DecodingError
 
 FORMAT_VERSION = 2
@@ -115,6 +116,7 @@ class OnnxBackend(DecoderScores):
     ) -> None:
         self.directory = Path(directory)
         self.config = read_config(self.directory)
+        check_sums(self.directory)
         self.info = self.config.model
         check_top_k(top_k, self.info)
         if device == "cuda":

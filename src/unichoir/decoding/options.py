@@ -4,10 +4,16 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from unichoir.decoding.context import Hotword
+from unichoir.decoding.vad_options import VadOptions
 from unichoir.errors import DecodingError
+from unichoir.text.written import WrittenForm
 
 Mode = Literal["ctc_greedy_search", "ctc_prefix_beam_search", "attention", "attention_rescoring"]
 MODES: tuple[Mode, ...] = get_args(Mode)
+
+VadMode = Literal["auto", "silero", "ctc", "none"]
+VAD_MODES: tuple[VadMode, ...] = get_args(VadMode)
 
 StreamingMode = Literal["ctc_prefix_beam_search", "attention_rescoring"]
 STREAMING_MODES: tuple[StreamingMode, ...] = get_args(StreamingMode)
@@ -34,16 +40,33 @@ class DecodingOptions:
     """Rescoring: weight of the CTC score beside the decoders'."""
     reverse_weight: float | None = None
     """Rescoring: share of the right-to-left decoder, 0 to 1; None: the model's own."""
+    hotwords: tuple[Hotword, ...] = ()
+    """Phrases to expect, in the modes with a prefix beam."""
+    lm_weight: float | None = None
+    """Weight of the language model beside the CTC score; None: its own. Without one it must be None."""
+    length_bonus: float | None = None
+    """What each unit that the language model counts adds to a hypothesis; None: its own."""
     max_length: int | None = None
     """Attention: most decoder steps, tokens and eos together; None: the number of encoder frames."""
     length_penalty: float = 0.0
     """Attention: scores are divided by (tokens + 1) to this power before they are ranked; 0: as they are."""
     max_segment_seconds: float | None = 20.0
-    """Longer audio is cut at its quietest places into segments of at most this length; None: never."""
+    """Longer audio is cut at pauses into segments of at most this length; None: never."""
+    vad: VadMode = "auto"
+    """What tells where nobody speaks, so that nothing is recognised there: `silero` (the extra `vad`), `ctc` (the
+    model's own blanks, for which the encoder runs twice) or `none`: cuts are at the quietest places and all is
+    recognised. `auto`: Silero where it is installed, else CTC, for audio that is longer than a segment."""
+    vad_options: VadOptions = field(default_factory=VadOptions)
+    """What counts as speech."""
+    language: str | None = None
+    """The only one to recognise, of those the model has tokens for; None: whichever is heard."""
+    written: WrittenForm | None = None
+    """How words are written (docs/written-form.md); None: as the model writes them."""
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise DecodingError(f"mode: {self.mode!r} is not one of {', '.join(MODES)}")
+        _check_scoring(self)
         _at_least("beam_size", self.beam_size, 1)
         _at_least("num_left_chunks", self.num_left_chunks, -1)
         if self.chunk_size is not None:
@@ -58,6 +81,10 @@ class DecodingOptions:
             _in_range("reverse_weight", self.reverse_weight, 0, 1)
         if self.max_segment_seconds is not None:
             _in_range("max_segment_seconds", self.max_segment_seconds, MIN_SEGMENT_SECONDS, math.inf)
+        if self.vad not in VAD_MODES:
+            raise DecodingError(f"vad: {self.vad!r} is not one of {', '.join(VAD_MODES)}")
+        if not isinstance(self.vad_options, VadOptions):
+            raise DecodingError(f"vad_options: expected VadOptions, found {self.vad_options!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,14 +130,25 @@ class StreamingOptions:
     """Rescoring: weight of the CTC score beside the decoders'."""
     reverse_weight: float | None = None
     """Rescoring: share of the right-to-left decoder, 0 to 1; None: the model's own."""
+    hotwords: tuple[Hotword, ...] = ()
+    """Phrases to expect, in the modes with a prefix beam."""
+    lm_weight: float | None = None
+    """Weight of the language model beside the CTC score; None: its own. Without one it must be None."""
+    length_bonus: float | None = None
+    """What each unit that the language model counts adds to a hypothesis; None: its own."""
     partial_words: bool = False
     """Align the words of partial results, too, which costs some time with every chunk."""
     endpoint: EndpointRules | None = field(default_factory=EndpointRules)
     """None: the whole stream is one utterance, and memory grows with its length."""
+    language: str | None = None
+    """The only one to recognise, of those the model has tokens for; None: whichever is heard."""
+    written: WrittenForm | None = None
+    """How the words of final results are written (docs/written-form.md); None: as the model writes them."""
 
     def __post_init__(self) -> None:
         if self.mode not in STREAMING_MODES:
             raise DecodingError(f"mode: a stream cannot use {self.mode!r}, only {', '.join(STREAMING_MODES)}")
+        _check_scoring(self)
         _at_least("chunk_size", self.chunk_size, 1)
         if self.chunk_size > MAX_CHUNK_SIZE:
             raise DecodingError(f"chunk_size: expected 1 to {MAX_CHUNK_SIZE} encoder frames, found {self.chunk_size}")
@@ -136,6 +174,27 @@ class StreamingOptions:
     def num_left_frames(self) -> int:
         """Encoder frames before its chunk that each frame attends to."""
         return self.chunk_size * self.num_left_chunks
+
+
+def require_prefix_beam(what: str, mode: Mode) -> None:
+    """Raises DecodingError for a mode in which there is nothing to which `what` could add."""
+    if mode not in STREAMING_MODES:
+        raise DecodingError(f"mode: {mode} knows no {what}, only {' and '.join(STREAMING_MODES)} do")
+
+
+def _check_scoring(options: DecodingOptions | StreamingOptions) -> None:
+    if options.written is not None and not isinstance(options.written, WrittenForm):
+        raise DecodingError(f"written: expected WrittenForm, found {options.written!r}")
+    if not isinstance(options.hotwords, tuple) or not all(isinstance(each, Hotword) for each in options.hotwords):
+        raise DecodingError(f"hotwords: expected a tuple of Hotword, found {options.hotwords!r:.100}")
+    if options.hotwords:
+        require_prefix_beam("hotwords", options.mode)
+    if options.lm_weight is not None:
+        _in_range("lm_weight", options.lm_weight, 0, math.inf)
+    if options.length_bonus is not None:
+        _in_range("length_bonus", options.length_bonus, -math.inf, math.inf)
+    if options.lm_weight or options.length_bonus:
+        require_prefix_beam("language model", options.mode)
 
 
 def _at_least(name: str, value: int, least: int) -> None:

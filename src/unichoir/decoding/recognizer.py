@@ -1,8 +1,8 @@
 """Samples to transcripts: features, encoder, search, text."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import zip_longest
-from typing import Any
+from operator import itemgetter
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,70 +10,27 @@ from numpy.typing import NDArray
 from unichoir.audio.fbank import FbankConfig, compute_fbank
 from unichoir.audio.io import check_samples
 from unichoir.decoding.alignment import ctc_align
-from unichoir.decoding.attention_beam import attention_beam_search
-from unichoir.decoding.backend import Backend, Floats, Ints
-from unichoir.decoding.greedy import ctc_greedy_search
+from unichoir.decoding.backend import Backend, Floats
+from unichoir.decoding.encoding import check_numbers, encode_batch
 from unichoir.decoding.hypothesis import Alternative, Hypothesis, Reading, StreamResult, Transcript
-from unichoir.decoding.options import MAX_LEFT_FRAMES, DecodingOptions, StreamingOptions
-from unichoir.decoding.prefix_beam import ctc_prefix_beam_search
+from unichoir.decoding.language import LanguageTokens
+from unichoir.decoding.options import DecodingOptions, StreamingOptions
+from unichoir.decoding.pieces import CtcDetector, batched_by_length, find_pieces, take_turns
 from unichoir.decoding.rescoring import attention_rescoring
-from unichoir.decoding.segmentation import split_at_pauses
+from unichoir.decoding.rewriting import rewrite
+from unichoir.decoding.scoring import LanguageModel, PrefixScorer, Scorers
+from unichoir.decoding.search import search
+from unichoir.decoding.segmentation import Piece
 from unichoir.decoding.stream import Stream
 from unichoir.decoding.transcript import FrameClock, Segment, group_words, join_segments, timed_tokens
-from unichoir.errors import DecodingError
+from unichoir.decoding.word_edges import Loudness, measure_loudness
+from unichoir.errors import AudioError, DecodingError
 from unichoir.text.tokenizer import Tokenizer
+from unichoir.text.written import WrittenForm
 
+_Result = TypeVar("_Result", Segment, StreamResult)
 Progress = Callable[[float, float], None]
 """Called with the seconds of audio done and the seconds in all."""
-
-
-def encode_utterance(
-    backend: Backend, feats: Floats, feats_lengths: Ints, chunk_size: int | None = None, num_left_chunks: int = -1
-) -> tuple[Floats, Ints]:
-    """Encode whole utterances, at once or chunk by chunk as a stream of them would be.
-
-    feats: (B, T, M) padded; feats_lengths: (B,); chunk_size: encoder frames per chunk, None or 0 for the whole
-    utterance as one. Returns encoder_out (B, T', D) and encoder_out_lens (B,). Raises DecodingError where a model that
-    cannot stream is given more than one chunk.
-    """
-    info, num_frames = backend.info, feats.shape[1]
-    num_outputs = info.num_encoder_frames(num_frames)
-    chunk_size = chunk_size or max(num_outputs, 1)
-    num_left_frames = num_left_chunks * chunk_size if num_left_chunks >= 0 else -1
-    width = info.subsampling_rate * (chunk_size - 1) + info.right_context + 1
-    state = None
-    if chunk_size >= num_outputs:
-        num_left_frames = 0  # nothing follows that could see it
-    else:
-        # As much room as a stream has, so that sums are over the same terms; without a limit it grows instead.
-        state = backend.initial_state(len(feats), num_left_frames if 0 < num_left_frames <= MAX_LEFT_FRAMES else 0)
-    outputs = [np.zeros((len(feats), 0, info.encoder_dim), dtype=np.float32)]
-    total = np.zeros(len(feats), dtype=np.int64)
-    for start in range(0, info.subsampling_rate * num_outputs, info.subsampling_rate * chunk_size):
-        window = feats[:, start : min(start + width, num_frames)]
-        window_lengths = np.clip(feats_lengths - start, 0, window.shape[1])
-        encoder_out, lens, state = backend.encode_chunk(window, window_lengths, state, num_left_frames)
-        outputs.append(encoder_out)
-        total += lens
-    return np.concatenate(outputs, axis=1), total
-
-
-def search(backend: Backend, encoder_out: Floats, log_probs: Floats, options: DecodingOptions) -> list[Hypothesis]:
-    """The n-best hypotheses, best first, of one utterance in the mode of the options.
-
-    encoder_out: (T', D); log_probs: (T', V) its CTC log-probabilities; both without padding, T' > 0.
-    """
-    blank_id = backend.info.blank_id
-    if options.mode == "ctc_greedy_search":
-        return [ctc_greedy_search(log_probs, blank_id)]
-    if options.mode == "attention":
-        return attention_beam_search(
-            backend, encoder_out, options.beam_size, options.max_length, options.length_penalty
-        )
-    hyps = ctc_prefix_beam_search(log_probs, options.beam_size, blank_id)
-    if options.mode == "ctc_prefix_beam_search":
-        return hyps
-    return attention_rescoring(backend, encoder_out, hyps, options.ctc_weight, options.reverse_weight)
 
 
 class Recognizer:
@@ -86,7 +43,13 @@ class Recognizer:
     Raises DecodingError when the three do not belong together.
     """
 
-    def __init__(self, backend: Backend, tokenizer: Tokenizer, fbank_config: FbankConfig) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        tokenizer: Tokenizer,
+        fbank_config: FbankConfig,
+        language_model: LanguageModel | None = None,
+    ) -> None:
         info = backend.info
         if tokenizer.vocab_size != info.vocab_size:
             raise DecodingError(
@@ -95,12 +58,14 @@ class Recognizer:
         self.backend = backend
         self.tokenizer = tokenizer
         self.fbank_config = fbank_config
-        self._clock = FrameClock.of(info, fbank_config)
+        self.languages = LanguageTokens(tokenizer.languages)
+        self.clock = FrameClock.of(info, fbank_config)
+        self._scorers = Scorers(tokenizer, language_model)
 
     @property
     def frame_ms(self) -> float:
         """Length of an encoder frame."""
-        return self._clock.step_ms
+        return self.clock.step_ms
 
     def recognize(
         self,
@@ -111,7 +76,7 @@ class Recognizer:
         """Recognise one recording; `samples` (N,) at the filterbank's rate, in [-1, 1].
 
         Audio too short for an encoder frame (under 85 ms as usual) has no words: its transcript is empty.
-        Audio longer than `max_segment_seconds` is cut at its quietest places and recognised piece by piece. Raises
+        Audio longer than `max_segment_seconds` is cut at pauses and recognised in pieces, several at a time. Raises
         AudioError for samples that are empty or not finite, DecodingError for options that the model cannot fulfil.
         """
         return self.recognize_batch([samples], options, progress)[0]
@@ -124,70 +89,84 @@ class Recognizer:
     ) -> list[Transcript]:
         """`recognize` for several recordings at once; each result is as if the recording had come alone.
 
-        One piece of each recording is in work at a time, so the memory needed does not grow with their lengths.
+        The memory needed does not grow with their lengths.
         """
-        options = options or DecodingOptions()
         rate = self.fbank_config.sample_rate
         names = ["recording"] if len(batch) == 1 else [f"recording {number}" for number in range(1, len(batch) + 1)]
         batch = [check_samples(samples, rate, name) for samples, name in zip(batch, names, strict=True)]
-        total, done = sum(map(len, batch)), 0
-        found: list[list[Segment]] = [[] for _ in batch]
-        splits = [split_at_pauses(samples, rate, options.max_segment_seconds) for samples in batch]
-        for pieces in zip_longest(*splits):
-            rows = [(place, *piece) for place, piece in enumerate(pieces) if piece is not None]
-            segments = self._recognize_pieces([(batch[place], start, end) for place, start, end in rows], options)
-            for (place, start, end), segment in zip(rows, segments, strict=True):
-                found[place].append(segment)
-                done += end - start
-            if progress is not None:
-                progress(done / rate, total / rate)
-        num_best = 1 if options.mode == "ctc_greedy_search" else options.beam_size
-        return [
-            join_segments(segments, num_best, self._to_ms(len(samples)))
-            for segments, samples in zip(found, batch, strict=True)
-        ]
+        total = sum(map(len, batch)) / rate
+        advance = None if progress is None else lambda done: progress(min(done, total), total)
+        return self._recognize([[samples] for samples in batch], options or DecodingOptions(), advance)
+
+    def recognize_blocks(
+        self,
+        blocks: Iterable[NDArray[np.float32]],
+        options: DecodingOptions | None = None,
+        progress: Callable[[float], None] | None = None,
+    ) -> Transcript:
+        """`recognize` for a recording that comes in blocks (N,), as from `audio_blocks`: it is never in memory whole.
+
+        progress: called with the seconds of audio done. Raises what `blocks` raises, and as `recognize` does.
+        """
+        return self._recognize([blocks], options or DecodingOptions(), progress)[0]
 
     def recognize_by_piece(
         self, samples: NDArray[np.float32], options: DecodingOptions | None = None
     ) -> Iterator[tuple[Segment, float]]:
         """`recognize` piece by piece: each as soon as it is recognised, and where it ends in the recording, in seconds.
 
-        `join_segments` makes the transcript of them. Raises as `recognize` does.
+        Segments in which nobody speaks are empty. `join_segments` makes the transcript of them. Raises as `recognize`
+        does.
         """
         options, rate = options or DecodingOptions(), self.fbank_config.sample_rate
-        samples = check_samples(samples, rate, "recording")
-        for start, end in split_at_pauses(samples, rate, options.max_segment_seconds):
-            yield self._recognize_pieces([(samples, start, end)], options)[0], end / rate
+        for piece in self.pieces([check_samples(samples, rate, "recording")], options):
+            yield self._recognize_pieces([piece], options)[0], piece.end / rate
+
+    def pieces(self, blocks: Iterable[NDArray[np.float32]], options: DecodingOptions) -> Iterator[Piece]:
+        """The pieces in which a recording, in blocks (N,), is recognised, from its beginning to its end, without gap.
+
+        Raises UnichoirError for a voice activity detector that is not installed.
+        """
+        return find_pieces(blocks, self.fbank_config.sample_rate, options, self._ctc_detector)
 
     def encode(self, feats: Sequence[Floats], options: DecodingOptions) -> list[tuple[Floats, Floats]]:
         """For each of `feats` (T, M) what searches start from: encoder_out (T', D), CTC log-probabilities (T', V).
 
         T' is 0 for too few frames. Raises DecodingError for a model whose output is not a number.
         """
-        info = self.backend.info
-        nothing = np.zeros((0, info.encoder_dim), np.float32), np.zeros((0, info.vocab_size), np.float32)
-        encoded = [nothing] * len(feats)
-        rows = [row for row, frames in enumerate(feats) if info.num_encoder_frames(len(frames))]
-        if not rows:
-            return encoded
-        padded, lengths = _pad([feats[row] for row in rows])
-        outputs, lens = encode_utterance(self.backend, padded, lengths, options.chunk_size, options.num_left_chunks)
-        for row, output, length in zip(rows, outputs, lens, strict=True):
-            encoder_out = output[:length]
-            log_probs = self.backend.ctc_log_probs(encoder_out[None])[0]
-            _check_numbers(log_probs)
-            encoded[row] = encoder_out, log_probs
-        return encoded
+        self.languages.check(options.language)
+        return [
+            (encoder_out, self.languages.restrict(log_probs, options.language))
+            for encoder_out, log_probs in encode_batch(self.backend, feats, options.chunk_size, options.num_left_chunks)
+        ]
+
+    def search(self, encoder_out: Floats, log_probs: Floats, options: DecodingOptions) -> list[Hypothesis]:
+        """The n-best hypotheses, best first, of what `encode` has made of one utterance; T' > 0.
+
+        Raises DecodingError as `scorer` does.
+        """
+        return search(self.backend, encoder_out, log_probs, options, self.languages, self.scorer(options))
+
+    def scorer(self, options: DecodingOptions | StreamingOptions) -> PrefixScorer | None:
+        """What hotwords and language model add in searches with these options; None: nothing.
+
+        Raises DecodingError for hotwords that the vocabulary cannot write, for weights of a language model that is not
+        there, and for a mode that cannot use one that is.
+        """
+        return self._scorers.of(options)
 
     def create_stream(self, options: StreamingOptions | None = None, start_ms: int = 0) -> Stream:
         """A stream of audio that has heard nothing yet; start_ms: when it begins, for the times of its results.
 
-        Raises DecodingError for a model that cannot stream, and for a reverse_weight without a right-to-left decoder.
+        Raises DecodingError for a model that cannot stream, for a reverse_weight without a right-to-left decoder, and
+        for a language without a token.
         """
         options = options or StreamingOptions()
         if options.reverse_weight and not self.backend.info.has_reverse_decoder:
             raise DecodingError(f"reverse_weight {options.reverse_weight}: this model has no right-to-left decoder")
-        return Stream(self.backend, self.fbank_config, options, start_ms)
+        self.languages.check(options.language)
+        scorer = self.scorer(options)
+        return Stream(self.backend, self.fbank_config, options, start_ms, self.languages, scorer)
 
     def is_ready(self, stream: Stream) -> bool:
         """Whether there is a chunk for `decode_streams`: a whole one or, at the end of the input, the last."""
@@ -214,14 +193,14 @@ class Recognizer:
         if not stream.is_endpoint:
             return self._result(stream, utterance.nbest(), timed=options.partial_words)
         if utterance.result is None:
-            hyps = utterance.nbest()
+            hyps = utterance.nbest(is_final=True)
             # Where a rule has found nothing but silence, the decoders are not asked to think of words for it.
-            is_silent = utterance.is_over and not hyps[0].tokens
+            is_silent = utterance.is_over and not self.languages.spoken(hyps[0].tokens)
             if options.mode == "attention_rescoring" and utterance.num_frames and not is_silent:
                 hyps = attention_rescoring(
                     self.backend, utterance.encoder_out, hyps, options.ctc_weight, options.reverse_weight
                 )
-            utterance.result = self._result(stream, hyps, timed=True)
+            utterance.result = _written(self._result(stream, hyps, timed=True), options.written)
         return utterance.result
 
     def is_endpoint(self, stream: Stream) -> bool:
@@ -263,20 +242,21 @@ class Recognizer:
         rows = zip(streams, encoder_out, log_probs, lens, states, strict=True)
         steps = [(stream, out[:length], scores[:length], state) for stream, out, scores, length, state in rows]
         for _, _, scores, _ in steps:
-            _check_numbers(scores)
+            check_numbers(scores)
         return steps
 
     def _result(self, stream: Stream, hyps: Sequence[Hypothesis], timed: bool) -> StreamResult:
-        utterance = stream.utterance
+        utterance, language = stream.utterance, stream.options.language
         start_ms, end_ms = stream.utterance_ms, stream.heard_ms
-        log_probs = (
-            self.backend.ctc_log_probs(utterance.encoder_out[None])[0] if timed and utterance.num_frames else None
-        )
+        log_probs = None
+        if timed and utterance.num_frames:
+            loudness = measure_loudness(stream.levels, self.backend.info, utterance.num_frames)
+            log_probs = self.languages.restrict(self.backend.ctc_log_probs(utterance.encoder_out[None])[0], language)
         readings = [
-            self._reading(hyp, log_probs, start_ms, end_ms)
+            self._reading(hyp, log_probs, loudness, start_ms, end_ms)
             if log_probs is not None
             else Reading(text=self.tokenizer.decode(hyp.tokens), tokens=(), words=(), score=hyp.score)
-            for hyp in hyps[: stream.options.num_best]
+            for hyp in self.languages.distinct(hyps)[: stream.options.num_best]
         ]
         return StreamResult(
             utterance=utterance.number,
@@ -284,51 +264,82 @@ class Recognizer:
             start_ms=start_ms,
             end_ms=end_ms,
             nbest=tuple(readings),
+            language=self.languages.split(hyps[0].tokens)[0],
         )
 
-    def _reading(self, hyp: Hypothesis, log_probs: Floats, start_ms: int, end_ms: int) -> Reading:
+    def _reading(self, hyp: Hypothesis, log_probs: Floats, loudness: Loudness, start_ms: int, end_ms: int) -> Reading:
         """A hypothesis with times; log_probs: (T', V), T' > 0, of the piece of audio from start_ms to end_ms."""
         spans = ctc_align(log_probs, hyp.tokens, self.backend.info.blank_id)
-        tokens = timed_tokens(hyp.tokens, spans, self.tokenizer, self._clock, start_ms, end_ms)
+        _, spoken = self.languages.split(hyp.tokens)
+        ids, spans = [hyp.tokens[place] for place in spoken], [spans[place] for place in spoken]
+        tokens = timed_tokens(ids, spans, self.tokenizer, self.clock, start_ms, end_ms, loudness)
         words = group_words(tokens, self.tokenizer)
         return Reading(text=self.tokenizer.decode(hyp.tokens), tokens=tokens, words=words, score=hyp.score)
 
-    def _recognize_pieces(
-        self, pieces: Sequence[tuple[NDArray[np.float32], int, int]], options: DecodingOptions
-    ) -> list[Segment]:
-        feats = [compute_fbank(samples[start:end], self.fbank_config) for samples, start, end in pieces]
+    def _recognize(
+        self,
+        recordings: Sequence[Iterable[NDArray[np.float32]]],
+        options: DecodingOptions,
+        progress: Callable[[float], None] | None,
+    ) -> list[Transcript]:
+        """Each of the recordings comes in blocks (N,)."""
+        rate, done = self.fbank_config.sample_rate, 0
+        found: list[list[tuple[int, int, Segment]]] = [[] for _ in recordings]
+        pieces = take_turns([self.pieces(blocks, options) for blocks in recordings])
+        for batch in batched_by_length(pieces, rate):
+            segments = self._recognize_pieces([piece for _, piece in batch], options)
+            for (place, piece), segment in zip(batch, segments, strict=True):
+                found[place].append((piece.start, piece.end, segment))
+                done += piece.end - piece.start
+            if progress is not None:
+                progress(done / rate)
+        num_best = 1 if options.mode == "ctc_greedy_search" else options.beam_size
+        transcripts = []
+        for rows in found:
+            if not rows:
+                raise AudioError("recording: no samples")
+            rows.sort(key=itemgetter(0))
+            transcripts.append(join_segments([segment for *_, segment in rows], num_best, self._to_ms(rows[-1][1])))
+        return transcripts
+
+    def _recognize_pieces(self, pieces: Sequence[Piece], options: DecodingOptions) -> list[Segment]:
+        """Those in which nobody speaks are empty."""
+        config, nothing = self.fbank_config, np.zeros(0, dtype=np.float32)
+        feats = [compute_fbank(nothing if piece.samples is None else piece.samples, config) for piece in pieces]
         return [
-            self._decode(*encoded, start, end, options) if len(encoded[0]) else Segment()
-            for encoded, (_, start, end) in zip(self.encode(feats, options), pieces, strict=True)
+            self._decode(*encoded, frames.mean(axis=1), piece, options) if len(encoded[0]) else Segment()
+            for encoded, frames, piece in zip(self.encode(feats, options), feats, pieces, strict=True)
         ]
 
+    def _ctc_detector(self) -> CtcDetector:
+        def log_probs(samples: NDArray[np.float32]) -> Floats:
+            return self.encode([compute_fbank(samples, self.fbank_config)], DecodingOptions())[0][1]
+
+        return CtcDetector(self.clock, self.fbank_config.sample_rate, self.backend.info.blank_id, log_probs)
+
     def _decode(
-        self, encoder_out: Floats, log_probs: Floats, start: int, end: int, options: DecodingOptions
+        self, encoder_out: Floats, log_probs: Floats, levels: Floats, piece: Piece, options: DecodingOptions
     ) -> Segment:
-        """One piece from its encoder_out (T', D); start, end: where it lies in the recording, in samples."""
-        nbest = search(self.backend, encoder_out, log_probs, options)
-        best = self._reading(nbest[0], log_probs, self._to_ms(start), self._to_ms(end))
-        return Segment(
+        """One piece from its encoder_out (T', D); levels: (T,) mean log-mel energy of each of its feature frames."""
+        nbest = self.languages.distinct(self.search(encoder_out, log_probs, options))
+        loudness = measure_loudness(levels, self.backend.info, len(log_probs))
+        best = self._reading(nbest[0], log_probs, loudness, self._to_ms(piece.start), self._to_ms(piece.end))
+        segment = Segment(
             tokens=best.tokens,
             words=best.words,
             nbest=tuple(
-                Alternative(text=self.tokenizer.decode(hyp.tokens), tokens=hyp.tokens, score=hyp.score) for hyp in nbest
+                Alternative(
+                    text=self.tokenizer.decode(hyp.tokens), tokens=self.languages.spoken(hyp.tokens), score=hyp.score
+                )
+                for hyp in nbest
             ),
+            language=self.languages.split(nbest[0].tokens)[0],
         )
+        return _written(segment, options.written)
 
     def _to_ms(self, num_samples: int) -> int:
         return round(num_samples * 1000 / self.fbank_config.sample_rate)
 
 
-def _check_numbers(log_probs: Floats) -> None:
-    if np.isnan(log_probs).any():
-        raise DecodingError("the model's output is not a number: its weights are damaged or overflow")
-
-
-def _pad(feats: Sequence[Floats]) -> tuple[Floats, Ints]:
-    """(B, T, M) zero padded, and the lengths (B,)."""
-    lengths = np.array([len(frames) for frames in feats], dtype=np.int64)
-    padded = np.zeros((len(feats), int(lengths.max()), feats[0].shape[1]), dtype=np.float32)
-    for row, frames in zip(padded, feats, strict=True):
-        row[: len(frames)] = frames
-    return padded, lengths
+def _written(result: _Result, form: WrittenForm | None) -> _Result:
+    return result if form is None else rewrite(result, form)

@@ -16,8 +16,10 @@ from unichoir.audio.io import OnlineResampler, Samples, check_samples
 from unichoir.decoding.backend import Backend, Floats
 from unichoir.decoding.endpoint import EndpointDetector
 from unichoir.decoding.hypothesis import Hypothesis, StreamResult
+from unichoir.decoding.language import LanguageTokens
 from unichoir.decoding.options import StreamingOptions
 from unichoir.decoding.prefix_beam import PrefixBeam
+from unichoir.decoding.scoring import PrefixScorer
 from unichoir.decoding.transcript import FrameClock
 from unichoir.errors import AudioError
 
@@ -29,18 +31,27 @@ class Stream:
     """
 
     def __init__(
-        self, backend: Backend, fbank_config: FbankConfig, options: StreamingOptions, start_ms: int = 0
+        self,
+        backend: Backend,
+        fbank_config: FbankConfig,
+        options: StreamingOptions,
+        start_ms: int = 0,
+        languages: LanguageTokens | None = None,
+        scorer: PrefixScorer | None = None,
     ) -> None:
         self.options = options
         self.start_ms = start_ms
         """What the times of its results count from."""
         self.state = backend.initial_state(1, options.num_left_frames)
         self._backend = backend
+        self._languages = languages or LanguageTokens()
+        self._scorer = scorer
         self._config = fbank_config
         self._frame_ms = FrameClock.of(backend.info, fbank_config).step_ms
         self._fbank = OnlineFbank(fbank_config)
         self._feats: list[Floats] = []
         self._num_feats = 0
+        self._levels = [np.zeros(0, np.float32)]
         self._resampler: OnlineResampler | None = None
         self._sample_rate = 0
         self._num_accepted = self._num_resampled = 0
@@ -97,6 +108,13 @@ class Stream:
         return self.heard_ms if self.is_closed else self._frame_to_ms(self.utterance.first_frame)
 
     @property
+    def levels(self) -> Floats:
+        """Mean log-mel energies of the feature frames that have come from the start of this utterance on."""
+        if len(self._levels) > 1:
+            self._levels = [np.concatenate(self._levels)]
+        return self._levels[0]
+
+    @property
     def is_ready(self) -> bool:
         """Whether there is a chunk to encode: a whole one, or the last."""
         if self._num_feats >= self._window_length:
@@ -135,6 +153,7 @@ class Stream:
     def next_utterance(self) -> None:
         """Begin the next utterance where this one ends, with the frames that are there already."""
         last, rest = self.utterance, self._rest
+        self._levels = [self.levels[self._backend.info.subsampling_rate * last.num_frames :].copy()]
         self.is_closed = self.is_done and not last.is_over
         self.state = self._backend.restart_positions(self.state)
         self.utterance = self._utterance(last.number + 1, last.first_frame + last.num_frames)
@@ -155,13 +174,15 @@ class Stream:
         feats = self._fbank.pop()
         if len(feats):
             self._feats.append(feats)
+            self._levels.append(feats.mean(axis=1))
             self._num_feats += len(feats)
 
     def _frame_to_ms(self, frame: int) -> int:
         return self.start_ms + round(frame * self._frame_ms)
 
     def _utterance(self, number: int, first_frame: int) -> "Utterance":
-        return Utterance(self._backend, self.options, number, first_frame, self._frame_ms)
+        languages, scorer = self._languages, self._scorer
+        return Utterance(self._backend, self.options, number, first_frame, self._frame_ms, languages, scorer)
 
 
 class Utterance:
@@ -171,7 +192,14 @@ class Utterance:
     """
 
     def __init__(
-        self, backend: Backend, options: StreamingOptions, number: int, first_frame: int, frame_ms: float
+        self,
+        backend: Backend,
+        options: StreamingOptions,
+        number: int,
+        first_frame: int,
+        frame_ms: float,
+        languages: LanguageTokens,
+        scorer: PrefixScorer | None,
     ) -> None:
         self.number = number
         self.first_frame = first_frame
@@ -180,8 +208,12 @@ class Utterance:
         self.result: StreamResult | None = None
         """The final one, once it has been asked for."""
         self._backend = backend
+        self._languages = languages
+        self._scorer = scorer
+        self._language = options.language
+        self._beam_size = options.beam_size
         self._encoder_out = [np.zeros((0, backend.info.encoder_dim), np.float32)]
-        self._beam = PrefixBeam(options.beam_size, backend.info.blank_id)
+        self._beam = self._new_beam()
         self._detector = EndpointDetector(options.endpoint, frame_ms) if options.endpoint else None
 
     @property
@@ -196,9 +228,9 @@ class Utterance:
             self._encoder_out = [np.concatenate(self._encoder_out)]
         return self._encoder_out[0]
 
-    def nbest(self) -> list[Hypothesis]:
-        """The hypotheses of CTC prefix beam search, best first."""
-        return self._beam.nbest()
+    def nbest(self, is_final: bool = False) -> list[Hypothesis]:
+        """The hypotheses of CTC prefix beam search, best first; is_final: no frame will follow."""
+        return self._beam.nbest(is_final)
 
     def advance(self, encoder_out: Floats, log_probs: Floats) -> Floats:
         """Go on by frames (t, D) with their CTC log-probabilities (t, V), up to an endpoint.
@@ -206,6 +238,7 @@ class Utterance:
         Returns the frames left over for the next utterance. An utterance that is too long ends at its longest pause, so
         that they may be more than came in. Nothing holds on to the memory of what came in.
         """
+        log_probs = self._languages.restrict(log_probs, self._language)
         blank, detector, taken = log_probs[:, self._backend.info.blank_id], self._detector, 0
         for _ in self._beam.steps(log_probs):
             taken += 1
@@ -218,11 +251,16 @@ class Utterance:
             rest = np.concatenate([self._cut(detector.longest_pause()), rest])
         return rest
 
+    def _new_beam(self) -> PrefixBeam:
+        languages = self._languages.ids.values()
+        return PrefixBeam(self._beam_size, self._backend.info.blank_id, languages, self._scorer)
+
     def _cut(self, num_frames: int) -> Floats:
         """Keep only so many frames; returns the others."""
         kept, others = self.encoder_out[:num_frames], self.encoder_out[num_frames:]
         if len(others):
             self._encoder_out = [kept]
-            self._beam = PrefixBeam(self._beam.beam_size, self._backend.info.blank_id)
-            self._beam.advance(self._backend.ctc_log_probs(kept[None])[0])
+            self._beam = self._new_beam()
+            log_probs = self._backend.ctc_log_probs(kept[None])[0]
+            self._beam.advance(self._languages.restrict(log_probs, self._language))
         return others

@@ -19,8 +19,7 @@ from unichoir.audio.fbank import compute_fbank
 from unichoir.data.manifest import Utterance, load_utterance
 from unichoir.decoding.backend import Floats
 from unichoir.decoding.options import DecodingOptions, Mode
-from unichoir.decoding.recognizer import Recognizer, search
-from unichoir.decoding.segmentation import split_at_pauses
+from unichoir.decoding.recognizer import Recognizer
 from unichoir.errors import AudioError, DecodingError
 from unichoir.text.normalize import canonical_text, normalize_for_scoring
 from unichoir.text.wer import ErrorCounts, char_errors, word_errors
@@ -34,13 +33,15 @@ Load = Callable[[], Recognizer]
 
 @dataclass(frozen=True, kw_only=True)
 class UtteranceScore:
-    """One utterance under one setting; texts as they were compared (`normalize_for_scoring`)."""
+    """One utterance under one setting; texts as they were compared (`normalize_for_scoring` of its language)."""
 
     key: str
     reference: str
     hypothesis: str
     words: ErrorCounts
     characters: ErrorCounts
+    language: str = ""
+    """As its manifest says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +67,14 @@ class SetScore:
         return sum((utterance.characters for utterance in self.utterances), ErrorCounts())
 
     @property
+    def by_language(self) -> dict[str, tuple[UtteranceScore, ...]]:
+        """The utterances of each language in alphabetical order; empty for a set of one language."""
+        languages = sorted({utterance.language for utterance in self.utterances})
+        if len(languages) < 2:
+            return {}
+        return {one: tuple(score for score in self.utterances if score.language == one) for one in languages}
+
+    @property
     def real_time_factor(self) -> float:
         """Seconds of work per second of audio."""
         return self.seconds / self.audio_seconds if self.audio_seconds else 0.0
@@ -73,7 +82,7 @@ class SetScore:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """All sets under all settings, set by set."""
+    """All sets of which something can be read, under all settings, set by set."""
 
     scores: tuple[SetScore, ...]
     broken: Mapping[str, Mapping[str, str]]
@@ -102,6 +111,7 @@ def evaluate(
     *,
     jobs: int = 1,
     progress: Callable[[int, int], None] | None = None,
+    watch: Callable[[Utterance], None] | None = None,
 ) -> Evaluation:
     """Recognise the utterances of each named set under all options, and count the errors.
 
@@ -110,6 +120,7 @@ def evaluate(
         groups: from `plan`; the options of a group differ in nothing that the encoder sees, so it runs once for them.
         jobs: processes, where `recognizer` is of the second kind.
         progress: called with (done, total) after each utterance.
+        watch: called after each utterance that was recognised, before the next one; with a recogniser in this process.
 
     Raises:
         UnichoirError: for a model or options that cannot work. Audio that cannot be read is only noted.
@@ -124,12 +135,15 @@ def evaluate(
             for utterance, outcome in zip(utterances, measure(utterances), strict=True):
                 if isinstance(outcome, _Measured):
                     measured.append(outcome)
+                    if watch is not None:
+                        watch(utterance)
                 else:
                     broken[name][utterance.key] = outcome
                 done += 1
                 if progress is not None:
                     progress(done, total)
-            scores += [_set_score(name, option, measured) for group in groups for option in group]
+            if measured:
+                scores += [_set_score(name, option, measured) for group in groups for option in group]
     return Evaluation(scores=tuple(scores), broken=broken)
 
 
@@ -170,13 +184,14 @@ def _measure(
 
 
 def _score(utterance: Utterance, text: str) -> UtteranceScore:
-    reference, hypothesis = normalize_for_scoring(utterance.txt), normalize_for_scoring(text)
+    reference, hypothesis = (normalize_for_scoring(each, utterance.lang) for each in (utterance.txt, text))
     return UtteranceScore(
         key=utterance.key,
         reference=reference,
         hypothesis=hypothesis,
         words=word_errors(reference, hypothesis),
         characters=char_errors(reference, hypothesis),
+        language=utterance.lang,
     )
 
 
@@ -190,9 +205,10 @@ def recognize_all(
     """
     texts: dict[DecodingOptions, list[str]] = {options: [] for group in groups for options in group}
     seconds = dict.fromkeys(texts, 0.0)
-    rate, limit = recognizer.fbank_config.sample_rate, next(iter(texts)).max_segment_seconds
-    for start, end in split_at_pauses(samples, rate, limit):
-        feats, feats_seconds = _timed(compute_fbank, samples[start:end], recognizer.fbank_config)
+    for piece in recognizer.pieces([samples], next(iter(texts))):
+        if piece.samples is None:
+            continue
+        feats, feats_seconds = _timed(compute_fbank, piece.samples, recognizer.fbank_config)
         for group in groups:
             [(encoder_out, log_probs)], encoder_seconds = _timed(recognizer.encode, [feats], group[0])
             for options in group:
@@ -211,7 +227,8 @@ def _timed(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> tuple
 def _search(recognizer: Recognizer, encoder_out: Floats, log_probs: Floats, options: DecodingOptions) -> str:
     if not len(encoder_out):
         return ""
-    return recognizer.tokenizer.decode(search(recognizer.backend, encoder_out, log_probs, options)[0].tokens)
+    hyps = recognizer.search(encoder_out, log_probs, options)
+    return recognizer.tokenizer.decode(hyps[0].tokens)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """What an evaluation looks like: a table for terminals, Markdown, JSON, and the alignments."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,15 @@ from rich.console import JustifyMethod
 from rich.table import Table
 
 from unichoir.evaluation.evaluate import Evaluation, SetScore, UtteranceScore
+from unichoir.evaluation.plot import plot_experts
 from unichoir.model.load import LayerLoad
 from unichoir.text.normalize import split_words
 from unichoir.text.wer import ErrorCounts, align, format_alignment
 
 COLUMNS = ("set", "mode", "chunk", "WER %", "S", "D", "I", "words", "CER %", "S", "D", "I", "RTF")
 NUM_TEXT_COLUMNS = 2
+PICTURE = "experts.svg"
+"""Which experts serve which language."""
 
 
 def chunk_name(score: SetScore) -> str:
@@ -26,19 +29,26 @@ def chunk_name(score: SetScore) -> str:
 
 
 def rows(evaluation: Evaluation) -> list[tuple[str, ...]]:
-    """One row of `COLUMNS` for each set and setting."""
-    return [
-        (
-            score.name,
-            score.options.mode,
-            chunk_name(score),
-            *_cells(score.words),
-            str(score.words.reference),
-            *_cells(score.characters),
-            f"{score.real_time_factor:.3f}",
-        )
-        for score in evaluation.scores
-    ]
+    """One row of `COLUMNS` for each set and setting, then one for each language of a set that has several."""
+    table = []
+    for score in evaluation.scores:
+        factor = f"{score.real_time_factor:.3f}"
+        table.append(_row(score, score.name, score.words, score.characters, factor))
+        for language, utterances in score.by_language.items():
+            words, characters = _errors(utterances)
+            table.append(_row(score, f"{score.name} [{language or 'unknown'}]", words, characters, ""))
+    return table
+
+
+def _row(score: SetScore, name: str, words: ErrorCounts, characters: ErrorCounts, factor: str) -> tuple[str, ...]:
+    setting = (score.options.mode, chunk_name(score))
+    return (name, *setting, *_cells(words), str(words.reference), *_cells(characters), factor)
+
+
+def _errors(utterances: Sequence[UtteranceScore]) -> tuple[ErrorCounts, ErrorCounts]:
+    """In words and in characters."""
+    words = sum((utterance.words for utterance in utterances), ErrorCounts())
+    return words, sum((utterance.characters for utterance in utterances), ErrorCounts())
 
 
 def _cells(counts: ErrorCounts) -> tuple[str, ...]:
@@ -63,10 +73,17 @@ def to_markdown(evaluation: Evaluation) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def to_json(evaluation: Evaluation, model: str, experts: Mapping[str, LayerLoad] | None = None) -> dict[str, Any]:
-    """Totals of each set and setting, broken files and, if known, the experts' load; ready for JSON."""
+def to_json(
+    evaluation: Evaluation,
+    model: str,
+    experts: Mapping[str, LayerLoad] | None = None,
+    by_language: Mapping[str, Mapping[str, LayerLoad]] | None = None,
+    language_model: str | None = None,
+) -> dict[str, Any]:
+    """Totals of each set and setting, broken files and, if known, the experts' load, also by language; for JSON."""
     content: dict[str, Any] = {
         "model": model,
+        "language_model": language_model,
         "scores": [
             {
                 **_setting(score),
@@ -75,8 +92,14 @@ def to_json(evaluation: Evaluation, model: str, experts: Mapping[str, LayerLoad]
                 "real_time_factor": round(score.real_time_factor, 4),
                 "beam_size": score.options.beam_size,
                 "ctc_weight": score.options.ctc_weight,
+                "lm_weight": score.options.lm_weight,
+                "length_bonus": score.options.length_bonus,
+                "hotwords": len(score.options.hotwords),
+                "language": score.options.language,
+                "vad": score.options.vad,
                 "wer": _counts(score.words),
                 "cer": _counts(score.characters),
+                "languages": _languages(score),
             }
             for score in evaluation.scores
         ],
@@ -87,7 +110,20 @@ def to_json(evaluation: Evaluation, model: str, experts: Mapping[str, LayerLoad]
             name: {"frames": list(load.frames), "entropy": round(load.entropy, 4), "dead": list(load.dead)}
             for name, load in experts.items()
         }
+    if by_language is not None:
+        content["expert_load_by_language"] = {
+            language: {name: list(load.frames) for name, load in loads.items()}
+            for language, loads in by_language.items()
+        }
     return content
+
+
+def _languages(score: SetScore) -> dict[str, Any]:
+    found = {}
+    for language, utterances in score.by_language.items():
+        words, characters = _errors(utterances)
+        found[language] = {"utterances": len(utterances), "wer": _counts(words), "cer": _counts(characters)}
+    return found
 
 
 def _setting(score: SetScore) -> dict[str, Any]:
@@ -110,11 +146,21 @@ def _counts(counts: ErrorCounts) -> dict[str, Any]:
 
 
 def write_report(
-    evaluation: Evaluation, directory: Path, model: str, experts: Mapping[str, LayerLoad] | None = None
+    evaluation: Evaluation,
+    directory: Path,
+    model: str,
+    experts: Mapping[str, LayerLoad] | None = None,
+    by_language: Mapping[str, Mapping[str, LayerLoad]] | None = None,
+    language_model: str | None = None,
 ) -> None:
-    """Write results.json, results.md, utterances.jsonl (errors and alignment of each) and alignments.txt (to read)."""
+    """Write results.json, results.md, utterances.jsonl (errors and alignment of each) and alignments.txt (to read).
+
+    Where the experts' load is known by language, also experts.svg.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    content = json.dumps(to_json(evaluation, model, experts), indent=2, ensure_ascii=False)
+    content = json.dumps(to_json(evaluation, model, experts, by_language, language_model), indent=2, ensure_ascii=False)
+    if by_language:
+        plot_experts(by_language, directory / PICTURE)
     (directory / "results.json").write_text(content + "\n", encoding="utf-8")
     (directory / "results.md").write_text(to_markdown(evaluation), encoding="utf-8")
     with (
@@ -126,6 +172,7 @@ def write_report(
             entry = {
                 **_setting(score),
                 "key": utterance.key,
+                "language": utterance.language,
                 "reference": utterance.reference,
                 "hypothesis": utterance.hypothesis,
                 "wer": _counts(utterance.words),

@@ -26,6 +26,8 @@ MAX_CHUNKS = 100_000
 MAX_CHUNK_SECONDS = 1800.0
 """Of audio, where durations are known."""
 CHUNKS_IN_FOLDER = 1000
+JOINED = "results.jsonl"
+"""All results, beside the folder of the chunks."""
 
 Result = dict[str, Any]
 """`key`, and either what `Transcript.to_dict` gives or `error`."""
@@ -68,7 +70,7 @@ class Results:
         self.folder = folder
         self.chunks = chunks
         self._parts = folder / "parts"
-        for pattern in ("job.json.*.tmp", "results.jsonl.*.tmp", "parts/*/*.jsonl.*.tmp"):
+        for pattern in ("job.json.*.tmp", "results.*.tmp", "parts/*/*.jsonl.*.tmp", "*/*.tmp"):
             for leftover in folder.glob(pattern):  # of a driver that was killed
                 leftover.unlink()
         self._check_job({**job, "utterances": _digest(chunks)})
@@ -76,7 +78,7 @@ class Results:
     @property
     def joined(self) -> Path:
         """All results in the order of the utterances, once `join` has written them."""
-        return self.folder / "results.jsonl"
+        return self.folder / JOINED
 
     def path(self, chunk: Chunk) -> Path:
         """The file of a chunk."""
@@ -94,12 +96,12 @@ class Results:
 
     def write(self, chunk: Chunk, results: Sequence[Result]) -> None:
         """Of all utterances of a chunk, in their order."""
-        with _whole(self.path(chunk)) as file:
+        with whole_file(self.path(chunk)) as file:
             file.writelines(json.dumps(result, ensure_ascii=False) + "\n" for result in results)
 
     def join(self) -> None:
         """Write the results of all chunks, which must be there, into one file."""
-        with _whole(self.joined) as file:
+        with whole_file(self.joined) as file:
             for chunk in self.chunks:
                 file.write(self.path(chunk).read_text(encoding="utf-8"))
 
@@ -109,7 +111,7 @@ class Results:
         if not path.exists():
             if any(self.folder.iterdir()):
                 raise UnichoirError(f"{self.folder}: not empty, and without a job.json to go on with")
-            with _whole(path) as file:
+            with whole_file(path) as file:
                 file.write(json.dumps(job, indent=1) + "\n")
             return
         try:
@@ -134,7 +136,7 @@ def _digest(chunks: Sequence[Chunk]) -> str:
 
 
 @contextmanager
-def _whole(path: Path) -> Iterator[TextIOWrapper]:
+def whole_file(path: Path) -> Iterator[TextIOWrapper]:
     """A file that takes its name when it is complete, and otherwise never was."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # Names of files may hold what is no character: an error that names one is written all the same.

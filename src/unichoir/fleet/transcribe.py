@@ -2,18 +2,20 @@
 
 import dataclasses
 import hashlib
+import json
 import logging
 import os
 import pickle
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from unichoir.api import find_model, included_models
+from unichoir.api import find_model, portable_name
 from unichoir.data.manifest import read_manifests
 from unichoir.data.storage import is_url
 from unichoir.data.utterance import Utterance
+from unichoir.decoding.language_model import weights_file
 from unichoir.decoding.options import DecodingOptions
 from unichoir.errors import UnichoirError
 from unichoir.fleet.cluster import places
@@ -111,7 +113,7 @@ def transcribe(
         UnichoirError: for a model, options or device that cannot work, and for a folder with other results. What is
             wrong with an utterance is its result, and in the report.
     """
-    source = dataclasses.replace(source, name_or_dir=reachable(source.name_or_dir))
+    source = dataclasses.replace(source, name_or_dir=portable_name(source.name_or_dir))
     results = Results(output, make_chunks(utterances), _job(source, options))
     report = Report(len(utterances))
     missing = []
@@ -136,21 +138,30 @@ def transcribe(
     return report
 
 
-def reachable(model: str) -> str:
-    """The included models are in every worker's installation; other folders are found by their whole path."""
-    return model if model in included_models() else os.path.abspath(find_model(model))
-
-
 def _job(source: ModelSource, options: DecodingOptions) -> dict[str, object]:
+    """What decides the results beside the audio, as JSON has it, so that it equals itself when it is read again."""
+    lm = source.language_model
+    if lm is not None and not Path(lm).is_file():
+        raise UnichoirError(f"{lm}: no such file")
+    job = {
+        "model": source.name_or_dir,
+        "weights": _digest(find_model(source.name_or_dir).iterdir()),
+        "top_k": source.top_k,
+        "language_model": None if lm is None else _digest([Path(lm), weights_file(lm)]),
+        "decoding": dataclasses.asdict(options),
+    }
+    jsonable: dict[str, object] = json.loads(json.dumps(job))
+    return jsonable
+
+
+def _digest(files: Iterable[Path]) -> str:
     digest = hashlib.sha256()
-    folder = find_model(source.name_or_dir)
-    for path in sorted(path for path in folder.iterdir() if path.is_file()):
+    for path in sorted(path for path in files if path.is_file()):
         digest.update(path.name.encode())
         with path.open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
-    decoding = dataclasses.asdict(options)
-    return {"model": source.name_or_dir, "weights": digest.hexdigest(), "top_k": source.top_k, "decoding": decoding}
+    return digest.hexdigest()
 
 
 def _recognized(

@@ -43,6 +43,8 @@ class ModelSource:
     device: Device = "cpu"
     gpu_share: float = 1.0
     """Of one GPU, with `cuda`: as many workers as it has room for share its memory."""
+    language_model: str | None = None
+    """File of an n-gram model."""
 
     def __post_init__(self) -> None:
         if not MIN_GPU_SHARE <= self.gpu_share <= 1:
@@ -55,7 +57,7 @@ class ModelSource:
 
     def load(self) -> Recognizer:
         """As `api.load_recognizer` does."""
-        return load_recognizer(self.name_or_dir, self.threads, self.top_k, self.device)
+        return load_recognizer(self.name_or_dir, self.threads, self.top_k, self.device, self.language_model)
 
 
 @dataclass(frozen=True)

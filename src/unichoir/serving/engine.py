@@ -20,6 +20,7 @@ from unichoir.decoding.options import DecodingOptions
 from unichoir.decoding.recognizer import Recognizer
 from unichoir.decoding.transcript import Segment
 from unichoir.errors import UnichoirError
+from unichoir.serving.hotwords import Builder
 from unichoir.serving.live import LiveStream
 from unichoir.serving.logs import log_failure
 from unichoir.serving.metrics import Metrics
@@ -64,6 +65,7 @@ class Engine:
         self.recognizer = recognizer
         self.settings = settings
         self.metrics = metrics
+        self.hotwords = Builder(recognizer)
         self.sessions: set[Session] = set()
         self.is_draining = False
         self._jobs: deque[_Job] = deque()

@@ -2,9 +2,10 @@
 
 from collections import deque
 
+from unichoir.decoding.options import StreamingOptions
 from unichoir.decoding.recognizer import Recognizer
 from unichoir.decoding.stream import Stream
-from unichoir.serving.session import Audio, Event, Failed, Session, Signal
+from unichoir.serving.session import Audio, Event, Failed, Item, Session, Signal
 
 
 class LiveStream:
@@ -17,7 +18,8 @@ class LiveStream:
         self.is_over = False
         """Nothing will follow."""
         self._recognizer = recognizer
-        self._waiting: deque[Audio | Signal] = deque()
+        self._waiting: deque[Item] = deque()
+        self._options = session.options
         self._closing: Signal | None = None
         self._start_ms = 0.0
         self.stream = self._new_stream()
@@ -60,6 +62,10 @@ class LiveStream:
             item = self._waiting.popleft()
             if isinstance(item, Audio):
                 self.stream.accept_waveform(item.samples, item.sample_rate)
+            elif isinstance(item, StreamingOptions):
+                self._options = item
+                if not self.stream.accepted_ms:
+                    self.stream = self._new_stream()
             elif item == "clear":
                 self._start_ms += self.stream.accepted_ms
                 self.stream = self._new_stream()
@@ -90,4 +96,4 @@ class LiveStream:
         return True
 
     def _new_stream(self) -> Stream:
-        return self._recognizer.create_stream(self.session.options, start_ms=round(self._start_ms))
+        return self._recognizer.create_stream(self._options, start_ms=round(self._start_ms))

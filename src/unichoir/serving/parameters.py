@@ -4,18 +4,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar, get_args
 
+from unichoir.decoding.context import Hotword
 from unichoir.serving.errors import ApiError, shown
-from unichoir.serving.settings import Settings
+from unichoir.serving.hotwords import InvalidHotwords, client_hotwords
+from unichoir.serving.settings import Settings, UnknownLanguage
 
 Format = Literal["json", "text", "verbose_json", "srt", "vtt"]
 Granularity = Literal["word", "segment"]
 Included = Literal["logprobs", "words"]
 Choice = TypeVar("Choice", bound=str)
 
-_LISTS = ("timestamp_granularities", "include")
+_LISTS = ("timestamp_granularities", "include", "keywords")
 _UNSUPPORTED = {
-    "keywords": "this model cannot be given words to expect",
-    "languages": "this model recognises one language, which `language` may name",
+    "languages": "only one can be chosen, by `language`",
     "known_speaker_names": "this model does not tell speakers apart",
     "known_speaker_references": "this model does not tell speakers apart",
 }
@@ -32,6 +33,10 @@ class Parameters:
     granularities: frozenset[Granularity] = frozenset(("segment",))
     stream: bool = False
     include: frozenset[Included] = frozenset()
+    hotwords: tuple[Hotword, ...] | None = None
+    """OpenAI's `keywords`; None: the server's own."""
+    language: str | None = None
+    """The only one to recognise; None: as the server says."""
 
 
 def parse_parameters(fields: Mapping[str, Sequence[str]], settings: Settings) -> Parameters:
@@ -44,11 +49,12 @@ def parse_parameters(fields: Mapping[str, Sequence[str]], settings: Settings) ->
     if model is None:
         raise ApiError(400, "model: missing", code="missing_required_parameter", param="model")
     check_model(model, settings)
-    if (language := scalars.get("language", "")) and language.lower() != settings.language.lower():
-        known = f"{settings.language} only" if settings.language else "a language that the server does not know"
-        raise _unsupported("language", f"{shown(language)}: this model recognises {known}")
+    try:
+        language = settings.choose_language(scalars.get("language", ""))
+    except UnknownLanguage as error:
+        raise _unsupported("language", f"{shown(scalars['language'])}: {error}") from None
     if scalars.get("prompt"):
-        raise _unsupported("prompt", "this model cannot be prompted")
+        raise _unsupported("prompt", "this model cannot be prompted; phrases to expect are keywords")
     if scalars.get("chunking_strategy", "auto") != "auto":
         raise _unsupported("chunking_strategy", "long audio is always cut at pauses, which is what auto means here")
     _check_temperature(scalars.get("temperature", "0"))
@@ -62,6 +68,8 @@ def parse_parameters(fields: Mapping[str, Sequence[str]], settings: Settings) ->
         ),
         stream=_one_of("stream", scalars.get("stream", "false").lower(), ("true", "false")) == "true",
         include=frozenset(_one_of("include", value, get_args(Included)) for value in lists.get("include", [])),
+        hotwords=_hotwords(lists["keywords"], settings) if "keywords" in lists else None,
+        language=language,
     )
     _check_together(parameters, has_granularities="timestamp_granularities" in lists)
     return parameters
@@ -93,6 +101,18 @@ def _sorted_out(fields: Mapping[str, Sequence[str]]) -> tuple[dict[str, str], di
         else:
             scalars[name] = values[0]
     return scalars, lists
+
+
+def invalid_keywords(error: InvalidHotwords) -> ApiError:
+    """What is answered to them."""
+    return ApiError(400, f"keywords: {error}", code="invalid_value", param="keywords")
+
+
+def _hotwords(phrases: list[str], settings: Settings) -> tuple[Hotword, ...]:
+    try:
+        return client_hotwords(phrases, settings)
+    except InvalidHotwords as error:
+        raise invalid_keywords(error) from None
 
 
 def _check_temperature(text: str) -> None:

@@ -9,10 +9,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from unichoir.decoding.formats import word_dict
 from unichoir.decoding.hypothesis import StreamResult
 from unichoir.serving.connection import Connection, ProtocolError
-from unichoir.serving.formats import logprob_dict, usage_dict, word_dict
-from unichoir.serving.realtime_config import LOGPROBS, PARTIAL, WORDS, InvalidUpdate, RealtimeConfig
+from unichoir.serving.formats import logprob_dict, usage_dict
+from unichoir.serving.hotwords import InvalidHotwords
+from unichoir.serving.realtime_config import KEYWORDS, LOGPROBS, PARTIAL, WORDS, InvalidUpdate, RealtimeConfig
 from unichoir.serving.session import Event
 from unichoir.text.normalize import canonical_text, split_words
 
@@ -98,7 +100,7 @@ class RealtimeConnection(Connection):
             raise ProtocolError(f"there is no model '{model[:100]}'; this server has {names[0]}")
         if self.websocket.query_params.get("intent", "transcription") != "transcription":
             raise ProtocolError("only intent=transcription is offered here")
-        self.session.options = self._config.streaming_options(self.engine.settings.streaming)
+        self.session.configure(self._config.streaming_options(self.engine.settings.streaming))
         await self._send("session.created", session=self._session())
 
     async def receive(self, message: str | bytes) -> None:
@@ -150,10 +152,15 @@ class RealtimeConnection(Connection):
             config = self._config.updated(event.get("session"), self.engine.settings, self._has_audio)
         except InvalidUpdate as error:
             raise InvalidEvent("invalid_value", str(error), error.param) from None
-        if config.turn_detection != self._config.turn_detection:
-            self.session.options = config.streaming_options(self.engine.settings.streaming)
+        options = config.streaming_options(self.engine.settings.streaming)
+        try:
+            await self.engine.hotwords.prepare(options)
+        except InvalidHotwords as error:
+            raise InvalidEvent("invalid_value", f"{KEYWORDS}: {error}", KEYWORDS) from None
+        if options != self.session.options:
             if self._has_uncommitted:  # options are those of a stream: another begins
                 self._end_item()
+            self.session.configure(options)
         self._config = config
         await self._send("session.updated", session=self._session())
 

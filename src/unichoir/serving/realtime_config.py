@@ -3,14 +3,17 @@
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from unichoir.decoding.context import parse_hotwords
 from unichoir.decoding.options import EndpointRules, StreamingOptions
 from unichoir.errors import DecodingError
-from unichoir.serving.settings import Settings
+from unichoir.serving.hotwords import InvalidHotwords, client_hotwords
+from unichoir.serving.settings import Settings, UnknownLanguage
 
 PREFIX = "item.input_audio_transcription."
 WORDS, PARTIAL, LOGPROBS = f"{PREFIX}words", f"{PREFIX}partial", f"{PREFIX}logprobs"
 """What can be included in events; the first two are extensions of ours."""
 SAMPLE_RATES = (16000, 24000)
+KEYWORDS = "session.audio.input.transcription.keywords"
 
 
 class InvalidUpdate(Exception):
@@ -42,6 +45,10 @@ class RealtimeConfig:
     turn_detection: TurnDetection | None = field(default_factory=TurnDetection)
     """None: the client ends utterances by `input_audio_buffer.commit`."""
     include: tuple[str, ...] = ()
+    restriction: str | None = None
+    """The only language to recognise, of several; None: as the server says."""
+    keywords: tuple[str, ...] | None = None
+    """Phrases to expect, with their boosts; None: the server's own."""
 
     @classmethod
     def of(cls, settings: Settings) -> "RealtimeConfig":
@@ -54,7 +61,7 @@ class RealtimeConfig:
         return cls(model=settings.model_name, language=settings.language, turn_detection=detection)
 
     def streaming_options(self, base: StreamingOptions) -> StreamingOptions:
-        """For the recogniser. Raises InvalidUpdate for a turn detection out of its range."""
+        """For the recogniser. Raises InvalidUpdate for a turn detection out of its range, and for keywords."""
         rules, detection = base.endpoint or EndpointRules(), self.turn_detection
         try:
             if detection is None:
@@ -64,11 +71,14 @@ class RealtimeConfig:
                 rules = replace(rules, silence_after_speech=silence, blank_threshold=1 - detection.threshold)
         except DecodingError as error:
             raise InvalidUpdate("session.audio.input.turn_detection", str(error)) from None
-        return replace(base, endpoint=rules)
+        options = replace(base, endpoint=rules, language=self.restriction or base.language)
+        return options if self.keywords is None else replace(options, hotwords=parse_hotwords(self.keywords))
 
     def to_dict(self) -> dict[str, Any]:
         """As `session` in events."""
-        transcription = {"model": self.model, **({"language": self.language} if self.language else {})}
+        transcription: dict[str, Any] = {"model": self.model, **({"language": self.language} if self.language else {})}
+        if self.keywords is not None:
+            transcription["keywords"] = list(self.keywords)
         detection = self.turn_detection
         audio = {
             "format": {"type": "audio/pcm", "rate": self.sample_rate},
@@ -105,16 +115,27 @@ class RealtimeConfig:
 
     def _with_transcription(self, value: Any, settings: Settings) -> "RealtimeConfig":
         where = "session.audio.input.transcription"
-        given = _Fields(value, where, {"model", "language", "prompt"})
+        given = _Fields(value, where, {"model", "language", "prompt", "keywords"})
         model = given.get("model", self.model)
         if model not in settings.model_names:
             raise InvalidUpdate(f"{where}.model", f"there is no such model; this server has {settings.model_name}")
-        if given.get("language") not in (None, "", settings.language):
-            known = f"this model recognises '{settings.language}'" if settings.language else "leave it out"
-            raise InvalidUpdate(f"{where}.language", f"{known}; there is no other language to choose")
+        restriction, wanted = self.restriction, given.get("language")
+        if wanted is not None:
+            try:
+                restriction = settings.choose_language(str(wanted))
+            except UnknownLanguage as error:
+                raise InvalidUpdate(f"{where}.language", str(error)) from None
         if given.get("prompt"):
             raise InvalidUpdate(f"{where}.prompt", "not offered; leave it out")
-        return replace(self, model=model)
+        keywords = self.keywords
+        if "keywords" in given.values:
+            keywords = given.values["keywords"]
+            try:
+                keywords = None if keywords is None else tuple(keywords) if client_hotwords(keywords, settings) else ()
+            except InvalidHotwords as error:
+                raise InvalidUpdate(KEYWORDS, str(error)) from None
+        language = restriction or settings.language
+        return replace(self, model=model, language=language, restriction=restriction, keywords=keywords)
 
 
 class _Fields:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from unichoir.decoding.hypothesis import StreamResult
 from unichoir.decoding.latency import LatencyMeter
+from unichoir.decoding.options import StreamingOptions
 from unichoir.errors import UnichoirError
 from unichoir.serving.settings import Settings
 
@@ -41,6 +42,8 @@ class Failed:
 
 Signal = Literal["commit", "clear", "finish", "abandon"]
 """commit: the utterance ends here and another begins; clear: forget what has not ended; finish: the input is over."""
+Item: TypeAlias = Audio | Signal | StreamingOptions
+"""What goes to the engine, in order."""
 Mark = Literal["committed", "cleared", "ended"]
 """What has become of the signals, in order with the results."""
 Event: TypeAlias = "StreamResult | Mark | Failed"
@@ -59,11 +62,11 @@ class Session:
         forget: Callable[["Session"], None],
     ) -> None:
         self.options = settings.streaming
-        """Those of the next stream: to be changed before audio, or with `commit` or `clear`."""
+        """As last configured."""
         self.is_over = False
         """Set by the engine's thread: it takes nothing more."""
         self.latency = LatencyMeter()
-        self.inbox: deque[Audio | Signal] = deque()
+        self.inbox: deque[Item] = deque()
         """The engine's thread takes from its left."""
         self.accepted_ms = 0.0
         self._max_backlog_ms = 1000 * settings.max_backlog_seconds
@@ -86,6 +89,11 @@ class Session:
     def backlog_ms(self) -> float:
         """Audio that waits to be recognised."""
         return self.accepted_ms - self._heard_ms
+
+    def configure(self, options: StreamingOptions) -> None:
+        """The options of what follows: to be called before audio, or after `commit` or `clear`."""
+        self.options = options
+        self._put(options)
 
     async def send(self, samples: NDArray[np.int16], sample_rate: int) -> None:
         """Add int16 samples (N,); waits while too much of the session's audio is not recognised yet.
@@ -154,7 +162,7 @@ class Session:
         if self._events:
             self._has_events.set()
 
-    def _put(self, item: Audio | Signal) -> None:
+    def _put(self, item: Item) -> None:
         self.inbox.append(item)
         self._notify(self)
 

@@ -9,6 +9,10 @@ from unichoir.errors import ConfigError
 MEBIBYTE = 1 << 20
 
 
+class UnknownLanguage(Exception):
+    """What a client may not ask for; the message says what it may."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Settings of one server. Raises ConfigError for values that make no sense."""
@@ -19,10 +23,12 @@ class Settings:
     """Further names by which clients may ask for it."""
     language: str = ""
     """ISO 639-1 code of what the model recognises; requests for another are refused. Empty: not known."""
+    languages: tuple[str, ...] = ()
+    """Those that clients may choose among, of a model with tokens for them."""
     streaming: StreamingOptions = field(default_factory=StreamingOptions)
-    """Of live sessions; clients may choose their own silence and n-best."""
+    """Of live sessions; clients may choose their own silence, n-best and, in place of these, hotwords."""
     decoding: DecodingOptions = field(default_factory=DecodingOptions)
-    """Of recordings."""
+    """Of recordings; clients may choose their own hotwords in place of these."""
     max_sessions: int = 200
     """Live sessions, from the opening of the connection on."""
     max_batch: int = 16
@@ -40,6 +46,8 @@ class Settings:
     """Of one recording."""
     max_waiting_uploads: int = 8
     """Recordings in work and waiting; further ones are refused."""
+    max_hotwords: int = 1000
+    """Phrases in the list of one client, of 20 characters on average; 0: clients may give none."""
     api_key: str = ""
     """Bearer token that clients must show; empty: none."""
     allowed_origins: tuple[str, ...] = ()
@@ -53,6 +61,8 @@ class Settings:
         for name in ("max_sessions", "max_batch", "max_message_bytes", "max_upload_bytes", "max_waiting_uploads"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: expected at least 1, found {getattr(self, name)}")
+        if self.max_hotwords < 0:
+            raise ConfigError(f"max_hotwords: expected at least 0, found {self.max_hotwords}")
         for name in ("idle_timeout", "max_session_seconds", "max_audio_seconds"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name}: expected more than 0 s, found {getattr(self, name)}")
@@ -62,6 +72,19 @@ class Settings:
             raise ConfigError(f"drain_timeout: expected at least 0 s, found {self.drain_timeout}")
         if not self.max_backlog_seconds >= 2:
             raise ConfigError(f"max_backlog_seconds: expected at least 2, found {self.max_backlog_seconds}")
+
+    def choose_language(self, name: str) -> str | None:
+        """What recognition is restricted to for a client that asks for `name`; None: to nothing.
+
+        An empty name is no wish. Raises UnknownLanguage.
+        """
+        choices = {language.lower(): language for language in self.languages}
+        if name.lower() in choices:
+            return choices[name.lower()]
+        if name and name.lower() != self.language.lower():
+            known = ", ".join(self.languages) or (f"{self.language} only" if self.language else "")
+            raise UnknownLanguage(f"this model recognises {known or 'a language that the server does not know'}")
+        return None
 
     @property
     def model_names(self) -> tuple[str, ...]:

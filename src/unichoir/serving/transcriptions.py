@@ -4,34 +4,37 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Coroutine, Iterator
 from contextlib import aclosing, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
 
 import anyio
 import anyio.to_thread
 from fastapi import APIRouter, Request
 from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from unichoir.audio.io import Samples, audio_duration, load_audio
+from unichoir.decoding.formats import write_transcript
 from unichoir.decoding.hypothesis import Token
+from unichoir.decoding.options import DecodingOptions
 from unichoir.errors import AudioError, UnichoirError
 from unichoir.serving.engine import Busy, Draining, Engine, Piece
 from unichoir.serving.errors import ApiError, internal_error
 from unichoir.serving.formats import Recording, delta_event, done_event, json_body, segment_text, verbose_body
+from unichoir.serving.hotwords import InvalidHotwords
 from unichoir.serving.logs import log_failure
-from unichoir.serving.parameters import NAMES, Parameters, check_model, parse_parameters
+from unichoir.serving.parameters import NAMES, Parameters, check_model, invalid_keywords, parse_parameters
 from unichoir.serving.settings import Settings
 from unichoir.serving.uploads import FILE_FIELD, UploadedFile, receive_form
 from unichoir.text.normalize import canonical_text
-from unichoir.text.subtitles import make_cues, to_srt, to_vtt
 
 MAX_RECEIVING = 32
 """Files that are received and decoded at once: each may take its largest size on the disk."""
 MAX_DECODING = 2
 """Files that are decoded at once: each keeps a processor busy and takes memory for all of its samples."""
 RETRY_SECONDS = 5
+MEDIA_TYPES = {"text": "text/plain", "srt": "application/x-subrip; charset=utf-8", "vtt": "text/vtt"}
 
 Result = TypeVar("Result")
 router = APIRouter()
@@ -62,7 +65,7 @@ async def create_transcription(request: Request) -> Response:
         parameters, samples = await _receive(request, engine)
         if parameters.stream:
             return EventResponse(_events(engine, samples, parameters))
-        recording = await _while_connected(request.receive, _transcribe(engine, samples))
+        recording = await _while_connected(request.receive, _transcribe(engine, samples, parameters))
     return _response(recording, parameters, engine.settings)
 
 
@@ -166,6 +169,10 @@ async def _receive(request: Request, engine: Engine) -> tuple[Parameters, Sample
             parameters = parse_parameters(form.fields, settings)
             if form.file is None:
                 raise ApiError(400, "file: missing", code="missing_required_parameter", param=FILE_FIELD)
+            try:
+                await engine.hotwords.prepare(_options(engine, parameters))
+            except InvalidHotwords as error:
+                raise invalid_keywords(error) from None
             rate = engine.recognizer.fbank_config.sample_rate
             work = anyio.to_thread.run_sync(_decode, form.file, rate, settings.max_audio_seconds, limiter=desk.decoding)
             return parameters, await _while_connected(request.receive, work)
@@ -205,13 +212,22 @@ async def _wait_for_disconnect(receive: Receive) -> None:
         pass
 
 
-def _pieces(engine: Engine, samples: Samples) -> "aclosing[AsyncGenerator[Piece, None]]":
+def _options(engine: Engine, parameters: Parameters) -> DecodingOptions:
+    options, hotwords = engine.settings.decoding, parameters.hotwords
+    return replace(
+        options,
+        hotwords=options.hotwords if hotwords is None else hotwords,
+        language=parameters.language or options.language,
+    )
+
+
+def _pieces(engine: Engine, samples: Samples, parameters: Parameters) -> "aclosing[AsyncGenerator[Piece, None]]":
     """Leaving the context abandons what has not been recognised yet."""
-    return aclosing(engine.transcribe(samples, engine.settings.decoding))
+    return aclosing(engine.transcribe(samples, _options(engine, parameters)))
 
 
-async def _transcribe(engine: Engine, samples: Samples) -> Recording:
-    async with _pieces(engine, samples) as pieces:
+async def _transcribe(engine: Engine, samples: Samples, parameters: Parameters) -> Recording:
+    async with _pieces(engine, samples, parameters) as pieces:
         return Recording([piece async for piece in pieces], _seconds(engine, samples))
 
 
@@ -219,7 +235,7 @@ async def _events(engine: Engine, samples: Samples, parameters: Parameters) -> A
     duration, text = _seconds(engine, samples), ""
     tokens: list[Token] = []
     with _refusals(engine):
-        async with _pieces(engine, samples) as pieces:
+        async with _pieces(engine, samples, parameters) as pieces:
             async for piece in pieces:
                 longer = canonical_text(f"{text} {segment_text(piece.segment)}")
                 yield delta_event(longer[len(text) :], piece, duration, parameters)
@@ -234,13 +250,7 @@ def _response(recording: Recording, parameters: Parameters, settings: Settings) 
         return JSONResponse(json_body(recording, parameters))
     if kind == "verbose_json":
         return JSONResponse(verbose_body(recording, parameters, settings.language, settings.decoding))
-    transcript = recording.transcript
-    if kind == "text":
-        return PlainTextResponse(transcript.text + "\n")
-    cues = make_cues(transcript.words)
-    if kind == "srt":
-        return Response(to_srt(cues), media_type="application/x-subrip; charset=utf-8")
-    return Response(to_vtt(cues), media_type="text/vtt")
+    return Response(write_transcript(recording.transcript, kind, name=""), media_type=MEDIA_TYPES[kind])
 
 
 def _seconds(engine: Engine, samples: Samples) -> float:

@@ -9,6 +9,7 @@ import numpy as np
 from unichoir.decoding.hypothesis import Reading, StreamResult
 from unichoir.errors import DecodingError
 from unichoir.serving.connection import Connection, ProtocolError
+from unichoir.serving.hotwords import InvalidHotwords, client_hotwords
 from unichoir.serving.session import Event
 
 SAMPLE_RATE = 16000
@@ -65,14 +66,14 @@ class WenetConnection(Connection):
         if "signal" not in header:
             raise ProtocolError("Wrong message header")
         if header["signal"] == "start" and not self._is_started:
-            self._start(header)
+            await self._start(header)
             await self.send({**OK, "type": "server_ready"})
         elif header["signal"] == "end" and self._is_started:
             self.session.finish()
         else:
             raise ProtocolError("Unexpected signal type")
 
-    def _start(self, header: dict[str, Any]) -> None:
+    async def _start(self, header: dict[str, Any]) -> None:
         nbest = header.get("nbest", 1)
         if not isinstance(nbest, int) or isinstance(nbest, bool):
             raise ProtocolError("integer is expected for nbest option")
@@ -80,9 +81,17 @@ class WenetConnection(Connection):
         if not isinstance(continuous, bool):
             raise ProtocolError("boolean true or false is expected for continuous_decoding option")
         try:
-            self.session.options = replace(self.session.options, num_best=nbest)
+            options = replace(self.session.options, num_best=nbest)
         except DecodingError as error:
             raise ProtocolError(f"nbest: {error}") from None
+        if "hotwords" in header:
+            try:
+                hotwords = client_hotwords(header["hotwords"], self.engine.settings)
+                options = replace(options, hotwords=hotwords)
+                await self.engine.hotwords.prepare(options)
+            except InvalidHotwords as error:
+                raise ProtocolError(f"hotwords: {error}") from None
+        self.session.configure(options)
         self._is_started, self._is_continuous = True, continuous
 
     async def _send_result(self, kind: str, nbest: list[dict[str, Any]]) -> None:

@@ -1,0 +1,40 @@
+"""The searches by the name of their mode."""
+
+from functools import partial
+
+from unichoir.decoding.attention_beam import attention_beam_search
+from unichoir.decoding.backend import Backend, Floats
+from unichoir.decoding.greedy import ctc_greedy_search
+from unichoir.decoding.hypothesis import Hypothesis
+from unichoir.decoding.language import LanguageTokens
+from unichoir.decoding.options import DecodingOptions
+from unichoir.decoding.prefix_beam import ctc_prefix_beam_search
+from unichoir.decoding.rescoring import attention_rescoring
+from unichoir.decoding.scoring import PrefixScorer
+
+
+def search(
+    backend: Backend,
+    encoder_out: Floats,
+    log_probs: Floats,
+    options: DecodingOptions,
+    languages: LanguageTokens | None = None,
+    scorer: PrefixScorer | None = None,
+) -> list[Hypothesis]:
+    """The n-best hypotheses, best first, of one utterance in the mode of the options.
+
+    encoder_out: (T', D); log_probs: (T', V) its CTC log-probabilities, restricted to the options' language; both
+    without padding, T' > 0. languages: the vocabulary's; scorer: what the options' hotwords and a language model add.
+    """
+    blank_id = backend.info.blank_id
+    if options.mode == "ctc_greedy_search":
+        return [ctc_greedy_search(log_probs, blank_id)]
+    if options.mode == "attention":
+        restrict = partial((languages or LanguageTokens()).restrict, language=options.language)
+        return attention_beam_search(
+            backend, encoder_out, options.beam_size, options.max_length, options.length_penalty, restrict
+        )
+    hyps = ctc_prefix_beam_search(log_probs, options.beam_size, blank_id, scorer)
+    if options.mode == "ctc_prefix_beam_search":
+        return hyps
+    return attention_rescoring(backend, encoder_out, hyps, options.ctc_weight, options.reverse_weight)
