@@ -15,7 +15,7 @@ demo: $(DEMO)/bin/python
 
 # A thread for each of the two processes: more than there are cores would wait for each other.
 test: lint
-	OMP_NUM_THREADS=1 $(TEST)/bin/python -m pytest -n 2 --dist loadgroup -m 'not alone'
+	OMP_NUM_THREADS=1 $(TEST)/bin/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m 'not alone'
 	$(TEST)/bin/python -m pytest -m alone
 
 lint: $(TEST)/.installed

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+SLOWEST = ("training", "export", "fleet", "benchmark", "recipes", "serving")
 
 
 def pytest_configure() -> None:
@@ -19,10 +20,12 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several processes test (`pytest -n 2 --dist loadgroup`), each takes whole folders: what a folder's tests
-    share is made once, and clusters do not meet."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(item.path.relative_to(REPOSITORY / "tests").parts[0]))
+    """Where several processes test (`make test`), each takes whole folders: what a folder's tests share is made once,
+    and clusters do not meet. The slowest come first, so that at the end no process waits for another."""
+    folders = {item: item.path.relative_to(REPOSITORY / "tests").parts[0] for item in items}
+    for item, folder in folders.items():
+        item.add_marker(pytest.mark.xdist_group(folder))
+    items.sort(key=lambda item: SLOWEST.index(folders[item]) if folders[item] in SLOWEST else len(SLOWEST))
 
 
 @pytest.hookimpl(trylast=True)
