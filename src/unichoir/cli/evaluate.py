@@ -16,7 +16,6 @@ from unichoir.cli.arguments import (
     LanguageModelOption,
     LanguageOption,
     LeftChunksOption,
-    LongArguments,
     SearchArguments,
     ThreadsOption,
     TopKOption,
@@ -29,6 +28,7 @@ from unichoir.cli.common import (
     progress_bar,
     write_line,
 )
+from unichoir.cli.cutting import LongArguments
 from unichoir.cli.grouping import grouped
 from unichoir.decoding.options import MODES
 from unichoir.errors import ManifestError

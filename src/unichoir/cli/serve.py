@@ -9,12 +9,11 @@ import typer
 from unichoir.cli.arguments import (
     DeviceOption,
     FusionArguments,
-    LongArguments,
     ModelArguments,
     SearchArguments,
-    StreamArguments,
     WrittenArguments,
 )
+from unichoir.cli.cutting import LongArguments, StreamArguments
 from unichoir.cli.fleet import ReplicaArguments, refuse, serve_on_cluster
 from unichoir.cli.grouping import grouped
 from unichoir.text.tokenizer import load_tokenizer

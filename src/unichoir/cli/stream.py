@@ -14,10 +14,10 @@ from unichoir.cli.arguments import (
     LanguageOption,
     ModelArguments,
     SearchArguments,
-    StreamArguments,
     WrittenArguments,
 )
 from unichoir.cli.common import note, write_line
+from unichoir.cli.cutting import StreamArguments
 from unichoir.cli.grouping import grouped
 from unichoir.cli.stream_output import Format, TextLines, make_output
 from unichoir.decoding.device import DEVICES, Device

@@ -14,12 +14,12 @@ from unichoir.cli.arguments import (
     FusionArguments,
     LanguageOption,
     LeftChunksOption,
-    LongArguments,
     ModelArguments,
     SearchArguments,
     WrittenArguments,
 )
 from unichoir.cli.common import make_progress, print_error
+from unichoir.cli.cutting import LongArguments
 from unichoir.cli.fleet import FleetArguments, refuse
 from unichoir.cli.formats import FormatOption, SubtitleArguments, parse_formats
 from unichoir.cli.grouping import grouped

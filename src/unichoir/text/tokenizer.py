@@ -23,11 +23,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unichoir.errors import TokenizerError
-from unichoir.text.normalize import canonical_text, find_words, is_cjk, split_words
-from unichoir.text.units import BYTE_TOKENS, language_of, special_units
+from unichoir.text.normalize import canonical_text, find_words, is_cjk
+from unichoir.text.units import BYTE_TOKENS, language_of, special_units, split_characters, split_runs
 from unichoir.text.units import SPACE as SPACE
 from unichoir.text.units import SPECIAL_TOKENS as SPECIAL_TOKENS
 from unichoir.text.units import UNITS_FILE as UNITS_FILE
+from unichoir.text.units import build_char_units as build_char_units
 from unichoir.text.units import read_units as read_units
 
 BPE_FILE = "bpe.model"
@@ -168,7 +169,7 @@ class CharTokenizer(Tokenizer):
     """One token per character, U+2581 between words; nothing between CJK characters."""
 
     def encode(self, text: str) -> list[int]:
-        return [index for character in _characters(self._prepare(text)) for index in self._express(character)]
+        return [index for character in split_characters(self._prepare(text)) for index in self._express(character)]
 
 
 class BpeTokenizer(Tokenizer):
@@ -185,7 +186,7 @@ class BpeTokenizer(Tokenizer):
     def encode(self, text: str) -> list[int]:
         """As in Tokenizer. Raises TokenizerError without sentencepiece or without a sentencepiece model."""
         ids: list[int] = []
-        for run in _runs(self._prepare(text)):
+        for run in split_runs(self._prepare(text)):
             pieces = [run] if is_cjk(run) else self._processor.encode(run, out_type=str)
             ids.extend(index for piece in pieces for index in self._express(piece))
         return ids
@@ -218,21 +219,6 @@ def load_tokenizer(directory: str | os.PathLike[str]) -> CharTokenizer | BpeToke
     if any(token.startswith(SPACE) and len(token) > 1 for token in tokens):
         return BpeTokenizer(tokens, None, str(units))
     return CharTokenizer(tokens, str(units))
-
-
-def build_char_units(
-    texts: Iterable[str], *, min_count: int = 1, languages: Sequence[str] = (), byte_fallback: bool = False
-) -> list[str]:
-    """Tokens of a character vocabulary: the special ones, U+2581, then the texts' characters by code point.
-
-    Characters that occur less than `min_count` times are left out. languages, byte_fallback: see `special_units`.
-    Raises TokenizerError when nothing is left.
-    """
-    counts = Counter(character for text in texts for character in _characters(canonical_text(text.replace(SPACE, " "))))
-    characters = sorted(c for c, count in counts.items() if count >= min_count and c != SPACE)
-    if not characters:
-        raise TokenizerError("no text to build a vocabulary from")
-    return [*special_units(languages, byte_fallback), SPACE, *characters]
 
 
 def train_bpe(
@@ -289,32 +275,11 @@ def train_bpe(
 
 
 def _frequent_runs(texts: Iterable[str], min_count: int) -> list[str]:
-    """The `_runs` of the texts without their rare characters."""
-    runs = [run for text in texts for run in _runs(canonical_text(text.replace(SPACE, " ")))]
+    """The `split_runs` of the texts without their rare characters."""
+    runs = [run for text in texts for run in split_runs(canonical_text(text.replace(SPACE, " ")))]
     counts = Counter("".join(runs))
     rare = {ord(character): " " for character, count in counts.items() if count < min_count}
     return [run for rest in runs if (run := canonical_text(rest.translate(rare)))]
-
-
-def _characters(text: str) -> list[str]:
-    """Canonical text as characters, U+2581 before every word of a spaced script but the first."""
-    spaced = "".join(run if is_cjk(run) else SPACE + run.replace(" ", SPACE) for run in _runs(text))
-    return list(spaced.removeprefix(SPACE))
-
-
-def _runs(text: str) -> list[str]:
-    """Canonical text as single CJK characters and runs of words of spaced scripts."""
-    runs: list[str] = []
-    extend = False
-    for word in split_words(text):
-        if is_cjk(word):
-            runs.append(word)
-        elif extend:
-            runs[-1] += " " + word
-        else:
-            runs.append(word)
-        extend = not is_cjk(word)
-    return runs
 
 
 def _sentencepiece() -> Any:

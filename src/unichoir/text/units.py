@@ -6,10 +6,12 @@ what no other token can, and tokens that say which language is spoken (`<|en|>`,
 
 import os
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from unichoir.errors import TokenizerError
+from unichoir.text.normalize import canonical_text, is_cjk, split_words
 
 SPACE = "\u2581"
 SPECIAL_TOKENS = ("<blank>", "<unk>", "<sos/eos>")
@@ -40,6 +42,23 @@ def special_units(languages: Sequence[str] = (), byte_fallback: bool = False) ->
     return [*SPECIAL_TOKENS, *tokens, *(BYTE_TOKENS if byte_fallback else ())]
 
 
+def build_char_units(
+    texts: Iterable[str], *, min_count: int = 1, languages: Sequence[str] = (), byte_fallback: bool = False
+) -> list[str]:
+    """Tokens of a character vocabulary: the special ones, U+2581, then the texts' characters by code point.
+
+    Characters that occur less than `min_count` times are left out. languages, byte_fallback: see `special_units`.
+    Raises TokenizerError when nothing is left.
+    """
+    counts = Counter(
+        character for text in texts for character in split_characters(canonical_text(text.replace(SPACE, " ")))
+    )
+    characters = sorted(c for c, count in counts.items() if count >= min_count and c != SPACE)
+    if not characters:
+        raise TokenizerError("no text to build a vocabulary from")
+    return [*special_units(languages, byte_fallback), SPACE, *characters]
+
+
 def read_units(path: str | os.PathLike[str]) -> list[str]:
     """Tokens of a `units.txt` (`token id` per line, any order) by id.
 
@@ -67,3 +86,24 @@ def read_units(path: str | os.PathLike[str]) -> list[str]:
         if index != expected:
             raise TokenizerError(f"{path}, line {lines[index]}: id {index}, but no line has id {expected}")
     return [tokens[index] for index in range(len(tokens))]
+
+
+def split_characters(text: str) -> list[str]:
+    """Canonical text as characters, U+2581 before every word of a spaced script but the first."""
+    spaced = "".join(run if is_cjk(run) else SPACE + run.replace(" ", SPACE) for run in split_runs(text))
+    return list(spaced.removeprefix(SPACE))
+
+
+def split_runs(text: str) -> list[str]:
+    """Canonical text as single CJK characters and runs of words of spaced scripts."""
+    runs: list[str] = []
+    extend = False
+    for word in split_words(text):
+        if is_cjk(word):
+            runs.append(word)
+        elif extend:
+            runs[-1] += " " + word
+        else:
+            runs.append(word)
+        extend = not is_cjk(word)
+    return runs
