@@ -8,6 +8,9 @@ letters or more that occur there at most `--rare` times, are its hotwords, all i
 one to three words of the texts, none of whose words is in the set's references. Recall is the share of the rare
 words' occurrences that the alignment of the word error rate finds right; a false alarm is a rare word in a hypothesis
 where the reference has another word or none.
+
+`--constants` tries, on whole utterances with a boost of 2, how many tokens of a frame are considered, and how much the
+bonus counts in rescoring, instead of the tables of boosts.
 """
 
 import argparse
@@ -18,12 +21,14 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
 from unichoir.api import load_recognizer
 from unichoir.audio.fbank import compute_fbank
 from unichoir.data.manifest import load_utterance, read_manifest
+from unichoir.decoding import prefix_beam, rescoring
 from unichoir.decoding.backend import Floats
 from unichoir.decoding.context import ContextGraph, Hotword, parse_hotwords
 from unichoir.decoding.options import DecodingOptions, Mode
@@ -102,14 +107,19 @@ def draw_distractors(texts: Sequence[list[str]], known: set[str], count: int) ->
     raise SystemExit(f"the texts have fewer than {count} phrases without the set's words")
 
 
-def measure_quality(recognizer: Recognizer, manifest: Path, arguments: argparse.Namespace) -> None:
-    """The tables of one set."""
+def draw_phrases(manifest: Path, arguments: argparse.Namespace) -> tuple[set[str], list[str]]:
+    """The rare words of a set, and distractors."""
     texts = [words for path in arguments.texts for words in words_of(path)]
     counts = Counter(word for words in texts for word in words)
     known = {word for words in words_of(manifest) for word in words}
     rare = {word for word in known if counts[word] <= arguments.rare and len(word) > 2}
-    distractors = draw_distractors(texts, known, arguments.distractors)
     print(f"\n{manifest.parent.name}: {len(rare)} rare words, such as {', '.join(sorted(rare)[:8])}\n")
+    return rare, draw_distractors(texts, known, arguments.distractors)
+
+
+def measure_boosts(recognizer: Recognizer, manifest: Path, arguments: argparse.Namespace) -> None:
+    """The table of one set."""
+    rare, distractors = draw_phrases(manifest, arguments)
     print("| chunk | mode | boost | distractors | recall of rare words | false alarms | word error rate |")
     print("|---|---|---|---|---|---|---|")
     for chunk_size in (None, 16):
@@ -121,6 +131,27 @@ def measure_quality(recognizer: Recognizer, manifest: Path, arguments: argparse.
                     options = DecodingOptions(mode=mode, hotwords=hotwords)
                     row = score(recognizer, encoded, rare, options).row()
                     print(f"| {chunk_size or 'full'} | {mode} | {boost or '-'} | {len(others)} | {row} |", flush=True)
+
+
+def measure_constants(recognizer: Recognizer, manifest: Path, arguments: argparse.Namespace) -> None:
+    """The same with other values of two constants of the code."""
+    rare, distractors = draw_phrases(manifest, arguments)
+    encoded = encode_set(recognizer, manifest, None)
+    tried: list[tuple[ModuleType, str, Mode, Sequence[float]]] = [
+        (prefix_beam, "WIDENING", "ctc_prefix_beam_search", (1, 2, 4, 16)),
+        (rescoring, "BONUS_WEIGHT", "attention_rescoring", (0, 0.5, 1, 1.5, 2)),
+    ]
+    print("| mode | constant | | distractors | recall of rare words | false alarms | word error rate |")
+    print("|---|---|---|---|---|---|---|")
+    for module, name, mode, values in tried:
+        chosen = getattr(module, name)
+        for value in values:
+            setattr(module, name, value)
+            for others in ((), distractors):
+                hotwords = parse_hotwords((phrase, 2.0) for phrase in [*sorted(rare), *others])
+                row = score(recognizer, encoded, rare, DecodingOptions(mode=mode, hotwords=hotwords)).row()
+                print(f"| {mode} | {name} | {value:g} | {len(others)} | {row} |", flush=True)
+        setattr(module, name, chosen)
 
 
 def measure_cost(recognizer: Recognizer, manifest: Path, texts: Sequence[Path]) -> None:
@@ -157,12 +188,14 @@ def main() -> None:
     parser.add_argument("--model")
     parser.add_argument("--rare", type=int, default=2)
     parser.add_argument("--distractors", type=int, default=1000)
-    parser.add_argument("--boosts", nargs="+", type=float, default=[0.5, 0.75, 1.0, 1.5, 2.0, 3.0])
+    parser.add_argument("--boosts", nargs="+", type=float, default=[0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0])
+    parser.add_argument("--constants", action="store_true")
     arguments = parser.parse_args()
     recognizer = load_recognizer(arguments.model, num_threads=1)
     for manifest in arguments.manifests:
-        measure_quality(recognizer, manifest, arguments)
-    measure_cost(recognizer, arguments.manifests[0], arguments.texts)
+        (measure_constants if arguments.constants else measure_boosts)(recognizer, manifest, arguments)
+    if not arguments.constants:
+        measure_cost(recognizer, arguments.manifests[0], arguments.texts)
 
 
 if __name__ == "__main__":
