@@ -45,7 +45,7 @@ def test_text_manifests_and_gzip_give_the_same_bytes(run_command: Command, tmp_p
 
 def test_words_and_tokens_as_the_model_writes_them(run_command: Command, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("One two, caf\u00e9 three!\n", encoding="utf-8")
-    train = "lm", "train", tmp_path / "text.txt", "--order", 1, "--output"
+    train = "lm", "train", tmp_path / "text.txt", "--order", 2, "--output"
     model = "--model", "unichoir-small-en"
     assert run_command(*train, tmp_path / "words", "--normalize")[0] == 0
     assert run_command(*train, tmp_path / "model", "--normalize", *model)[0] == 0
@@ -53,7 +53,11 @@ def test_words_and_tokens_as_the_model_writes_them(run_command: Command, tmp_pat
 
     def words(name: str) -> set[str]:
         lines = (tmp_path / name).read_text("utf-8").splitlines()
-        return {line.split("\t")[1] for line in lines if "\t" in line} - {"<s>", "</s>", "<unk>"}
+        return {word for line in lines if "\t" in line for word in line.split("\t")[1].split()} - {
+            "<s>",
+            "</s>",
+            "<unk>",
+        }
 
     assert words("words") == {"ONE", "TWO", "CAF\u00c9", "THREE"}
     assert words("model") == {"ONE", "TWO", "THREE"}
@@ -102,8 +106,9 @@ def test_a_language_model_decides_what_is_recognised(run_command: Command, tmp_p
     ("content", "arguments", "message"),
     [
         (b"ONE\n\xff\n", [], "text.txt:2: not UTF-8"),
-        (b"\n", [], "no text"),
-        (b"ONE\n", ["--order", "6"], "order 6: no sentence is that long"),
+        (b"\n", [], "text.txt: no text"),
+        (b"ONE\n", ["--order", "6"], "text.txt: order 6: no sentence is that long"),
+        (b"ONE\n", ["--order", "1"], "--order"),
         (b"ONE\n", ["--level", "token"], "--model"),
     ],
 )
@@ -118,8 +123,18 @@ def test_what_cannot_be_trained_leaves_nothing(
     assert [path.name for path in tmp_path.iterdir()] == [source.name]
 
 
-def test_truncated_gzip_and_missing_files(run_command: Command, tmp_path: Path) -> None:
-    (tmp_path / "cut.txt.gz").write_bytes(gzip.compress(b"ONE TWO\n" * 100)[:30])
-    assert "cut.txt.gz: truncated" in run_command("lm", "train", tmp_path / "cut.txt.gz", "--output", tmp_path / "o")[2]
-    assert "nowhere.txt" in run_command("lm", "train", tmp_path / "nowhere.txt", "--output", tmp_path / "o")[2]
-    assert not (tmp_path / "o").exists()
+def test_texts_and_folders_that_are_damaged_or_missing(run_command: Command, tmp_path: Path) -> None:
+    def message(name: str, output: Path = tmp_path / "o") -> str:
+        code, _, err = run_command("lm", "train", tmp_path / name, "--output", output)
+        assert code != 0
+        return err
+
+    packed = gzip.compress(b"ONE TWO\n" * 100)
+    (tmp_path / "cut.txt.gz").write_bytes(packed[:30])
+    (tmp_path / "bad.txt.gz").write_bytes(packed[:10] + b"\xff" * 30)
+    assert "cut.txt.gz: truncated" in message("cut.txt.gz")
+    assert "bad.txt.gz: truncated or damaged" in message("bad.txt.gz")
+    assert "nowhere.txt" in message("nowhere.txt")
+    # Where to write is tried before what to read.
+    assert "nowhere/o" in message("cut.txt.gz", tmp_path / "nowhere" / "o")
+    assert {path.name for path in tmp_path.iterdir()} == {"cut.txt.gz", "bad.txt.gz"}

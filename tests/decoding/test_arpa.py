@@ -80,8 +80,16 @@ def test_contexts_that_are_missing(tmp_path: Path) -> None:
         opened(tmp_path / "lm.arpa", trigram.encode())
 
 
+def test_a_model_of_single_words(tmp_path: Path) -> None:
+    unigrams = ARPA.replace("ngram 2=3\n", "")
+    unigrams = unigrams[: unigrams.index("\\2-grams")] + "\\end\\\n"
+    with pytest.raises(CheckpointError, match="single words; KenLM reads orders 2 to 6"):
+        opened(tmp_path / "lm.arpa", unigrams.encode())
+
+
 def test_a_model_of_nothing(tmp_path: Path) -> None:
-    empty = "\\data\\\nngram 1=3\n\n\\1-grams:\n-1\t<unk>\n-99\t<s>\n-0.1\t</s>\n\n\\end\\\n"
+    counts, words = "\\data\\\nngram 1=3\nngram 2=1\n\n", "\\1-grams:\n-1\t<unk>\n-99\t<s>\n-0.1\t</s>\n\n"
+    empty = f"{counts}{words}\\2-grams:\n-0.1\t<s> </s>\n\n\\end\\\n"
     with pytest.raises(CheckpointError, match="without words"):
         opened(tmp_path / "lm.arpa", empty.encode())
 

@@ -216,6 +216,8 @@ def test_a_list() -> None:
         [("a", 1, 2)],
         [(3, 1)],
         ["x :y"],
+        {"a": 2.0},
+        7,
     ],
 )
 def test_a_wrong_list(wrong: list[object]) -> None:

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unichoir.decoding.language_model import UNKNOWN_FLOOR, FusionWeights, NgramLanguageModel, weights_file
+from unichoir.decoding.options import DecodingOptions
 from unichoir.decoding.prefix_beam import ctc_prefix_beam_search
-from unichoir.decoding.scoring import PrefixScorer
+from unichoir.decoding.scoring import PrefixScorer, Scorers
 from unichoir.errors import CheckpointError, DecodingError
 from unichoir.text.ngram import train_ngram, write_arpa
 from unichoir.text.tokenizer import SPECIAL_TOKENS, BpeTokenizer, CharTokenizer, Tokenizer
@@ -214,6 +215,16 @@ def test_weights_beside_the_file_are_its_own(tmp_path: Path) -> None:
     tokens = ids(PIECES, ["\u2581ONE"])
     assert total(model.scorer(), tokens) == total(model.scorer(0.9, -0.5), tokens)
     assert total(model.scorer(0.5), tokens) == total(model.scorer(0.5, -0.5), tokens)
+
+
+def test_weights_of_zero_are_no_language_model(tmp_path: Path) -> None:
+    # Not even a search with a wider beam.
+    path = write(tmp_path / "lm.arpa")
+    assert Scorers(PIECES, NgramLanguageModel(path, PIECES)).of(DecodingOptions()) is not None
+    weights_file(path).write_text(json.dumps({"lm_weight": 0, "length_bonus": 0}))
+    scorers = Scorers(PIECES, NgramLanguageModel(path, PIECES))
+    assert scorers.of(DecodingOptions()) is None
+    assert scorers.of(DecodingOptions(lm_weight=0.1)) is not None
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"lm_weight": 1}', '{"lm_weight": -1, "length_bonus": 0}', "[" * 9999])

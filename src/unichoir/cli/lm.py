@@ -1,10 +1,12 @@
 """`unichoir lm`: n-gram language models."""
 
 import gzip
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal
+from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal, cast
 
 import typer
 
@@ -12,7 +14,7 @@ from unichoir.cli.arguments import DeviceOption, SearchArguments, ThreadsOption
 from unichoir.cli.common import ManifestsArgument, make_progress, note, parse_chunk_sizes, progress_bar, write_line
 from unichoir.cli.grouping import grouped
 from unichoir.decoding.options import STREAMING_MODES, StreamingMode
-from unichoir.errors import ManifestError
+from unichoir.errors import ManifestError, TrainingError
 
 if TYPE_CHECKING:
     from unichoir.evaluation.tuning import Errors
@@ -37,7 +39,7 @@ def train(
     output: Annotated[
         Path, typer.Option(metavar="FILE", help="ARPA file to write; compressed if it ends in .gz.", show_default=False)
     ],
-    order: Annotated[int, typer.Option(min=1, max=6, metavar="N", help="Words of the longest n-grams.")] = 3,
+    order: Annotated[int, typer.Option(min=2, max=6, metavar="N", help="Words of the longest n-grams.")] = 3,
     level: Annotated[
         Level, typer.Option(metavar="word|token", help="What it counts; tokens need --model, which alone can use it.")
     ] = "word",
@@ -62,14 +64,20 @@ def train(
 
         unichoir lm train books.txt.gz an4/train.jsonl --normalize --min-count 2 --order 4 --output lm.arpa.gz
     """
+    from unichoir.data.storage import replacing
     from unichoir.text.ngram import train_ngram
 
     if level == "token" and model is None:
         raise typer.BadParameter("tokens are those of a model: which one?", param_hint="--model")
     split = _splitter(level, model, normalize)
-    with make_progress("sentences") as progress:
-        made = train_ngram(map(split, progress.track(_sentences(texts), description="reading")), order, min_count)
-    _write(made, output)
+    with replacing(output) as file:  # before the work, so that a folder that is missing costs no time
+        with make_progress("sentences") as progress:
+            try:
+                read = progress.track(_sentences(texts), description="reading")
+                made = train_ngram(map(split, read), order, min_count)
+            except TrainingError as error:
+                raise TrainingError(f"{', '.join(texts)}: {error}") from None
+        _write(made, file, output.suffix == ".gz")
     for n, (grams, discounts, estimated) in enumerate(
         zip(made.grams, made.discounts, made.estimated, strict=True), start=1
     ):
@@ -203,22 +211,16 @@ def _lines(path: str) -> Iterator[str]:
                 yield line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError:
             raise ManifestError(f"{path}:{number}: not UTF-8") from None
-        except (EOFError, gzip.BadGzipFile) as error:
-            raise ManifestError(f"{path}: truncated or no gzip ({error})") from None
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise ManifestError(f"{path}: truncated or damaged ({error})") from None
 
 
-def _write(model: "NgramModel", output: Path) -> None:
-    from unichoir.data.storage import replacing
+def _write(model: "NgramModel", file: BinaryIO, compress: bool) -> None:
     from unichoir.text.ngram import write_arpa
 
-    def write(file: BinaryIO) -> None:
-        with progress_bar("writing", "n-grams") as progress:
-            for done, total in write_arpa(model, file):
-                progress(done, total)
-
-    with replacing(output) as file:
-        if output.suffix != ".gz":
-            write(file)
-        else:  # without name and time, so that the same text gives the same bytes
-            with gzip.GzipFile("", "wb", 6, file, mtime=0) as compressed:
-                write(compressed)  # type: ignore[arg-type]
+    with ExitStack() as stack:
+        if compress:  # without name and time, so that the same text gives the same bytes
+            file = cast(BinaryIO, stack.enter_context(gzip.GzipFile("", "wb", 6, file, mtime=0)))
+        progress = stack.enter_context(progress_bar("writing", "n-grams"))
+        for done, total in write_arpa(model, file):
+            progress(done, total)

@@ -30,7 +30,7 @@ def open_model(path: str) -> tuple[Any, list[str]]:
     """KenLM's model of a file, and its words without <s>, </s>, <unk> and the like.
 
     Raises CheckpointError naming the file, and its line where that is known, for one that is missing, truncated,
-    malformed, of an order above 6 or without words; UnichoirError without KenLM.
+    malformed, of an order that is not 2 to 6 or without words; UnichoirError without KenLM.
     """
     kenlm = import_kenlm()
     config = kenlm.Config()
@@ -109,6 +109,8 @@ def _arpa_words(file: BinaryIO, path: str) -> list[str]:
     _expect(lines, b"\\1-grams:", path)
     if not counts:
         raise CheckpointError(f"{path}: no counts of n-grams below \\data\\")
+    if len(counts) == 1:
+        raise CheckpointError(f"{path}: a model of single words; KenLM reads orders 2 to {MAX_ORDER}")
     words = [_unigram(line, f"{path}, line {number}") for number, line in islice(lines, counts[0])]
     if len(words) < counts[0]:
         raise CheckpointError(f"{path}: truncated, {len(words)} of {counts[0]} unigrams")

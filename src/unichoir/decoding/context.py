@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -42,8 +42,8 @@ def parse_hotwords(items: "Iterable[Hotword | str | tuple[str, float]]") -> tupl
 
     Raises DecodingError naming what cannot be one.
     """
-    if isinstance(items, str):
-        raise DecodingError(f"hotwords: expected a list of phrases, found {items!r} alone")
+    if isinstance(items, (str, Mapping)) or not isinstance(items, Iterable):
+        raise DecodingError(f"hotwords: expected a list of phrases or of (phrase, boost), found {items!r}")
     hotwords = []
     for item in items:
         if isinstance(item, Hotword):

@@ -74,13 +74,14 @@ class NgramLanguageModel:
         self.spell: Callable[[tuple[int, ...]], Sequence[str]] = spell
         """The words that these tokens make, none of them cut, as the vocabulary writes them."""
 
-    def scorer(self, weight: float | None = None, word_bonus: float | None = None) -> "NgramScorer":
-        """Adds `weight` times the natural log-probability, and `word_bonus` for every word (token); None: `weights`."""
-        return NgramScorer(
-            self,
-            self.weights.lm_weight if weight is None else weight,
-            self.weights.length_bonus if word_bonus is None else word_bonus,
-        )
+    def scorer(self, weight: float | None = None, word_bonus: float | None = None) -> "NgramScorer | None":
+        """Adds `weight` times the natural log-probability, and `word_bonus` for every word (token); None: `weights`.
+
+        None where both are 0, as tuning may find best: the search is the same as without a model.
+        """
+        weight = self.weights.lm_weight if weight is None else weight
+        word_bonus = self.weights.length_bonus if word_bonus is None else word_bonus
+        return NgramScorer(self, weight, word_bonus) if weight or word_bonus else None
 
     def begin(self) -> Any:
         """KenLM's state after <s>. States are never changed."""

@@ -32,8 +32,11 @@ class PrefixScorer(Protocol):
 class LanguageModel(Protocol):
     """What knows how probable texts are."""
 
-    def scorer(self, weight: float | None, word_bonus: float | None) -> PrefixScorer:
-        """Adds `weight` times its log-probability, and `word_bonus` for each unit it counts; None: its own defaults."""
+    def scorer(self, weight: float | None, word_bonus: float | None) -> PrefixScorer | None:
+        """Adds `weight` times its log-probability, and `word_bonus` for each unit it counts; None: its own defaults.
+
+        None where that is nothing.
+        """
         ...
 
 
@@ -82,7 +85,8 @@ class Scorers:
         if self._language_model is not None:
             if options.lm_weight != 0 or options.length_bonus:
                 require_prefix_beam("language model", options.mode)
-                scorers.append(self._language_model.scorer(options.lm_weight, options.length_bonus))
+                scorer = self._language_model.scorer(options.lm_weight, options.length_bonus)
+                scorers += [] if scorer is None else [scorer]
         else:
             for name in ("lm_weight", "length_bonus"):
                 if getattr(options, name) is not None:
