@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,15 @@ def test_as_many_as_a_server_takes(server: Running) -> None:
     ]
     assert transcribe(server, keywords=[*phrases[2:], *PHRASES]) == WITH_HOTWORDS
     with pytest.raises(openai.BadRequestError, match="1001 phrases, and this server takes at most 1000"):
+        transcribe(server, keywords=[*phrases, "A"])
+
+
+def test_an_operator_may_allow_more(serve: Callable[..., Running]) -> None:
+    phrases = [" ".join(letters * 3) for letters in product("ABCDEFGHIJKLMNOP", repeat=3)]
+    assert sum(map(len, phrases)) > 1 << 16
+    server = serve(max_hotwords=len(phrases))
+    assert transcribe(server, keywords=[*phrases[2:], *PHRASES]) == WITH_HOTWORDS
+    with pytest.raises(openai.BadRequestError, match="4097 phrases, and this server takes at most 4096"):
         transcribe(server, keywords=[*phrases, "A"])
 
 

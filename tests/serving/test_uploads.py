@@ -220,7 +220,7 @@ def test_the_limit_is_for_the_file_alone(serve: Callable[..., Running]) -> None:
 
 
 def test_bytes_outside_of_parts_count_too(serve: Callable[..., Running]) -> None:
-    with Client(serve(max_upload_bytes=1000)) as client:
+    with Client(serve(max_upload_bytes=1000, max_hotwords=0)) as client:
         client.start("Transfer-Encoding: chunked")
         client.send_chunk(form(MODEL_PART, part("file", b"abc")))
         for _ in range(8):

@@ -14,6 +14,8 @@ from unichoir.serving.settings import Settings
 
 MEAN_CHARACTERS = 20
 """Of a phrase, over as many as a client may give: the memory of a graph grows with the characters."""
+MAX_PHRASE_BYTES = 4 * MEAN_CHARACTERS
+"""The same in UTF-8."""
 
 
 class InvalidHotwords(Exception):

@@ -165,7 +165,7 @@ async def _receive(request: Request, engine: Engine) -> tuple[Parameters, Sample
         raise Draining("this server is about to stop and takes nothing new")
     desk = _Desk.of(request)
     with desk.room():
-        async with receive_form(request, NAMES, settings.max_upload_bytes, settings.idle_timeout) as form:
+        async with receive_form(request, NAMES, settings) as form:
             parameters = parse_parameters(form.fields, settings)
             if form.file is None:
                 raise ApiError(400, "file: missing", code="missing_required_parameter", param=FILE_FIELD)

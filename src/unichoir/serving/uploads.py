@@ -13,6 +13,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from unichoir.serving.errors import ApiError, shown
+from unichoir.serving.hotwords import MAX_PHRASE_BYTES
+from unichoir.serving.settings import Settings
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
@@ -22,9 +24,11 @@ MEMORY_BYTES = 1 << 20
 MAX_FIELDS = 32
 KEYWORDS_FIELD = "keywords[]"
 MAX_FIELD_BYTES = 64 << 10
-"""Of all fields together."""
+"""Of all fields together, but for keywords."""
 MAX_OVERHEAD_BYTES = 256 << 10
-"""Of a form beside its file: fields, headers of parts, boundaries."""
+"""Of a form beside its file and its keywords: fields, headers of parts, boundaries."""
+MAX_HEADER_BYTES = 256
+"""Of one keyword on average: headers and boundary of its part."""
 FILE_FIELD = "file"
 
 
@@ -84,16 +88,14 @@ class Form:
 
 
 @asynccontextmanager
-async def receive_form(
-    request: Request, names: Collection[str], max_file_bytes: int, idle_timeout: float
-) -> AsyncIterator[Form]:
+async def receive_form(request: Request, names: Collection[str], settings: Settings) -> AsyncIterator[Form]:
     """Receive a form of fields called `names` and a file called `file`, which is gone when the context ends.
 
     A name may go on with brackets, as those of lists (`include[]`) and of objects do.
 
     Raises:
         ApiError: 415 for another content type, 413 as soon as more has arrived than a form may have whose file has
-            max_file_bytes, 408 when nothing arrives for idle_timeout seconds, 400 for an unknown field, for too many
+            max_upload_bytes, 408 when nothing arrives for idle_timeout seconds, 400 for an unknown field, for too many
             fields, for a second file, for text that is not UTF-8, and for a body that is not a whole form.
         ClientDisconnect: the client has gone.
     """
@@ -102,16 +104,18 @@ async def receive_form(
         raise ApiError(415, "Content-Type: expected multipart/form-data", code="unsupported_media_type")
     if b"boundary" not in parameters:
         raise ApiError(400, "Content-Type: a boundary is missing", code="invalid_form")
-    max_bytes = max_file_bytes + MAX_OVERHEAD_BYTES
+    max_file_bytes = settings.max_upload_bytes
+    max_keyword_bytes = MAX_FIELD_BYTES + MAX_PHRASE_BYTES * settings.max_hotwords
+    max_bytes = max_file_bytes + MAX_OVERHEAD_BYTES + (MAX_PHRASE_BYTES + MAX_HEADER_BYTES) * settings.max_hotwords
     # A client that tells the truth need not send it all to hear that it is too much.
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced[:19]) > max_bytes:
         raise _too_large(max_file_bytes)
     form = Form()
     try:
-        parts = _Parts(form, names, max_file_bytes)
+        parts = _Parts(form, names, max_file_bytes, max_keyword_bytes)
         try:
-            await _feed(parts, parameters[b"boundary"], request, max_bytes, idle_timeout)
+            await _feed(parts, parameters[b"boundary"], request, max_bytes, settings.idle_timeout)
         except FormParserError as error:
             raise ApiError(400, f"the body is not a multipart form ({error})", code="invalid_form") from None
         if not parts.are_complete:
@@ -149,13 +153,14 @@ async def _feed(parts: "_Parts", boundary: bytes, request: Request, max_bytes: i
 class _Parts:
     """What the parser calls as it meets the parts of a form."""
 
-    def __init__(self, form: Form, names: Collection[str], max_file_bytes: int) -> None:
+    def __init__(self, form: Form, names: Collection[str], max_file_bytes: int, max_keyword_bytes: int) -> None:
         self.form = form
         self.names = names
         self.max_file_bytes = max_file_bytes
         self.are_complete = False
         self._num_fields = 0
-        self._num_field_bytes = 0
+        self._num_bytes = {KEYWORDS_FIELD: 0, "": 0}
+        self._max_bytes = {KEYWORDS_FIELD: max_keyword_bytes, "": MAX_FIELD_BYTES}
         self._num_file_bytes = 0
         self._header = b""
         self._value = b""
@@ -221,10 +226,11 @@ class _Parts:
                 raise _too_large(self.max_file_bytes)
             self._file_data.append(data[start:end])
             return
-        self._num_field_bytes += end - start
-        if self._num_field_bytes > MAX_FIELD_BYTES:
+        kind = KEYWORDS_FIELD if self._field == KEYWORDS_FIELD else ""
+        self._num_bytes[kind] += end - start
+        if self._num_bytes[kind] > self._max_bytes[kind]:
             name = shown(self._field)
-            message = f"{name}: the fields have more than {MAX_FIELD_BYTES} bytes"
+            message = f"{name}: the fields have more than {self._max_bytes[kind]} bytes"
             raise ApiError(400, message, code="invalid_value", param=name)
         self._text += data[start:end]
 
