@@ -206,6 +206,24 @@ def test_bytes_and_languages(tmp_path: Path) -> None:
     assert total(scorer, tokens) == pytest.approx(math.log(10) * textbook(arpa, words), rel=1e-5)
 
 
+def test_languages_are_nothing_to_a_model_of_tokens(tmp_path: Path) -> None:
+    tokenizer = BpeTokenizer([*special_units(["en"]), "\u2581A", "B"], None)
+    arpa = trained(tmp_path / "lm.arpa", [["\u2581A", "B"], ["\u2581A"]])
+    scorer = NgramLanguageModel(arpa, tokenizer).scorer(1.0, 0.5)
+    expected = math.log(10) * textbook(arpa, ["\u2581A", "B"]) + 2 * 0.5
+    assert total(scorer, ids(tokenizer, ["<|en|>", "\u2581A", "B"])) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_probability_above_one_is_refused_where_it_comes_up(tmp_path: Path) -> None:
+    # KenLM lets backoffs be as they are, since those of pruned models may exceed 1.
+    path = write(tmp_path / "lm.arpa", ARPA.replace("-99\t<s>\t-0.3", "-99\t<s>\t5"))
+    scorer = NgramLanguageModel(path, PIECES).scorer(1.0, 0.0)
+    state, _ = scorer.extend(scorer.start(), 8)  # ONE after <s> needs no backoff
+    scorer.extend(state, 4)
+    with pytest.raises(CheckpointError, match=r"lm\.arpa: the log-probability of 'TWO' is 4\.4"):
+        total(scorer, ids(PIECES, ["\u2581TW", "O"]))
+
+
 def test_weights_beside_the_file_are_its_own(tmp_path: Path) -> None:
     path = write(tmp_path / "lm.arpa")
     assert NgramLanguageModel(path, PIECES).weights == FusionWeights()

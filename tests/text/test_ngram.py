@@ -24,8 +24,10 @@ def read_arpa(text: str) -> Entries:
 
 def to_arpa(model: NgramModel) -> str:
     file = io.BytesIO()
-    for _ in write_arpa(model, file):
-        pass
+    progress = list(write_arpa(model, file))
+    total = sum(len(level.word) for level in model.grams)
+    assert progress == sorted(progress)
+    assert progress[-1] == (total, total)
     return file.getvalue().decode()
 
 
