@@ -101,6 +101,8 @@ def test_files_that_are_not_there_or_cut(tmp_path: Path, fixtures: Path) -> None
         open_model(str(tmp_path))
     with pytest.raises(CheckpointError, match=r"cut\.gz: truncated or damaged"):
         opened(tmp_path / "cut.gz", gzip.compress(ARPA.encode())[:60])
+    with pytest.raises(CheckpointError, match=r"bad\.gz: truncated or damaged"):
+        opened(tmp_path / "bad.gz", gzip.compress(b"")[:10] + b"\xff" * 60)
     binary = (fixtures / "ngram" / "lmplz.binary").read_bytes()
     for size in (40, 100, len(binary) // 2, len(binary) - 10):
         with pytest.raises(CheckpointError, match=r"cut\.binary"):

@@ -198,7 +198,7 @@ def test_chinese_characters_are_words_and_complete_at_once(tmp_path: Path) -> No
 
 def test_bytes_and_languages(tmp_path: Path) -> None:
     tokenizer = CharTokenizer([*special_units(["en"], byte_fallback=True), "\u2581", "A", "B"])
-    arpa = trained(tmp_path / "lm.arpa", [["A", "\u00c4B", "\u6211", "B"], ["\u00c4B"]])
+    arpa = trained(tmp_path / "lm.arpa", [["A", "\u00c4B", "\u6211", "B"], ["\u00c4B", "\u0436", "\u0449"]])
     scorer = NgramLanguageModel(arpa, tokenizer).scorer(1.0, 0.0)
     tokens = [tokenizer.languages["en"], *tokenizer.encode("A \u00c4B \u6211 B")]
     words = ["A", "\u00c4B", "\u6211", "B"]
