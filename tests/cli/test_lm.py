@@ -28,9 +28,13 @@ def text(tmp_path: Path) -> Path:
 
 def test_text_manifests_and_gzip_give_the_same_bytes(run_command: Command, tmp_path: Path, text: Path) -> None:
     compressed = tmp_path / "text.txt.gz"
-    compressed.write_bytes(gzip.compress(text.read_bytes()))
-    outputs = [tmp_path / name for name in ("text.arpa", "manifest.arpa", "gzip.arpa", "a.arpa.gz", "b.arpa.gz")]
-    for source, output in zip([text, DEMO / "references.jsonl", compressed, text, compressed], outputs, strict=True):
+    compressed.write_bytes(gzip.compress(b"\xef\xbb\xbf" + text.read_bytes().replace(b"\n", b"\r\n")))  # of Windows
+    kaldi = tmp_path / "kaldi"
+    kaldi.mkdir()
+    (kaldi / "wav.scp").write_text("".join(f"{each['key']} {each['wav']}\n" for each in REFERENCES))
+    (kaldi / "text").write_text("".join(f"{each['key']} {each['txt']}\n" for each in REFERENCES))
+    outputs = [tmp_path / name for name in ("text.arpa", "manifest.arpa", "kaldi.arpa", "a.arpa.gz", "b.arpa.gz")]
+    for source, output in zip([text, DEMO / "references.jsonl", kaldi, text, compressed], outputs, strict=True):
         code, _, err = run_command("lm", "train", source, "--output", output)
         assert code == 0
         assert f"{output}: written" in err
@@ -39,7 +43,7 @@ def test_text_manifests_and_gzip_give_the_same_bytes(run_command: Command, tmp_p
     assert packed[0] == packed[1]
     assert f"ngram 1={3 + len({word for each in REFERENCES for word in each['txt'].split()})}\n".encode() in first
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
-        [text.name, compressed.name, *(output.name for output in outputs)]
+        [text.name, compressed.name, kaldi.name, *(output.name for output in outputs)]
     )
 
 
