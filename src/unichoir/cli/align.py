@@ -1,24 +1,87 @@
 """`unichoir align`."""
 
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import typer
 
 from unichoir.cli.arguments import DeviceOption, LanguageOption, ModelArguments
 from unichoir.cli.common import note, progress_bar
-from unichoir.cli.formats import SubtitleArguments
+from unichoir.cli.fleet import MAX_NAMED, model_source, refuse, report_failures
+from unichoir.cli.formats import SubtitleArguments, parse_formats
 from unichoir.cli.grouping import grouped
+from unichoir.cli.transcribe import STANDARD_INPUT
+from unichoir.decoding.device import Device
 from unichoir.decoding.formats import FORMATS, Format, write_transcript
+from unichoir.decoding.options import DecodingOptions
 from unichoir.errors import DecodingError
+from unichoir.text.subtitles import SubtitleOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManifestArguments:
+    """Of `align`: many recordings, with their texts."""
+
+    PANEL: ClassVar[str] = "Manifests"
+
+    output_dir: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Align a manifest into this folder; a run that was stopped goes on where it was.",
+            file_okay=False,
+            show_default=False,
+        ),
+    ] = None
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Align again what failed before.")] = False
+
+    def align(
+        self,
+        manifest: str,
+        model: ModelArguments,
+        device: Device,
+        options: DecodingOptions,
+        formats: Sequence[Format],
+        subtitles: SubtitleOptions,
+    ) -> None:
+        """Write the results in these formats; exit code 1 when an utterance has failed."""
+        from unichoir.decoding.forced import LOW_CONFIDENCE
+        from unichoir.fleet.align import align, write_alignments
+        from unichoir.fleet.transcribe import read_utterances
+
+        if self.output_dir is None:
+            raise typer.BadParameter("needed for a manifest", param_hint="--output-dir")
+        utterances, source = read_utterances([manifest]), model_source(model, device)
+        with progress_bar("aligning", "utterances") as progress:
+            results = align(
+                utterances, self.output_dir, source, options, retry_failed=self.retry_failed, progress=progress
+            )
+        write_alignments(self.output_dir, utterances, formats, subtitles)
+        doubtful = [each for each in results if each.get("confidence", 1) < LOW_CONFIDENCE]
+        for each in doubtful[:MAX_NAMED]:
+            _warn(each["key"], each["confidence"])
+        if len(doubtful) > MAX_NAMED:
+            note(f"and {len(doubtful) - MAX_NAMED} more below {LOW_CONFIDENCE}")
+        report_failures({each["key"]: each["error"] for each in results if "error" in each}, self.output_dir)
 
 
 @grouped
 def align(
-    audio: Annotated[str, typer.Argument(metavar="AUDIO", help="The recording, of any length.", show_default=False)],
+    audio: Annotated[
+        str,
+        typer.Argument(
+            metavar="AUDIO|MANIFEST",
+            help="The recording, of any length; - for standard input. With --output-dir: a manifest, which has the "
+            "texts.",
+            show_default=False,
+        ),
+    ],
     model: ModelArguments,
     subtitles: SubtitleArguments,
+    many: ManifestArguments,
     text_file: Annotated[
         Path | None,
         typer.Argument(metavar="[TEXT]", help="File with what is said in it, UTF-8.", show_default=False),
@@ -27,7 +90,10 @@ def align(
         str | None, typer.Option(metavar="STRING", help="What is said, in place of a file.", show_default=False)
     ] = None,
     output_format: Annotated[
-        Format, typer.Option("--format", metavar="|".join(FORMATS), help="What is written.")
+        str,
+        typer.Option(
+            "--format", metavar="FORMAT[,...]", help=f"What is written for each recording: {', '.join(FORMATS)}."
+        ),
     ] = "json",
     output: Annotated[
         Path | None,
@@ -39,40 +105,53 @@ def align(
     """Find when each word of a known text is said (forced alignment).
 
     Lines of the text become segments in JSON, TSV and TextGrids, and end subtitles. A text that does
-    not seem to be what is said is aligned all the same, with a warning on standard error.
+    not seem to be what is said is aligned all the same, with a warning on standard error. Of a manifest, what cannot be
+    aligned is reported, the others are done, and the exit code is 1.
 
     Examples:
 
         unichoir align recording.flac text.txt --format textgrid --output recording.TextGrid
 
         unichoir align recording.flac --text "SIX FOUR EIGHT THREE" --format ctm
+
+        unichoir align dev.jsonl --output-dir aligned --format ctm,textgrid
     """
     from unichoir.decoding.forced import LOW_CONFIDENCE, words_by_line
-    from unichoir.decoding.options import DecodingOptions
 
-    shown = subtitles.options((output_format,))
+    formats = parse_formats(output_format)
+    shown = subtitles.options(formats)
+    options = DecodingOptions(language=language)
+    refuse({"--lm": model.lm}, "has no part in an alignment: the words are known")
+    if many.output_dir is not None:
+        refuse({"TEXT": text_file, "--text": text, "--output": output}, "has no place with --output-dir")
+        many.align(audio, model, device, options, formats, shown)
+        return
+    refuse({"--retry-failed": many.retry_failed}, "needs --output-dir")
     if (text is None) == (text_file is None):
         raise typer.BadParameter("a file or --text, one of them", param_hint="TEXT")
-    if model.lm is not None:
-        raise typer.BadParameter("has no part in an alignment: the words are known", param_hint="--lm")
+    if len(formats) > 1:
+        raise typer.BadParameter("several formats need a manifest and --output-dir", param_hint="--format")
     if text is None:
         text = _read(text_file or Path())
     loaded = model.load(device)
     with progress_bar("aligning", "s") as bar:
         transcript = loaded.align(
-            audio,
+            sys.stdin.buffer if audio == STANDARD_INPUT else audio,
             text,
-            options=DecodingOptions(language=language),
+            options=options,
             progress=lambda done, total: bar(round(done), round(total)),
         )
-    lines = words_by_line(transcript.words, text)
-    written = write_transcript(transcript, output_format, audio, shown, segments=lines)
+    written = write_transcript(transcript, formats[0], audio, shown, segments=words_by_line(transcript.words, text))
     if output is None:
         sys.stdout.write(written)
     else:
         output.write_text(written, encoding="utf-8", errors="backslashreplace", newline="\n")
     if transcript.confidence < LOW_CONFIDENCE:
-        note(f"warning: {audio}: confidence {transcript.confidence:.2f}: the text may not be what is said")
+        _warn(audio, transcript.confidence)
+
+
+def _warn(name: str, confidence: float) -> None:
+    note(f"warning: {name}: confidence {confidence:.2f}: the text may not be what is said")
 
 
 def _read(path: Path) -> str:

@@ -44,6 +44,16 @@ def refuse(options: Mapping[str, object], why: str) -> None:
             raise typer.BadParameter(why, param_hint=name)
 
 
+def report_failures(failed: Mapping[str, str], output: Path) -> None:
+    """A line for each of the first utterances without a result, by key, and exit code 1; nothing for none."""
+    for key, error in list(failed.items())[:MAX_NAMED]:
+        print_error(UnichoirError(f"{key}: {error}"))
+    if len(failed) > MAX_NAMED:
+        note(f"and {len(failed) - MAX_NAMED} more: each has an 'error' in {output / 'results.jsonl'}")
+    if failed:
+        raise typer.Exit(1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class FleetArguments:
     """Of `transcribe`: many machines."""
@@ -115,12 +125,7 @@ class FleetArguments:
         write_formats(self.output, formats, subtitles)
         for line in report.lines:
             note(line)
-        for key, error in list(report.failed.items())[:MAX_NAMED]:
-            print_error(UnichoirError(f"{key}: {error}"))
-        if len(report.failed) > MAX_NAMED:
-            note(f"and {len(report.failed) - MAX_NAMED} more: each has an 'error' in {self.output / 'results.jsonl'}")
-        if report.failed:
-            raise typer.Exit(1)
+        report_failures(report.failed, self.output)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +173,7 @@ class ReplicaArguments:
         return model_source(model, device, ("--gpus-per-replica", self.gpus_per_replica))
 
 
-def model_source(model: ModelArguments, device: "Device", gpus: tuple[str, float | None]) -> "ModelSource":
+def model_source(model: ModelArguments, device: "Device", gpus: tuple[str, float | None] = ("", None)) -> "ModelSource":
     """What the workers load. gpus: the option that gives the share of one GPU, and its value."""
     from unichoir.api import DEFAULT_MODEL
     from unichoir.fleet.worker import ModelSource

@@ -1,1 +1,1 @@
-"""Transcription and serving on many machines, with Ray."""
+"""Many recordings into folders of results, and transcription and serving on many machines with Ray."""

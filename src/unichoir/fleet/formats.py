@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import quote
 
-from unichoir.decoding.formats import LINE_FORMATS, SUFFIXES, Format, field_text, write_transcript
+from unichoir.decoding.formats import LINE_FORMATS, SUFFIXES, Format, Segments, field_text, write_transcript
 from unichoir.decoding.hypothesis import Alternative, Token, Transcript, Word
 from unichoir.fleet.results import JOINED, Result, whole_file
 from unichoir.text.subtitles import SubtitleOptions
@@ -16,8 +16,15 @@ MAX_NAME_BYTES = 200
 """File systems allow 255; a suffix and that of a file in work come to the name."""
 
 
-def write_formats(folder: Path, formats: Sequence[Format], subtitles: SubtitleOptions) -> None:
+def write_formats(
+    folder: Path,
+    formats: Sequence[Format],
+    subtitles: SubtitleOptions,
+    segments: Callable[[str, Transcript], Segments] | None = None,
+) -> None:
     """Write all that has been recognised, from the joined results in the folder; json is there already.
+
+    segments: of a key and its transcript; None: as `write_transcript` finds them.
 
     Formats that can tell recordings apart come as one file, `results.txt` with the key before each text,
     `results.verbose.jsonl`, `results.ctm`; the others as a file for each utterance, as `srt/KEY.srt`. What might
@@ -32,12 +39,13 @@ def write_formats(folder: Path, formats: Sequence[Format], subtitles: SubtitleOp
     with ExitStack() as stack:
         files = {each: stack.enter_context(whole_file(folder / _JOINED_NAMES[each])) for each in joined}
         for key, transcript in _read(folder / JOINED):
+            known = None if segments is None else segments(key, transcript)
             for output_format, file in files.items():
-                content = write_transcript(transcript, output_format, key, subtitles)
+                content = write_transcript(transcript, output_format, key, subtitles, known)
                 file.write(f"{field_text(key)} {content}" if output_format == "text" else content)
             for output_format in apart:
                 with whole_file(folder / output_format / (_file_name(key) + SUFFIXES[output_format])) as alone:
-                    alone.write(write_transcript(transcript, output_format, key, subtitles))
+                    alone.write(write_transcript(transcript, output_format, key, subtitles, known))
 
 
 _JOINED_NAMES: dict[Format, str] = {

@@ -114,7 +114,7 @@ def transcribe(
             wrong with an utterance is its result, and in the report.
     """
     source = dataclasses.replace(source, name_or_dir=portable_name(source.name_or_dir))
-    results = Results(output, make_chunks(utterances), _job(source, options))
+    results = Results(output, make_chunks(utterances), describe_job(source, options))
     report = Report(len(utterances))
     missing = []
     for chunk in results.chunks:
@@ -138,8 +138,11 @@ def transcribe(
     return report
 
 
-def _job(source: ModelSource, options: DecodingOptions) -> dict[str, object]:
-    """What decides the results beside the audio, as JSON has it, so that it equals itself when it is read again."""
+def describe_job(source: ModelSource, options: DecodingOptions) -> dict[str, object]:
+    """What decides the results beside the audio, as JSON has it, so that it equals itself when it is read again.
+
+    Raises UnichoirError for a model or language model that is not there.
+    """
     lm = source.language_model
     if lm is not None and not Path(lm).is_file():
         raise UnichoirError(f"{lm}: no such file")
