@@ -1,35 +1,32 @@
-"""Whether the confidence of words can be believed: calibration errors and reliability diagrams of dev sets.
+"""Whether the confidence of words can be believed: a table and reliability diagrams, from results of an evaluation.
 
-python benchmarks/calibration.py an4/dev.jsonl fsdd/dev.jsonl --plot calibration.svg
+    unichoir evaluate unichoir-small-en an4/dev.jsonl fsdd/dev.jsonl --output results
+    python benchmarks/calibration.py results/results.json --plot calibration.svg
+
+Of each set the first setting in the file.
 """
 
 import argparse
+import json
 from pathlib import Path
 
-from unichoir.api import load_model
-from unichoir.data.manifest import load_utterance, read_manifest
-from unichoir.evaluation.calibration import correct_words, measure_calibration, plot_calibration
+from unichoir.evaluation.calibration import Calibration, format_nce, plot_calibration
 
 
 def main() -> None:
     """Print a table and draw a picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("manifests", nargs="+")
-    parser.add_argument("--model")
+    parser.add_argument("results", type=Path)
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
-    model = load_model(options.model)
+    sets: dict[str, Calibration] = {}
+    for score in json.loads(options.results.read_text(encoding="utf-8"))["scores"]:
+        if score["calibration"] is not None:
+            sets.setdefault(score["set"], Calibration.from_dict(score["calibration"]))
     print("| set | words | right | mean confidence | ECE | NCE |\n|---|---:|---:|---:|---:|---:|")
-    sets = {}
-    for manifest in options.manifests:
-        judged = []
-        for utterance in read_manifest(manifest):
-            words = model.transcribe(load_utterance(utterance), sample_rate=model.sample_rate).words
-            judged += correct_words(utterance.txt, words, utterance.lang or None)
-        found = sets[manifest.removesuffix(".jsonl")] = measure_calibration(judged)
-        mean = sum(confidence for confidence, _ in judged) / len(judged)
-        numbers = f"{100 * found.accuracy:.1f} % | {mean:.3f} | {found.expected_error:.3f} | {found.cross_entropy:.2f}"
-        print(f"| {manifest} | {found.num_words} | {numbers} |", flush=True)
+    for name, one in sets.items():
+        numbers = f"{100 * one.accuracy:.1f} % | {one.mean_confidence:.3f} | {one.ece:.3f} | {format_nce(one)}"
+        print(f"| {name} | {one.num_words} | {numbers} |")
     if options.plot is not None:
         plot_calibration(sets, options.plot)
 

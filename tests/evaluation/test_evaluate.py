@@ -108,10 +108,14 @@ def test_broken_files_are_named_and_not_scored(evaluation: Evaluation) -> None:
 
 def test_long_recordings_are_cut_as_the_recogniser_does(recognizer: Recognizer, utterances: list[Utterance]) -> None:
     samples = np.concatenate([load_utterance(utterances[0], RATE), load_utterance(utterances[1], RATE)])
-    for options, (text, _) in recognize_all(
+    for options, found in recognize_all(
         recognizer, samples, plan(DecodingOptions(max_segment_seconds=1.2), [None, 5], MODES)
     ).items():
-        assert text == recognizer.recognize(samples, options).text
+        expected = recognizer.recognize(samples, options)
+        assert found.text == expected.text
+        assert [(word.text, word.confidence) for word in found.words] == [
+            (word.text, word.confidence) for word in expected.words
+        ]
 
 
 def test_the_encoder_runs_once_for_each_chunk_size(recognizer: Recognizer, utterances: list[Utterance]) -> None:

@@ -11,7 +11,7 @@ from unichoir.api import load_recognizer
 from unichoir.data.manifest import Utterance, read_manifest
 from unichoir.decoding.options import DecodingOptions
 from unichoir.evaluation import evaluate as evaluation
-from unichoir.evaluation.evaluate import Evaluation, evaluate, plan
+from unichoir.evaluation.evaluate import Evaluation, Recognised, evaluate, plan
 from unichoir.evaluation.experts import ExpertsByLanguage, expert_load
 from unichoir.evaluation.plot import layer_title, plot_experts
 from unichoir.evaluation.report import to_json, to_markdown
@@ -41,7 +41,11 @@ def utterances(tmp_path: Path) -> list[Utterance]:
 def scored(utterances: list[Utterance], tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Evaluation:
     """As if a model had written the third column."""
     heard = iter(SAID)
-    monkeypatch.setattr(evaluation, "_search", lambda *arguments: next(heard)[2])
+    monkeypatch.setattr(
+        evaluation,
+        "recognize_all",
+        lambda recognizer, samples, groups: {groups[0][0]: Recognised(next(heard)[2], [], 0.1)},
+    )
     return evaluate(load_recognizer(tiny_model, 1), {"all": utterances}, GREEDY)
 
 

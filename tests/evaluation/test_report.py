@@ -26,6 +26,7 @@ def evaluation() -> Evaluation:
         hypothesis="A X D E F",
         words=ErrorCounts(substitutions=1, deletions=1, insertions=2, reference=4),
         characters=ErrorCounts(substitutions=1, deletions=1, insertions=2, reference=4),
+        judged=((0.75, True), (0.5, False), (0.75, True), (0.125, False), (0.5, False)),
     )
     options = DecodingOptions(mode="attention", chunk_size=16, num_left_chunks=4)
     scores = (
@@ -52,16 +53,21 @@ def test_markdown(evaluation: Evaluation) -> None:
         "2",
         "2",
         "4",
+        # A fifth of the words 0.125 away from what they are, two fifths 0.5 and 0.25. Cross entropies in bits: 0.971 of
+        # two right words of five; found 0.2 * 0.193 + 0.4 * 1 + 0.4 * 0.415.
+        "0.325",
+        "0.38",
         "0.125",
     ]
     assert " full " in lines[3]
+    assert [cell.strip() for cell in lines[3].strip("|").split("|")][-3:-1] == ["-", "-"]
 
 
 def test_terminal_table_has_the_same_cells(evaluation: Evaluation) -> None:
     console = Console(width=160, record=True, file=io.StringIO())
     console.print(to_table(evaluation))
     shown = console.export_text()
-    for cell in ("an4/dev", "16, left 4", "100.00", "0.125", "attention_rescoring"):
+    for cell in ("an4/dev", "16, left 4", "100.00", "0.125", "0.325", "attention_rescoring"):
         assert cell in shown
 
 
@@ -79,6 +85,10 @@ def test_json(evaluation: Evaluation) -> None:
         4,
     )
     assert (second["chunk_size"], second["utterances"], second["wer"]["rate"]) == (None, 0, 0)
+    assert first["calibration"]["num_words"] == 10
+    assert first["calibration"]["accuracy"] == pytest.approx(0.4)
+    assert first["calibration"]["bins"][0] == {"count": 2, "confidence": 0.125, "accuracy": 0.0}
+    assert second["calibration"] is None
     assert content["expert_load"]["layer"]["dead"] == [1]
 
 

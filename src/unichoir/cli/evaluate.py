@@ -77,7 +77,8 @@ def evaluate(
 ) -> None:
     """Measure word and character error rates on manifests.
 
-    Prints substitutions (S), deletions (D), insertions (I) and the real-time factor (RTF) of features, encoder and
+    Prints substitutions (S), deletions (D), insertions (I), how far the words' confidences can be believed (ECE, the
+    expected calibration error; NCE, normalised cross entropy), and the real-time factor (RTF) of features, encoder and
     search; Markdown where the output is no terminal. Audio is read once and encoded once per chunk size, for however
     many modes. Files that cannot be read are counted and named.
 

@@ -253,7 +253,7 @@ class Recognizer:
             loudness = measure_loudness(stream.levels, self.backend.info, utterance.num_frames)
             log_probs = self.languages.restrict(self.backend.ctc_log_probs(utterance.encoder_out[None])[0], language)
         readings = [
-            self._reading(hyp, log_probs, loudness, start_ms, end_ms)
+            self.reading(hyp, log_probs, loudness, start_ms, end_ms)
             if log_probs is not None
             else Reading(text=self.tokenizer.decode(hyp.tokens), tokens=(), words=(), score=hyp.score)
             for hyp in self.languages.distinct(hyps)[: stream.options.num_best]
@@ -267,8 +267,13 @@ class Recognizer:
             language=self.languages.split(hyps[0].tokens)[0],
         )
 
-    def _reading(self, hyp: Hypothesis, log_probs: Floats, loudness: Loudness, start_ms: int, end_ms: int) -> Reading:
-        """A hypothesis with times; log_probs: (T', V), T' > 0, of the piece of audio from start_ms to end_ms."""
+    def reading(
+        self, hyp: Hypothesis, log_probs: Floats, loudness: Loudness | None, start_ms: int, end_ms: int
+    ) -> Reading:
+        """A hypothesis with times; log_probs: (T', V), T' > 0, of the piece of audio from start_ms to end_ms.
+
+        loudness: by which words begin and end; None: times are rough.
+        """
         spans = ctc_align(log_probs, hyp.tokens, self.backend.info.blank_id)
         _, spoken = self.languages.split(hyp.tokens)
         ids, spans = [hyp.tokens[place] for place in spoken], [spans[place] for place in spoken]
@@ -323,7 +328,7 @@ class Recognizer:
         """One piece from its encoder_out (T', D); levels: (T,) mean log-mel energy of each of its feature frames."""
         nbest = self.languages.distinct(self.search(encoder_out, log_probs, options))
         loudness = measure_loudness(levels, self.backend.info, len(log_probs))
-        best = self._reading(nbest[0], log_probs, loudness, self._to_ms(piece.start), self._to_ms(piece.end))
+        best = self.reading(nbest[0], log_probs, loudness, self._to_ms(piece.start), self._to_ms(piece.end))
         segment = Segment(
             tokens=best.tokens,
             words=best.words,

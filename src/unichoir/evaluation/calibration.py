@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,8 @@ from unichoir.decoding.hypothesis import Word
 from unichoir.text.normalize import normalize_for_scoring, split_words
 from unichoir.text.wer import align
 
+Judged = Sequence[tuple[float, bool]]
+"""Confidences of words, and whether each is right."""
 NUM_BINS = 10
 LEAST = 1e-4
 """Of a confidence and of its distance from 1, for logarithms: NIST's tool has no such limit and may say infinity."""
@@ -38,11 +41,21 @@ class Calibration:
     """Of equal width from 0 to 1, those with words."""
     num_words: int
     accuracy: float
-    expected_error: float
+    mean_confidence: float
+    ece: float
     """Expected calibration error (Naeini et al., 2015): mean distance of confidence and accuracy over bins, 0 to 1."""
-    cross_entropy: float
-    """Normalised cross entropy (NIST): 1 for an oracle, 0 for who says `accuracy` of each word, below 0 for worse. NaN
+    nce: float | None
+    """Normalised cross entropy (NIST): 1 for an oracle, 0 for who says `accuracy` of each word, below 0 for worse. None
     where all words are right or all are wrong."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dicts, lists and numbers, ready for JSON."""
+        return {**asdict(self), "bins": [asdict(each) for each in self.bins]}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Calibration:
+        """What `to_dict` was made of."""
+        return cls(**{**content, "bins": tuple(Bin(**each) for each in content["bins"])})
 
 
 def correct_words(reference: str, words: Sequence[Word], language: str | None = None) -> list[tuple[float, bool]]:
@@ -60,10 +73,10 @@ def correct_words(reference: str, words: Sequence[Word], language: str | None = 
     return [(confidence, right) for (_, confidence), right in zip(parts, is_right, strict=True)]
 
 
-def measure_calibration(judged: Sequence[tuple[float, bool]]) -> Calibration:
-    """judged: at least one (confidence, right), as from `correct_words`. Raises ValueError for none."""
+def measure_calibration(judged: Judged) -> Calibration | None:
+    """Of words as `correct_words` judges them; None where there are none."""
     if not judged:
-        raise ValueError("no words to judge")
+        return None
     confidence = np.array([value for value, _ in judged], dtype=np.float64)
     right = np.array([value for _, value in judged], dtype=np.bool_)
     places = np.minimum((confidence * NUM_BINS).astype(np.int64), NUM_BINS - 1)
@@ -73,17 +86,29 @@ def measure_calibration(judged: Sequence[tuple[float, bool]]) -> Calibration:
         if chosen.any()
     )
     error = sum(one.count * abs(one.confidence - one.accuracy) for one in bins) / len(right)
-    return Calibration(bins, len(right), float(right.mean()), error, _normalised_cross_entropy(confidence, right))
+    return Calibration(
+        bins=bins,
+        num_words=len(right),
+        accuracy=float(right.mean()),
+        mean_confidence=float(confidence.mean()),
+        ece=error,
+        nce=_normalised_cross_entropy(confidence, right),
+    )
 
 
-def _normalised_cross_entropy(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
+def _normalised_cross_entropy(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float | None:
     accuracy = float(right.mean())
     if accuracy in (0.0, 1.0):
-        return math.nan
+        return None
     least = -accuracy * math.log(accuracy) - (1 - accuracy) * math.log(1 - accuracy)
     clipped = confidence.clip(LEAST, 1 - LEAST)
     found = -float(np.log(np.where(right, clipped, 1 - clipped)).mean())
     return (least - found) / least
+
+
+def format_nce(calibration: Calibration) -> str:
+    """To two places; a dash where it is not defined."""
+    return "-" if calibration.nce is None else f"{calibration.nce:.2f}"
 
 
 def plot_calibration(sets: Mapping[str, Calibration], path: Path) -> None:
@@ -105,7 +130,7 @@ def plot_calibration(sets: Mapping[str, Calibration], path: Path) -> None:
                 xytext=(4, -9),
                 textcoords="offset points",
             )
-        title = f"{name}\nECE {one.expected_error:.3f}, NCE {one.cross_entropy:.2f}"
+        title = f"{name}\nECE {one.ece:.3f}, NCE {format_nce(one)}"
         axes.set(title=title, xlim=(0, 1), ylim=(0, 1.02), xlabel="confidence", ylabel="share of words that are right")
         axes.title.set_fontsize(9)
     with matplotlib.rc_context({"svg.hashsalt": "calibration"}):

@@ -10,7 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import ParamSpec, TypeVar
+from typing import NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 from unichoir.audio.fbank import compute_fbank
 from unichoir.data.manifest import Utterance, load_utterance
 from unichoir.decoding.backend import Floats
+from unichoir.decoding.hypothesis import Hypothesis, Word
 from unichoir.decoding.options import DecodingOptions, Mode
 from unichoir.decoding.recognizer import Recognizer
 from unichoir.errors import AudioError, DecodingError
+from unichoir.evaluation.calibration import Calibration, Judged, correct_words, measure_calibration
 from unichoir.text.normalize import canonical_text, normalize_for_scoring
 from unichoir.text.wer import ErrorCounts, char_errors, word_errors
 
@@ -42,6 +44,13 @@ class UtteranceScore:
     characters: ErrorCounts
     language: str = ""
     """As its manifest says."""
+    judged: Judged = ()
+    """The recognised words' confidences, and which of them are right."""
+
+
+def calibration_of(utterances: Sequence[UtteranceScore]) -> Calibration | None:
+    """Whether the words' confidences can be believed; None where no word was recognised."""
+    return measure_calibration([word for utterance in utterances for word in utterance.judged])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,13 +187,13 @@ def _measure(
     results = recognize_all(recognizer, samples, groups)
     return _Measured(
         audio_seconds=len(samples) / rate,
-        scores={options: _score(utterance, text) for options, (text, _) in results.items()},
-        seconds={options: seconds for options, (_, seconds) in results.items()},
+        scores={options: _score(utterance, found) for options, found in results.items()},
+        seconds={options: found.seconds for options, found in results.items()},
     )
 
 
-def _score(utterance: Utterance, text: str) -> UtteranceScore:
-    reference, hypothesis = (normalize_for_scoring(each, utterance.lang) for each in (utterance.txt, text))
+def _score(utterance: Utterance, found: "Recognised") -> UtteranceScore:
+    reference, hypothesis = (normalize_for_scoring(each, utterance.lang) for each in (utterance.txt, found.text))
     return UtteranceScore(
         key=utterance.key,
         reference=reference,
@@ -192,18 +201,28 @@ def _score(utterance: Utterance, text: str) -> UtteranceScore:
         words=word_errors(reference, hypothesis),
         characters=char_errors(reference, hypothesis),
         language=utterance.lang,
+        judged=tuple(correct_words(utterance.txt, found.words, utterance.lang)),
     )
+
+
+class Recognised(NamedTuple):
+    """What was recognised in one recording, and the seconds of work it took; times of words are rough."""
+
+    text: str
+    words: list[Word]
+    seconds: float
 
 
 def recognize_all(
     recognizer: Recognizer, samples: NDArray[np.float32], groups: Sequence[Sequence[DecodingOptions]]
-) -> dict[DecodingOptions, tuple[str, float]]:
-    """The text of one recording under each of the options, and the seconds of work it took.
+) -> dict[DecodingOptions, Recognised]:
+    """One recording under each of the options; samples: (N,) at the recogniser's rate.
 
-    samples: (N,) at the recogniser's rate. The texts are those of `Recognizer.recognize`, but features are computed
-    once and the encoder runs once for each group.
+    Texts and confidences are those of `Recognizer.recognize`, but features are computed once and the encoder runs once
+    for each group. To align words is no part of the time: only who wants their times and confidences needs it.
     """
     texts: dict[DecodingOptions, list[str]] = {options: [] for group in groups for options in group}
+    words: dict[DecodingOptions, list[Word]] = {options: [] for options in texts}
     seconds = dict.fromkeys(texts, 0.0)
     for piece in recognizer.pieces([samples], next(iter(texts))):
         if piece.samples is None:
@@ -212,10 +231,16 @@ def recognize_all(
         for group in groups:
             [(encoder_out, log_probs)], encoder_seconds = _timed(recognizer.encode, [feats], group[0])
             for options in group:
-                text, search_seconds = _timed(_search, recognizer, encoder_out, log_probs, options)
-                texts[options].append(text)
+                hyps, search_seconds = _timed(_search, recognizer, encoder_out, log_probs, options)
                 seconds[options] += feats_seconds + encoder_seconds + search_seconds
-    return {options: (canonical_text(" ".join(parts)), seconds[options]) for options, parts in texts.items()}
+                for hyp in hyps[:1]:
+                    best = recognizer.reading(hyp, log_probs, None, 0, 0)
+                    texts[options].append(best.text)
+                    words[options] += best.words
+    return {
+        options: Recognised(canonical_text(" ".join(parts)), words[options], seconds[options])
+        for options, parts in texts.items()
+    }
 
 
 def _timed(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> tuple[R, float]:
@@ -224,11 +249,11 @@ def _timed(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> tuple
     return result, time.perf_counter() - begun
 
 
-def _search(recognizer: Recognizer, encoder_out: Floats, log_probs: Floats, options: DecodingOptions) -> str:
-    if not len(encoder_out):
-        return ""
-    hyps = recognizer.search(encoder_out, log_probs, options)
-    return recognizer.tokenizer.decode(hyps[0].tokens)
+def _search(
+    recognizer: Recognizer, encoder_out: Floats, log_probs: Floats, options: DecodingOptions
+) -> list[Hypothesis]:
+    """None for too few frames."""
+    return recognizer.search(encoder_out, log_probs, options) if len(encoder_out) else []
 
 
 @contextmanager

@@ -9,13 +9,14 @@ from rich.box import SIMPLE_HEAD
 from rich.console import JustifyMethod
 from rich.table import Table
 
-from unichoir.evaluation.evaluate import Evaluation, SetScore, UtteranceScore
+from unichoir.evaluation.calibration import format_nce
+from unichoir.evaluation.evaluate import Evaluation, SetScore, UtteranceScore, calibration_of
 from unichoir.evaluation.plot import plot_experts
 from unichoir.model.load import LayerLoad
 from unichoir.text.normalize import split_words
 from unichoir.text.wer import ErrorCounts, align, format_alignment
 
-COLUMNS = ("set", "mode", "chunk", "WER %", "S", "D", "I", "words", "CER %", "S", "D", "I", "RTF")
+COLUMNS = ("set", "mode", "chunk", "WER %", "S", "D", "I", "words", "CER %", "S", "D", "I", "ECE", "NCE", "RTF")
 NUM_TEXT_COLUMNS = 2
 PICTURE = "experts.svg"
 """Which experts serve which language."""
@@ -33,16 +34,18 @@ def rows(evaluation: Evaluation) -> list[tuple[str, ...]]:
     table = []
     for score in evaluation.scores:
         factor = f"{score.real_time_factor:.3f}"
-        table.append(_row(score, score.name, score.words, score.characters, factor))
+        table.append(_row(score, score.name, score.utterances, factor))
         for language, utterances in score.by_language.items():
-            words, characters = _errors(utterances)
-            table.append(_row(score, f"{score.name} [{language or 'unknown'}]", words, characters, ""))
+            table.append(_row(score, f"{score.name} [{language or 'unknown'}]", utterances, ""))
     return table
 
 
-def _row(score: SetScore, name: str, words: ErrorCounts, characters: ErrorCounts, factor: str) -> tuple[str, ...]:
+def _row(score: SetScore, name: str, utterances: Sequence[UtteranceScore], factor: str) -> tuple[str, ...]:
     setting = (score.options.mode, chunk_name(score))
-    return (name, *setting, *_cells(words), str(words.reference), *_cells(characters), factor)
+    words, characters = _errors(utterances)
+    calibration = calibration_of(utterances)
+    trust = ("-", "-") if calibration is None else (f"{calibration.ece:.3f}", format_nce(calibration))
+    return (name, *setting, *_cells(words), str(words.reference), *_cells(characters), *trust, factor)
 
 
 def _errors(utterances: Sequence[UtteranceScore]) -> tuple[ErrorCounts, ErrorCounts]:
@@ -58,11 +61,11 @@ def _cells(counts: ErrorCounts) -> tuple[str, ...]:
 def to_table(evaluation: Evaluation) -> Table:
     """For a terminal, narrower: errors as `substitutions/deletions/insertions`."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for place, name in enumerate(("set", "mode", "chunk", "WER %", "S/D/I", "CER %", "S/D/I", "RTF")):
+    for place, name in enumerate(("set", "mode", "chunk", "WER %", "S/D/I", "CER %", "S/D/I", "ECE", "RTF")):
         justify: JustifyMethod = "left" if place < NUM_TEXT_COLUMNS else "right"
         table.add_column(name, justify=justify, overflow="fold", no_wrap=place > NUM_TEXT_COLUMNS)
-    for name, mode, chunk, wer, *words, _, cer, s, d, i, factor in rows(evaluation):
-        table.add_row(name, mode, chunk, wer, "/".join(words), cer, f"{s}/{d}/{i}", factor)
+    for name, mode, chunk, wer, ws, wd, wi, _, cer, s, d, i, ece, _, factor in rows(evaluation):
+        table.add_row(name, mode, chunk, wer, f"{ws}/{wd}/{wi}", cer, f"{s}/{d}/{i}", ece, factor)
     return table
 
 
@@ -99,6 +102,7 @@ def to_json(
                 "vad": score.options.vad,
                 "wer": _counts(score.words),
                 "cer": _counts(score.characters),
+                "calibration": _calibration(score.utterances),
                 "languages": _languages(score),
             }
             for score in evaluation.scores
@@ -122,8 +126,18 @@ def _languages(score: SetScore) -> dict[str, Any]:
     found = {}
     for language, utterances in score.by_language.items():
         words, characters = _errors(utterances)
-        found[language] = {"utterances": len(utterances), "wer": _counts(words), "cer": _counts(characters)}
+        found[language] = {
+            "utterances": len(utterances),
+            "wer": _counts(words),
+            "cer": _counts(characters),
+            "calibration": _calibration(utterances),
+        }
     return found
+
+
+def _calibration(utterances: Sequence[UtteranceScore]) -> dict[str, Any] | None:
+    found = calibration_of(utterances)
+    return None if found is None else found.to_dict()
 
 
 def _setting(score: SetScore) -> dict[str, Any]:
