@@ -120,6 +120,12 @@ def test_texts_that_do_not_fit_are_refused(model: Model, text: str, message: str
         model.align(np.zeros(3 * RATE, dtype=np.float32) + 1e-4, text, sample_rate=RATE)
 
 
+@pytest.mark.parametrize("length", [1, 100, 1000])
+def test_hardly_any_sound_is_too_short_for_a_text(model: Model, length: int) -> None:
+    with pytest.raises(DecodingError, match=r"1 words cannot be said in 0\.[01] s"):
+        model.align(np.full(length, 1e-3, dtype=np.float32), "SIX", sample_rate=RATE)
+
+
 def test_the_command_writes_and_warns(run_command: Run, tmp_path: Path) -> None:
     clip = REPOSITORY / "demo" / "audio" / "clip-2.flac"
     text, output = tmp_path / "text.txt", tmp_path / "out.json"

@@ -21,6 +21,8 @@ MAX_REACH = 40
 """Feature frames between a certain frame of a word and its edge; beyond that the sound is not believed."""
 WIDENING = 10
 """Then a word reaches so many feature frames beyond its certain frames."""
+BACKGROUND_PERCENTILE = 1
+"""Of levels: joined words leave little that is quiet."""
 QUIET_SHARE = 0.4
 """What is quiet: so much of the way, in dB, from the background to the speech."""
 DB = 10 / np.log(10)
@@ -37,13 +39,13 @@ class Loudness(NamedTuple):
 def measure_loudness(means: Floats, info: ModelInfo, num_frames: int) -> Loudness:
     """means: (T,) mean of the log-mel energies of each feature frame; num_frames: T', how many encoder frames."""
     rate = info.subsampling_rate
+    if not num_frames:
+        return Loudness(np.zeros(0, dtype=np.float32), np.zeros(0, dtype=np.bool_), rate)
     first = (info.right_context - rate + 1) // 2
     places = np.arange(first, first + rate * num_frames).clip(0, len(means) - 1)
     padded = np.pad(means * np.float32(DB), 1, mode="edge")
     smooth = ((padded[:-2] + padded[1:-1] + padded[2:]) / 3)[places]
-    if not num_frames:
-        return Loudness(smooth, np.zeros(0, dtype=np.bool_), rate)
-    background, speech = np.percentile(smooth, [5, 95])
+    background, speech = np.percentile(smooth, [BACKGROUND_PERCENTILE, 95])
     background = min(max(background, speech - 45), speech - 20)
     return Loudness(smooth, smooth < background + QUIET_SHARE * (speech - background), rate)
 
