@@ -263,11 +263,15 @@ def test_what_wenet_cannot_express_is_refused_by_name(tmp_path: Path, changes: d
         ("encoder_conf.pos_enc_layer_type", "rope_pos"),
         ("encoder_conf.selfattention_layer_type", "rel_shift_selfattn"),
         ("dataset_conf.feats_type", "log_mel_spectrogram"),
+        ("dataset_conf.no_such_key", 1),
+        ("dataset_conf.split_with_space", True),
+        ("dataset_conf.resample_conf.no_such_key", 1),
         ("dataset_conf.fbank_conf.window_type", "hamming"),
         ("dataset_conf.fbank_conf.high_freq", -400),
         ("dataset_conf.fbank_conf.num_mel_bins", 40),
         ("tokenizer", "whisper"),
         ("tokenizer_conf.split_with_space", True),
+        ("tokenizer_conf.connect_symbol", "_"),
         ("tokenizer_conf.non_lang_syms_path", "data/nlsyms.txt"),
         ("tokenizer_conf.is_multilingual", True),
         ("tokenizer_conf.no_such_key", 1),
@@ -317,6 +321,62 @@ def test_what_matters_to_training_alone_is_said(copy: Path, tmp_path: Path) -> N
         "encoder_conf.use_dynamic_chunk",
         "dataset_conf.fbank_conf.dither",
     ]
+
+
+def test_settings_of_training_are_no_obstacle(copy: Path, tmp_path: Path) -> None:
+    """What the `dataset_conf` of WeNet's recipes holds, and its dataset reads, without a change to features."""
+    for key, value in {
+        "filter_conf": {"max_length": 40960, "token_max_length": 200, "max_output_input_ratio": 0.25},
+        "speed_perturb": True,
+        "spec_aug": True,
+        "spec_aug_conf": {"num_t_mask": 2, "max_t": 50},
+        "spec_sub": True,
+        "spec_sub_conf": {"num_t_sub": 3},
+        "spec_trim": False,
+        "spec_trim_conf": {"max_t": 50},
+        "shuffle": True,
+        "shuffle_conf": {"shuffle_size": 1500},
+        "sort": True,
+        "sort_conf": {"sort_size": 500},
+        "batch_conf": {"batch_type": "dynamic", "max_frames_in_batch": 36000},
+        "list_shuffle": True,
+        "cycle": 1,
+        "split_with_space": False,
+        "feats_type": "fbank",
+        "mfcc_conf": {"num_ceps": 40},
+    }.items():
+        edit(copy, f"dataset_conf.{key}", value)
+    import_wenet(copy, tmp_path / "ours")
+    assert load_any_checkpoint(tmp_path / "ours")[1] == FbankConfig()
+
+
+def test_a_tokenizer_is_checked_without_an_import_too(copy: Path) -> None:
+    edit(copy, "tokenizer", "whisper")
+    with pytest.raises(ConfigError, match="tokenizer: 'whisper'"):
+        load_any_checkpoint(copy)
+
+
+def test_bpe_of_before_2023(copy: Path, tmp_path: Path) -> None:
+    """The tokenizer was told on the command line then; spaces are for characters alone."""
+    tokenizer = train_bpe(["THE CAT SAT ON THE MAT"] * 3, 20, copy)
+    for key in ("tokenizer", "tokenizer_conf"):
+        edit(copy, key, None)
+    edit(copy, "dataset_conf.split_with_space", True)
+    assert not any("bpe" in note for note in import_wenet(copy, tmp_path / "ours"))
+    assert load_tokenizer(tmp_path / "ours").encode("the mat") == tokenizer.encode("the mat")
+    edit(copy, "dataset_conf.split_with_space", None)
+    (copy / "bpe.model").unlink()
+    assert any("bpe.model" in note for note in import_wenet(copy, tmp_path / "decodes"))
+    assert load_tokenizer(tmp_path / "decodes").decode(tokenizer.encode("the mat")) == "THE MAT"
+
+
+def test_pieces_in_lower_case_are_said(tmp_path: Path) -> None:
+    """WeNet turns text into upper case before BPE, which then finds no such piece."""
+    for text, count in (("the cat sat on the mat", 1), ("THE CAT SAT ON THE MAT", 0)):
+        tokenizer = train_bpe([text] * 3, 20, tmp_path / text[:1] / "bpe")
+        source = own_checkpoint(tmp_path / text[:1] / "own", tokenizer=tokenizer)
+        notes = export_wenet(source, tmp_path / text[:1] / "theirs")
+        assert [note.partition(" before BPE")[0] for note in notes] == ["WeNet turns text into upper case"] * count
 
 
 def test_bpe_under_other_names(copy: Path, tmp_path: Path) -> None:

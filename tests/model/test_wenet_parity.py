@@ -43,6 +43,7 @@ def edit_config(directory: Path, section: str, key: str, value: object) -> None:
         ("encoder_conf", "activation_type", "gelu"),
         ("encoder_conf", "activation_type", "relu"),  # WeNet's convolution would be relu, too
         ("encoder_conf", "n_kv_head", 1),
+        ("encoder_conf", "input_layer", "conv2d6"),
         ("encoder_conf", "num_blocks", "two"),
         ("decoder_conf", "activation_type", "gelu"),
         ("decoder_conf", "r_num_blocks", 0),
@@ -74,6 +75,45 @@ def test_missing_extra_and_misshapen_weights_are_refused_by_name(copy: Path) -> 
         load_wenet(copy)
     torch.save({**weights, "ctc.ctc_lo.bias": torch.zeros(3)}, path)
     with pytest.raises(CheckpointError, match=r"ctc\.ctc_lo\.bias.*shape"):
+        load_wenet(copy)
+
+
+@pytest.mark.parametrize("size", [6, 10**30])
+@pytest.mark.parametrize(
+    ("section", "key"),
+    [
+        ("encoder_conf", "num_blocks"),
+        ("encoder_conf", "output_size"),
+        ("encoder_conf", "linear_units"),
+        ("encoder_conf", "cnn_module_kernel"),
+        ("encoder_conf", "n_expert"),
+        ("decoder_conf", "num_blocks"),
+        ("decoder_conf", "r_num_blocks"),
+        ("decoder_conf", "linear_units"),
+        ("decoder_conf", "n_expert"),
+        ("", "input_dim"),
+        ("", "output_dim"),
+    ],
+)
+def test_sizes_are_compared_before_a_model_is_built(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, section: str, key: str, size: int
+) -> None:
+    monkeypatch.setattr("unichoir.model.wenet.AsrModel", lambda config: pytest.fail(f"a model of {config}"))
+    edit_config(copy, section, key, size)
+    edit_config(copy, "", "cmvn", None)  # then no statistics have the size of the features
+    named = f"{section}: {key}: asks for {size} " if section else f"{key}( {size})?: asks for "
+    with pytest.raises(CheckpointError, match=rf"train\.yaml: {named}"):
+        load_wenet(copy)
+
+
+def test_weights_whose_size_is_compared_may_be_missing_or_numbers(copy: Path) -> None:
+    weights = torch.load(copy / "final.pt", weights_only=True)
+    name = "ctc.ctc_lo.weight"
+    torch.save({**weights, name: torch.tensor(1.0)}, copy / "final.pt")
+    with pytest.raises(CheckpointError, match=rf"final\.pt: weight '{name}' has shape \(\)"):
+        load_wenet(copy)
+    torch.save({key: value for key, value in weights.items() if key != name}, copy / "final.pt")
+    with pytest.raises(CheckpointError, match=rf"final\.pt: weight '{name}' is missing"):
         load_wenet(copy)
 
 

@@ -13,9 +13,18 @@ from unichoir.errors import CheckpointError, ConfigError
 from unichoir.model.asr_model import AsrModel
 from unichoir.model.checkpoint import load_checkpoint
 from unichoir.model.wenet import CONFIG_FILE, load_wenet
-from unichoir.model.wenet_config import Section
-from unichoir.text.tokenizer import Tokenizer
+from unichoir.model.wenet_section import Section
+from unichoir.text.tokenizer import BPE_FILE, Tokenizer
 from unichoir.text.units import UNITS_FILE
+
+# Keys of `dataset_conf` that choose, order, group or vary what is trained on, or belong to other features or, the last,
+# to the tokenizer.
+_NOT_OF_FBANK = (
+    "batch_conf", "cycle", "filter_conf", "language_conf", "list_shuffle", "list_shuffle_conf",
+    "log_mel_spectrogram_conf", "mfcc_conf", "shuffle", "shuffle_conf", "sort", "sort_conf", "spec_aug",
+    "spec_aug_conf", "spec_sub", "spec_sub_conf", "spec_trim", "spec_trim_conf", "speed_perturb",
+    "split_with_space",
+)  # fmt: skip
 
 
 def load_any_checkpoint(directory: Path) -> tuple[AsrModel, FbankConfig]:
@@ -28,13 +37,17 @@ def load_any_checkpoint(directory: Path) -> tuple[AsrModel, FbankConfig]:
     path = directory / CONFIG_FILE
     if path.is_file() and not (directory / "config.yaml").is_file():
         wenet = load_wenet(directory)
+        wenet_tokenizer_files(directory, wenet.conf, path)  # for what it refuses
         return wenet.model, wenet_fbank(wenet.conf, path)
     model, sections = load_checkpoint(directory)
     return model, from_mapping(FbankConfig, sections.get("fbank", {}), f"{directory / 'config.yaml'}: fbank")
 
 
 def wenet_fbank(conf: Mapping[str, Any], path: Path) -> FbankConfig:
-    """The filterbank of a train.yaml; dither belongs to training. Raises ConfigError for other features."""
+    """The filterbank of a train.yaml; dither belongs to training.
+
+    Raises ConfigError for other features and for keys that may change features.
+    """
     dataset = Section(conf, str(path)).section("dataset_conf")
     dataset.require("feats_type", "fbank")
     resample, section = dataset.section("resample_conf"), dataset.section("fbank_conf")
@@ -46,11 +59,48 @@ def wenet_fbank(conf: Mapping[str, Any], path: Path) -> FbankConfig:
         "frame_length_ms": section.take("frame_length", 25.0),
         "frame_shift_ms": section.take("frame_shift", 10.0),
     }
-    section.close()
+    for key in _NOT_OF_FBANK:
+        dataset.left.pop(key, None)
+    for each in (section, resample, dataset):
+        each.close()
     try:
         return FbankConfig(**fields)
     except ConfigError as error:
         raise ConfigError(f"{path}: fbank_conf: {error}") from None
+
+
+def wenet_tokenizer_files(source: Path, conf: Mapping[str, Any], path: Path) -> dict[str, Path]:
+    """The files of the tokenizer by the names they have with us. Paths in train.yaml are those of the machine that
+    trained; here the files lie beside it.
+
+    Raises ConfigError for another tokenizer than ours, CheckpointError where there is no vocabulary.
+    """
+    # Before 2023 the tokenizer was told on the command line, but for one key in `dataset_conf`.
+    kind = conf.get("tokenizer", "bpe" if (source / BPE_FILE).is_file() else "char")
+    if kind not in ("char", "bpe"):
+        raise ConfigError(f"{path}: tokenizer: {kind!r} cannot be represented (only 'char', 'bpe')")
+    top = Section(conf, str(path))
+    section, dataset = top.section("tokenizer_conf"), top.section("dataset_conf")
+    if kind == "char":
+        for each in (section, dataset):
+            each.require("split_with_space", False)
+        section.require("connect_symbol", "")
+    section.require("non_lang_syms_path", None)
+    section.require("is_multilingual", False)
+    for key in ("special_tokens", "num_languages", "split_with_space", "connect_symbol"):
+        section.left.pop(key, None)  # read elsewhere, or without influence on this kind
+    found = {}
+    wanted = {UNITS_FILE: ("symbol_table_path", "words.txt"), BPE_FILE: ("bpe_path", BPE_FILE)}
+    for name, (key, other) in wanted.items():
+        listed = section.left.pop(key, None)
+        names = [name, *([Path(str(listed)).name] if listed else []), other]
+        file = next((source / each for each in names if (source / each).is_file()), None)
+        if file is not None and (name == UNITS_FILE or kind == "bpe"):
+            found[name] = file
+    section.close()
+    if UNITS_FILE not in found:
+        raise CheckpointError(f"{source / UNITS_FILE}: no such file")
+    return found
 
 
 def check_parts_fit(model: AsrModel, tokenizer: Tokenizer, fbank: FbankConfig, source: Path) -> None:

@@ -1,13 +1,10 @@
 """Checkpoints to model directories: ONNX graphs of the one model definition, for inference without torch."""
 
-import contextlib
 import copy
 import json
-import logging
 import os
 import shutil
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -30,26 +27,25 @@ from unichoir.decoding.onnx_backend import (
     FORMAT_VERSION,
     KEPT_INPUT,
     REVERSE_DECODER_FILE,
-    TOP_K_INPUT,
     ModelDirectoryConfig,
     OnnxBackend,
     state_inputs,
 )
 from unichoir.directory.sums import write_sums
 from unichoir.errors import CheckpointError
-from unichoir.export import graph, operators
+from unichoir.export import graph
 from unichoir.export.card import derived_card
 from unichoir.export.checkpoint import check_parts_fit, load_any_checkpoint
 from unichoir.export.parity import INT8_TOLERANCE, TOLERANCE, check_parity
 from unichoir.export.quantize import quantize_model
 from unichoir.export.torch_backend import TorchBackend, model_info
+from unichoir.export.tracing import to_onnx
 from unichoir.model.asr_model import AsrModel
 from unichoir.model.conformer import ConformerEncoder, EncoderState
 from unichoir.model.ctc import Ctc
 from unichoir.model.decoder import TokenTree, TransformerDecoder
 from unichoir.text.tokenizer import BPE_FILE, UNITS_FILE, load_tokenizer
 
-OPSET = 18
 Quantization = Literal["float16", "int8"]
 
 
@@ -233,67 +229,6 @@ def _decoder_graph(decoder: TransformerDecoder, experts: bool) -> ir.Model:
     shapes = [{1: Dim("frames")}, {1: places}, {1: places}, {1: places, 2: places}]
     module = _DecoderLogProbs(decoder)
     return to_onnx(module, inputs, shapes, DECODER_INPUTS, ["log_probs"], num_fixed=4, experts=experts)
-
-
-def to_onnx(
-    module: nn.Module,
-    inputs: Sequence[Tensor],
-    shapes: Sequence[dict[int, Any]],
-    names: Sequence[str],
-    outputs: Sequence[str],
-    *,
-    num_fixed: int,
-    experts: bool = False,
-    fused: bool = False,
-) -> ir.Model:
-    """The graph of a module whose `forward` takes `num_fixed` arguments by name and the others as one *tuple.
-
-    experts: the last of these is how many of them a frame goes to; fused: with operators of ONNX Runtime's own.
-    """
-    if experts:
-        inputs, shapes, names = [*inputs, torch.tensor([2])], [*shapes, {}], [*names, TOP_K_INPUT]
-    if len(inputs) > num_fixed:
-        shapes = [*shapes[:num_fixed], tuple(shapes[num_fixed:])]  # type: ignore[list-item]
-    with _quiet():
-        program = torch.onnx.export(
-            module.eval(),
-            tuple(inputs),
-            dynamo=True,
-            opset_version=OPSET,
-            dynamic_shapes=tuple(shapes),
-            input_names=list(names),
-            output_names=list(outputs),
-            custom_translation_table={
-                torch.ops.unichoir.experts.default: operators.experts,
-                torch.ops.unichoir.rotate.default: operators.fused_rotate if fused else operators.rotate,
-                torch.ops.unichoir.int8_linear.default: operators.int8_linear,
-                torch.ops.unichoir.int8_experts.default: operators.int8_experts,
-            },
-            verbose=False,
-            optimize=False,  # takes most of the time, and what matters of it `finish` does, too
-        )
-        assert program is not None  # only the exporter of before dynamo returns nothing
-        graph.finish(program.model)
-    return program.model
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what the exporter says about itself and about packages that are not needed here."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        # torch.export uses a class of torch's own pytree that torch has deprecated.
-        warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)", category=FutureWarning)
-        # Inputs that share a dimension share its name, which is what is wanted.
-        warnings.filterwarnings("ignore", message=r"# The axis name: .* will not be used", category=UserWarning)
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
 
 
 def _round_to_float16(model: AsrModel) -> None:

@@ -17,9 +17,9 @@ from unichoir.audio.fbank import FbankConfig
 from unichoir.errors import CheckpointError
 from unichoir.export import graph
 from unichoir.export.checkpoint import check_parts_fit, load_any_checkpoint, new_directory
-from unichoir.export.onnx import to_onnx
 from unichoir.export.quantize import quantize_model
 from unichoir.export.sherpa_parity import check_offline, check_streaming
+from unichoir.export.tracing import to_onnx
 from unichoir.model.asr_model import AsrModel
 from unichoir.model.conformer import EncoderState
 from unichoir.model.subsampling import RIGHT_CONTEXT, SUBSAMPLING_RATE, subsampled_length

@@ -1,7 +1,6 @@
 """WeNet checkpoint directories to ours and back, with tokenizer and filterbank."""
 
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +8,16 @@ from unichoir.audio.fbank import FbankConfig
 from unichoir.configuration import to_mapping
 from unichoir.errors import CheckpointError, ConfigError
 from unichoir.export.card import derived_card
-from unichoir.export.checkpoint import check_parts_fit, load_any_checkpoint, new_directory, wenet_fbank
+from unichoir.export.checkpoint import (
+    check_parts_fit,
+    load_any_checkpoint,
+    new_directory,
+    wenet_fbank,
+    wenet_tokenizer_files,
+)
 from unichoir.model.checkpoint import save_checkpoint
 from unichoir.model.wenet import CONFIG_FILE, load_wenet, save_wenet
-from unichoir.model.wenet_config import Section, differences_in_training
+from unichoir.model.wenet_config import differences_in_training
 from unichoir.text.tokenizer import BPE_FILE, BpeTokenizer, Tokenizer, load_tokenizer
 from unichoir.text.units import UNITS_FILE
 
@@ -28,19 +33,21 @@ def import_wenet(source: Path, output: Path) -> list[str]:
     wenet = load_wenet(source)
     path = source / CONFIG_FILE
     fbank = wenet_fbank(wenet.conf, path)
-    files = _tokenizer_files(source, wenet.conf, path)
+    files = wenet_tokenizer_files(source, wenet.conf, path)
     notes = differences_in_training(wenet.conf)
     dither = ((wenet.conf.get("dataset_conf") or {}).get("fbank_conf") or {}).get("dither", 0.0)
     if dither:
         notes.append(f"dataset_conf.fbank_conf.dither {dither}: for further training set augment.dither")
-    if wenet.conf.get("tokenizer") == "bpe" and BPE_FILE not in files:
-        notes.append(f"tokenizer_conf.bpe_path: no such file in {source}: the model recognises, but cannot be trained")
     with new_directory(output) as folder:
         for name, file in files.items():
             shutil.copyfile(file, folder / name)
-        check_parts_fit(wenet.model, load_tokenizer(folder), fbank, source)
+        tokenizer = load_tokenizer(folder)
+        check_parts_fit(wenet.model, tokenizer, fbank, source)
         save_checkpoint(folder, wenet.model, {"fbank": to_mapping(fbank)})
         derived_card(source, output, wenet.model.config, "import of a WeNet checkpoint").write(folder)
+    if BPE_FILE not in files and (isinstance(tokenizer, BpeTokenizer) or wenet.conf.get("tokenizer") == "bpe"):
+        where = f"{source}: no {BPE_FILE}, nor what tokenizer_conf.bpe_path names"
+        notes.append(f"{where}: the model recognises, but cannot be trained")
     return notes
 
 
@@ -105,31 +112,3 @@ def _tokenizer_sections(tokenizer: Tokenizer, source: Path) -> dict[str, Any]:
     if isinstance(tokenizer, BpeTokenizer):
         return {"tokenizer": "bpe", "tokenizer_conf": {**conf, "bpe_path": BPE_FILE}}
     return {"tokenizer": "char", "tokenizer_conf": conf}
-
-
-def _tokenizer_files(source: Path, conf: Mapping[str, Any], path: Path) -> dict[str, Path]:
-    """The files of the tokenizer by the names they have with us. Paths in train.yaml are those of the machine that
-    trained; here the files lie beside it."""
-    kind = conf.get("tokenizer", "char")
-    if kind not in ("char", "bpe"):
-        raise ConfigError(f"{path}: tokenizer: {kind!r} cannot be represented (only 'char', 'bpe')")
-    section = Section(conf, str(path)).section("tokenizer_conf")
-    if kind == "char":
-        section.require("split_with_space", False)
-        section.require("connect_symbol", "")
-    section.require("non_lang_syms_path", None)
-    section.require("is_multilingual", False)
-    for key in ("special_tokens", "num_languages", "split_with_space", "connect_symbol"):
-        section.left.pop(key, None)  # read elsewhere, or without influence on this kind
-    found = {}
-    wanted = {UNITS_FILE: ("symbol_table_path", "words.txt"), BPE_FILE: ("bpe_path", BPE_FILE)}
-    for name, (key, other) in wanted.items():
-        listed = section.left.pop(key, None)
-        names = [name, *([Path(str(listed)).name] if listed else []), other]
-        file = next((source / each for each in names if (source / each).is_file()), None)
-        if file is not None and (name == UNITS_FILE or kind == "bpe"):
-            found[name] = file
-    section.close()
-    if UNITS_FILE not in found:
-        raise CheckpointError(f"{source / UNITS_FILE}: no such file")
-    return found

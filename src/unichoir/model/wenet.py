@@ -15,11 +15,14 @@ import yaml
 from unichoir.errors import ConfigError
 from unichoir.model.asr_model import AsrModel
 from unichoir.model.checkpoint import load_weights, read_yaml
-from unichoir.model.wenet_config import Section, translate_config, wenet_config
+from unichoir.model.wenet_config import translate_config, wenet_config
+from unichoir.model.wenet_section import Section
+from unichoir.model.wenet_sizes import check_sizes
 from unichoir.model.wenet_weights import (
     CMVN_FILE,
     WEIGHTS_FILE,
     is_identity,
+    is_normalised,
     read_wenet_weights,
     translate_weights,
     wenet_weights,
@@ -41,7 +44,7 @@ def load_wenet(directory: Path) -> WenetModel:
     """Load a U2++ Conformer, dense or MoE, in float32.
 
     Raises ConfigError for a configuration key or value that cannot be represented, CheckpointError for a weight that
-    is missing or left over; both name it.
+    is missing, left over or of another size than the configuration says; both name it.
     """
     path = directory / CONFIG_FILE
     conf = read_yaml(path)
@@ -49,10 +52,11 @@ def load_wenet(directory: Path) -> WenetModel:
     Section(conf, str(path)).section("cmvn_conf")  # read only where the state has no statistics
     if cmvn not in (None, "global_cmvn"):
         raise ConfigError(f"{path}: cmvn: {cmvn!r} cannot be represented (only 'global_cmvn')")
-    model = AsrModel(translate_config(conf, path))
+    config, checkpoint = translate_config(conf, path), directory / WEIGHTS_FILE
     weights = read_wenet_weights(directory, conf)
-    checkpoint = directory / WEIGHTS_FILE
-    load_weights(model, translate_weights(weights, model, checkpoint), checkpoint)
+    check_sizes(config, weights, path, checkpoint)
+    model = AsrModel(config)
+    load_weights(model, translate_weights(weights, model, checkpoint, is_normalised(conf)), checkpoint)
     return WenetModel(model.eval(), conf)
 
 

@@ -3,13 +3,13 @@
 Every key is translated, or known to have no influence on what a trained model computes, or refused by name.
 """
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from unichoir.errors import ConfigError
 from unichoir.model.config import DecoderConfig, EncoderConfig, FeedForwardConfig, ModelConfig
+from unichoir.model.wenet_section import Section
 
 # Keys that decide how WeNet trains, logs or stores, or that others read (tokenizer, features, CMVN).
 _OTHER_KEYS = {
@@ -55,49 +55,6 @@ _DECODER: dict[str, tuple[Any, ...]] = {
 }
 
 _Config = TypeVar("_Config", EncoderConfig, DecoderConfig, FeedForwardConfig)
-
-
-class Section:
-    """One mapping of train.yaml: keys are taken one by one, and what is left at the end is refused."""
-
-    def __init__(self, content: object, where: str) -> None:
-        if not isinstance(content, Mapping):
-            raise ConfigError(f"{where}: expected a mapping, found {type(content).__name__}")
-        self.left, self.where = dict(content), where
-
-    def require(self, key: str, *allowed: Any) -> Any:
-        """Take a key whose only representable values are `allowed`, the first being WeNet's default."""
-        value = self.left.pop(key, allowed[0])
-        if value not in allowed:
-            known = ", ".join(map(repr, allowed))
-            raise ConfigError(f"{self.where}: {key}: {value!r} cannot be represented (only {known})")
-        return value
-
-    def take(self, key: str, default: Any) -> Any:
-        """Take a key whose value is of the default's type; a whole number will do for another number."""
-        value: Any = self.left.pop(key, default)
-        kind: type = type(default)
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
-        if type(value) is not kind or (isinstance(value, float) and not math.isfinite(value)):
-            raise ConfigError(f"{self.where}: {key}: expected {kind.__name__}, found {value!r}")
-        return value
-
-    def size(self, key: str, default: int) -> int:
-        """Take a number of things, of which there has to be one."""
-        value: int = self.take(key, default)
-        if value < 1:
-            raise ConfigError(f"{self.where}: {key}: {value} must be at least 1")
-        return value
-
-    def section(self, key: str) -> "Section":
-        """Take a mapping; one that is missing or null is empty."""
-        content = self.left.pop(key, None)
-        return Section({} if content is None else content, f"{self.where}: {key}")
-
-    def close(self) -> None:
-        if self.left:
-            raise ConfigError(f"{self.where}: unknown key '{next(iter(self.left))}'")
 
 
 def translate_config(conf: Mapping[str, Any], path: Path) -> ModelConfig:

@@ -22,9 +22,9 @@ CMVN_WEIGHTS = ("encoder.global_cmvn.mean", "encoder.global_cmvn.istd")
 def read_wenet_weights(directory: Path, conf: Mapping[str, Any]) -> dict[str, Tensor]:
     """The state of a WeNet checkpoint under WeNet's names, floats as float32.
 
-    float16 and bfloat16 are widened, which float32 does without loss. Tables of positions are left out; where the model
-    is normalised (`cmvn`), the statistics are the state's or, without any there, those of the file. Raises
-    CheckpointError for what cannot be read or would be rounded.
+    float16 and bfloat16 are widened, which float32 does without loss. Tables of positions are left out, and statistics
+    where the model is not normalised; where it is, they are the state's or, without any there, those of the file.
+    Raises CheckpointError for what cannot be read or would be rounded.
     """
     path = directory / WEIGHTS_FILE
     try:
@@ -36,15 +36,10 @@ def read_wenet_weights(directory: Path, conf: Mapping[str, Any]) -> dict[str, Te
     if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise CheckpointError(f"{path}: not the state of a model (tensors by name)")
     weights = {name: _as_float32(name, tensor, path) for name, tensor in state.items() if not name.endswith(".pe")}
-    if _is_normalised(conf):
-        if CMVN_WEIGHTS[0] not in weights:
-            weights |= _read_cmvn(directory, conf)
-    else:
+    if not is_normalised(conf):
         # WeNet builds no normalisation then, and skips what it has no place for.
-        weights = {name: tensor for name, tensor in weights.items() if name not in CMVN_WEIGHTS}
-        bins = conf["input_dim"]
-        weights |= dict(zip(CMVN_WEIGHTS, (torch.zeros(bins), torch.ones(bins)), strict=True))
-    return weights
+        return {name: tensor for name, tensor in weights.items() if name not in CMVN_WEIGHTS}
+    return weights if CMVN_WEIGHTS[0] in weights else weights | _read_cmvn(directory, conf)
 
 
 def _as_float32(name: str, tensor: Tensor, path: Path) -> Tensor:
@@ -56,14 +51,21 @@ def _as_float32(name: str, tensor: Tensor, path: Path) -> Tensor:
     return single
 
 
-def _is_normalised(conf: Mapping[str, Any]) -> bool:
-    # Before 2023 WeNet wrote `cmvn_file` at the top level.
+def is_normalised(conf: Mapping[str, Any]) -> bool:
+    """Whether features are normalised (`cmvn`; before 2023 `cmvn_file` at the top level)."""
     return conf.get("cmvn") is not None or conf.get("cmvn_file") is not None
 
 
-def translate_weights(weights: Mapping[str, Tensor], model: AsrModel, path: Path) -> dict[str, Tensor]:
-    """WeNet's names, experts one by one and pointwise convolutions as Conv1d, to ours. Names left over are kept."""
+def translate_weights(
+    weights: Mapping[str, Tensor], model: AsrModel, path: Path, normalised: bool
+) -> dict[str, Tensor]:
+    """WeNet's names, experts one by one and pointwise convolutions as Conv1d, to ours. Names left over are kept.
+
+    normalised: false where the model's own normalisation, which is none, is to stay.
+    """
     left = dict(weights)
+    if not normalised:
+        left |= dict(zip(CMVN_WEIGHTS, (model.encoder.cmvn_mean, model.encoder.cmvn_istd), strict=True))
     result: dict[str, Tensor] = {}
     for name, expected in model.state_dict().items():
         names = _wenet_names(name, expected, model.right_decoder is not None)
