@@ -45,7 +45,7 @@ def test_messages_have_the_shapes_of_the_protocol(server: Running, clips, expect
         "final_result",
         "speech_end",
     ]
-    assert len(messages) > 4
+    assert len(messages) > 3, "a partial result at least"
     assert all(message["status"] == "ok" for message in messages)
     for message in messages[1:-2]:
         assert set(message) == {"status", "type", "nbest"}
