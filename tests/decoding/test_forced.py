@@ -11,10 +11,12 @@ import pytest
 import soundfile
 
 from unichoir.api import Model, load_model
+from unichoir.decoding import forced
 from unichoir.decoding.forced import LOW_CONFIDENCE, words_by_line
 from unichoir.decoding.hypothesis import Word
 from unichoir.decoding.options import DecodingOptions
 from unichoir.errors import DecodingError
+from unichoir.text.tokenizer import CharTokenizer, build_char_units
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RATE = 16000
@@ -118,6 +120,15 @@ def test_another_text_has_low_confidence(
 def test_texts_that_do_not_fit_are_refused(model: Model, text: str, message: str) -> None:
     with pytest.raises(DecodingError, match=message):
         model.align(np.zeros(3 * RATE, dtype=np.float32) + 1e-4, text, sample_rate=RATE)
+
+
+def test_marks_are_not_said_in_bytes_and_rare_characters_are() -> None:
+    tokenizer = CharTokenizer(build_char_units(["ABC"], byte_fallback=True))
+    found = forced._encode("A, B! \u00c9c?", tokenizer)
+    assert found.words == ["A,", "B!", "\u00c9c?"]
+    assert [tokenizer.tokens[index] for index in found.ids] == [
+        *("A", "\u2581", "B", "\u2581", "<0xC3>", "<0x89>", "C"),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("length", [1, 100, 1000])

@@ -24,6 +24,7 @@ from unichoir.decoding.word_edges import Loudness, join_loudness, measure_loudne
 from unichoir.errors import AudioError, DecodingError
 from unichoir.text.normalize import canonical_text, normalize_for_scoring, split_words
 from unichoir.text.tokenizer import Tokenizer
+from unichoir.text.units import BYTE_TOKENS
 
 LOW_CONFIDENCE = 0.3
 """Of a whole alignment: below it the text is likely to be another one than what is said (docs/results/times.md)."""
@@ -157,11 +158,13 @@ def _is_spoken(word: str) -> bool:
 
 
 def _spoken_form(word: str, tokenizer: Tokenizer) -> str:
-    """As the vocabulary can write it: as it is, or without punctuation."""
-    for form in (word, normalize_for_scoring(word)):
-        if tokenizer.unk_id not in tokenizer.encode(form):
-            return form
-    raise DecodingError(f"text: the model's vocabulary cannot write {word!r:.60}; write it as it is spoken")
+    """As the vocabulary can write it: as it is, or without punctuation, whichever takes fewer tokens of bytes."""
+    forms = {form: tokenizer.encode(form) for form in (word, normalize_for_scoring(word))}
+    known = {form: ids for form, ids in forms.items() if tokenizer.unk_id not in ids}
+    if not known:
+        raise DecodingError(f"text: the model's vocabulary cannot write {word!r:.60}; write it as it is spoken")
+    # In bytes a comma can be written, but nobody says it.
+    return min(known, key=lambda form: sum(tokenizer.tokens[index] in BYTE_TOKENS for index in known[form]))
 
 
 def _written(words: Sequence[Word], wanted: _Text) -> tuple[Word, ...]:
