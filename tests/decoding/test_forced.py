@@ -129,6 +129,9 @@ def test_marks_are_not_said_in_bytes_and_rare_characters_are() -> None:
     assert [tokenizer.tokens[index] for index in found.ids] == [
         *("A", "\u2581", "B", "\u2581", "<0xC3>", "<0x89>", "C"),
     ]  # fmt: skip
+    arabic = CharTokenizer(build_char_units(["\u062e\u0644\u0641"], byte_fallback=True))
+    vowelled = "\u062e\u064e\u0644\u0652\u0641\u060c"
+    assert forced._encode(vowelled, arabic, "ar").ids == arabic.encode("\u062e\u0644\u0641")
 
 
 @pytest.mark.parametrize("length", [1, 100, 1000])

@@ -71,7 +71,7 @@ def force_align(
     the recording, and as `Recognizer.recognize` does.
     """
     options = replace(options or DecodingOptions(), vad="none")
-    wanted = _encode(text, recognizer.tokenizer)
+    wanted = _encode(text, recognizer.tokenizer, options.language)
     blank_id = recognizer.backend.info.blank_id
     columns, labels = np.unique([blank_id, *wanted.ids], return_inverse=True)
     log_probs, loudness, clock = _hear(recognizer, blocks, columns, options, progress)
@@ -140,12 +140,12 @@ def _hear(
     return np.concatenate(found), join_loudness(loudness), clock
 
 
-def _encode(text: str, tokenizer: Tokenizer) -> _Text:
+def _encode(text: str, tokenizer: Tokenizer, language: str | None = None) -> _Text:
     """Raises DecodingError as `force_align` does."""
     words = [word for word in split_words(text) if _is_spoken(word)]
     if not words:
         raise DecodingError("text: there are no words in it")
-    spoken = [_spoken_form(word, tokenizer) for word in words]
+    spoken = [_spoken_form(word, tokenizer, language) for word in words]
     ids = tokenizer.encode(" ".join(spoken))
     num_spoken = [len(split_words(form)) for form in spoken]
     if len(tokenizer.decode_words(ids)) != sum(num_spoken):
@@ -157,10 +157,12 @@ def _is_spoken(word: str) -> bool:
     return bool(normalize_for_scoring(word))
 
 
-def _spoken_form(word: str, tokenizer: Tokenizer) -> str:
-    """As the vocabulary can write it: as it is, or without punctuation, whichever takes fewer tokens of bytes."""
-    forms = {form: tokenizer.encode(form) for form in (word, normalize_for_scoring(word))}
-    known = {form: ids for form, ids in forms.items() if tokenizer.unk_id not in ids}
+def _spoken_form(word: str, tokenizer: Tokenizer, language: str | None) -> str:
+    """As the vocabulary can write it: as it is, without punctuation, or as its language is compared (Arabic without
+    vowels), whichever takes fewer tokens of bytes."""
+    forms = (word, normalize_for_scoring(word), normalize_for_scoring(word, language))
+    encoded = {form: tokenizer.encode(form) for form in forms}
+    known = {form: ids for form, ids in encoded.items() if tokenizer.unk_id not in ids}
     if not known:
         raise DecodingError(f"text: the model's vocabulary cannot write {word!r:.60}; write it as it is spoken")
     # In bytes a comma can be written, but nobody says it.
