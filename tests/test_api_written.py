@@ -1,12 +1,20 @@
 """Transcripts and streams in written form with the included model and the real English grammar."""
 
+import io
+import json
+import logging
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import unichoir
 from unichoir.audio.io import load_audio
+from unichoir.errors import DecodingError
+from unichoir.serving.logs import configure_logs
+from unichoir.text import itn
 from unichoir.text.written import WrittenForm
 
 RATE = 16000
@@ -57,3 +65,58 @@ def test_a_stream_of_ones_own_pace(model: unichoir.Model, samples: np.ndarray) -
     finals = [result for result in stream.results() if result.is_final]
     assert [result.text for result in finals if result.text] == [WRITTEN]
     assert [word.text for final in finals for word in final.words] == [WRITTEN]
+
+
+@pytest.fixture
+def fails_on_nine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The real grammar, but for a text with a nine in it."""
+    real = itn.load_grammar("en")
+
+    class Grammar:
+        def normalize(self, text: str) -> str:
+            if "nine" in text:
+                raise RuntimeError("no path")
+            return real.normalize(text)
+
+        def normalize_with_mapping(self, text: str) -> Any:
+            return real.normalize_with_mapping(text)
+
+    monkeypatch.setattr(itn, "load_grammar", lambda language: Grammar())
+    itn._write_window.cache_clear()
+    yield
+    itn._write_window.cache_clear()
+
+
+@pytest.mark.usefixtures("fails_on_nine")
+def test_where_the_written_form_fails_the_words_stay_as_they_were_said(model, samples, caplog) -> None:
+    said = model.transcribe(samples, sample_rate=RATE)
+    assert model.transcribe(samples, sample_rate=RATE, written=ENGLISH) == said
+    assert [record.getMessage() for record in caplog.records] == [
+        "inverse text normalisation fails on 'nine one eight two': no path: the words stay as they were said"
+    ]
+    other = load_audio(CLIP.with_name("clip-2.flac"), sample_rate=RATE)
+    pause = np.zeros(2 * RATE, np.float32)
+    blocks = [samples, pause, other, pause]
+    finals = [result.text for result in model.stream(blocks, sample_rate=RATE, written=ENGLISH) if result.is_final]
+    assert finals == [SAID, "6483"]
+    with pytest.raises(DecodingError, match="nine one eight two"):
+        ENGLISH(SAID)
+
+
+@pytest.mark.usefixtures("fails_on_nine")
+def test_a_servers_log_does_not_tell_which_text_it_was(model, samples, monkeypatch) -> None:
+    names = ("unichoir.serving", "unichoir.decoding", "uvicorn", "asyncio", "python_multipart")
+    loggers = [logging.getLogger(name) for name in names]
+    before = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
+    lines = io.StringIO()
+    monkeypatch.setattr("sys.stderr", lines)
+    try:
+        configure_logs()
+        model.transcribe(samples, sample_rate=RATE, written=ENGLISH)
+    finally:
+        for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
+            logger.handlers, logger.propagate = handlers, propagate
+            logger.setLevel(level)
+    (line,) = lines.getvalue().splitlines()
+    assert json.loads(line)["event"] == "written_form_failed"
+    assert "nine" not in line.lower()

@@ -102,12 +102,13 @@ class Model:
             decoding, chunk_size: short for these two fields of `options`, which they override.
             hotwords: phrases to expect, or (phrase, boost); in place of those of `options` (docs/hotwords.md).
             options: all that can be chosen about decoding.
-            written: how to write what was said, as 21 for TWENTY ONE; None leaves the words (docs/written-form.md).
+            written: how to write what was said, as 21 for TWENTY ONE; None leaves the words, and so does, with a logged
+                warning, a failure of it (docs/written-form.md).
             progress: called with the seconds of audio done and the seconds in all.
 
         Raises:
             AudioError: audio that cannot be read, is empty or not finite; samples without their rate.
-            DecodingError: options that make no sense or that the model cannot fulfil; a text that cannot be `written`.
+            DecodingError: options that make no sense or that the model cannot fulfil.
         """
         options = _with(options or DecodingOptions(), hotwords, mode=decoding, chunk_size=chunk_size, written=written)
         blocks, advance = self._blocks(source, sample_rate, progress)
@@ -248,8 +249,7 @@ class Stream:
         """Recognise what can be recognised by now: after each chunk a partial result or, where utterances end, finals.
 
         Every final result comes once and is where the next one starts, also if it has no words. Whoever stops in the
-        middle goes on from there with the next call. Raises DecodingError, naming the text, for one that cannot be
-        written as wanted.
+        middle goes on from there with the next call.
         """
         return self._recognizer.results(self._stream)
 

@@ -10,10 +10,12 @@ import pytest
 from tests.serving.harness import PATIENCE, RATE, Running, running, wenet_client
 
 from unichoir.api import load_recognizer
-from unichoir.decoding.options import DecodingOptions
+from unichoir.decoding.options import DecodingOptions, StreamingOptions
 from unichoir.decoding.recognizer import Recognizer
 from unichoir.errors import DecodingError
 from unichoir.serving.engine import Busy, Piece
+from unichoir.text import itn
+from unichoir.text.written import WrittenForm
 
 
 async def recognise(server: Running, samples: np.ndarray, **options: object) -> tuple[list[str], str | None]:
@@ -130,6 +132,17 @@ def test_what_fails_for_one_session_ends_that_one_alone(clips, expected, records
     assert words == []
     assert error == ("the odd one" if kind is DecodingError else "the recogniser has failed")
     assert any(record.getMessage() == "session_error" for record in records) == (kind is RuntimeError)
+
+
+def test_a_written_form_that_fails_costs_no_words(clips, expected, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Grammar:
+        def normalize(self, text: str) -> str:
+            raise RuntimeError("no path")
+
+    monkeypatch.setattr(itn, "load_grammar", lambda language: Grammar())
+    itn._write_window.cache_clear()
+    with running(load_recognizer(None), streaming=StreamingOptions(written=WrittenForm(itn="en"))) as server:
+        assert asyncio.run(recognise(server, clips[3])) == ([expected[3]], None)
 
 
 def test_logs_have_neither_text_nor_audio_unless_asked(serve: Callable[..., Running], clips, expected, records) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import itemgetter
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from unichoir.decoding.language import LanguageTokens
 from unichoir.decoding.options import DecodingOptions, StreamingOptions
 from unichoir.decoding.pieces import CtcDetector, batched_by_length, find_pieces, take_turns
 from unichoir.decoding.rescoring import attention_rescoring
-from unichoir.decoding.rewriting import rewrite
+from unichoir.decoding.rewriting import written_or_said
 from unichoir.decoding.scoring import LanguageModel, PrefixScorer, Scorers
 from unichoir.decoding.search import search
 from unichoir.decoding.segmentation import Piece
@@ -26,9 +26,7 @@ from unichoir.decoding.transcript import FrameClock, Segment, group_words, join_
 from unichoir.decoding.word_edges import Loudness, measure_loudness
 from unichoir.errors import AudioError, DecodingError
 from unichoir.text.tokenizer import Tokenizer
-from unichoir.text.written import WrittenForm
 
-_Result = TypeVar("_Result", Segment, StreamResult)
 Progress = Callable[[float, float], None]
 """Called with the seconds of audio done and the seconds in all."""
 
@@ -200,7 +198,7 @@ class Recognizer:
                 hyps = attention_rescoring(
                     self.backend, utterance.encoder_out, hyps, options.ctc_weight, options.reverse_weight
                 )
-            utterance.result = _written(self._result(stream, hyps, timed=True), options.written)
+            utterance.result = written_or_said(self._result(stream, hyps, timed=True), options.written)
         return utterance.result
 
     def is_endpoint(self, stream: Stream) -> bool:
@@ -340,11 +338,7 @@ class Recognizer:
             ),
             language=self.languages.split(nbest[0].tokens)[0],
         )
-        return _written(segment, options.written)
+        return written_or_said(segment, options.written)
 
     def _to_ms(self, num_samples: int) -> int:
         return round(num_samples * 1000 / self.fbank_config.sample_rate)
-
-
-def _written(result: _Result, form: WrittenForm | None) -> _Result:
-    return result if form is None else rewrite(result, form)

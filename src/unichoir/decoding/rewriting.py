@@ -1,5 +1,6 @@
 """Transcripts in written form: other words, but the times and the confidence of what was said."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from difflib import SequenceMatcher
@@ -7,10 +8,26 @@ from typing import TypeVar
 
 from unichoir.decoding.hypothesis import StreamResult, Transcript, Word, mean_confidence
 from unichoir.decoding.transcript import Segment
+from unichoir.errors import DecodingError
 from unichoir.text.normalize import normalize_for_scoring
 from unichoir.text.written import WrittenForm, written_words
 
 _Result = TypeVar("_Result", Transcript, Segment, StreamResult)
+_logger = logging.getLogger(__name__)
+
+
+def written_or_said(result: _Result, written: WrittenForm | None) -> _Result:
+    """`rewrite`, but where the written form fails, or there is none, what came: words are worth more than their form.
+
+    The failure is a warning of the logger `unichoir.decoding.rewriting`, which Python shows on standard error.
+    """
+    if written is None:
+        return result
+    try:
+        return rewrite(result, written)
+    except DecodingError as error:
+        _logger.warning("%s: the words stay as they were said", error)
+        return result
 
 
 def rewrite(result: _Result, written: WrittenForm) -> _Result:
