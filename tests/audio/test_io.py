@@ -9,6 +9,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unichoir.audio.completeness import check_complete
 from unichoir.audio.io import OnlineResampler, audio_duration, check_samples, load_audio, resample
 from unichoir.errors import AudioError
 
@@ -204,6 +205,50 @@ def test_a_wav_written_to_a_pipe_has_no_length_and_is_read_to_its_end(length):
 def test_bytes_after_the_audio_of_a_wav_are_ignored():
     content = encoded(tone(1.0, 16000), 16000, "wav16")
     assert len(load_audio(content + b"LIST\x04\x00\x00\x00abcd")) == 16000
+
+
+@pytest.mark.parametrize("form", ["AIFF", "AU", "CAF", "RF64", "W64"])
+def test_other_formats_are_read_and_not_cut_short_either(form):
+    samples = tone(1.0, 16000)
+    out = io.BytesIO()
+    soundfile.write(out, samples, 16000, format=form, subtype="PCM_16")
+    content = out.getvalue()
+    np.testing.assert_allclose(load_audio(content), samples, atol=1e-4)
+    for end in (len(content) - 2, len(content) // 2, len(content) // 2 + 1, 4200):
+        with pytest.raises(AudioError, match=r"^call: truncated"):
+            load_audio(content[:end], name="call")
+
+
+@pytest.mark.parametrize(
+    ("form", "place", "unknown"),
+    [
+        ("AU", 8, b"\xff" * 4),
+        ("AIFF", b"SSND", b"\x7f\0\0\x08"),
+        ("CAF", b"data", b"\xff" * 8),
+        ("RF64", 28, b"\xff" * 8),
+    ],
+)
+def test_a_length_that_is_not_known_is_not_missed(form, place, unknown):
+    """As programs write it that write to a pipe; the soundfile library then reads to the end."""
+    out = io.BytesIO()
+    soundfile.write(out, tone(1.0, 16000), 16000, format=form, subtype="PCM_16")
+    content = bytearray(out.getvalue())
+    at = place if isinstance(place, int) else content.index(place) + 4
+    content[at : at + len(unknown)] = unknown
+    check_complete(io.BytesIO(content), "call")
+
+
+def test_a_header_of_nothing_but_empty_chunks_is_not_gone_through_to_its_end():
+    class Counted(io.BytesIO):
+        reads = 0
+
+        def read(self, size: int | None = -1) -> bytes:
+            self.reads += 1
+            return super().read(size)
+
+    stream = Counted(b"RIFF\0\0\0\0WAVE" + bytes(1_000_000))
+    check_complete(stream, "call")
+    assert stream.reads < 20_000
 
 
 def test_an_mp3_with_id3_tags_is_read():

@@ -6,8 +6,11 @@ from typing import BinaryIO
 
 from unichoir.errors import AudioError
 
-# Writers to a pipe cannot know the length and put a number near the largest one (sox 0x7ffff000, ffmpeg 0xffffffff).
-UNKNOWN_WAV_LENGTH = 0x7FFFF000
+# Writers to a pipe cannot know the length and put a number near the largest one (sox 0x7f000000, ffmpeg 0xffffffff).
+UNKNOWN_LENGTH = 0x7F000000
+UNKNOWN_WIDE_LENGTH = 1 << 60
+MAX_CHUNKS = 10_000
+"""Before the samples; a file of nothing but empty chunks is not gone through to its end."""
 
 
 def check_complete(stream: BinaryIO, name: str) -> None:
@@ -19,7 +22,11 @@ def check_complete(stream: BinaryIO, name: str) -> None:
         raise AudioError(f"{name}: the file is empty")
     missing = 0
     if head[:4] == b"RIFF" and head[8:] == b"WAVE":
-        missing = _end_of_wav(stream, size) - size
+        missing = _end_of_chunks(stream, size, "<4sI", b"data") - size
+    elif head[:4] == b"FORM" and head[8:] in (b"AIFF", b"AIFC"):
+        missing = _end_of_chunks(stream, size, ">4sI", b"SSND") - size
+    elif head[:4] in _WIDE:
+        missing = _WIDE[head[:4]](stream, size) - size
     elif head[:4] == b"OggS":
         missing = _end_of_ogg(stream, size, name) - size
     elif head[:3] == b"ID3" or (head[0] == 0xFF and len(head) > 1 and head[1] & 0xE0 == 0xE0):
@@ -29,15 +36,74 @@ def check_complete(stream: BinaryIO, name: str) -> None:
         raise AudioError(f"{name}: truncated: {missing} more bytes should follow")
 
 
-def _end_of_wav(stream: BinaryIO, size: int) -> int:
+def _end_of_chunks(stream: BinaryIO, size: int, layout: str, data: bytes, wide_length: int | None = None) -> int:
+    """Where the chunk of samples ends, which is called `data`; layout: of a chunk's header, its name and its length.
+
+    wide_length: of that chunk, where it is told elsewhere.
+    """
     position = 12
-    while position + 8 <= size:
+    for _ in range(MAX_CHUNKS):
         stream.seek(position)
-        chunk, length = struct.unpack("<4sI", stream.read(8))
-        if chunk == b"data":
-            return size if length >= UNKNOWN_WAV_LENGTH else position + 8 + length
+        header = stream.read(8)
+        if len(header) < 8:
+            break
+        chunk, length = struct.unpack(layout, header)
+        if chunk == data:
+            length = length if wide_length is None else wide_length
+            return size if length >= UNKNOWN_LENGTH and wide_length is None else position + 8 + int(length)
         position += 8 + length + length % 2
     return size
+
+
+def _end_of_rf64(stream: BinaryIO, size: int) -> int:
+    """Of WAV beyond 4 GB (EBU Tech 3306): its first chunk tells how long the chunk of samples is."""
+    stream.seek(12)
+    chunk, length = struct.unpack("<4s12xQ", stream.read(24).ljust(24, b"\0"))
+    is_told = chunk == b"ds64" and length < UNKNOWN_WIDE_LENGTH
+    return _end_of_chunks(stream, size, "<4sI", b"data", length) if is_told else size
+
+
+def _end_of_w64(stream: BinaryIO, size: int) -> int:
+    """Sony Wave64: names of 16 bytes, lengths of 8 that count the header of the chunk, chunks at multiples of 8."""
+    position = 40
+    for _ in range(MAX_CHUNKS):
+        stream.seek(position)
+        header = stream.read(24)
+        if len(header) < 24:
+            break
+        chunk, length = struct.unpack("<4s12xQ", header)
+        if length >= UNKNOWN_WIDE_LENGTH:
+            break
+        if chunk == b"data":
+            return position + int(length)
+        position += length + -length % 8
+    return size
+
+
+def _end_of_au(stream: BinaryIO, size: int) -> int:
+    stream.seek(4)
+    offset, length = struct.unpack(">II", stream.read(8).ljust(8, b"\0"))
+    return size if length >= UNKNOWN_LENGTH else int(offset + length)
+
+
+def _end_of_caf(stream: BinaryIO, size: int) -> int:
+    """Apple's Core Audio Format; a length of -1 is not known."""
+    position = 8
+    for _ in range(MAX_CHUNKS):
+        stream.seek(position)
+        header = stream.read(12)
+        if len(header) < 12:
+            break
+        chunk, length = struct.unpack(">4sq", header)
+        if not 0 <= length < UNKNOWN_WIDE_LENGTH:
+            break
+        if chunk == b"data":
+            return position + 12 + int(length)
+        position += 12 + length
+    return size
+
+
+_WIDE = {b"RF64": _end_of_rf64, b"riff": _end_of_w64, b".snd": _end_of_au, b"caff": _end_of_caf}
 
 
 def _end_of_ogg(stream: BinaryIO, size: int, name: str) -> int:
