@@ -13,7 +13,6 @@ from unichoir.export.onnx import export_model
 from unichoir.model.asr_model import AsrModel
 from unichoir.model.config import DecoderConfig, EncoderConfig, FeedForwardConfig, ModelConfig
 from unichoir.model.moe import MoE
-from unichoir.model.wenet import load_wenet
 
 VOCAB_SIZE = 11
 MEL_BINS = 16
@@ -22,7 +21,7 @@ MEL_BINS = 16
 def small_model(*, reverse: bool = True, feed_forward: FeedForwardConfig, **encoder: object) -> AsrModel:
     """A model with every parameter and buffer random, so that none can be left out unnoticed.
 
-    One block, as tracing takes seconds; `wenet_moe_tiny` has two.
+    One block, as tracing takes seconds; tests/decoding/test_onnx_backend.py has two, in the export of WeNet's model.
     """
     sizes = {"input_dim": MEL_BINS, "dim": 24, "num_heads": 2, "num_blocks": 1, "conv_kernel": 5, **encoder}
     config = ModelConfig(
@@ -44,10 +43,10 @@ def small_model(*, reverse: bool = True, feed_forward: FeedForwardConfig, **enco
     return model
 
 
-def build(name: str, fixtures: Path) -> AsrModel:
+def build(name: str) -> AsrModel:
     if name in ("rotary_moe", "rotary_moe_int8"):
         return small_model(feed_forward=FeedForwardConfig(hidden_dim=20, num_experts=5, top_k=2))
-    if name in ("options", "options_int8"):
+    if name == "options_int8":
         feed_forward = FeedForwardConfig(
             hidden_dim=20,
             num_experts=5,
@@ -63,7 +62,7 @@ def build(name: str, fixtures: Path) -> AsrModel:
             if isinstance(module, MoE):
                 module.balance_bias.normal_(std=0.3)
         return model
-    if name in ("dense_batch_norm", "dense_batch_norm_int8"):
+    if name == "dense_batch_norm_int8":
         return small_model(feed_forward=FeedForwardConfig(hidden_dim=20), conv_norm="batch_norm", reverse=False)
     if name == "top1_without_bias_float16":
         feed_forward = FeedForwardConfig(hidden_dim=20, num_experts=3, top_k=1, bias=False, activation="relu")
@@ -72,10 +71,9 @@ def build(name: str, fixtures: Path) -> AsrModel:
             if parameter.dim() > 1 and not parameter_name.endswith("router.gate.weight"):
                 parameter.data = parameter.data.half().float()
         return model
-    if name == "not_causal":
-        feed_forward = FeedForwardConfig(hidden_dim=20)
-        return small_model(feed_forward=feed_forward, conv_causal=False, reverse=False)
-    return load_wenet(fixtures / "wenet_moe_tiny").model
+    assert name == "not_causal"
+    feed_forward = FeedForwardConfig(hidden_dim=20)
+    return small_model(feed_forward=feed_forward, conv_norm="batch_norm", conv_causal=False, reverse=False)
 
 
 @dataclass
@@ -90,19 +88,17 @@ class Exported:
 class Exports:
     """Exports by name, made when first asked for."""
 
-    def __init__(self, fixtures: Path, folder: Path, wenet: Path) -> None:
-        self.fixtures, self.folder, self.wenet = fixtures, folder, wenet
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.made: dict[str, Exported] = {}
 
     def __getitem__(self, name: str) -> Exported:
         if name not in self.made:
-            model = build(name, self.fixtures)
-            directory = self.wenet if name == "wenet_moe_tiny" else self.folder / name
-            if name != "wenet_moe_tiny":
-                kind = name.rpartition("_")[2]
-                quantize = kind if kind in ("float16", "int8") else None
-                fbank = FbankConfig(num_mel_bins=MEL_BINS)
-                export_model(model, fbank, units(self.folder), directory, quantize=quantize)
+            model, directory = build(name), self.folder / name
+            kind = name.rpartition("_")[2]
+            quantize = kind if kind in ("float16", "int8") else None
+            fbank = FbankConfig(num_mel_bins=MEL_BINS)
+            export_model(model, fbank, units(self.folder), directory, quantize=quantize)
             self.made[name] = Exported(model, directory, OnnxBackend(directory, num_threads=1))
         return self.made[name]
 
@@ -115,5 +111,5 @@ def units(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def exports(fixtures: Path, tmp_path_factory: pytest.TempPathFactory, model_directory: Path) -> Exports:
-    return Exports(fixtures, tmp_path_factory.mktemp("exports"), model_directory)
+def exports(tmp_path_factory: pytest.TempPathFactory) -> Exports:
+    return Exports(tmp_path_factory.mktemp("exports"))

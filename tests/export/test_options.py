@@ -1,4 +1,4 @@
-"""The variants of the Mixture of Experts, all at once, in ONNX: they choose and weigh experts as torch does."""
+"""The variants of the Mixture of Experts, all at once, in int8 ONNX: they choose and weigh experts as torch does."""
 
 import copy
 from collections.abc import Callable
@@ -16,21 +16,20 @@ from unichoir.model.asr_model import AsrModel
 from unichoir.model.masks import ChunkMask
 from unichoir.model.moe import MoE
 
-NAMES = ("options", "options_int8")
+NAME = "options_int8"
 
 
-def assert_same(found: np.ndarray, expected: np.ndarray, name: str) -> None:
-    """In int8 a value at the border of two codes may fall to either side, so few values may differ by more."""
+def assert_same(found: np.ndarray, expected: np.ndarray) -> None:
+    """A value at the border of two codes may fall to either side, so few values may differ by more."""
     difference = np.abs(found - expected)
-    assert difference.max() < (0.05 if name == "options_int8" else 1e-4)
+    assert difference.max() < 0.05
     assert np.median(difference) < 1e-5
 
 
-def reference_of(exports, name: str, change: Callable[[AsrModel], None] = lambda model: None) -> AsrModel:
-    model = copy.deepcopy(exports[name].model)
+def reference_of(exports, change: Callable[[AsrModel], None] = lambda model: None) -> AsrModel:
+    model = copy.deepcopy(exports[NAME].model)
     change(model)
-    if name == "options_int8":
-        quantize_model(model)
+    quantize_model(model)
     return model
 
 
@@ -40,33 +39,31 @@ def speech(length: int = 83) -> tuple[np.ndarray, np.ndarray]:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("top_k", [None, 1, 2])
-def test_whole_utterances_and_hypotheses(exports, name: str, top_k: int | None) -> None:
-    model = reference_of(exports, name)
-    backend = OnnxBackend(exports[name].directory, num_threads=1, top_k=top_k)
+def test_whole_utterances_and_hypotheses(exports, top_k: int | None) -> None:
+    model = reference_of(exports)
+    backend = OnnxBackend(exports[NAME].directory, num_threads=1, top_k=top_k)
     (feats, lengths), limit = speech(), None if top_k is None else torch.tensor([top_k])
     found, lens, _ = backend.encode_chunk(feats, lengths, None, -1)
     for row, length in enumerate(lengths):
         expected, _, _ = model.encoder(torch.from_numpy(feats[row, None, :length]), torch.tensor([length]), top_k=limit)
-        assert_same(found[row, : lens[row]], expected[0].numpy(), name)
+        assert_same(found[row, : lens[row]], expected[0].numpy())
     hyps = [[4, 3, 3, 9], [5]]
     scores = TorchBackend(model, top_k=top_k).score_hypotheses(found[0], hyps, False)
     for ours, right in zip(backend.score_hypotheses(found[0], hyps, False), scores, strict=True):
-        assert_same(ours, right, name)
+        assert_same(ours, right)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", NAMES)
-def test_streaming_equals_the_chunk_mask(exports, name: str) -> None:
-    model, (feats, _), size = reference_of(exports, name), speech(67), 4
+def test_streaming_equals_the_chunk_mask(exports) -> None:
+    model, (feats, _), size = reference_of(exports), speech(67), 4
     state, parts = None, []
     for start in range(0, 61, 4 * size):
         window = feats[:1, start : start + 4 * (size - 1) + 7]
-        out, _, state = exports[name].backend.encode_chunk(window, np.array([window.shape[1]]), state, -1)
+        out, _, state = exports[NAME].backend.encode_chunk(window, np.array([window.shape[1]]), state, -1)
         parts.append(out[0])
     expected, _, _ = model.encoder(torch.from_numpy(feats[:1]), torch.tensor([67]), chunk=ChunkMask(size))
-    assert_same(np.concatenate(parts), expected[0].numpy(), name)
+    assert_same(np.concatenate(parts), expected[0].numpy())
 
 
 def without_bias(model: AsrModel) -> None:
@@ -90,22 +87,21 @@ def another_router(model: AsrModel) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("change", [without_bias, without_shared_expert, softmax_last, another_router])
-def test_a_graph_without_an_option_would_be_found(exports, name: str, change: Callable[[AsrModel], None]) -> None:
+def test_a_graph_without_an_option_would_be_found(exports, change: Callable[[AsrModel], None]) -> None:
     feats, lengths = speech()
-    found, lens, _ = exports[name].backend.encode_chunk(feats, lengths, None, -1)
-    other, _, _ = TorchBackend(reference_of(exports, name, change)).encode_chunk(feats, lengths)
+    found, lens, _ = exports[NAME].backend.encode_chunk(feats, lengths, None, -1)
+    other, _, _ = TorchBackend(reference_of(exports, change)).encode_chunk(feats, lengths)
     assert np.median(np.abs(found[0, : lens[0]] - other[0, : lens[0]])) > 1e-3
 
 
 def test_what_is_stored(exports) -> None:
     """The shared router once and in fp32; the shared expert in int8."""
-    encoder = onnx.load(exports["options_int8"].directory / "encoder.onnx").graph
-    router = exports["options_int8"].model.encoder.router.gate.weight.detach().numpy()
+    encoder = onnx.load(exports[NAME].directory / "encoder.onnx").graph
+    router = exports[NAME].model.encoder.router.gate.weight.detach().numpy()
     arrays = [onnx.numpy_helper.to_array(each) for each in encoder.initializer]
     assert sum(np.array_equal(each, router) or np.array_equal(each, router.T) for each in arrays) == 1
-    quantized = reference_of(exports, "options_int8")
+    quantized = reference_of(exports)
     layers = [module.shared_expert for module in quantized.encoder.modules() if isinstance(module, MoE)]
     assert len(layers) == 2
     for layer in layers:

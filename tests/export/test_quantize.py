@@ -235,7 +235,7 @@ def test_a_top_k_that_the_model_does_not_have(exports) -> None:
         with pytest.raises(DecodingError, match=f"top_k {top_k}: this model was made for 1 to 2 experts"):
             OnnxBackend(exports["rotary_moe"].directory, top_k=top_k)
     with pytest.raises(DecodingError, match="top_k 1: this model has no experts"):
-        OnnxBackend(exports["dense_batch_norm"].directory, top_k=1)
+        OnnxBackend(exports["dense_batch_norm_int8"].directory, top_k=1)
     with pytest.raises(DecodingError, match="top_k 3"):
         TorchBackend(exports["rotary_moe"].model, top_k=3)
 

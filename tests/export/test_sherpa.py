@@ -26,6 +26,7 @@ from unichoir.export.sherpa import SHERPA_FBANK, export_sherpa
 from unichoir.export.sherpa_parity import check_offline, check_streaming
 from unichoir.model.asr_model import AsrModel
 from unichoir.model.checkpoint import load_checkpoint, save_checkpoint
+from unichoir.model.config import FeedForwardConfig
 from unichoir.text.tokenizer import load_tokenizer
 from unichoir.text.wer import align, count_errors
 
@@ -52,14 +53,15 @@ def variant(tiny_checkpoint: Path, folder: Path, position: str) -> Path:
 
 @dataclasses.dataclass
 class Exported:
-    """A checkpoint, its files for sherpa-onnx, and how it recognises with sherpa-onnx's features."""
+    """A checkpoint (WeNet's positions in float32, or ours in int8), its files for sherpa-onnx, and how it recognises
+    with sherpa-onnx's features."""
 
     directory: Path
     recognizer: Recognizer
     notes: list[str]
 
 
-@pytest.fixture(scope="module", params=["rotary", "absolute_key", "int8"])
+@pytest.fixture(scope="module", params=["absolute_key", "int8"])
 def exported(
     request: pytest.FixtureRequest,
     tiny_checkpoint: Path,
@@ -213,7 +215,8 @@ def test_metadata_and_inputs(exported: Exported) -> None:
 def test_the_command(tiny_checkpoint: Path, tmp_path: Path, run_command: Callable[..., tuple[int, str, str]]) -> None:
     source = tmp_path / "checkpoint"
     model, sections = load_checkpoint(tiny_checkpoint)
-    encoder = dataclasses.replace(model.config.encoder, conv_causal=False)
+    dense = FeedForwardConfig(hidden_dim=8)  # which has less to trace
+    encoder = dataclasses.replace(model.config.encoder, conv_causal=False, feed_forward=dense)
     load_tokenizer(tiny_checkpoint).save(source)
     sections["fbank"] = {"high_freq": -400.0, "snip_edges": False}
     save_checkpoint(source, AsrModel(dataclasses.replace(model.config, encoder=encoder)), sections)

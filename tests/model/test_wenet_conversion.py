@@ -263,6 +263,7 @@ def test_what_wenet_cannot_express_is_refused_by_name(tmp_path: Path, changes: d
         ("encoder_conf.pos_enc_layer_type", "rope_pos"),
         ("encoder_conf.selfattention_layer_type", "rel_shift_selfattn"),
         ("dataset_conf.feats_type", "log_mel_spectrogram"),
+        ("cmvn_conf.no_such_key", 1),
         ("dataset_conf.no_such_key", 1),
         ("dataset_conf.split_with_space", True),
         ("dataset_conf.resample_conf.no_such_key", 1),

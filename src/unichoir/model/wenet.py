@@ -49,7 +49,10 @@ def load_wenet(directory: Path) -> WenetModel:
     path = directory / CONFIG_FILE
     conf = read_yaml(path)
     cmvn = conf.get("cmvn")
-    Section(conf, str(path)).section("cmvn_conf")  # read only where the state has no statistics
+    statistics = Section(conf, str(path)).section("cmvn_conf")
+    for key in ("cmvn_file", "is_json_cmvn"):  # read where the state has no statistics
+        statistics.left.pop(key, None)
+    statistics.close()
     if cmvn not in (None, "global_cmvn"):
         raise ConfigError(f"{path}: cmvn: {cmvn!r} cannot be represented (only 'global_cmvn')")
     config, checkpoint = translate_config(conf, path), directory / WEIGHTS_FILE
