@@ -206,6 +206,16 @@ def test_bytes_and_languages(tmp_path: Path) -> None:
     assert total(scorer, tokens) == pytest.approx(math.log(10) * textbook(arpa, words), rel=1e-5)
 
 
+def test_tokens_of_text_without_spaces_show_by_their_bytes(tmp_path: Path) -> None:
+    tokenizer = CharTokenizer([*special_units(byte_fallback=True), "\u6211", "\u4eec"])
+    tokens = tokenizer.encode("\u6211\u56fd\u4eec")  # the second has no token
+    spelled = [tokenizer.tokens[token] for token in tokens]
+    assert len(spelled) == 5
+    arpa = trained(tmp_path / "lm.arpa", [spelled, spelled[:1]])
+    scorer = NgramLanguageModel(arpa, tokenizer).scorer(1.0, 0.5)
+    assert total(scorer, tokens) == pytest.approx(math.log(10) * textbook(arpa, spelled) + 5 * 0.5, rel=1e-5)
+
+
 def test_languages_are_nothing_to_a_model_of_tokens(tmp_path: Path) -> None:
     tokenizer = BpeTokenizer([*special_units(["en"]), "\u2581A", "B"], None)
     arpa = trained(tmp_path / "lm.arpa", [["\u2581A", "B"], ["\u2581A"]])

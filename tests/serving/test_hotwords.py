@@ -97,7 +97,7 @@ def test_as_many_as_a_server_takes(server: Running) -> None:
 def test_an_operator_may_allow_more(serve: Callable[..., Running]) -> None:
     phrases = [" ".join(letters * 3) for letters in product("ABCDEFGHIJKLMNOP", repeat=3)]
     assert sum(map(len, phrases)) > 1 << 16
-    server = serve(max_hotwords=len(phrases))
+    server = serve(max_hotwords=len(phrases), max_upload_bytes=CLIPS[4].stat().st_size)
     assert transcribe(server, keywords=[*phrases[2:], *PHRASES]) == WITH_HOTWORDS
     with pytest.raises(openai.BadRequestError, match="4097 phrases, and this server takes at most 4096"):
         transcribe(server, keywords=[*phrases, "A"])

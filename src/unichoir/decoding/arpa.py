@@ -18,16 +18,18 @@ from itertools import islice
 from typing import Any, BinaryIO
 
 from unichoir.errors import CheckpointError, UnichoirError
+from unichoir.text.units import BYTE_TOKENS
 
 MAX_ORDER = 6
 """What KenLM's wheels are compiled for."""
 BINARY_MAGIC = b"mmap lm http://kheafield.com/code"
 _GZIP_MAGIC = b"\x1f\x8b"
+_BYTES = frozenset(BYTE_TOKENS)
 _COUNT = re.compile(rb"ngram (\d{1,3})=\s*(\d{1,18})")
 
 
 def open_model(path: str) -> tuple[Any, list[str]]:
-    """KenLM's model of a file, and its words without <s>, </s>, <unk> and the like.
+    """KenLM's model of a file, and its words without <s>, </s>, <unk> and the like, but with the tokens of bytes.
 
     Raises CheckpointError naming the file, and its line where that is known, for one that is missing, truncated,
     malformed, of an order that is not 2 to 6 or without words; UnichoirError without KenLM.
@@ -37,7 +39,7 @@ def open_model(path: str) -> tuple[Any, list[str]]:
     config.show_progress, config.arpa_complain = False, kenlm.ARPALoadComplain.NONE
     with _plain_file(path) as (file, plain):
         words = _binary_words(file, path) if file.read(len(BINARY_MAGIC)) == BINARY_MAGIC else _arpa_words(file, path)
-        words = [word for word in words if not (word.startswith("<") and word.endswith(">"))]
+        words = [word for word in words if word in _BYTES or not (word.startswith("<") and word.endswith(">"))]
         if not words:
             raise CheckpointError(f"{path}: a language model without words")
         try:

@@ -20,6 +20,7 @@ from unichoir.text.normalize import is_cjk, split_words
 from unichoir.text.tokenizer import SPACE, Tokenizer
 from unichoir.text.units import BYTE_TOKENS
 
+_BYTES = frozenset(BYTE_TOKENS)
 UNKNOWN_FLOOR = -7.0
 """The least log10 probability of a word: a model without <unk> would forbid every word that it does not know."""
 MAX_SPELLINGS = 1 << 17
@@ -42,8 +43,9 @@ class FusionWeights:
 class NgramLanguageModel:
     """An n-gram model over the words, or the tokens, that a tokenizer writes.
 
-    Which of both shows in its vocabulary: only a model of tokens has U+2581 in it. Words are looked up in the
-    vocabulary's case where that is one case only. `weights` are those beside the file (see `weights_file`), if any.
+    Which of both shows in its vocabulary: only a model of tokens has U+2581 or tokens of bytes in it. Words are looked
+    up in the vocabulary's case where that is one case only. `weights` are those beside the file (see `weights_file`),
+    if any.
 
     Raises CheckpointError for a file that is missing or malformed, with the line where it is known; DecodingError for a
     model most of whose words the tokenizer cannot write; UnichoirError where KenLM is not installed.
@@ -54,7 +56,7 @@ class NgramLanguageModel:
         self._model, words = open_model(self.path)
         self._state = import_kenlm().State
         self.order: int = self._model.order
-        self.has_tokens = any(SPACE in word for word in words)
+        self.has_tokens = any(SPACE in word for word in words) or not _BYTES.isdisjoint(words)
         """Whether it is a model of tokens."""
         case = str if self.has_tokens else _case(words)
         _require_fit(words, tokenizer, None if self.has_tokens else case, self.path)
