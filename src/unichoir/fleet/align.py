@@ -34,7 +34,7 @@ def align(
     Args:
         utterances: their `txt` is what is said.
         output: the folder; see `Results`. At the end `results.jsonl` holds what is returned.
-        options: as for `Model.align`.
+        options: as for `Model.align`; without a language in them, that of each utterance counts, if the model has it.
         retry_failed: align chunks anew in which an utterance has failed.
         progress: called after each utterance.
 
@@ -43,7 +43,7 @@ def align(
             an utterance is its result.
     """
     source = dataclasses.replace(source, name_or_dir=portable_name(source.name_or_dir))
-    texts = json.dumps([utterance.txt for utterance in utterances])
+    texts = json.dumps([(utterance.txt, utterance.lang) for utterance in utterances])
     job = {**describe_job(source, options), "texts": hashlib.sha256(texts.encode()).hexdigest()}
     results = Results(output, make_chunks(utterances), job)
     found: list[Result] = []
@@ -84,6 +84,8 @@ def _load(source: ModelSource, options: DecodingOptions) -> Model:
 
 def _align(model: Model, utterance: Utterance, options: DecodingOptions) -> Result:
     """What `Transcript.to_dict` gives or, under `error`, why there is none."""
+    if options.language is None and utterance.lang in model.recognizer.languages.ids:
+        options = dataclasses.replace(options, language=utterance.lang)
     try:
         samples = load_utterance(utterance, model.sample_rate)
         return model.align(samples, utterance.txt, sample_rate=model.sample_rate, options=options).to_dict()
