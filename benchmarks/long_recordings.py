@@ -125,9 +125,14 @@ def main() -> None:
     parser.add_argument("--hours", type=float, default=2.0)
     parser.add_argument("--vad", default="auto", choices=VAD_MODES)
     parser.add_argument("--filling", default="all", choices=["all", *FILLINGS], help="of the pauses")
+    parser.add_argument(
+        "--option", action="append", default=[], metavar="NAME=VALUE", help="a field of VadOptions, as hysteresis=0"
+    )
     parser.add_argument("--model", help="else the included one")
     arguments = parser.parse_args()
-    model, options = load_model(arguments.model), DecodingOptions(vad=arguments.vad)
+    fields = {name: float(value) for name, _, value in (option.partition("=") for option in arguments.option)}
+    options = DecodingOptions(vad=arguments.vad, vad_options=VadOptions(**fields))
+    model = load_model(arguments.model)
     utterances = list(read_manifest(arguments.manifest)) if arguments.manifest else []
     kinds = list(FILLINGS) if arguments.filling == "all" else [arguments.filling]
     with tempfile.TemporaryDirectory() as folder:
