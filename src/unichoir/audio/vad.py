@@ -15,8 +15,8 @@ from unichoir.errors import UnichoirError
 SILERO_RATE = 16000
 SILERO_HOP = 512
 FORGET_HOPS = 94
-"""After so many in which nobody speaks, 3 s, Silero forgets what it has heard: from long noise it goes deaf, so that it
-misses words after it (https://github.com/snakers4/silero-vad/issues/725)."""
+"""After so many in which nobody speaks, 3 s, Silero forgets what it has heard: of what never ends, noise above all, it
+goes deaf, and misses words after it (https://github.com/snakers4/silero-vad/issues/725)."""
 WARM_UP_HOPS = 31
 """The last of those, 1 s, it then hears again: what it makes of its first hops is too often speech."""
 QUIET = 0.35
