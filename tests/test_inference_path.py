@@ -29,6 +29,7 @@ NEED_EXTRAS = (
     "unichoir.export.quantize",
     "unichoir.export.sherpa",
     "unichoir.export.sherpa_parity",
+    "unichoir.export.tracing",
     "unichoir.export.wenet",
 )
 

@@ -232,3 +232,5 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
         assert path.read_bytes() == b"before"
     assert path.read_bytes() == b"after"
     assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(FileNotFoundError, match=r"none/file'$"), replacing(tmp_path / "none" / "file"):
+        pass

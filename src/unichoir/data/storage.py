@@ -112,8 +112,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         with temporary.open("xb") as file:
             yield file
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename and str(error.filename) == str(temporary):
+            error.filename = str(path)  # the name that whoever reads it knows
         raise
 
 
