@@ -22,9 +22,9 @@ def check_complete(stream: BinaryIO, name: str) -> None:
         raise AudioError(f"{name}: the file is empty")
     missing = 0
     if head[:4] == b"RIFF" and head[8:] == b"WAVE":
-        missing = _end_of_chunks(stream, size, "<4sI", b"data") - size
+        missing = _end_of_wav(stream, size) - size
     elif head[:4] == b"FORM" and head[8:] in (b"AIFF", b"AIFC"):
-        missing = _end_of_chunks(stream, size, ">4sI", b"SSND") - size
+        missing = _end_of_aiff(stream, size) - size
     elif head[:4] in _WIDE:
         missing = _WIDE[head[:4]](stream, size) - size
     elif head[:4] == b"OggS":
@@ -36,23 +36,48 @@ def check_complete(stream: BinaryIO, name: str) -> None:
         raise AudioError(f"{name}: truncated: {missing} more bytes should follow")
 
 
-def _end_of_chunks(stream: BinaryIO, size: int, layout: str, data: bytes, wide_length: int | None = None) -> int:
-    """Where the chunk of samples ends, which is called `data`; layout: of a chunk's header, its name and its length.
+def _end_of_chunks(
+    stream: BinaryIO,
+    size: int,
+    layout: str,
+    data: bytes,
+    *,
+    first: int = 12,
+    unknown: int = UNKNOWN_LENGTH,
+    align: int = 2,
+    counts_header: bool = False,
+    told: int | None = None,
+) -> int:
+    """Where the chunk of samples ends, which is called `data`; `size` where nothing says so.
 
-    wide_length: of that chunk, where it is told elsewhere.
+    layout: of a chunk's header, its name and its length, which counts the header itself with `counts_header`. first:
+    where the first chunk begins; align: they begin at multiples of this. unknown: from this on the length of that chunk
+    says nothing. told: its length, where it is told elsewhere.
     """
-    position = 12
+    position, width = first, struct.calcsize(layout)
     for _ in range(MAX_CHUNKS):
         stream.seek(position)
-        header = stream.read(8)
-        if len(header) < 8:
+        header = stream.read(width)
+        if len(header) < width:
             break
         chunk, length = struct.unpack(layout, header)
+        begin = position if counts_header else position + width
+        if chunk == data and told is not None:
+            return begin + told
+        if not 0 <= length < UNKNOWN_WIDE_LENGTH:
+            break
         if chunk == data:
-            length = length if wide_length is None else wide_length
-            return size if length >= UNKNOWN_LENGTH and wide_length is None else position + 8 + int(length)
-        position += 8 + length + length % 2
+            return begin + int(length) if length < unknown else size
+        position = begin + length + -length % align
     return size
+
+
+def _end_of_wav(stream: BinaryIO, size: int) -> int:
+    return _end_of_chunks(stream, size, "<4sI", b"data")
+
+
+def _end_of_aiff(stream: BinaryIO, size: int) -> int:
+    return _end_of_chunks(stream, size, ">4sI", b"SSND")
 
 
 def _end_of_rf64(stream: BinaryIO, size: int) -> int:
@@ -60,24 +85,14 @@ def _end_of_rf64(stream: BinaryIO, size: int) -> int:
     stream.seek(12)
     chunk, length = struct.unpack("<4s12xQ", stream.read(24).ljust(24, b"\0"))
     is_told = chunk == b"ds64" and length < UNKNOWN_WIDE_LENGTH
-    return _end_of_chunks(stream, size, "<4sI", b"data", length) if is_told else size
+    return _end_of_chunks(stream, size, "<4sI", b"data", told=length) if is_told else size
 
 
 def _end_of_w64(stream: BinaryIO, size: int) -> int:
     """Sony Wave64: names of 16 bytes, lengths of 8 that count the header of the chunk, chunks at multiples of 8."""
-    position = 40
-    for _ in range(MAX_CHUNKS):
-        stream.seek(position)
-        header = stream.read(24)
-        if len(header) < 24:
-            break
-        chunk, length = struct.unpack("<4s12xQ", header)
-        if length >= UNKNOWN_WIDE_LENGTH:
-            break
-        if chunk == b"data":
-            return position + int(length)
-        position += length + -length % 8
-    return size
+    return _end_of_chunks(
+        stream, size, "<4s12xQ", b"data", first=40, unknown=UNKNOWN_WIDE_LENGTH, align=8, counts_header=True
+    )
 
 
 def _end_of_au(stream: BinaryIO, size: int) -> int:
@@ -88,19 +103,7 @@ def _end_of_au(stream: BinaryIO, size: int) -> int:
 
 def _end_of_caf(stream: BinaryIO, size: int) -> int:
     """Apple's Core Audio Format; a length of -1 is not known."""
-    position = 8
-    for _ in range(MAX_CHUNKS):
-        stream.seek(position)
-        header = stream.read(12)
-        if len(header) < 12:
-            break
-        chunk, length = struct.unpack(">4sq", header)
-        if not 0 <= length < UNKNOWN_WIDE_LENGTH:
-            break
-        if chunk == b"data":
-            return position + 12 + int(length)
-        position += 12 + length
-    return size
+    return _end_of_chunks(stream, size, ">4sq", b"data", first=8, unknown=UNKNOWN_WIDE_LENGTH, align=1)
 
 
 _WIDE = {b"RF64": _end_of_rf64, b"riff": _end_of_w64, b".snd": _end_of_au, b"caff": _end_of_caf}
