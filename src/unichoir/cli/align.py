@@ -9,11 +9,10 @@ from typing import Annotated, ClassVar
 import typer
 
 from unichoir.cli.arguments import DeviceOption, LanguageOption, ModelArguments
-from unichoir.cli.common import note, progress_bar
-from unichoir.cli.fleet import MAX_NAMED, model_source, refuse, report_failures
+from unichoir.cli.common import STANDARD_INPUT, note, progress_bar, refuse
+from unichoir.cli.fleet import MAX_NAMED, model_source, report_failures
 from unichoir.cli.formats import SubtitleArguments, parse_formats
 from unichoir.cli.grouping import grouped
-from unichoir.cli.transcribe import STANDARD_INPUT
 from unichoir.decoding.device import Device
 from unichoir.decoding.formats import FORMATS, Format, write_transcript
 from unichoir.decoding.options import DecodingOptions

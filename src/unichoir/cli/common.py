@@ -1,7 +1,7 @@
 """What the commands share: progress bars, lines for people, checks of option values."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated
 
@@ -12,6 +12,7 @@ from rich.text import Text
 
 from unichoir.decoding.options import MODES, Mode
 
+STANDARD_INPUT = "-"
 # Text, because a Path would spoil URLs.
 ManifestsArgument = Annotated[
     list[str],
@@ -44,6 +45,13 @@ def parse_chunk_sizes(text: str) -> list[int | None]:
         if size not in sizes:
             sizes.append(size)
     return sizes
+
+
+def refuse(options: Mapping[str, object], why: str) -> None:
+    """An error of usage for the first of these options that was given."""
+    for name, value in options.items():
+        if value is not None and value is not False:
+            raise typer.BadParameter(why, param_hint=name)
 
 
 def write_line(text: str) -> None:

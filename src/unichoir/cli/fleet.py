@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import typer
 
 from unichoir.cli.arguments import ModelArguments
-from unichoir.cli.common import note, print_error, progress_bar
+from unichoir.cli.common import note, print_error, progress_bar, refuse
 from unichoir.decoding.formats import Format
 from unichoir.decoding.options import DecodingOptions
 from unichoir.errors import UnichoirError
@@ -35,13 +35,6 @@ MAX_NAMED = 20
 MAX_THREADS = 8
 """Of a replica with a large model."""
 SESSIONS_PER_REPLICA = 50
-
-
-def refuse(options: Mapping[str, object], why: str) -> None:
-    """An error of usage for the first of these options that was given."""
-    for name, value in options.items():
-        if value is not None and value is not False:
-            raise typer.BadParameter(why, param_hint=name)
 
 
 def report_failures(failed: Mapping[str, str], output: Path) -> None:

@@ -13,8 +13,9 @@ from unichoir.cli.arguments import (
     SearchArguments,
     WrittenArguments,
 )
+from unichoir.cli.common import refuse
 from unichoir.cli.cutting import LongArguments, StreamArguments
-from unichoir.cli.fleet import ReplicaArguments, refuse, serve_on_cluster
+from unichoir.cli.fleet import ReplicaArguments, serve_on_cluster
 from unichoir.cli.grouping import grouped
 from unichoir.text.tokenizer import load_tokenizer
 

@@ -18,9 +18,9 @@ from unichoir.cli.arguments import (
     SearchArguments,
     WrittenArguments,
 )
-from unichoir.cli.common import make_progress, print_error
+from unichoir.cli.common import STANDARD_INPUT, make_progress, print_error, refuse
 from unichoir.cli.cutting import LongArguments
-from unichoir.cli.fleet import FleetArguments, refuse
+from unichoir.cli.fleet import FleetArguments
 from unichoir.cli.formats import FormatOption, SubtitleArguments, parse_formats
 from unichoir.cli.grouping import grouped
 from unichoir.decoding.formats import LINE_FORMATS, SUFFIXES, Format, write_transcript
@@ -28,8 +28,6 @@ from unichoir.decoding.hypothesis import Transcript
 from unichoir.decoding.options import MODES, Mode
 from unichoir.errors import UnichoirError
 from unichoir.text.subtitles import SubtitleOptions
-
-STANDARD_INPUT = "-"
 
 
 @grouped
