@@ -26,16 +26,12 @@ MAX_LEFT_FRAMES = 1500
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecodingOptions:
-    """Options of recognition. Raises DecodingError for values that make no sense."""
+class SearchOptions:
+    """What recordings and streams have in common. Raises DecodingError for values that make no sense."""
 
     mode: Mode = "attention_rescoring"
     beam_size: int = 10
-    """Hypotheses kept by prefix beam, attention beam and rescoring, and the length of the n-best list."""
-    chunk_size: int | None = None
-    """Encoder frames (40 ms each) that the encoder sees at once, as in streaming; None or 0: the whole segment."""
-    num_left_chunks: int = -1
-    """With a chunk size: how many chunks before its own each frame attends to; -1: all."""
+    """Hypotheses kept by prefix beam, attention beam and rescoring; of recordings also the n-best list."""
     ctc_weight: float = 0.5
     """Rescoring: weight of the CTC score beside the decoders'."""
     reverse_weight: float | None = None
@@ -46,6 +42,39 @@ class DecodingOptions:
     """Weight of the language model beside the CTC score; None: its own. Without one it must be None."""
     length_bonus: float | None = None
     """What each unit that the language model counts adds to a hypothesis; None: its own."""
+    language: str | None = None
+    """The only one to recognise, of those the model has tokens for; None: whichever is heard."""
+    written: WrittenForm | None = None
+    """How words are written (docs/written-form.md), of streams in final results; None: as the model writes them."""
+
+    def __post_init__(self) -> None:
+        if self.written is not None and not isinstance(self.written, WrittenForm):
+            raise DecodingError(f"written: expected WrittenForm, found {self.written!r}")
+        if not isinstance(self.hotwords, tuple) or not all(isinstance(each, Hotword) for each in self.hotwords):
+            raise DecodingError(f"hotwords: expected a tuple of Hotword, found {self.hotwords!r:.100}")
+        if self.hotwords:
+            require_prefix_beam("hotwords", self.mode)
+        if self.lm_weight is not None:
+            _in_range("lm_weight", self.lm_weight, 0, math.inf)
+        if self.length_bonus is not None:
+            _in_range("length_bonus", self.length_bonus, -math.inf, math.inf)
+        if self.lm_weight or self.length_bonus:
+            require_prefix_beam("language model", self.mode)
+        _at_least("beam_size", self.beam_size, 1)
+        _in_range("ctc_weight", self.ctc_weight, 0, math.inf)
+        if self.reverse_weight is not None:
+            _in_range("reverse_weight", self.reverse_weight, 0, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodingOptions(SearchOptions):
+    """Options of recognition. Raises DecodingError for values that make no sense."""
+
+    mode: Mode = "attention_rescoring"
+    chunk_size: int | None = None
+    """Encoder frames (40 ms each) that the encoder sees at once, as in streaming; None or 0: the whole segment."""
+    num_left_chunks: int = -1
+    """With a chunk size: how many chunks before its own each frame attends to; -1: all."""
     max_length: int | None = None
     """Attention: most decoder steps, tokens and eos together; None: the number of encoder frames."""
     length_penalty: float = 0.0
@@ -58,16 +87,11 @@ class DecodingOptions:
     recognised. `auto`: Silero where it is installed, else CTC, for audio that is longer than a segment."""
     vad_options: VadOptions = field(default_factory=VadOptions)
     """What counts as speech."""
-    language: str | None = None
-    """The only one to recognise, of those the model has tokens for; None: whichever is heard."""
-    written: WrittenForm | None = None
-    """How words are written (docs/written-form.md); None: as the model writes them."""
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise DecodingError(f"mode: {self.mode!r} is not one of {', '.join(MODES)}")
-        _check_scoring(self)
-        _at_least("beam_size", self.beam_size, 1)
+        super().__post_init__()
         _at_least("num_left_chunks", self.num_left_chunks, -1)
         if self.chunk_size is not None:
             _at_least("chunk_size", self.chunk_size, 0)
@@ -75,10 +99,7 @@ class DecodingOptions:
             raise DecodingError("num_left_chunks: without a chunk_size there are no chunks to limit")
         if self.max_length is not None:
             _at_least("max_length", self.max_length, 1)
-        _in_range("ctc_weight", self.ctc_weight, 0, math.inf)
         _in_range("length_penalty", self.length_penalty, -math.inf, math.inf)
-        if self.reverse_weight is not None:
-            _in_range("reverse_weight", self.reverse_weight, 0, 1)
         if self.max_segment_seconds is not None:
             _in_range("max_segment_seconds", self.max_segment_seconds, MIN_SEGMENT_SECONDS, math.inf)
         if self.vad not in VAD_MODES:
@@ -113,7 +134,7 @@ class EndpointRules:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StreamingOptions:
+class StreamingOptions(SearchOptions):
     """Options of one stream. Raises DecodingError for values that make no sense."""
 
     chunk_size: int = 16
@@ -122,33 +143,17 @@ class StreamingOptions:
     """Chunks before its own that each frame attends to. A stream has no end, so that it cannot be all of them."""
     mode: StreamingMode = "attention_rescoring"
     """What gives the final result of an utterance; partial ones come from CTC prefix beam search."""
-    beam_size: int = 10
-    """Hypotheses kept by prefix beam search and rescored."""
     num_best: int = 1
     """Length of the n-best list, at most `beam_size`."""
-    ctc_weight: float = 0.5
-    """Rescoring: weight of the CTC score beside the decoders'."""
-    reverse_weight: float | None = None
-    """Rescoring: share of the right-to-left decoder, 0 to 1; None: the model's own."""
-    hotwords: tuple[Hotword, ...] = ()
-    """Phrases to expect, in the modes with a prefix beam."""
-    lm_weight: float | None = None
-    """Weight of the language model beside the CTC score; None: its own. Without one it must be None."""
-    length_bonus: float | None = None
-    """What each unit that the language model counts adds to a hypothesis; None: its own."""
     partial_words: bool = False
     """Align the words of partial results, too, which costs some time with every chunk."""
     endpoint: EndpointRules | None = field(default_factory=EndpointRules)
     """None: the whole stream is one utterance, and memory grows with its length."""
-    language: str | None = None
-    """The only one to recognise, of those the model has tokens for; None: whichever is heard."""
-    written: WrittenForm | None = None
-    """How the words of final results are written (docs/written-form.md); None: as the model writes them."""
 
     def __post_init__(self) -> None:
         if self.mode not in STREAMING_MODES:
             raise DecodingError(f"mode: a stream cannot use {self.mode!r}, only {', '.join(STREAMING_MODES)}")
-        _check_scoring(self)
+        super().__post_init__()
         _at_least("chunk_size", self.chunk_size, 1)
         if self.chunk_size > MAX_CHUNK_SIZE:
             raise DecodingError(f"chunk_size: expected 1 to {MAX_CHUNK_SIZE} encoder frames, found {self.chunk_size}")
@@ -158,7 +163,6 @@ class StreamingOptions:
         if self.num_left_frames > MAX_LEFT_FRAMES:
             limit = MAX_LEFT_FRAMES // self.chunk_size
             raise DecodingError(f"num_left_chunks: expected at most {limit} of {self.chunk_size} frames each")
-        _at_least("beam_size", self.beam_size, 1)
         _at_least("num_best", self.num_best, 1)
         if self.num_best > self.beam_size:
             raise DecodingError(f"num_best: a beam of {self.beam_size} has no {self.num_best} hypotheses")
@@ -166,9 +170,6 @@ class StreamingOptions:
             raise DecodingError(f"partial_words: expected True or False, found {self.partial_words!r}")
         if self.endpoint is not None and not isinstance(self.endpoint, EndpointRules):
             raise DecodingError(f"endpoint: expected EndpointRules or None, found {self.endpoint!r}")
-        _in_range("ctc_weight", self.ctc_weight, 0, math.inf)
-        if self.reverse_weight is not None:
-            _in_range("reverse_weight", self.reverse_weight, 0, 1)
 
     @property
     def num_left_frames(self) -> int:
@@ -180,21 +181,6 @@ def require_prefix_beam(what: str, mode: Mode) -> None:
     """Raises DecodingError for a mode in which there is nothing to which `what` could add."""
     if mode not in STREAMING_MODES:
         raise DecodingError(f"mode: {mode} knows no {what}, only {' and '.join(STREAMING_MODES)} do")
-
-
-def _check_scoring(options: DecodingOptions | StreamingOptions) -> None:
-    if options.written is not None and not isinstance(options.written, WrittenForm):
-        raise DecodingError(f"written: expected WrittenForm, found {options.written!r}")
-    if not isinstance(options.hotwords, tuple) or not all(isinstance(each, Hotword) for each in options.hotwords):
-        raise DecodingError(f"hotwords: expected a tuple of Hotword, found {options.hotwords!r:.100}")
-    if options.hotwords:
-        require_prefix_beam("hotwords", options.mode)
-    if options.lm_weight is not None:
-        _in_range("lm_weight", options.lm_weight, 0, math.inf)
-    if options.length_bonus is not None:
-        _in_range("length_bonus", options.length_bonus, -math.inf, math.inf)
-    if options.lm_weight or options.length_bonus:
-        require_prefix_beam("language model", options.mode)
 
 
 def _at_least(name: str, value: int, least: int) -> None:

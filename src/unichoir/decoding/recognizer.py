@@ -14,7 +14,7 @@ from unichoir.decoding.backend import Backend, Floats
 from unichoir.decoding.encoding import check_numbers, encode_batch
 from unichoir.decoding.hypothesis import Alternative, Hypothesis, Reading, StreamResult, Transcript
 from unichoir.decoding.language import LanguageTokens
-from unichoir.decoding.options import DecodingOptions, StreamingOptions
+from unichoir.decoding.options import DecodingOptions, SearchOptions, StreamingOptions
 from unichoir.decoding.pieces import CtcDetector, batched_by_length, find_pieces, take_turns
 from unichoir.decoding.rescoring import attention_rescoring
 from unichoir.decoding.rewriting import written_or_said
@@ -145,7 +145,7 @@ class Recognizer:
         """
         return search(self.backend, encoder_out, log_probs, options, self.languages, self.scorer(options))
 
-    def scorer(self, options: DecodingOptions | StreamingOptions) -> PrefixScorer | None:
+    def scorer(self, options: SearchOptions) -> PrefixScorer | None:
         """What hotwords and language model add in searches with these options; None: nothing.
 
         Raises DecodingError for hotwords that the vocabulary cannot write, for weights of a language model that is not

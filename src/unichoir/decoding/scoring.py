@@ -5,7 +5,7 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 from unichoir.decoding.context import ContextGraph, Hotword
-from unichoir.decoding.options import DecodingOptions, StreamingOptions, require_prefix_beam
+from unichoir.decoding.options import SearchOptions, require_prefix_beam
 from unichoir.errors import DecodingError
 from unichoir.text.tokenizer import Tokenizer
 
@@ -75,7 +75,7 @@ class Scorers:
 
         self._graph = graph
 
-    def of(self, options: DecodingOptions | StreamingOptions) -> PrefixScorer | None:
+    def of(self, options: SearchOptions) -> PrefixScorer | None:
         """None where nothing is to be added.
 
         Raises DecodingError for hotwords that the tokenizer cannot write, for weights of a language model without one,

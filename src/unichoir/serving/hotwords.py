@@ -7,7 +7,7 @@ import anyio
 import anyio.to_thread
 
 from unichoir.decoding.context import Hotword, parse_hotwords
-from unichoir.decoding.options import DecodingOptions, StreamingOptions
+from unichoir.decoding.options import SearchOptions
 from unichoir.decoding.recognizer import Recognizer
 from unichoir.errors import DecodingError, UnichoirError
 from unichoir.serving.settings import Settings
@@ -43,7 +43,7 @@ class Builder:
         self._recognizer = recognizer
         self._limiter = anyio.CapacityLimiter(1)
 
-    async def prepare(self, options: DecodingOptions | StreamingOptions) -> None:
+    async def prepare(self, options: SearchOptions) -> None:
         """After this the recogniser has what it needs for these options. Raises InvalidHotwords."""
         if options.hotwords:
             try:
