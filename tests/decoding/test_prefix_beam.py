@@ -4,7 +4,6 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 
@@ -12,41 +11,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.decoding.textbook import BLANK, grow, random_log_probs, sum_over_alignments
 
 from unichoir.decoding.hypothesis import Hypothesis
 from unichoir.decoding.prefix_beam import PrefixBeam, ctc_prefix_beam_search
 from unichoir.decoding.prefixes import log_add
 
-BLANK = 0
-
-
-def random_log_probs(seed: int, frames: int, vocab: int, sharpness: float) -> np.ndarray:
-    probabilities = np.random.default_rng(seed).dirichlet(np.full(vocab, sharpness), size=frames)
-    return np.log(probabilities + 1e-12)
-
-
-def sum_over_alignments(log_probs: np.ndarray) -> dict[tuple[int, ...], float]:
-    totals: dict[tuple[int, ...], float] = defaultdict(float)
-    for path in product(range(log_probs.shape[1]), repeat=len(log_probs)):
-        tokens = tuple(token for token, _ in groupby(path) if token != BLANK)
-        totals[tokens] += float(np.exp(sum(row[token] for row, token in zip(log_probs, path, strict=True))))
-    return totals
-
 
 def textbook_beam(log_probs: np.ndarray, beam_size: int) -> list[tuple[tuple[int, ...], float]]:
-    """Hannun et al. 2014 in plain probabilities, every extension computed, without any shortcut."""
+    """Hannun et al. 2014, as `grow` has it."""
     beam = {(): (1.0, 0.0)}
     for row in np.exp(log_probs):
-        grown: dict[tuple[int, ...], list[float]] = defaultdict(lambda: [0.0, 0.0])
-        for token in np.argsort(-row)[:beam_size].tolist():
-            for prefix, (blank, no_blank) in beam.items():
-                if token == BLANK:
-                    grown[prefix][0] += (blank + no_blank) * row[token]
-                elif prefix and prefix[-1] == token:
-                    grown[prefix][1] += no_blank * row[token]
-                    grown[(*prefix, token)][1] += blank * row[token]
-                else:
-                    grown[(*prefix, token)][1] += (blank + no_blank) * row[token]
+        grown = grow(beam, row, beam_size)
         best = sorted(grown.items(), key=lambda item: -sum(item[1]))[:beam_size]
         beam = {prefix: (scores[0], scores[1]) for prefix, scores in best if sum(scores) > 0}
     return [(prefix, float(np.log(sum(scores)))) for prefix, scores in beam.items()]

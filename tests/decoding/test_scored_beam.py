@@ -1,19 +1,15 @@
 """Prefix beam search with a scorer against all alignments, and against the textbook's algorithm without shortcuts."""
 
-from collections import defaultdict
-from itertools import groupby, product
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.decoding.spelled import SpelledTokenizer
+from tests.decoding.textbook import BLANK, grow, random_log_probs, sum_over_alignments
 
 from unichoir.decoding.context import ContextGraph, Hotword
 from unichoir.decoding.prefix_beam import WIDENING, PrefixBeam, ctc_prefix_beam_search
 from unichoir.decoding.scoring import JointScorer, PrefixScorer
-
-BLANK = 0
 
 
 class Pairs:
@@ -48,11 +44,6 @@ def hotwords(*phrases: str) -> ContextGraph:
     return ContextGraph([Hotword(phrase, 1.5) for phrase in phrases], tokenizer)
 
 
-def random_log_probs(seed: int, frames: int, vocab: int, sharpness: float) -> np.ndarray:
-    probabilities = np.random.default_rng(seed).dirichlet(np.full(vocab, sharpness), size=frames)
-    return np.log(probabilities + 1e-12)
-
-
 @pytest.mark.parametrize(
     ("scorer", "vocab", "frames"),
     [
@@ -66,10 +57,7 @@ def test_a_wide_beam_has_every_sequence_with_all_its_alignments_and_its_bonus(
     scorer: PrefixScorer, vocab: int, frames: int
 ) -> None:
     log_probs = random_log_probs(frames, frames, vocab, 0.5)
-    sums: dict[tuple[int, ...], float] = defaultdict(float)
-    for path in product(range(vocab), repeat=frames):
-        tokens = tuple(token for token, _ in groupby(path) if token != BLANK)
-        sums[tokens] += float(np.exp(sum(row[token] for row, token in zip(log_probs, path, strict=True))))
+    sums = sum_over_alignments(log_probs)
     found = ctc_prefix_beam_search(log_probs, len(sums), scorer=scorer)
     assert {hyp.tokens for hyp in found} == set(sums)
     for hyp in found:
@@ -84,16 +72,7 @@ def textbook_beam(
     """Hannun et al. 2014 with a bonus in the ranking, every extension computed; tokens, CTC score, bonus so far."""
     beam = {(): (1.0, 0.0)}
     for row in np.exp(log_probs):
-        grown: dict[tuple[int, ...], list[float]] = defaultdict(lambda: [0.0, 0.0])
-        for token in np.argsort(-row)[: WIDENING * beam_size].tolist():
-            for prefix, (blank, no_blank) in beam.items():
-                if token == BLANK:
-                    grown[prefix][0] += (blank + no_blank) * row[token]
-                elif prefix and prefix[-1] == token:
-                    grown[prefix][1] += no_blank * row[token]
-                    grown[(*prefix, token)][1] += blank * row[token]
-                else:
-                    grown[(*prefix, token)][1] += (blank + no_blank) * row[token]
+        grown = grow(beam, row, WIDENING * beam_size)
         possible = {prefix: sum(scores) for prefix, scores in grown.items() if sum(scores) > 0}
         rank = {prefix: np.log(score) + total(scorer, prefix, is_final=False) for prefix, score in possible.items()}
         best = sorted(rank, key=lambda prefix: -rank[prefix])[:beam_size]
