@@ -22,7 +22,7 @@ from unichoir.export.sherpa_parity import check_offline, check_streaming
 from unichoir.export.tracing import to_onnx
 from unichoir.model.asr_model import AsrModel
 from unichoir.model.conformer import EncoderState
-from unichoir.model.subsampling import RIGHT_CONTEXT, SUBSAMPLING_RATE, subsampled_length
+from unichoir.model.subsampling import RIGHT_CONTEXT, SUBSAMPLING_RATE, convolved_size, subsampled_length
 from unichoir.text.tokenizer import load_tokenizer
 
 STREAMING_FILE = "model-streaming.onnx"
@@ -112,7 +112,7 @@ class _Streaming(nn.Module):
         required_cache_size (1,) says again what W says.
         """
         places, new = attn_cache.shape[2], subsampled_length(torch.full((1,), x.shape[1]))
-        num_new = ((x.shape[1] - 1) // 2 - 1) // 2
+        num_new = convolved_size(x.shape[1])
         state = EncoderState(
             att_cache=attn_cache.unsqueeze(1).unbind(0),
             cnn_cache=conv_cache.transpose(2, 3).unbind(0),

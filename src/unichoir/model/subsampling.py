@@ -14,6 +14,11 @@ def subsampled_length(frames: Tensor) -> Tensor:
     return torch.div(torch.div(frames - 1, 2, rounding_mode="floor") - 1, 2, rounding_mode="floor").clamp(min=0)
 
 
+def convolved_size(size: int) -> int:
+    """What the two convolutions in front leave of a dimension of this size, 7 at least."""
+    return ((size - 1) // 2 - 1) // 2
+
+
 class Conv2dSubsampling4(nn.Module):
     """Two 3x3 convolutions of stride 2 with ReLU, then a linear layer: (B, T, M) to (B, T', D)."""
 
@@ -21,7 +26,7 @@ class Conv2dSubsampling4(nn.Module):
         super().__init__()
         self.conv_1 = nn.Conv2d(1, channels, 3, 2)
         self.conv_2 = nn.Conv2d(channels, channels, 3, 2)
-        self.out = nn.Linear(channels * (((input_dim - 1) // 2 - 1) // 2), dim)
+        self.out = nn.Linear(channels * convolved_size(input_dim), dim)
 
     def forward(self, x: Tensor) -> Tensor:
         x = functional.relu(self.conv_1(x.unsqueeze(1)))

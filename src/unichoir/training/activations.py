@@ -11,6 +11,7 @@ from typing import Literal
 
 from unichoir.model.config import EncoderConfig, FeedForwardConfig, ModelConfig
 from unichoir.model.dispatch import TRAINING_ALIGNMENT
+from unichoir.model.subsampling import convolved_size
 
 FP32, INT64 = 4, 8
 STATISTICS = 2 * FP32
@@ -30,7 +31,7 @@ class BatchShape:
     @property
     def frames(self) -> int:
         """Encoder frames of one utterance (`model.subsampling.subsampled_length`)."""
-        return max(((self.feature_frames - 1) // 2 - 1) // 2, 0)
+        return max(convolved_size(self.feature_frames), 0)
 
     @property
     def places(self) -> float:
