@@ -72,10 +72,23 @@ def test_dither_has_the_wanted_spread_on_the_int16_scale():
     assert dithered.std() * 32768 == pytest.approx(2.0, rel=0.02)
 
 
-def test_gain_on_features_equals_gain_on_samples():
+@pytest.mark.parametrize("config", [FbankConfig(), FbankConfig(kind="whisper")])
+@pytest.mark.parametrize("decibels", [6.0, -6.0])
+def test_gain_on_features_equals_gain_on_samples(config, decibels):
     samples = (0.05 * np.random.default_rng(0).standard_normal(4000)).astype(np.float32)
-    louder = compute_fbank(samples * np.float32(10 ** (6 / 20)), FbankConfig())
-    np.testing.assert_allclose(change_gain(compute_fbank(samples, FbankConfig()), 6.0), louder, atol=1e-3)
+    louder = compute_fbank(samples * np.float32(10 ** (decibels / 20)), config)
+    np.testing.assert_allclose(change_gain(compute_fbank(samples, config), decibels, config), louder, atol=1e-3)
+
+
+@pytest.mark.parametrize("decibels", [6.0, -6.0])
+def test_no_gain_lifts_whispers_silence_nor_sinks_below_it(decibels):
+    config = FbankConfig(kind="whisper")
+    samples = (2e-4 * np.random.default_rng(0).standard_normal(4000)).astype(np.float32)
+    samples[2000:] = 0
+    feats = compute_fbank(samples, config)
+    changed = change_gain(feats, decibels, config)
+    assert changed.min() == feats.min() == -0.5
+    assert (changed[-8:] == -0.5).all()
 
 
 def runs(flags):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from unichoir.audio.fbank import FbankConfig
 from unichoir.data.cmvn import GlobalCmvn, compute_cmvn
 from unichoir.data.features import FeatureReader
 from unichoir.data.manifest import Utterance
@@ -28,6 +29,13 @@ def test_statistics_equal_those_of_all_frames_at_once(utterances, tmp_path):
     np.testing.assert_allclose(cmvn.istd, 1 / frames.std(axis=0), rtol=1e-6)
     assert [item.key for item in skipped] == ["broken"]
     assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_the_lead_is_no_sound(utterances):
+    with_lead, _ = compute_cmvn(utterances, FeatureReader(fbank=FbankConfig(lead_frames=2)))
+    without, _ = compute_cmvn(utterances, FeatureReader())
+    assert with_lead.frame_num == without.frame_num
+    np.testing.assert_array_equal(with_lead.mean_stat, without.mean_stat)
 
 
 def test_saved_and_loaded_in_the_format_of_wenet(utterances, tmp_path, fixtures):

@@ -109,6 +109,43 @@ def test_speeds_are_drawn_evenly_and_change_the_length(corpus):
     assert min(counts.values()) > 15
 
 
+@pytest.mark.parametrize("kind", ["kaldi", "whisper"])
+def test_joined_utterances_have_one_lead_which_no_augmentation_changes(corpus, kind):
+    concat = ConcatConfig(probability=0.8, max_seconds=3.0)
+    masks = SpecAugmentConfig(num_time_masks=10, max_time_fraction=0.5)
+    plain = dataclasses.replace(NO_AUGMENTATION, concat=concat)
+    augment = dataclasses.replace(plain, gain_db=6.0, spec_augment=masks, spec_sub=SpecSubConfig(num=10))
+    for epoch in range(5):
+        feats = {}
+        for lead_frames in (0, 3):
+            features = FeatureReader(fbank=FbankConfig(kind=kind, lead_frames=lead_frames))
+            for changes in (plain, augment):
+                reader = ExampleReader(
+                    corpus, tokenizer=Letters(), features=features, data=DataConfig(), augment=changes
+                )
+                found = reader.read(corpus[0], epoch).feats
+                assert len(found) == reader.planned_frames(corpus[0], epoch)
+                assert (found[:lead_frames] == 0).all()
+                feats[lead_frames, changes] = found[lead_frames:]
+        for changes in (plain, augment):
+            np.testing.assert_array_equal(feats[0, changes], feats[3, changes])
+        assert (feats[0, plain] != feats[0, augment]).any()
+
+
+def test_frames_of_the_lead_are_no_time_but_make_encoder_frames(corpus):
+    def read(num_tokens, lead_frames, min_seconds=0.1):
+        features = FeatureReader(fbank=FbankConfig(lead_frames=lead_frames))
+        data = DataConfig(min_seconds=min_seconds)
+        reader = ExampleReader(corpus, tokenizer=Letters(), features=features, data=data)
+        return reader.read(dataclasses.replace(corpus[0], txt="ab" * (num_tokens // 2)), 0)
+
+    # 48 frames; 51 make 12 encoder frames
+    assert len(read(12, 3).feats) == 51
+    assert "12 tokens do not fit in 11 encoder frames (0.48 s)" in read(12, 0).reason
+    assert "14 tokens do not fit in 12 encoder frames (0.48 s)" in read(14, 3).reason
+    assert "shorter than 0.5 s (0.48 s)" in read(4, 3, min_seconds=0.5).reason
+
+
 def test_joined_utterances_carry_the_features_and_words_of_all(corpus):
     plain = dataclasses.replace(NO_AUGMENTATION, concat=ConcatConfig(probability=0.8, max_seconds=3.0))
     reader, single = reader_of(corpus, plain), reader_of(corpus)

@@ -32,6 +32,7 @@ class ToneBackend:
     """
 
     seed: int = 0
+    fbank: FbankConfig = field(default_factory=FbankConfig)
     windows: list[tuple[tuple[int, ...], list[int], int]] = field(default_factory=list)
     """Of each call of encode_chunk: shape of feats, feats_lengths, num_left_frames."""
 
@@ -43,8 +44,7 @@ class ToneBackend:
         self.after = rng.normal(size=(2, len(TOKENS), len(TOKENS)))
         self.place = rng.normal(size=(2, 50, len(TOKENS)))
         tone = {t: np.sin(2 * np.pi * hz * np.arange(RATE) / RATE).astype(np.float32) for t, hz in TONES.items()}
-        config = FbankConfig()
-        self.bands = {t: int(compute_fbank(wave, config).mean(axis=0).argmax()) for t, wave in tone.items()}
+        self.bands = {t: int(compute_fbank(wave, self.fbank).mean(axis=0).argmax()) for t, wave in tone.items()}
 
     def encode_chunk(self, feats: Any, feats_lengths: Any, state: Any, num_left_frames: int) -> Any:
         self.windows.append((feats.shape, feats_lengths.tolist(), num_left_frames))
@@ -70,8 +70,9 @@ class ToneBackend:
     def ctc_log_probs(self, encoder_out: Any) -> Any:
         logits = np.full((*encoder_out.shape[:2], len(TOKENS)), -8.0)
         logits[..., 0] = 0.0
+        nepers = self.fbank.decibels / FbankConfig().decibels
         for token, band in self.bands.items():
-            logits[..., token] = (encoder_out[..., band] - encoder_out.mean(axis=2) - 4.0) * 3
+            logits[..., token] = ((encoder_out[..., band] - encoder_out.mean(axis=2)) * nepers - 4.0) * 3
         return log_softmax(logits).astype(np.float32)
 
     def next_token(self, reverse: bool, encoder_out: Any, prefix: list[int]) -> np.ndarray:
@@ -103,6 +104,13 @@ def tokenizer() -> BpeTokenizer:
 @pytest.fixture
 def recognizer(backend: ToneBackend, tokenizer: BpeTokenizer) -> Recognizer:
     return Recognizer(backend, tokenizer, FbankConfig())
+
+
+@pytest.fixture
+def any_recognizer(request: pytest.FixtureRequest, tokenizer: BpeTokenizer) -> Recognizer:
+    """The recogniser with the features of the kind that the test names; Whisper's as its convolutions need them."""
+    config = FbankConfig(kind=request.param, lead_frames=2 if request.param == "whisper" else 0)
+    return Recognizer(ToneBackend(fbank=config), tokenizer, config)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unichoir.audio.fbank import FbankConfig, compute_fbank
+from unichoir.audio.fbank import compute_fbank
 from unichoir.decoding import pieces as module
 from unichoir.decoding.options import DecodingOptions
 from unichoir.decoding.pieces import (
@@ -51,14 +51,16 @@ def test_recordings_take_turns() -> None:
 
 def detector_of(recognizer: Recognizer) -> CtcDetector:
     def log_probs(samples: np.ndarray) -> np.ndarray:
-        return recognizer.encode([compute_fbank(samples, FbankConfig())], DecodingOptions())[0][1]
+        return recognizer.encode([compute_fbank(samples, recognizer.fbank_config)], DecodingOptions())[0][1]
 
-    clock = FrameClock.of(recognizer.backend.info, FbankConfig())
+    clock = FrameClock.of(recognizer.backend.info, recognizer.fbank_config)
     return CtcDetector(clock, RATE, recognizer.backend.info.blank_id, log_probs)
 
 
-def test_ctc_hears_speech_where_tokens_are(recognizer: Recognizer, play) -> None:
+@pytest.mark.parametrize("any_recognizer", ["kaldi", "whisper"], indirect=True)
+def test_ctc_hears_speech_where_tokens_are(any_recognizer: Recognizer, play) -> None:
     """Also at the edges of its windows of 10 s, which overlap."""
+    recognizer = any_recognizer
     told = [(3, 1.0, 1.4), (4, 9.8, 10.2), (5, 19.9, 20.3), (3, 24.9, 25.1), (4, 33.0, 33.3)]
     samples = play(told, 34.0)
     whole = detector_of(recognizer).process(samples, last=True)
@@ -69,14 +71,19 @@ def test_ctc_hears_speech_where_tokens_are(recognizer: Recognizer, play) -> None
     assert whole[inside].min() > 0.9
     assert whole[~near].max() < 0.1
     # What is seen of a window's neighbours makes no difference to a model that sees 85 ms.
-    frames = recognizer.encode([compute_fbank(np.pad(samples, (360, 8000)), FbankConfig())], DecodingOptions())[0][1]
+    # Frame 0 begins at 22.5 ms, or at -10 ms: then frame 1 is the first that begins at the first sample.
+    config, first = recognizer.fbank_config, recognizer.fbank_config.lead_frames // 2
+    padded = np.pad(samples, (round(16 * recognizer.clock.first_ms) + 640 * first, 8000))
+    frames = recognizer.encode([compute_fbank(padded, config)], DecodingOptions())[0][1]
     speech = 1 - np.exp(frames[:, 0])
-    expected = [speech[max(at - 3, 0) : at + 4].max() for at in range(len(whole))]
+    expected = [speech[max(at - 3, 0) : at + 4].max() for at in range(first, first + len(whole))]
     np.testing.assert_allclose(whole, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("seconds", [0.001, 0.04, 0.1, 9.9, 10.0, 11.1, 21.5])
-def test_ctc_judges_all_there_is_whatever_the_blocks(recognizer: Recognizer, play, seconds) -> None:
+@pytest.mark.parametrize("any_recognizer", ["kaldi", "whisper"], indirect=True)
+def test_ctc_judges_all_there_is_whatever_the_blocks(any_recognizer: Recognizer, play, seconds) -> None:
+    recognizer = any_recognizer
     samples = play([(3, 0.2, 0.5), (4, 10.0, 10.3)], 22.0)[: round(seconds * RATE)]
     whole = detector_of(recognizer).process(samples, last=True)
     assert len(whole) == -(-len(samples) // 640)

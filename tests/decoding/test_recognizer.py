@@ -22,8 +22,9 @@ SAID = [("lowhigh", 0.30, 0.90), ("mid", 1.40, 1.70), ("lowhigh", 2.0, 2.7), ("m
 
 @pytest.mark.parametrize("mode", ["ctc_greedy_search", "ctc_prefix_beam_search"])
 @pytest.mark.parametrize("chunk_size", [None, 1, 5, 16])
-def test_what_was_played_and_when(recognizer: Recognizer, play, mode, chunk_size) -> None:
-    transcript = recognizer.recognize(play(PLAYED, 4.0), DecodingOptions(mode=mode, chunk_size=chunk_size))
+@pytest.mark.parametrize("any_recognizer", ["kaldi", "whisper"], indirect=True)
+def test_what_was_played_and_when(any_recognizer: Recognizer, play, mode, chunk_size) -> None:
+    transcript = any_recognizer.recognize(play(PLAYED, 4.0), DecodingOptions(mode=mode, chunk_size=chunk_size))
     assert transcript.text == "lowhigh mid lowhigh mid"
     assert transcript.duration_ms == 4000
     assert [token.id for token in transcript.tokens] == [token for token, _, _ in PLAYED]

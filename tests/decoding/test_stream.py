@@ -148,6 +148,30 @@ def check_to_the_bit(
     check_equals_recognition(recognizer, samples, final, replace(options, endpoint=None))
 
 
+@pytest.mark.parametrize("any_recognizer", ["whisper"], indirect=True)
+def test_a_stream_of_whispers_features_finds_words_when_they_are_said(
+    any_recognizer: Recognizer, play: Callable[..., np.ndarray], listen: Listen
+) -> None:
+    """The lead stands before the first chunk alone; times and levels are those of the sound."""
+    recognizer = any_recognizer
+    said = [(4, 0.0, 0.4), (3, 1.0, 1.4), (5, 1.4, 1.8), (4, 3.0, 3.3)]
+    samples = play(said, 4.0)
+    options = StreamingOptions(chunk_size=5, num_left_chunks=2, num_best=3, endpoint=None)
+    blocks = np.split(samples, np.sort(np.random.default_rng(0).integers(0, len(samples), 30)))
+    (final,) = listen(recognizer, recognizer.create_stream(options), blocks).finals
+    check_equals_recognition(recognizer, samples, final, options)
+    rules = EndpointRules(silence_after_speech=0.2, max_utterance=3.0)
+    split = listen(recognizer, recognizer.create_stream(replace(options, endpoint=rules)), blocks).finals
+    check_tiling(split, 4000)
+    assert len([result for result in split if result.words]) > 1
+    # A tone alone in its utterance fills few bins: its level is no guide to where it ends.
+    for words, early, late in ((final.words, 45, 45), ([word for result in split for word in result.words], 130, 300)):
+        assert [word.text for word in words] == ["mid", "lowhigh", "mid"]
+        for word, (start, end) in zip(words, [(0, 400), (1000, 1800), (3000, 3300)], strict=True):
+            assert start - early <= word.start_ms <= start + 45
+            assert end - 45 <= word.end_ms <= end + late
+
+
 def check_equals_recognition(
     recognizer: Recognizer, samples: np.ndarray, final: StreamResult, options: StreamingOptions
 ) -> None:

@@ -47,9 +47,17 @@ def test_a_word_spans_its_tokens_and_is_as_sure_as_the_least_sure_one() -> None:
     assert (second.text, second.start_ms, second.end_ms, second.confidence) == ("b", 300, 380, 1 / 5)
 
 
-@pytest.mark.parametrize("snip_edges", [True, False])
-def test_the_clock_tells_which_encoder_frame_hears_a_click(snip_edges: bool) -> None:
-    config = FbankConfig(snip_edges=snip_edges)
+@pytest.mark.parametrize(
+    "config",
+    [
+        FbankConfig(),
+        FbankConfig(snip_edges=False),
+        FbankConfig(lead_frames=3),
+        FbankConfig(kind="whisper"),
+        FbankConfig(kind="whisper", lead_frames=2),
+    ],
+)
+def test_the_clock_tells_which_encoder_frame_hears_a_click(config: FbankConfig) -> None:
     clock = FrameClock.of(INFO, config)
     faint = np.random.default_rng(0).normal(0, 1e-5, 16000).astype(np.float32)
     quiet = compute_fbank(faint, config)
@@ -66,6 +74,12 @@ def test_the_clock_tells_which_encoder_frame_hears_a_click(snip_edges: bool) -> 
 def test_usual_settings_are_40_ms_a_frame_from_22_5_ms() -> None:
     clock = FrameClock.of(INFO, FbankConfig())
     assert (clock.at(0), clock.at(1), clock.at(2.5)) == (22.5, 62.5, 122.5)
+
+
+def test_with_whispers_features_frame_0_is_around_10_ms() -> None:
+    """With 2 frames in front it sees the feature frames up to the fifth: 0 to 40 ms, and 20 ms of padding."""
+    clock = FrameClock.of(INFO, FbankConfig(kind="whisper", lead_frames=2))
+    assert (clock.at(0), clock.at(1), clock.at(2.5)) == (-10.0, 30.0, 90.0)
 
 
 def test_tokens_reach_half_way_to_their_neighbours_and_not_far_nor_out_of_the_segment(tokenizer: BpeTokenizer) -> None:

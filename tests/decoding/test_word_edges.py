@@ -17,7 +17,6 @@ from unichoir.decoding.word_edges import (
 
 INFO = ModelInfo(vocab_size=6, encoder_dim=8, sos_id=2, eos_id=2)
 RATE = INFO.subsampling_rate
-DB = np.log(10) / 10
 
 
 def sound(length: int, *loud: tuple[int, int], dips: dict[int, float] | None = None) -> Loudness:
@@ -122,7 +121,7 @@ def measured(levels_db: np.ndarray, num_frames: int) -> Loudness:
     """No warning, such as of a division by nothing, is allowed."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return measure_loudness((levels_db * DB).astype(np.float32), INFO, num_frames)
+        return measure_loudness(levels_db.astype(np.float32), INFO, num_frames)
 
 
 def test_loudness_finds_the_speech_and_tells_its_level_in_dB() -> None:

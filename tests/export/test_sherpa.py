@@ -235,8 +235,10 @@ def test_the_command(tiny_checkpoint: Path, tmp_path: Path, run_command: Callabl
     assert "float16" in errors
 
 
-@pytest.mark.parametrize("change", [{"frame_shift_ms": 12.5}, {"low_freq": 0.0}])
-def test_other_frames_are_refused(tiny_checkpoint: Path, tmp_path: Path, change: dict[str, float]) -> None:
+@pytest.mark.parametrize(
+    "change", [{"frame_shift_ms": 12.5}, {"low_freq": 0.0}, {"lead_frames": 2}, {"kind": "whisper"}]
+)
+def test_other_frames_are_refused(tiny_checkpoint: Path, tmp_path: Path, change: dict[str, Any]) -> None:
     model, _ = load_checkpoint(tiny_checkpoint)
     load_tokenizer(tiny_checkpoint).save(tmp_path / "checkpoint")
     save_checkpoint(tmp_path / "checkpoint", model, {"fbank": change})

@@ -246,6 +246,8 @@ def test_ours_go_there_and_come_back(tmp_path: Path, changes: dict[str, Any]) ->
         ({"fbank": {"high_freq": -400.0}}, "fbank.high_freq: -400.0"),
         ({"fbank": {"snip_edges": False}}, "fbank.snip_edges: False"),
         ({"fbank": {"low_freq": 0.0}}, "fbank.low_freq: 0.0"),
+        ({"fbank": {"kind": "whisper", "num_mel_bins": 80}}, "fbank.kind: 'whisper'"),
+        ({"fbank": {"lead_frames": 2}}, "fbank.lead_frames: 2"),
         ({"tokenizer": CharTokenizer([*SPECIAL, "<|en|>", *"AB"])}, r"units.txt: .*'<\|en\|>'"),
         ({"tokenizer": CharTokenizer([*SPECIAL, "<0x00>", *"AB"])}, r"units.txt: .*'<0x00>'"),
     ],

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from unichoir.audio.fbank import Features
+from unichoir.audio.fbank import WHISPER_FLOOR, FbankConfig, Features
 from unichoir.audio.io import Samples, resample
 from unichoir.errors import ConfigError
 
@@ -166,9 +166,15 @@ def add_noise(samples: Samples, noise: Samples, snr_db: float) -> Samples:
     return mixed
 
 
-def change_gain(feats: Features, decibels: float) -> Features:
-    """(T, M) features as if the samples had been louder by `decibels`: a gain only shifts log energies."""
-    shifted: Features = feats + np.float32(decibels * np.log(10) / 10)
+def change_gain(feats: Features, decibels: float, config: FbankConfig) -> Features:
+    """(T, M) features, without lead, as if the samples had been louder by `decibels`: a gain shifts log energies.
+
+    Those at the floor of kind whisper stay there: most are silence, which no gain changes.
+    """
+    shifted: Features = feats + np.float32(decibels / config.decibels)
+    if config.kind == "whisper":
+        floor = np.float32((WHISPER_FLOOR + 4) / 4)
+        shifted = np.where(feats > floor, np.maximum(shifted, floor), floor)
     return shifted
 
 

@@ -254,7 +254,9 @@ class ExampleReader:
         """How many feature frames `read` will give, before trimming; off by one where durations are rounded."""
         fbank = self.features.fbank
         parts = self.plan(utterance, epoch).parts
-        return sum(fbank.num_frames(round((part.duration or 0.0) / speed * fbank.sample_rate)) for part, speed in parts)
+        counts = [fbank.num_frames(round((part.duration or 0.0) / speed * fbank.sample_rate)) for part, speed in parts]
+        # Joined utterances have one lead.
+        return sum(counts) - fbank.lead_frames * max(sum(count > 0 for count in counts) - 1, 0)
 
     def read(self, utterance: Utterance, epoch: int) -> Example | Skipped:
         """The example of this epoch, or the reason why there is none; bad data is never raised."""
@@ -273,14 +275,15 @@ class ExampleReader:
             return Skipped(key=utterance.key, reason=str(error))
         tokens = [self.languages[utterance.lang]] if self.languages else []
         tokens += self._tokenizer.encode(" ".join(part.txt.strip() for part in used))
-        needed = self.frame_rate.min_frames_for_ctc(tokens)
+        needed = max(self.frame_rate.min_frames_for_ctc(tokens) - self.features.fbank.lead_frames, 1)
         reason = self._unfit(len(feats), len(tokens), needed)
         if reason:
             return Skipped(key=utterance.key, reason=reason)
-        feats = self._change_features(feats, needed, rng)
+        feats = self.features.fbank.add_lead(self._change_features(feats, needed, rng))
         return Example(key=utterance.key, feats=feats, tokens=np.array(tokens, dtype=np.int64))
 
     def _join(self, plan: Plan, rng: np.random.Generator) -> tuple[Features, list[Utterance]]:
+        """Features without lead, and the utterances that they are of."""
         (first, speed), *others = plan.parts
         # All parts through one line. Drawn only where it matters: runs without it go on as they began.
         narrowband = self.augment.narrowband > 0 and rng.random() < self.augment.narrowband
@@ -296,7 +299,7 @@ class ExampleReader:
         self, utterance: Utterance, speed: float, narrowband: bool, rng: np.random.Generator
     ) -> Features:
         if not self.augment.changes_audio:
-            return self.features.features(utterance, speed, narrowband)
+            return self.features.fbank.drop_lead(self.features.features(utterance, speed, narrowband))
         samples = self.features.samples(utterance, speed, narrowband)
         noise = self.augment.noise
         if rng.random() < noise.probability:
@@ -305,7 +308,7 @@ class ExampleReader:
             )
         if self.augment.dither:
             samples = add_dither(samples, self.augment.dither, rng)
-        return compute_fbank(samples, self.features.fbank)
+        return self.features.fbank.drop_lead(compute_fbank(samples, self.features.fbank))
 
     def _draw_noise(self, num_samples: int, rng: np.random.Generator) -> Samples:
         if not self._noises:
@@ -318,13 +321,15 @@ class ExampleReader:
     def _change_features(self, feats: Features, min_left: int, rng: np.random.Generator) -> Features:
         augment = self.augment
         if augment.gain_db:
-            feats = change_gain(feats, rng.uniform(-augment.gain_db, augment.gain_db))
+            feats = change_gain(feats, rng.uniform(-augment.gain_db, augment.gain_db), self.features.fbank)
         feats = spec_trim(feats, augment.spec_trim_frames, min_left, rng)
         feats = spec_substitute(feats, augment.spec_sub, rng)
         return spec_augment(feats, augment.spec_augment, rng)
 
     def _unfit(self, num_frames: int, num_tokens: int, needed: int) -> str:
-        seconds = num_frames * self.features.fbank.frame_shift_ms / 1000
+        """Why frames without lead, of which the tokens need that many, are not used; "" where they are."""
+        fbank = self.features.fbank
+        seconds = num_frames * fbank.frame_shift_ms / 1000
         if seconds < self.data.min_seconds:
             return f"shorter than {self.data.min_seconds} s ({seconds:.2f} s)"
         if seconds > self.data.max_seconds:
@@ -332,8 +337,8 @@ class ExampleReader:
         if not self.data.min_tokens <= num_tokens <= self.data.max_tokens:
             return f"{num_tokens} tokens, not between {self.data.min_tokens} and {self.data.max_tokens}"
         if num_frames < needed:
-            frames = self.frame_rate.encoder_frames(num_frames)
-            return f"{num_tokens} tokens do not fit in {frames} encoder frames ({seconds:.2f} s)"
+            room = self.frame_rate.encoder_frames(num_frames + fbank.lead_frames)
+            return f"{num_tokens} tokens do not fit in {room} encoder frames ({seconds:.2f} s)"
         return ""
 
     def _too_long(self, seconds: float) -> str:

@@ -132,7 +132,7 @@ def _hear(
         clock.starts_ms.append(1000 * piece.start / rate)
         clock.ends_ms.append(1000 * piece.end / rate)
         found.append(log_probs[:, columns])
-        loudness.append(measure_loudness(feats.mean(axis=1), info, len(log_probs)))
+        loudness.append(measure_loudness(recognizer.fbank_config.levels(feats), info, len(log_probs)))
         if progress is not None:
             progress(piece.end / rate)
     if not found:

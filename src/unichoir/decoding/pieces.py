@@ -1,5 +1,6 @@
 """Which pieces of a recording are recognised, and which of them together."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice, zip_longest
 from typing import TypeVar
@@ -122,10 +123,11 @@ class CtcDetector:
         self._rate = sample_rate
         self._blank_id = blank_id
         self._log_probs = log_probs
-        # Frame 0 begins that much after the samples it is computed from.
-        self._audio = np.zeros(round(clock.first_ms * sample_rate / 1000), dtype=np.float32)
-        self._lead = len(self._audio)
-        self._context = 0  # hops at the beginning of `_audio` that have been judged
+        # Frame 0 begins that much after the samples it is computed from; before them if lead frames precede them.
+        self._lead = round(clock.first_ms * sample_rate / 1000)
+        # Hops at the beginning of `_audio` that have been judged, or that begin before the audio.
+        self._context = max(0, math.ceil(-clock.first_ms / clock.step_ms))
+        self._audio = np.zeros(self._lead + self._samples(self._context), dtype=np.float32)
 
     def process(self, samples: NDArray[np.float32], last: bool = False) -> NDArray[np.float32]:
         """Probabilities (H,) of the hops that can be told after `samples` (N,); after the `last` those of all hops."""

@@ -310,7 +310,7 @@ class Recognizer:
         config, nothing = self.fbank_config, np.zeros(0, dtype=np.float32)
         feats = [compute_fbank(nothing if piece.samples is None else piece.samples, config) for piece in pieces]
         return [
-            self._decode(*encoded, frames.mean(axis=1), piece, options) if len(encoded[0]) else Segment()
+            self._decode(*encoded, config.levels(frames), piece, options) if len(encoded[0]) else Segment()
             for encoded, frames, piece in zip(self.encode(feats, options), feats, pieces, strict=True)
         ]
 
@@ -323,7 +323,7 @@ class Recognizer:
     def _decode(
         self, encoder_out: Floats, log_probs: Floats, levels: Floats, piece: Piece, options: DecodingOptions
     ) -> Segment:
-        """One piece from its encoder_out (T', D); levels: (T,) mean log-mel energy of each of its feature frames."""
+        """One piece from its encoder_out (T', D); levels: (T,) of its feature frames in dB."""
         nbest = self.languages.distinct(self.search(encoder_out, log_probs, options))
         loudness = measure_loudness(levels, self.backend.info, len(log_probs))
         best = self.reading(nbest[0], log_probs, loudness, self._to_ms(piece.start), self._to_ms(piece.end))

@@ -51,6 +51,7 @@ class Stream:
         self._fbank = OnlineFbank(fbank_config)
         self._feats: list[Floats] = []
         self._num_feats = 0
+        self._has_feats = False
         self._levels = [np.zeros(0, np.float32)]
         self._resampler: OnlineResampler | None = None
         self._sample_rate = 0
@@ -109,7 +110,7 @@ class Stream:
 
     @property
     def levels(self) -> Floats:
-        """Mean log-mel energies of the feature frames that have come from the start of this utterance on."""
+        """Of the feature frames that have come from the start of this utterance on, in dB (`FbankConfig.levels`)."""
         if len(self._levels) > 1:
             self._levels = [np.concatenate(self._levels)]
         return self._levels[0]
@@ -174,7 +175,8 @@ class Stream:
         feats = self._fbank.pop()
         if len(feats):
             self._feats.append(feats)
-            self._levels.append(feats.mean(axis=1))
+            self._levels.append(self._config.levels(feats, from_start=not self._has_feats))
+            self._has_feats = True
             self._num_feats += len(feats)
 
     def _frame_to_ms(self, frame: int) -> int:

@@ -35,7 +35,8 @@ class FrameClock:
 
     Encoder frame i is computed from the feature frames s * i to s * i + r (s: subsampling rate, r: right context), each
     of which hears a window of samples. It stands for the s frame shifts around the middle of all that. With 10 ms
-    shifts, 25 ms windows, s = 4, r = 6: frame i is from 40 * i + 22.5 ms to 40 * i + 62.5 ms.
+    shifts, 25 ms windows, s = 4, r = 6: frame i is from 40 * i + 22.5 ms to 40 * i + 62.5 ms. Frame 0 may begin before
+    the audio where lead frames stand before it.
     """
 
     first_ms: float
@@ -45,9 +46,8 @@ class FrameClock:
     def of(cls, info: ModelInfo, fbank: FbankConfig) -> "FrameClock":
         """The clock of a model behind a filterbank."""
         step = info.subsampling_rate * fbank.frame_shift_ms
-        # Without snip_edges Kaldi centres feature frame t on (t + 0.5) shifts.
-        centre = fbank.frame_length_ms / 2 if fbank.snip_edges else fbank.frame_shift_ms / 2
-        return cls(first_ms=centre + info.right_context * fbank.frame_shift_ms / 2 - step / 2, step_ms=step)
+        middle = fbank.first_centre_ms + info.right_context * fbank.frame_shift_ms / 2
+        return cls(first_ms=middle - step / 2, step_ms=step)
 
     def at(self, frame: float) -> float:
         """When encoder frame `frame` begins; fractions are allowed."""

@@ -25,7 +25,6 @@ BACKGROUND_PERCENTILE = 1
 """Of levels: joined words leave little that is quiet."""
 QUIET_SHARE = 0.4
 """What is quiet: so much of the way, in dB, from the background to the speech."""
-DB = 10 / np.log(10)
 
 
 class Loudness(NamedTuple):
@@ -36,14 +35,14 @@ class Loudness(NamedTuple):
     rate: int
 
 
-def measure_loudness(means: Floats, info: ModelInfo, num_frames: int) -> Loudness:
-    """means: (T,) mean of the log-mel energies of each feature frame; num_frames: T', how many encoder frames."""
+def measure_loudness(levels: Floats, info: ModelInfo, num_frames: int) -> Loudness:
+    """levels: (T,) of each feature frame in dB (`FbankConfig.levels`); num_frames: T', how many encoder frames."""
     rate = info.subsampling_rate
     if not num_frames:
         return Loudness(np.zeros(0, dtype=np.float32), np.zeros(0, dtype=np.bool_), rate)
     first = (info.right_context - rate + 1) // 2
-    places = np.arange(first, first + rate * num_frames).clip(0, len(means) - 1)
-    padded = np.pad(means * np.float32(DB), 1, mode="edge")
+    places = np.arange(first, first + rate * num_frames).clip(0, len(levels) - 1)
+    padded = np.pad(levels, 1, mode="edge")
     smooth = ((padded[:-2] + padded[1:-1] + padded[2:]) / 3)[places]
     background, speech = np.percentile(smooth, [BACKGROUND_PERCENTILE, 95])
     background = min(max(background, speech - 45), speech - 20)

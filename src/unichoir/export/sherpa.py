@@ -46,7 +46,7 @@ def export_sherpa(source: Path, output: Path, *, quantize: Literal["int8"] | Non
 
     Chunk size and left chunks are not fixed in the graph: they are arguments of sherpa-onnx. quantize: int8 as in
     `export_onnx`. A model whose convolution is not causal has no streaming file. Raises CheckpointError or ConfigError
-    when the checkpoint cannot be read or has frames of a length that sherpa-onnx does not compute, CheckpointError when
+    when the checkpoint cannot be read or has features that sherpa-onnx does not compute, CheckpointError when
     graph and model differ by more than `parity.TOLERANCE` or `output` holds something; nothing is then written.
     """
     model, fbank = load_any_checkpoint(source)
@@ -58,7 +58,7 @@ def export_sherpa(source: Path, output: Path, *, quantize: Literal["int8"] | Non
             only = f"sherpa-onnx streams WeNet's Conformers only ({name}: {value})"
             raise CheckpointError(f"{source}: model.encoder.{name} is {found}: {only}")
     notes = frontend_notes(fbank)
-    for name in ("frame_length_ms", "frame_shift_ms", "low_freq"):
+    for name in ("kind", "lead_frames", "frame_length_ms", "frame_shift_ms", "low_freq"):
         if getattr(fbank, name) != getattr(SHERPA_FBANK, name):
             only = f"sherpa-onnx computes features with {getattr(SHERPA_FBANK, name)} only"
             raise CheckpointError(f"{source}: fbank.{name} is {getattr(fbank, name)}: {only}")

@@ -122,15 +122,19 @@ class Encoder(nn.Module):
         if state is not None and (chunk is not None or not self.config.conv_causal):
             raise ValueError("streaming needs a causal convolution, and attends by its state, not by a chunk mask")
         x = self.subsampling((feats - self.cmvn_mean) * self.cmvn_istd, None if state is None else state.offset == 0)
-        merged = self.config.frames_merged
-        view = _View.of(subsampled_length(feats_lengths, self.config), x.shape[1] // merged, state, chunk, kept)
-        lower = view if merged == 1 else view.finer(merged)
+        times = self.config.frames_merged
+        view = _View.of(subsampled_length(feats_lengths, self.config), x.shape[1] // times, state, chunk, kept)
+        lower = view if times == 1 else view.finer(times)
         x, positions = self._enter(x[:, : lower.num_new], lower)
         caches = _Caches(state)
         x = self._through(self.blocks, x, lower, positions, caches, top_k)
-        if self.merge is not None:
-            x = self._through(self.top_blocks, self.merge(x), view, self._rotation(view), caches, top_k)
-        return self.after_norm(x), view.lens, None if state is None else caches.next_state(view)
+        if self.merge is None:
+            x = self.after_norm(x)
+        else:
+            merged = self.merge(x)
+            on_top = self._through(self.top_blocks, merged, view, self._rotation(view), caches, top_k)
+            x = merged + self.after_norm(on_top)
+        return x, view.lens, None if state is None else caches.next_state(view)
 
     def _through(
         self,
