@@ -8,7 +8,7 @@ from unichoir.errors import UnichoirError
 _EXTRA_MODULES = {
     "train": {
         *("aiohttp", "fsspec", "matplotlib", "onnx", "onnx_ir", "onnxscript"),
-        *("safetensors", "tensorboard", "torch", "yaml"),
+        *("pyroomacoustics", "safetensors", "scipy", "tensorboard", "torch", "yaml"),
     },
     "serve": {"anyio", "fastapi", "prometheus_client", "python_multipart", "starlette", "uvicorn", "websockets"},
     "cluster": {"pandas", "pyarrow", "ray"},

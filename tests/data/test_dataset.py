@@ -11,8 +11,11 @@ from unichoir.audio.augment import (
     AugmentConfig,
     ConcatConfig,
     NoiseConfig,
+    PaddingConfig,
+    RoomConfig,
     SpecAugmentConfig,
     SpecSubConfig,
+    TelephoneConfig,
 )
 from unichoir.audio.fbank import FbankConfig, compute_fbank
 from unichoir.audio.io import load_audio
@@ -31,7 +34,15 @@ from unichoir.data.manifest import Utterance
 from unichoir.errors import ConfigError
 
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven"]
-NOISY = AugmentConfig(noise=NoiseConfig(probability=0.7), dither=1.0, gain_db=6.0, spec_trim_frames=10)
+NOISY = AugmentConfig(
+    noise=NoiseConfig(probability=0.7, colours=("white", "pink", "brown"), babble=0.3),
+    rooms=RoomConfig(probability=0.5, num_responses=1, max_rt60=0.2, min_side=5.0),
+    telephone=TelephoneConfig(probability=0.5),
+    padding=PaddingConfig(probability=0.5, max_seconds=0.5),
+    dither=1.0,
+    gain_db=6.0,
+    spec_trim_frames=10,
+)
 
 
 class Letters:

@@ -6,9 +6,12 @@ import numpy as np
 
 from unichoir.audio.fbank import WHISPER_FLOOR, FbankConfig, Features
 from unichoir.audio.io import Samples, resample
+from unichoir.audio.noises import Colour
+from unichoir.audio.telephone import TELEPHONE_RATE, Companding
 from unichoir.errors import ConfigError
 
-TELEPHONE_RATE = 8000
+CEILING = 3.5
+"""Height in metres that rooms reach at most."""
 
 
 def _check_fraction(name: str, value: float) -> None:
@@ -21,6 +24,11 @@ def _check_count(name: str, value: int) -> None:
         raise ConfigError(f"{name} must not be negative, but is {value}")
 
 
+def _check_range(low_name: str, low: float, high_name: str, high: float) -> None:
+    if low > high:
+        raise ConfigError(f"{low_name} {low} is above {high_name} {high}")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NoiseConfig:
     """Additive noise."""
@@ -28,15 +36,104 @@ class NoiseConfig:
     probability: float = 0.0
     """How often an utterance gets noise."""
     source: str | None = None
-    """A manifest or a folder of noise recordings; None generates white or pink noise, evenly."""
+    """A manifest or a folder of noise recordings; None generates noise."""
+    colours: tuple[Colour, ...] = ("white", "pink")
+    """Of generated noise: white, pink or brown, drawn evenly."""
+    babble: float = 0.0
+    """How often the noise is babble instead: several people who speak at once."""
+    babble_source: str | None = None
+    """A manifest or a folder of speech for babble; None takes other training utterances."""
+    min_voices: int = 3
+    """The number of voices in babble is drawn evenly between this and `max_voices`."""
+    max_voices: int = 8
     min_snr_db: float = 5.0
     """The signal to noise ratio is drawn evenly between this and `max_snr_db`."""
     max_snr_db: float = 25.0
 
     def __post_init__(self) -> None:
         _check_fraction("noise probability", self.probability)
-        if self.min_snr_db > self.max_snr_db:
-            raise ConfigError(f"min_snr_db {self.min_snr_db} is above max_snr_db {self.max_snr_db}")
+        _check_fraction("noise babble", self.babble)
+        if not self.colours:
+            raise ConfigError("noise colours must name at least one of white, pink and brown")
+        if self.min_voices < 1:
+            raise ConfigError(f"min_voices must be at least 1, not {self.min_voices}")
+        _check_range("min_voices", self.min_voices, "max_voices", self.max_voices)
+        _check_range("min_snr_db", self.min_snr_db, "max_snr_db", self.max_snr_db)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RoomConfig:
+    """Reverberation, from rooms that are drawn once per run."""
+
+    probability: float = 0.0
+    """How often an utterance is heard in a room."""
+    num_responses: int = 64
+    """Impulse responses that are drawn from the run's seed; a sixth of a second of computing for each."""
+    min_rt60: float = 0.2
+    """Reverberation time, in seconds until an echo is 60 dB weaker: drawn evenly between this and `max_rt60`."""
+    max_rt60: float = 0.6
+    min_side: float = 3.0
+    """Length and width in metres are drawn evenly between this and `max_side`; heights lie between 2.4 and 3.5."""
+    max_side: float = 8.0
+    min_distance: float = 0.3
+    """From the speaker to the microphone, in metres: drawn evenly between this and `max_distance`."""
+    max_distance: float = 3.0
+
+    def __post_init__(self) -> None:
+        _check_fraction("rooms probability", self.probability)
+        if self.num_responses < 1:
+            raise ConfigError(f"num_responses must be at least 1, not {self.num_responses}")
+        if self.min_side < 2:
+            raise ConfigError(f"min_side must be at least 2 m, not {self.min_side}")
+        if not 0 < self.min_distance <= self.min_side / 2:
+            raise ConfigError(f"min_distance must lie between 0 and half of min_side, not {self.min_distance}")
+        for name in ("side", "distance", "rt60"):
+            low, high = f"min_{name}", f"max_{name}"
+            _check_range(low, getattr(self, low), high, getattr(self, high))
+        # Sabine's formula, where walls take all that reaches them.
+        volume, surface = self.max_side**2 * CEILING, 2 * self.max_side**2 + 4 * self.max_side * CEILING
+        shortest = 0.163 * volume / surface
+        if self.min_rt60 < shortest:
+            raise ConfigError(f"min_rt60 must be at least {shortest:.2f} s in rooms of max_side, not {self.min_rt60}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TelephoneConfig:
+    """A telephone line: 300 to 3400 Hz, 8000 samples in a second, eight bits each."""
+
+    probability: float = 0.0
+    """How often an utterance, with the room and the noise around it, is heard over the line."""
+    companding: tuple[Companding, ...] = ("mu-law", "a-law")
+    """How G.711 makes eight bits, drawn evenly: mu-law (America, Japan), a-law (elsewhere), none (only the band)."""
+
+    def __post_init__(self) -> None:
+        _check_fraction("telephone probability", self.probability)
+        if not self.companding:
+            raise ConfigError("companding must name at least one of mu-law, a-law and none")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PaddingConfig:
+    """Silence before and after an utterance, and what the gaps of `concat` are made of."""
+
+    probability: float = 0.0
+    """How often an utterance gets silence around it."""
+    max_seconds: float = 3.0
+    """Of each of both sides, drawn evenly from 0; less where `data.max_seconds` would be exceeded."""
+    digital: float = 0.5
+    """How often a silence is digital, samples of exactly 0 without room or noise; otherwise it is faint noise."""
+    min_level_db: float = -90.0
+    """The root mean square of faint noise against an amplitude of 1 is drawn evenly between this and `max_level_db`."""
+    max_level_db: float = -50.0
+
+    def __post_init__(self) -> None:
+        _check_fraction("padding probability", self.probability)
+        _check_fraction("padding digital", self.digital)
+        if self.max_seconds < 0:
+            raise ConfigError(f"padding max_seconds must not be negative, but is {self.max_seconds}")
+        _check_range("min_level_db", self.min_level_db, "max_level_db", self.max_level_db)
+        if self.max_level_db > 0:
+            raise ConfigError(f"max_level_db must not be above 0, but is {self.max_level_db}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,9 +180,13 @@ class ConcatConfig:
     """Longer utterances are neither extended nor appended."""
     same_speaker: bool = False
     """Join only utterances of one speaker, all at one speed. Languages are never mixed."""
+    max_gap_seconds: float = 0.0
+    """Between two utterances there is a silence, drawn evenly from 0 to this; see `padding` for what it is made of."""
 
     def __post_init__(self) -> None:
         _check_fraction("concat probability", self.probability)
+        if self.max_gap_seconds < 0:
+            raise ConfigError(f"max_gap_seconds must not be negative, but is {self.max_gap_seconds}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,8 +200,11 @@ class AugmentConfig:
     dither: float = 0.0
     """Standard deviation of Gaussian noise added to samples on the int16 scale."""
     narrowband: float = 0.0
-    """How often an utterance is heard as over a telephone, without anything above 4 kHz."""
+    """How often an utterance is as if recorded at 8 kHz, without anything above 4 kHz; noise comes on top of it."""
+    rooms: RoomConfig = RoomConfig()
     noise: NoiseConfig = NoiseConfig()
+    telephone: TelephoneConfig = TelephoneConfig()
+    padding: PaddingConfig = PaddingConfig()
     spec_augment: SpecAugmentConfig = SpecAugmentConfig()
     spec_sub: SpecSubConfig = SpecSubConfig()
     spec_trim_frames: int = 0
@@ -116,8 +220,21 @@ class AugmentConfig:
 
     @property
     def changes_audio(self) -> bool:
-        """Whether samples are changed at random beyond the choice among `speeds`."""
-        return self.dither > 0 or self.noise.probability > 0
+        """Whether samples are changed at random beyond the choice among `speeds` and the bandwidth."""
+        return bool(self.audio_changes)
+
+    @property
+    def audio_changes(self) -> tuple[str, ...]:
+        """The keys that change samples in endlessly many ways, so that features cannot be kept."""
+        asked = {
+            "dither": self.dither,
+            "rooms": self.rooms.probability,
+            "noise": self.noise.probability,
+            "telephone": self.telephone.probability,
+            "padding": self.padding.probability * self.padding.max_seconds,
+            "concat.max_gap_seconds": self.concat.probability * self.concat.max_gap_seconds,
+        }
+        return tuple(name for name, amount in asked.items() if amount > 0)
 
 
 NO_AUGMENTATION = AugmentConfig(
@@ -142,34 +259,11 @@ def add_dither(samples: Samples, amount: float, rng: np.random.Generator) -> Sam
     return dithered
 
 
-def white_noise(num_samples: int, rng: np.random.Generator) -> Samples:
-    """(N,) Gaussian noise of equal power at all frequencies."""
-    return rng.standard_normal(num_samples, dtype=np.float32)
-
-
-def pink_noise(num_samples: int, rng: np.random.Generator) -> Samples:
-    """(N,) Gaussian noise whose power falls with 1 / frequency, as that of most rooms does."""
-    spectrum = np.fft.rfft(rng.standard_normal(num_samples))
-    spectrum[1:] /= np.sqrt(np.arange(1, len(spectrum)))
-    spectrum[0] = 0
-    return np.fft.irfft(spectrum, num_samples).astype(np.float32)
-
-
-def add_noise(samples: Samples, noise: Samples, snr_db: float) -> Samples:
-    """Mix (N,) noise under (N,) samples at the given ratio of mean powers; silence on either side changes nothing."""
-    signal_power = float(np.mean(np.square(samples, dtype=np.float64)))
-    noise_power = float(np.mean(np.square(noise, dtype=np.float64)))
-    if signal_power == 0 or noise_power == 0:
-        return samples
-    scale = np.sqrt(signal_power / noise_power / 10 ** (snr_db / 10))
-    mixed: Samples = samples + noise * np.float32(scale)
-    return mixed
-
-
 def change_gain(feats: Features, decibels: float, config: FbankConfig) -> Features:
     """(T, M) features, without lead, as if the samples had been louder by `decibels`: a gain shifts log energies.
 
-    Those at the floor of kind whisper stay there: most are silence, which no gain changes.
+    Those at the floor of kind whisper stay there: most are silence, which no gain changes. Nothing
+    clips: samples are floating point numbers, and features of those beyond [-1, 1] go on in the same way.
     """
     shifted: Features = feats + np.float32(decibels / config.decibels)
     if config.kind == "whisper":
@@ -178,15 +272,19 @@ def change_gain(feats: Features, decibels: float, config: FbankConfig) -> Featur
     return shifted
 
 
-def spec_augment(feats: Features, config: SpecAugmentConfig, rng: np.random.Generator) -> Features:
+def spec_augment(
+    feats: Features, config: SpecAugmentConfig, rng: np.random.Generator, speech_frames: int | None = None
+) -> Features:
     """A copy of (T, M) with random stretches of frames and bands of bins set to the utterance's mean of each bin.
 
     The mean rather than zero because the features are not normalised yet; after CMVN it is close to zero.
+    `speech_frames`, if it is not all of them, says how many frames `max_time_fraction` is taken of: a short word in
+    long silence must not vanish.
     """
     frames, bins = feats.shape
     masked: Features = feats.copy()
     mean = feats.mean(axis=0) if frames else np.zeros(bins, dtype=np.float32)
-    longest = min(config.max_time_frames, int(frames * config.max_time_fraction))
+    longest = min(config.max_time_frames, int(_speech(feats, speech_frames) * config.max_time_fraction))
     for _ in range(config.num_time_masks):
         begin, end = _stretch(frames, longest, rng)
         masked[begin:end] = mean
@@ -196,11 +294,16 @@ def spec_augment(feats: Features, config: SpecAugmentConfig, rng: np.random.Gene
     return masked
 
 
-def spec_substitute(feats: Features, config: SpecSubConfig, rng: np.random.Generator) -> Features:
-    """A copy of (T, M) where random stretches of frames repeat what came some frames earlier."""
+def spec_substitute(
+    feats: Features, config: SpecSubConfig, rng: np.random.Generator, speech_frames: int | None = None
+) -> Features:
+    """A copy of (T, M) where random stretches of frames repeat what came some frames earlier.
+
+    `speech_frames`: as in `spec_augment`.
+    """
     frames = len(feats)
     changed: Features = feats.copy()
-    longest = min(config.max_frames, int(frames * config.max_fraction))
+    longest = min(config.max_frames, int(_speech(feats, speech_frames) * config.max_fraction))
     for _ in range(config.num):
         begin, end = _stretch(frames, longest, rng)
         back = int(rng.integers(0, begin + 1))
@@ -208,10 +311,20 @@ def spec_substitute(feats: Features, config: SpecSubConfig, rng: np.random.Gener
     return changed
 
 
-def spec_trim(feats: Features, max_frames: int, min_left: int, rng: np.random.Generator) -> Features:
-    """(T, M) without up to `max_frames` of its last frames; at least half of it and `min_left` frames stay."""
-    spare = min(max_frames, len(feats) // 2, len(feats) - min_left)
+def spec_trim(
+    feats: Features, max_frames: int, min_left: int, rng: np.random.Generator, speech_frames: int | None = None
+) -> Features:
+    """(T, M) without up to `max_frames` of its last frames; at least half of it and `min_left` frames stay.
+
+    Of features that are partly silence, half of the `speech_frames` and `min_left` of them stay.
+    """
+    speech = _speech(feats, speech_frames)
+    spare = min(max_frames, speech // 2, speech - min_left)
     return feats[: len(feats) - int(rng.integers(0, max(spare, 0) + 1))]
+
+
+def _speech(feats: Features, speech_frames: int | None) -> int:
+    return len(feats) if speech_frames is None else min(speech_frames, len(feats))
 
 
 def _stretch(length: int, longest: int, rng: np.random.Generator) -> tuple[int, int]:

@@ -2,12 +2,10 @@
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -15,28 +13,28 @@ from numpy.typing import NDArray
 
 from unichoir.audio.augment import (
     NO_AUGMENTATION,
-    TELEPHONE_RATE,
     AugmentConfig,
-    add_dither,
-    add_noise,
     change_gain,
-    pink_noise,
     spec_augment,
     spec_substitute,
     spec_trim,
-    white_noise,
 )
 from unichoir.audio.fbank import Features, compute_fbank
-from unichoir.audio.io import Samples
+from unichoir.audio.telephone import TELEPHONE_RATE
 from unichoir.data.features import FeatureReader
-from unichoir.data.manifest import AUDIO_SUFFIXES, Utterance, load_utterance, read_manifest, utterance_duration
+from unichoir.data.manifest import Utterance, utterance_duration
+from unichoir.data.waveforms import Silence, WaveformChanger, draw_silence
 from unichoir.errors import AudioError, ConfigError
 
 Tokens = NDArray[np.int64]
+Piece = NDArray[np.float32]
+"""Samples or features of one utterance."""
 PADDING_TOKEN = -1
 FRAME_STEP = 32
 """Batches are padded to 3 more than a multiple of this many feature frames, which makes a multiple of 8 encoder frames:
 matrix products are fastest in such sizes, and on CPUs each new size costs a compilation."""
+SPARE_SECONDS = 0.1
+"""Silence leaves so much below `max_seconds`: durations are rounded, and nothing may be skipped because of it."""
 
 
 class TextEncoder(Protocol):
@@ -177,11 +175,14 @@ class Plan:
 
     parts: tuple[tuple[Utterance, float], ...]
     """(utterance, speed), joined in this order."""
+    silences: tuple[Silence, ...] = ()
+    """Before, between and after the parts; or none."""
 
     @property
     def seconds(self) -> float:
         """The planned length; an unknown duration counts as zero."""
-        return sum((utterance.duration or 0.0) / speed for utterance, speed in self.parts)
+        speech = sum((utterance.duration or 0.0) / speed for utterance, speed in self.parts)
+        return speech + sum(silence.seconds for silence in self.silences)
 
 
 class ExampleReader:
@@ -191,7 +192,8 @@ class ExampleReader:
     processes changes an example.
 
     Args:
-        utterances: those that may be joined to others (see ConcatConfig); with `duration`, see `measure_durations`.
+        utterances: those that may be joined to others (see ConcatConfig) and heard behind them (see NoiseConfig);
+            with `duration`, see `measure_durations`.
         tokenizer: encodes transcripts.
         features: filterbank and cache.
         data: filters.
@@ -202,8 +204,9 @@ class ExampleReader:
         frame_rate: of the encoder that is trained.
 
     Raises:
-        ConfigError: noise or dither together with a cache, which could only keep one of endlessly many versions;
-            narrowband for audio that is so anyway.
+        ConfigError: a cache together with what changes samples, of which it could only keep one of endlessly many
+            versions; narrowband or telephone for audio that is so anyway; see also `WaveformChanger`.
+        UnichoirError: rooms without the package that computes them.
     """
 
     def __init__(
@@ -220,9 +223,12 @@ class ExampleReader:
     ) -> None:
         self.augment = augment or NO_AUGMENTATION
         if features.cache_dir is not None and self.augment.changes_audio:
-            raise ConfigError("noise and dither differ in every epoch and cannot be cached: turn off either")
+            changes = ", ".join(f"augment.{name}" for name in self.augment.audio_changes)
+            raise ConfigError(f"{changes}: differs in every epoch and cannot be cached: turn off that or feature_cache")
         if self.augment.narrowband and features.fbank.sample_rate <= TELEPHONE_RATE:
             raise ConfigError(f"narrowband changes nothing at {features.fbank.sample_rate} Hz")
+        if self.augment.telephone.probability and features.fbank.sample_rate < TELEPHONE_RATE:
+            raise ConfigError(f"telephone needs {TELEPHONE_RATE} Hz, the features have {features.fbank.sample_rate}")
         self.features = features
         self.data = data
         self.seed = seed
@@ -230,33 +236,57 @@ class ExampleReader:
         self.frame_rate = frame_rate
         self._tokenizer = tokenizer
         self._partners = _group_partners(utterances, self.augment)
-        noise = self.augment.noise
-        self._noises = _list_noises(noise.source) if noise.probability and noise.source else []
+        self._changer = WaveformChanger(
+            self.augment, sample_rate=features.fbank.sample_rate, utterances=utterances, seed=seed
+        )
 
     def plan(self, utterance: Utterance, epoch: int) -> Plan:
-        """Speeds and the utterances joined, without reading audio; also says how long the example will be."""
+        """Speeds, utterances joined and silences, without reading audio; also says how long the example will be."""
         rng = self._rng(utterance, epoch, purpose=0)
+        # Its own generator: the same utterances are joined with gaps and without.
+        silence_rng = self._rng(utterance, epoch, purpose=2)
         concat = self.augment.concat
         parts = [(utterance, self._draw_speed(rng))]
+        gaps: list[Silence] = []
         seconds = (utterance.duration or 0.0) / parts[0][1]
         partners = self._partners.get(_group(utterance, self.augment), ())
         while partners and _can_join(utterance, self.augment) and rng.random() < concat.probability:
             partner = partners[int(rng.integers(len(partners)))]
             # Another speed would make another voice of it.
             speed = parts[0][1] if concat.same_speaker else self._draw_speed(rng)
-            seconds += (partner.duration or 0.0) / speed
-            if seconds > concat.max_seconds:
+            gap = draw_silence(concat.max_gap_seconds, self.augment.padding, silence_rng)
+            longer = seconds + gap.seconds + (partner.duration or 0.0) / speed
+            if longer > concat.max_seconds:
                 break
+            seconds = longer
+            gaps.append(gap)
             parts.append((partner, speed))
-        return Plan(parts=tuple(parts))
+        before, after = self._draw_padding(utterance, seconds, silence_rng)
+        silences = (before, *gaps, after)
+        return Plan(parts=tuple(parts), silences=silences if any(silence.seconds for silence in silences) else ())
+
+    def _draw_padding(self, utterance: Utterance, seconds: float, rng: np.random.Generator) -> tuple[Silence, Silence]:
+        padding = self.augment.padding
+        # How much silence an utterance of unknown length has room for is not known, either.
+        if not padding.probability or not utterance.duration or rng.random() >= padding.probability:
+            return Silence(), Silence()
+        spare = self.data.max_seconds - seconds - SPARE_SECONDS
+        before = draw_silence(min(padding.max_seconds, spare), padding, rng)
+        after = draw_silence(min(padding.max_seconds, spare - before.seconds), padding, rng)
+        # One side would always get what the other leaves.
+        return (before, after) if rng.random() < 0.5 else (after, before)
 
     def planned_frames(self, utterance: Utterance, epoch: int) -> int:
         """How many feature frames `read` will give, before trimming; off by one where durations are rounded."""
-        fbank = self.features.fbank
-        parts = self.plan(utterance, epoch).parts
-        counts = [fbank.num_frames(round((part.duration or 0.0) / speed * fbank.sample_rate)) for part, speed in parts]
-        # Joined utterances have one lead.
-        return sum(counts) - fbank.lead_frames * max(sum(count > 0 for count in counts) - 1, 0)
+        fbank, plan = self.features.fbank, self.plan(utterance, epoch)
+        speech = [round((part.duration or 0.0) / speed * fbank.sample_rate) for part, speed in plan.parts]
+        if not self.augment.changes_audio:  # features are joined, not samples
+            frames = sum(
+                fbank.num_frames(samples) - fbank.lead_frames for samples in speech if fbank.num_frames(samples)
+            )
+            return frames + fbank.lead_frames if frames else 0
+        silence = sum(round(silence.seconds * fbank.sample_rate) for silence in plan.silences)
+        return fbank.num_frames(sum(speech) + silence)
 
     def read(self, utterance: Utterance, epoch: int) -> Example | Skipped:
         """The example of this epoch, or the reason why there is none; bad data is never raised."""
@@ -270,75 +300,76 @@ class ExampleReader:
             return Skipped(key=utterance.key, reason=self._too_long(plan.seconds))
         rng = self._rng(utterance, epoch, purpose=1)
         try:
-            feats, used = self._join(plan, rng)
+            feats, speech_frames, used = self._join(plan, rng)
         except AudioError as error:
             return Skipped(key=utterance.key, reason=str(error))
         tokens = [self.languages[utterance.lang]] if self.languages else []
         tokens += self._tokenizer.encode(" ".join(part.txt.strip() for part in used))
         needed = max(self.frame_rate.min_frames_for_ctc(tokens) - self.features.fbank.lead_frames, 1)
-        reason = self._unfit(len(feats), len(tokens), needed)
+        reason = self._unfit(len(feats), speech_frames, len(tokens), needed)
         if reason:
             return Skipped(key=utterance.key, reason=reason)
-        feats = self.features.fbank.add_lead(self._change_features(feats, needed, rng))
+        feats = self.features.fbank.add_lead(self._change_features(feats, speech_frames, needed, rng))
         return Example(key=utterance.key, feats=feats, tokens=np.array(tokens, dtype=np.int64))
 
-    def _join(self, plan: Plan, rng: np.random.Generator) -> tuple[Features, list[Utterance]]:
-        """Features without lead, and the utterances that they are of."""
-        (first, speed), *others = plan.parts
-        # All parts through one line. Drawn only where it matters: runs without it go on as they began.
+    def _join(self, plan: Plan, rng: np.random.Generator) -> tuple[Features, int, list[Utterance]]:
+        """(T, M) features without lead, how many frames of them are speech, and the utterances that they are of."""
+        # All parts over one line. Drawn only where it matters: runs without it go on as they began.
         narrowband = self.augment.narrowband > 0 and rng.random() < self.augment.narrowband
-        pieces, used = [self._read_features(first, speed, narrowband, rng)], [first]
-        for other, other_speed in others:
+        if self.augment.changes_audio:
+            return self._join_samples(plan, narrowband, rng)
+        pieces, used = self._read_parts(self.features.features, plan, narrowband)
+        pieces = [self.features.fbank.drop_lead(piece) for piece in pieces]
+        feats = np.concatenate(pieces) if len(pieces) > 1 else pieces[0]
+        return feats, len(feats), [plan.parts[number][0] for number in used]
+
+    def _join_samples(
+        self, plan: Plan, narrowband: bool, rng: np.random.Generator
+    ) -> tuple[Features, int, list[Utterance]]:
+        fbank = self.features.fbank
+        pieces, used = self._read_parts(self.features.samples, plan, narrowband)
+        # Without a partner that cannot be read the gap before it is gone, too.
+        silences = [plan.silences[number] for number in (*used, -1)] if plan.silences else []
+        utterances = [plan.parts[number][0] for number in used]
+        samples = self._changer.change(pieces, silences, rng, [utterance.key for utterance in utterances])
+        speech_frames = max(fbank.num_frames(sum(map(len, pieces))) - fbank.lead_frames, 0)
+        return fbank.drop_lead(compute_fbank(samples, fbank)), speech_frames, utterances
+
+    def _read_parts(
+        self, read: Callable[[Utterance, float, bool], Piece], plan: Plan, narrowband: bool
+    ) -> tuple[list[Piece], list[int]]:
+        """What can be read of a plan's parts, and which of them that is; the first part must be."""
+        (first, speed), *others = plan.parts
+        pieces, used = [read(first, speed, narrowband)], [0]
+        for number, (other, other_speed) in enumerate(others, start=1):
             # A partner that cannot be read is left out here, and named when its own turn comes.
             with contextlib.suppress(AudioError):
-                pieces.append(self._read_features(other, other_speed, narrowband, rng))
-                used.append(other)
-        return np.concatenate(pieces) if others else pieces[0], used
+                pieces.append(read(other, other_speed, narrowband))
+                used.append(number)
+        return pieces, used
 
-    def _read_features(
-        self, utterance: Utterance, speed: float, narrowband: bool, rng: np.random.Generator
+    def _change_features(
+        self, feats: Features, speech_frames: int, min_left: int, rng: np.random.Generator
     ) -> Features:
-        if not self.augment.changes_audio:
-            return self.features.fbank.drop_lead(self.features.features(utterance, speed, narrowband))
-        samples = self.features.samples(utterance, speed, narrowband)
-        noise = self.augment.noise
-        if rng.random() < noise.probability:
-            samples = add_noise(
-                samples, self._draw_noise(len(samples), rng), rng.uniform(noise.min_snr_db, noise.max_snr_db)
-            )
-        if self.augment.dither:
-            samples = add_dither(samples, self.augment.dither, rng)
-        return self.features.fbank.drop_lead(compute_fbank(samples, self.features.fbank))
-
-    def _draw_noise(self, num_samples: int, rng: np.random.Generator) -> Samples:
-        if not self._noises:
-            return (white_noise if rng.random() < 0.5 else pink_noise)(num_samples, rng)
-        noise = _load_noise(self._noises[int(rng.integers(len(self._noises)))], self.features.fbank.sample_rate)
-        begin = int(rng.integers(0, len(noise)))
-        # Wraps around, so that short noises fill long utterances.
-        return np.take(noise, np.arange(begin, begin + num_samples), mode="wrap")
-
-    def _change_features(self, feats: Features, min_left: int, rng: np.random.Generator) -> Features:
         augment = self.augment
-        if augment.gain_db:
+        if augment.gain_db and not augment.changes_audio:
             feats = change_gain(feats, rng.uniform(-augment.gain_db, augment.gain_db), self.features.fbank)
-        feats = spec_trim(feats, augment.spec_trim_frames, min_left, rng)
-        feats = spec_substitute(feats, augment.spec_sub, rng)
-        return spec_augment(feats, augment.spec_augment, rng)
+        feats = spec_trim(feats, augment.spec_trim_frames, min_left, rng, speech_frames)
+        feats = spec_substitute(feats, augment.spec_sub, rng, speech_frames)
+        return spec_augment(feats, augment.spec_augment, rng, speech_frames)
 
-    def _unfit(self, num_frames: int, num_tokens: int, needed: int) -> str:
-        """Why frames without lead, of which the tokens need that many, are not used; "" where they are."""
-        fbank = self.features.fbank
-        seconds = num_frames * fbank.frame_shift_ms / 1000
-        if seconds < self.data.min_seconds:
-            return f"shorter than {self.data.min_seconds} s ({seconds:.2f} s)"
+    def _unfit(self, num_frames: int, speech_frames: int, num_tokens: int, needed: int) -> str:
+        frame_seconds = self.features.fbank.frame_shift_ms / 1000
+        seconds, speech_seconds = num_frames * frame_seconds, speech_frames * frame_seconds
+        if speech_seconds < self.data.min_seconds:
+            return f"shorter than {self.data.min_seconds} s ({speech_seconds:.2f} s)"
         if seconds > self.data.max_seconds:
             return self._too_long(seconds)
         if not self.data.min_tokens <= num_tokens <= self.data.max_tokens:
             return f"{num_tokens} tokens, not between {self.data.min_tokens} and {self.data.max_tokens}"
-        if num_frames < needed:
-            room = self.frame_rate.encoder_frames(num_frames + fbank.lead_frames)
-            return f"{num_tokens} tokens do not fit in {room} encoder frames ({seconds:.2f} s)"
+        if speech_frames < needed:
+            frames = self.frame_rate.encoder_frames(speech_frames + self.features.fbank.lead_frames)
+            return f"{num_tokens} tokens do not fit in {frames} encoder frames ({speech_seconds:.2f} s)"
         return ""
 
     def _too_long(self, seconds: float) -> str:
@@ -369,18 +400,3 @@ def _group_partners(utterances: Sequence[Utterance], augment: AugmentConfig) -> 
             if _can_join(utterance, augment):
                 partners[_group(utterance, augment)].append(utterance)
     return dict(partners)
-
-
-def _list_noises(source: str) -> list[Utterance]:
-    folder = Path(source)
-    if folder.is_dir() and not (folder / "wav.scp").exists():
-        files = sorted(path for path in folder.rglob("*") if path.suffix[1:].lower() in AUDIO_SUFFIXES)
-        if not files:
-            raise ConfigError(f"noise source {source}: no audio files")
-        return [Utterance(key=str(path), wav=str(path), txt="") for path in files]
-    return read_manifest(folder)
-
-
-@functools.lru_cache(maxsize=64)
-def _load_noise(utterance: Utterance, sample_rate: int) -> Samples:
-    return load_utterance(utterance, sample_rate)
