@@ -175,7 +175,10 @@ class _Reader:
         if size != math.prod(shape) * _TYPES[kind].itemsize:
             raise CheckpointError(f"{self._path}: {what} of shape {tuple(shape)} has {size} bytes")
         # A copy: what lies in the file need not be aligned, and may change.
-        return torch.from_numpy(self._take(size, what).copy()).view(_TYPES[kind]).reshape(shape)
+        data = self._take(size, what).copy()
+        return (
+            torch.from_numpy(data).view(_TYPES[kind]).reshape(shape) if size else torch.empty(shape, dtype=_TYPES[kind])
+        )
 
     def end(self) -> None:
         """Raises CheckpointError where something follows."""
