@@ -19,7 +19,7 @@ from torch import Tensor
 
 from unichoir.errors import CheckpointError, ConfigError
 from unichoir.export.checkpoint import load_any_checkpoint
-from unichoir.export.whisper import import_whisper, prompt_length
+from unichoir.export.whisper import import_whisper
 from unichoir.export.whisper_tokens import map_tokens
 from unichoir.export.whisper_weights import WhisperOptions, evenly_spaced
 from unichoir.formats.whisper.read import read_whisper
@@ -126,7 +126,7 @@ def encode(checkpoint: Path, feats: Tensor) -> Tensor:
 def test_the_decoders_compute_openais_formulas(
     folders: dict[str, Path], pieces: Path, tmp_path: Path, decoder: str, blocks: int | None, kept: list[int]
 ) -> None:
-    """On our tokens, with the mean of the embeddings of Whisper's that spell them, from <|notimestamps|> on."""
+    """On our tokens, with the mean of the embeddings of Whisper's that spell them, from <|startofprev|> on."""
     state = random_weights()
     lines = import_whisper(folders["huggingface"], tmp_path / "ours", pieces, WhisperOptions(decoder_blocks=blocks))
     assert lines[0].startswith("5 of 6 pieces are tokens of Whisper's")
@@ -135,10 +135,10 @@ def test_the_decoders_compute_openais_formulas(
     table, ids = state["decoder.token_embedding.weight"], {token: i for i, token in enumerate(vocabulary())}
     spelled = [["Ġthe"], ["Ġcat"], ["Ġcat", "s"], ["he"], ["'s"], ["Ġ"]]
     rows = torch.stack([table[[ids[token] for token in piece]].mean(0) for piece in spelled])
-    before, after = table[ids["<|notimestamps|>"]], table[ids["<|endoftext|>"]]
+    before, after = table[ids["<|startofprev|>"]], table[ids["<|endoftext|>"]]
     memory = torch.randn(1, 7, DIM, generator=torch.Generator().manual_seed(1))
     tokens = torch.tensor([[2, 3, 5, 6, 8, 4, 7]])
-    x = torch.stack([before, *rows[tokens[0, 1:] - 3]]) + state["decoder.positional_embedding"][1:8]
+    x = torch.stack([before, *rows[tokens[0, 1:] - 3]]) + state["decoder.positional_embedding"][:7]
     names = {f"decoder.blocks.{block}.": f"decoder.blocks.{i}." for i, block in enumerate(kept)}
     reduced = {name: tensor for name, tensor in state.items() if not name.startswith("decoder.blocks.")}
     for old, new in names.items():
@@ -160,7 +160,7 @@ def test_a_vocabulary_with_small_letters_is_looked_up_as_it_is(pieces: Path) -> 
     mapping = map_tokens(tokenizer, ids)
     assert mapping.inputs[2:] == tuple(
         (ids[token],) if token else ()
-        for token in ("<|notimestamps|>", "<|endoftext|>", "<|en|>", "", "ĠThe", "Ġa", "Ã©", "A")
+        for token in ("<|startofprev|>", "<|endoftext|>", "<|en|>", "", "ĠThe", "Ġa", "Ã©", "A")
     )
     assert mapping.outputs == mapping.inputs
     assert (mapping.num_found, mapping.num_pieces) == (4, 4)
@@ -197,14 +197,13 @@ def test_new_weights_come_from_the_seed(folders: dict[str, Path], pieces: Path, 
     assert differing == {"top_blocks", "ctc_lo"}
 
 
-def test_how_many_blocks_and_where_text_starts() -> None:
+def test_which_blocks_are_taken() -> None:
     assert [list(evenly_spaced(6, wanted)) for wanted in (1, 2, 4, 6)] == [
         [5],
         [2, 5],
         [0, 2, 3, 5],
         [0, 1, 2, 3, 4, 5],
     ]
-    assert (prompt_length(51864), prompt_length(51865), prompt_length(51866)) == (1, 3, 3)
 
 
 # Vocabularies

@@ -19,7 +19,7 @@ def vocabulary() -> list[str]:
     """Every byte, some pieces, and the special tokens that matter."""
     from unichoir.formats.whisper.vocabulary import byte_characters
 
-    special = ["<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|notimestamps|>"]
+    special = ["<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|startofprev|>"]
     return [*sorted(byte_characters()), *WORDS, *special]
 
 

@@ -21,8 +21,6 @@ from unichoir.text.tokenizer import load_tokenizer
 
 LEAD_FRAMES = 2
 """Feature frames of zeros before an utterance: what the zero padding of Whisper's two convolutions sees of them."""
-MULTILINGUAL_VOCAB_SIZE = 51865
-"""Tokens of the smallest Whisper that is not of English alone."""
 
 
 def import_whisper(source: Path, output: Path, tokenizer_folder: Path | None, options: WhisperOptions) -> list[str]:
@@ -38,13 +36,13 @@ def import_whisper(source: Path, output: Path, tokenizer_folder: Path | None, op
     tokenizer = None if tokenizer_folder is None else load_tokenizer(tokenizer_folder)
     if tokenizer is None:
         options = dataclasses.replace(options, whisper_decoder=False)
-    prompt, tokens, notes = 0, None, []
+    tokens, notes = None, []
     if tokenizer is not None and options.whisper_decoder:
         vocabulary = read_vocabulary(source if source.is_dir() else source.parent, dims.vocab_size)
-        tokens, prompt = map_tokens(tokenizer, vocabulary), prompt_length(dims.vocab_size)
+        tokens = map_tokens(tokenizer, vocabulary)
         found = f"{tokens.num_found} of {tokens.num_pieces} pieces are tokens of Whisper's"
         notes.append(f"{found}; the others start as the mean of those that spell them")
-    config = our_config(dims, tokenizer, options, prompt)
+    config = our_config(dims, tokenizer, options)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         # Without a vocabulary the parts that depend on it are left out below.
@@ -52,9 +50,9 @@ def import_whisper(source: Path, output: Path, tokenizer_folder: Path | None, op
     model.config = config
     weights = model.state_dict() | encoder_weights(whisper, merged=config.encoder.num_top_blocks > 0)
     if tokens is not None:
-        weights |= decoder_weights(whisper, "left_decoder", config.decoder.num_blocks, tokens, prompt)
+        weights |= decoder_weights(whisper, "left_decoder", config.decoder.num_blocks, tokens)
         if config.decoder.num_reverse_blocks:
-            weights |= decoder_weights(whisper, "right_decoder", config.decoder.num_reverse_blocks, tokens, prompt)
+            weights |= decoder_weights(whisper, "right_decoder", config.decoder.num_reverse_blocks, tokens)
     load_weights(model, weights, source)
     if tokenizer is None:
         weights = {name: tensor for name, tensor in weights.items() if name.startswith("encoder.")}
@@ -68,12 +66,6 @@ def import_whisper(source: Path, output: Path, tokenizer_folder: Path | None, op
         save_checkpoint(folder, model, {"fbank": to_mapping(fbank)}, weights)
         _card(source, output, config).write(folder)
     return notes
-
-
-def prompt_length(vocab_size: int) -> int:
-    """Tokens before <|notimestamps|> in the prompt of a recognition: the start, a language and the task; in models of
-    English, which know fewer tokens, the start alone (`whisper/decoding.py`, `whisper/model.py`)."""
-    return 3 if vocab_size >= MULTILINGUAL_VOCAB_SIZE else 1
 
 
 def _card(source: Path, output: Path, config: ModelConfig) -> Card:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unichoir.formats.whisper.vocabulary import END_OF_TEXT, NO_TIMESTAMPS, byte_level
+from unichoir.formats.whisper.vocabulary import END_OF_TEXT, START_OF_PREVIOUS, byte_level
 from unichoir.text.tokenizer import Tokenizer
 from unichoir.text.units import BYTE_TOKENS, SPACE
 
@@ -16,8 +16,8 @@ class TokenMapping:
     """For each token of ours the ids of Whisper's whose embeddings are averaged; empty: those of all text."""
 
     inputs: tuple[tuple[int, ...], ...]
-    """Of tokens that the decoder has read. That of the beginning is <|notimestamps|>, the last one before Whisper's
-    text."""
+    """Of tokens that the decoder has read. That of the beginning is <|startofprev|>: of all, Whisper's decoder goes
+    on best from that one alone (docs/whisper.md)."""
     outputs: tuple[tuple[int, ...], ...]
     """Of tokens that it may say next. That of the end is <|endoftext|>."""
     text: tuple[int, ...]
@@ -46,7 +46,7 @@ def map_tokens(tokenizer: Tokenizer, vocabulary: Mapping[str, int]) -> TokenMapp
         token = f"<|{language}|>"
         rows[index] = (vocabulary[token],) if token in vocabulary else ()
     inputs, outputs = list(rows), list(rows)
-    inputs[tokenizer.sos_id] = outputs[tokenizer.sos_id] = (vocabulary[NO_TIMESTAMPS],)
+    inputs[tokenizer.sos_id] = outputs[tokenizer.sos_id] = (vocabulary[START_OF_PREVIOUS],)
     outputs[tokenizer.eos_id] = (vocabulary[END_OF_TEXT],)
     if tokenizer.eos_id != tokenizer.sos_id:
         inputs[tokenizer.eos_id] = outputs[tokenizer.eos_id]

@@ -1,5 +1,6 @@
 """Whisper's weights under our names and in our configuration."""
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,11 +46,11 @@ class WhisperOptions:
     """What new weights are drawn from."""
 
 
-def our_config(dims: WhisperDims, tokenizer: Tokenizer | None, options: WhisperOptions, prompt: int) -> ModelConfig:
+def our_config(dims: WhisperDims, tokenizer: Tokenizer | None, options: WhisperOptions) -> ModelConfig:
     """Our configuration of a Whisper model.
 
-    tokenizer: None: the size of the vocabulary is left open. prompt: see `our_weights`. Raises ConfigError for more
-    blocks of a decoder than Whisper has.
+    tokenizer: None: the size of the vocabulary is left open. Raises ConfigError for more blocks of a decoder
+    than Whisper has.
     """
     blocks = options.decoder_blocks or (dims.num_decoder_blocks if options.whisper_decoder else NEW_DECODER_BLOCKS)
     if options.whisper_decoder:
@@ -62,12 +63,9 @@ def our_config(dims: WhisperDims, tokenizer: Tokenizer | None, options: WhisperO
         num_reverse_blocks=options.reverse_blocks,
         num_heads=dims.num_decoder_heads,
         feed_forward=FeedForwardConfig(hidden_dim=dims.decoder_hidden_dim, activation="gelu"),
-        **(
-            {"position": "learned", "num_positions": dims.num_text_positions - prompt}
-            if options.whisper_decoder
-            else {}
-        ),
     )
+    if options.whisper_decoder:
+        decoder = dataclasses.replace(decoder, position="learned", num_positions=dims.num_text_positions)
     return ModelConfig(
         vocab_size=0 if tokenizer is None else tokenizer.vocab_size,
         encoder=EncoderConfig(
@@ -100,13 +98,10 @@ def encoder_weights(whisper: WhisperModel, merged: bool) -> dict[str, Tensor]:
     return ours
 
 
-def decoder_weights(
-    whisper: WhisperModel, name: str, num_blocks: int, tokens: TokenMapping, prompt: int
-) -> dict[str, Tensor]:
+def decoder_weights(whisper: WhisperModel, name: str, num_blocks: int, tokens: TokenMapping) -> dict[str, Tensor]:
     """Whisper's decoder, or so many of its blocks evenly spaced with the last among them, under the names of ours.
 
-    name: of our decoder. prompt: tokens that stand before the last one of Whisper's prompt, which is the first of ours;
-    so our position 0 is Whisper's of that number, and text stands at the positions where Whisper has learnt it.
+    name: of our decoder.
     """
     weights, dims = whisper.weights, whisper.dims
     table = weights["decoder.token_embedding.weight"]
@@ -114,7 +109,7 @@ def decoder_weights(
     ours = {
         # Our decoders multiply by this square root, which Whisper's does not.
         f"{name}.embedding.weight": mean_rows(table, tokens.inputs, tokens.text) / dims.dim**0.5,
-        f"{name}.position_embedding.weight": weights["decoder.positional_embedding"][prompt:].clone(),
+        f"{name}.position_embedding.weight": weights["decoder.positional_embedding"],
         f"{name}.output_layer.weight": outputs,
         f"{name}.output_layer.bias": torch.zeros(len(outputs)),
         f"{name}.after_norm.weight": weights["decoder.ln.weight"],

@@ -12,11 +12,11 @@ from unichoir.formats.whisper.huggingface import read_json
 
 END_OF_TEXT = "<|endoftext|>"
 START = "<|startoftranscript|>"
-NO_TIMESTAMPS = "<|notimestamps|>"
+START_OF_PREVIOUS = "<|startofprev|>"
 FILES = ("tokenizer.json", "vocab.json", "vocabulary.json", "vocabulary.txt")
 _TIMESTAMPS = 1501
 # After the languages, before the timestamps (`whisper/tokenizer.py`, `get_encoding`).
-_TASKS = ("<|translate|>", "<|transcribe|>", "<|startoflm|>", "<|startofprev|>", "<|nospeech|>", NO_TIMESTAMPS)
+_TASKS = ("<|translate|>", "<|transcribe|>", "<|startoflm|>", START_OF_PREVIOUS, "<|nospeech|>", "<|notimestamps|>")
 
 
 def read_vocabulary(folder: Path, vocab_size: int) -> dict[str, int]:
@@ -37,7 +37,7 @@ def read_vocabulary(folder: Path, vocab_size: int) -> dict[str, int]:
     for token, index in tokens.items():
         if type(index) is not int or not 0 <= index < vocab_size:
             raise CheckpointError(f"{path}: token '{token}' has id {index!r}, the model has {vocab_size} tokens")
-    for token in (END_OF_TEXT, NO_TIMESTAMPS):
+    for token in (END_OF_TEXT, START_OF_PREVIOUS):
         if token not in tokens:
             raise CheckpointError(f"{path}: no token {token}: not a vocabulary of Whisper")
     return tokens
