@@ -12,7 +12,7 @@ import time
 import torch
 
 from unichoir.model.config import NAMED_CONFIGS
-from unichoir.model.conformer import ConformerEncoder
+from unichoir.model.encoder import Encoder
 
 FRAMES, REPEATS = 998, 9
 
@@ -24,7 +24,7 @@ def main() -> None:
     config = NAMED_CONFIGS[parser.parse_args().config].encoder
     torch.set_num_threads(2)
     widths = [config.dim, config.subsampling_channels or config.dim]
-    encoders = [ConformerEncoder(dataclasses.replace(config, subsampling_channels=width)).eval() for width in widths]
+    encoders = [Encoder(dataclasses.replace(config, subsampling_channels=width)).eval() for width in widths]
     feats, lengths = torch.randn(1, FRAMES, config.input_dim), torch.tensor([FRAMES])
     times: list[list[float]] = [[] for _ in widths]
     with torch.inference_mode():

@@ -20,11 +20,10 @@ from unichoir.data.dataset import (
     DataConfig,
     Example,
     ExampleReader,
+    FrameRate,
     Skipped,
     collate,
-    encoder_frames,
     measure_durations,
-    min_frames_for_ctc,
     padded_frames,
 )
 from unichoir.data.features import FeatureReader
@@ -197,8 +196,8 @@ def test_bad_utterances_are_skipped_and_named(corpus, tmp_path):
 def test_the_fewest_frames_for_ctc_by_counting():
     for tokens in ([], [3], [3, 4], [3, 3], [3, 3, 3, 4, 4], list(range(50))):
         labels = sum(1 + (i > 0 and tokens[i] == tokens[i - 1]) for i in range(len(tokens)))
-        fewest = next(frames for frames in range(1000) if encoder_frames(frames) >= max(labels, 1))
-        assert min_frames_for_ctc(tokens) == fewest
+        fewest = next(frames for frames in range(1000) if FrameRate().encoder_frames(frames) >= max(labels, 1))
+        assert FrameRate().min_frames_for_ctc(tokens) == fewest
 
 
 def test_trimming_leaves_enough_for_the_transcript(corpus):
@@ -206,7 +205,7 @@ def test_trimming_leaves_enough_for_the_transcript(corpus):
     utterance = dataclasses.replace(corpus[0], txt="abcdefghij")
     for epoch in range(50):
         example = reader_of(corpus, augment).read(utterance, epoch)
-        assert encoder_frames(len(example.feats)) >= 10
+        assert FrameRate().encoder_frames(len(example.feats)) >= 10
 
 
 def test_features_are_cached_to_the_bit(corpus, tmp_path, monkeypatch):
@@ -296,8 +295,8 @@ def test_default_augmentation_keeps_very_short_words_recognisable(corpus):
 def test_batches_are_padded_to_a_multiple_of_eight_encoder_frames(longest):
     padded = padded_frames(longest)
     assert longest <= padded < longest + 35
-    assert encoder_frames(padded) % 8 == 0
-    assert encoder_frames(padded - 1) < encoder_frames(padded) or padded == 3
+    assert FrameRate().encoder_frames(padded) % 8 == 0
+    assert FrameRate().encoder_frames(padded - 1) < FrameRate().encoder_frames(padded) or padded == 3
 
 
 def test_collate_pads_in_order():

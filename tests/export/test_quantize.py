@@ -15,11 +15,11 @@ from unichoir.decoding.encoding import encode_utterance
 from unichoir.decoding.onnx_backend import OnnxBackend
 from unichoir.directory.sums import write_sums
 from unichoir.errors import DecodingError
-from unichoir.export.quantize import Int8Linear, Int8Subsampling, quantize_frames, quantize_model
+from unichoir.export.quantize import Int8Conv2dFront, Int8Linear, quantize_frames, quantize_model
 from unichoir.export.torch_backend import TorchBackend
 from unichoir.model.asr_model import AsrModel
 from unichoir.model.moe import Router, expert_load
-from unichoir.model.subsampling import Conv2dSubsampling4
+from unichoir.model.subsampling import Conv2dFront
 
 NAMES = ("rotary_moe_int8", "dense_batch_norm_int8")
 # A value at the border of two codes falls to either side by rounding in float32, and later layers make more of it.
@@ -93,7 +93,7 @@ def test_codes_of_a_frame_do_not_depend_on_other_frames() -> None:
 
 def test_the_front_as_patches_is_the_convolution() -> None:
     """With weights and inputs that int8 holds exactly, nothing is lost but rounding."""
-    front = Conv2dSubsampling4(16, 12, 5)
+    front = Conv2dFront(16, 12, 5)
     with torch.no_grad():
         for parameter in front.parameters():
             parameter.copy_(torch.randint(-1, 2, parameter.shape).float())
@@ -101,7 +101,7 @@ def test_the_front_as_patches_is_the_convolution() -> None:
         front.conv_1.bias.zero_()
         x = torch.randint(0, 2, (2, 23, 16)).float() / 127
         expected = front(x)
-        found = Int8Subsampling(front, 16)(x)
+        found = Int8Conv2dFront(front, 16)(x)
     assert found.shape == expected.shape == (2, 5, 12)
     assert float((found - expected).abs().max() / expected.abs().max()) < 0.02
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from unichoir.model.config import EncoderConfig, FeedForwardConfig
-from unichoir.model.conformer import ConformerEncoder, EncoderState, places_kept
+from unichoir.model.encoder import Encoder, EncoderState, places_kept
 from unichoir.model.masks import ChunkMask, chunk_mask, draw_dynamic_chunk
 
 CONFIG = EncoderConfig(
@@ -32,9 +32,9 @@ VARIANTS = {
 }
 
 
-def build(config: EncoderConfig) -> ConformerEncoder:
+def build(config: EncoderConfig) -> Encoder:
     torch.manual_seed(3)
-    encoder = ConformerEncoder(config).eval()
+    encoder = Encoder(config).eval()
     encoder.cmvn_mean.normal_()
     encoder.cmvn_istd.uniform_(0.5, 2.0)
     for module in encoder.modules():
@@ -45,7 +45,7 @@ def build(config: EncoderConfig) -> ConformerEncoder:
 
 
 @pytest.fixture(params=VARIANTS)
-def encoder(request: pytest.FixtureRequest) -> ConformerEncoder:
+def encoder(request: pytest.FixtureRequest) -> Encoder:
     return build(VARIANTS[request.param])
 
 
@@ -61,7 +61,7 @@ def places(state: EncoderState, num_frames: int, num_left_frames: int) -> torch.
 
 @torch.no_grad()
 @pytest.mark.parametrize(("size", "left"), [(1, -1), (3, -1), (4, 2), (5, 0), (25, 1)])
-def test_chunk_by_chunk_equals_the_whole_under_the_same_mask(encoder: ConformerEncoder, size: int, left: int) -> None:
+def test_chunk_by_chunk_equals_the_whole_under_the_same_mask(encoder: Encoder, size: int, left: int) -> None:
     feats = torch.randn(2, 131, 20)
     whole, lens, none = encoder(feats, torch.tensor([131, 131]), chunk=ChunkMask(size, left))
     assert none is None
@@ -95,7 +95,7 @@ def merge(states: list[EncoderState]) -> EncoderState:
 
 
 @torch.no_grad()
-def test_streams_at_different_positions_share_a_batch(encoder: ConformerEncoder) -> None:
+def test_streams_at_different_positions_share_a_batch(encoder: Encoder) -> None:
     """Three streams, of which one is ahead, one new, one has fewer frames left than the others and one none."""
     pasts = [torch.randn(1, 4 * n + 3, 20) for n in (9, 2, 5)]
     nexts = [torch.randn(1, length, 20) for length in (23, 23, 11)]
@@ -121,7 +121,7 @@ def test_streams_at_different_positions_share_a_batch(encoder: ConformerEncoder)
 
 
 @torch.no_grad()
-def test_a_neighbour_in_the_batch_changes_nothing(encoder: ConformerEncoder) -> None:
+def test_a_neighbour_in_the_batch_changes_nothing(encoder: Encoder) -> None:
     feats = torch.randn(1, 60, 20)
     alone, _, _ = encoder(feats, torch.tensor([60]))
     batch = torch.cat([torch.nn.functional.pad(feats, (0, 0, 0, 40), value=9.0), torch.randn(1, 100, 20) * 20])

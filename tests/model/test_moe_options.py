@@ -12,7 +12,7 @@ from torch import Tensor
 from unichoir.errors import ConfigError
 from unichoir.model.asr_model import AsrModel
 from unichoir.model.config import DecoderConfig, EncoderConfig, FeedForwardConfig, ModelConfig, draw_top_k
-from unichoir.model.conformer import ConformerEncoder
+from unichoir.model.encoder import Encoder
 from unichoir.model.masks import ChunkMask
 from unichoir.model.moe import (
     MoE,
@@ -193,10 +193,10 @@ ENCODER = EncoderConfig(
 )
 
 
-def encoder_of(**options: object) -> ConformerEncoder:
+def encoder_of(**options: object) -> Encoder:
     torch.manual_seed(3)
     layer = dataclasses.replace(ENCODER.feed_forward, **options)
-    encoder = ConformerEncoder(dataclasses.replace(ENCODER, feed_forward=layer))
+    encoder = Encoder(dataclasses.replace(ENCODER, feed_forward=layer))
     for module in encoder.modules():
         if isinstance(module, MoE) and module.balance_bias is not None:
             module.balance_bias.normal_(std=0.3)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from unichoir.model.asr_model import AsrModel
-from unichoir.model.conformer import places_kept
+from unichoir.model.encoder import places_kept
 from unichoir.model.masks import ChunkMask
 
 TINY = "wenet_moe_tiny"

@@ -16,8 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from unichoir.errors import ConfigError
 from unichoir.model.asr_model import AsrModel
 from unichoir.model.attention import MultiHeadAttention
+from unichoir.model.blocks import ConformerBlock
 from unichoir.model.config import NAMED_CONFIGS, ModelConfig
-from unichoir.model.conformer import ConformerBlock
 from unichoir.model.decoder import DecoderBlock
 from unichoir.model.experts import Experts
 from unichoir.training.accelerators import GPUS, find_gpu

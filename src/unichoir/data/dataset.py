@@ -128,15 +128,21 @@ def collate(examples: Sequence[Example]) -> Batch:
     return Batch(keys=keys, feats=feats, feats_lengths=lengths, tokens=tokens, token_lengths=token_lengths)
 
 
-def encoder_frames(num_frames: int) -> int:
-    """Encoder frames of that many feature frames: two convolutions of width 3 and stride 2."""
-    return max(0, ((num_frames - 1) // 2 - 1) // 2)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FrameRate:
+    """Encoder frames of feature frames (`EncoderConfig.subsampling_rate`, `EncoderConfig.right_context`)."""
 
+    subsampling_rate: int = 4
+    right_context: int = 6
 
-def min_frames_for_ctc(tokens: Sequence[int]) -> int:
-    """The fewest feature frames in which CTC can emit the tokens: a blank must stand between two equal ones."""
-    repeats = sum(first == second for first, second in itertools.pairwise(tokens))
-    return 4 * max(1, len(tokens) + repeats) + 3
+    def encoder_frames(self, num_frames: int) -> int:
+        """Encoder frames of so many feature frames."""
+        return max(0, (num_frames - self.right_context - 1) // self.subsampling_rate + 1)
+
+    def min_frames_for_ctc(self, tokens: Sequence[int]) -> int:
+        """The fewest feature frames in which CTC can emit the tokens: a blank must stand between two equal ones."""
+        repeats = sum(first == second for first, second in itertools.pairwise(tokens))
+        return self.subsampling_rate * (max(1, len(tokens) + repeats) - 1) + self.right_context + 1
 
 
 def unknown_language(lang: str, languages: Collection[str]) -> str:
@@ -193,6 +199,7 @@ class ExampleReader:
         seed: of all random choices.
         languages: ids of the tokens of languages. Where there are any, labels begin with that of the utterance: CTC and
             the left-to-right decoder find it first, the right-to-left decoder last, after all the words.
+        frame_rate: of the encoder that is trained.
 
     Raises:
         ConfigError: noise or dither together with a cache, which could only keep one of endlessly many versions;
@@ -209,6 +216,7 @@ class ExampleReader:
         augment: AugmentConfig | None = None,
         seed: int = 0,
         languages: Mapping[str, int] | None = None,
+        frame_rate: FrameRate = FrameRate(),
     ) -> None:
         self.augment = augment or NO_AUGMENTATION
         if features.cache_dir is not None and self.augment.changes_audio:
@@ -219,6 +227,7 @@ class ExampleReader:
         self.data = data
         self.seed = seed
         self.languages = dict(languages or {})
+        self.frame_rate = frame_rate
         self._tokenizer = tokenizer
         self._partners = _group_partners(utterances, self.augment)
         noise = self.augment.noise
@@ -264,7 +273,7 @@ class ExampleReader:
             return Skipped(key=utterance.key, reason=str(error))
         tokens = [self.languages[utterance.lang]] if self.languages else []
         tokens += self._tokenizer.encode(" ".join(part.txt.strip() for part in used))
-        needed = min_frames_for_ctc(tokens)
+        needed = self.frame_rate.min_frames_for_ctc(tokens)
         reason = self._unfit(len(feats), len(tokens), needed)
         if reason:
             return Skipped(key=utterance.key, reason=reason)
@@ -323,7 +332,8 @@ class ExampleReader:
         if not self.data.min_tokens <= num_tokens <= self.data.max_tokens:
             return f"{num_tokens} tokens, not between {self.data.min_tokens} and {self.data.max_tokens}"
         if num_frames < needed:
-            return f"{num_tokens} tokens do not fit in {encoder_frames(num_frames)} encoder frames ({seconds:.2f} s)"
+            frames = self.frame_rate.encoder_frames(num_frames)
+            return f"{num_tokens} tokens do not fit in {frames} encoder frames ({seconds:.2f} s)"
         return ""
 
     def _too_long(self, seconds: float) -> str:

@@ -28,7 +28,7 @@ DECODER_FILE, REVERSE_DECODER_FILE = "decoder.onnx", "reverse_decoder.onnx"
 
 ENCODER_INPUTS = ("feats", "feats_lengths")
 STATE_INPUTS = ("att_cache", "cnn_cache", "att_cache_lens", "offset")
-"""The first two once for each block of the encoder, with its number behind."""
+"""The first two once for each block of the encoder that has them, with a number behind."""
 KEPT_INPUT = "kept"
 """Of an encoder with a state: which of the frames in view the next state holds."""
 CTC_INPUTS = ("encoder_out",)
@@ -59,12 +59,22 @@ class ModelDirectoryConfig:
     """How the weights are stored. Those in int8 are multiplied as they are, the others in float32."""
     parameters: int
     num_blocks: int
-    """Of the encoder."""
+    """Of the encoder, those on top included."""
+    num_convolutions: int | None = None
+    """Blocks of the encoder with a convolution; None: all."""
+    num_top_blocks: int = 0
+    """Blocks on top, each frame of which is merged from two frames of those below."""
+
+    @property
+    def state_inputs(self) -> list[str]:
+        """Names of the tensors of a state."""
+        convolutions = self.num_blocks if self.num_convolutions is None else self.num_convolutions
+        return state_inputs(self.num_blocks, convolutions)
 
 
 @dataclass(frozen=True)
 class OnnxState:
-    """`model.conformer.EncoderState` in numpy: shapes and meaning are the same."""
+    """`model.encoder.EncoderState` in numpy: shapes and meaning are the same."""
 
     att_cache: Sequence[Floats]
     cnn_cache: Sequence[Floats]
@@ -74,7 +84,7 @@ class OnnxState:
     @property
     def num_past(self) -> int:
         """Places for past frames."""
-        return int(self.att_cache[0].shape[2])
+        return int(self.att_cache[-1].shape[2])
 
     @property
     def tensors(self) -> list[Floats | Ints]:
@@ -83,19 +93,19 @@ class OnnxState:
 
     def named(self) -> dict[str, Floats | Ints]:
         """As the graph's inputs."""
-        return dict(zip(state_inputs(len(self.att_cache)), self.tensors, strict=True))
+        names = state_inputs(len(self.att_cache), len(self.cnn_cache))
+        return dict(zip(names, self.tensors, strict=True))
 
     @classmethod
-    def of(cls, tensors: Sequence[Any]) -> "OnnxState":
+    def of(cls, tensors: Sequence[Any], num_blocks: int) -> "OnnxState":
         """From `tensors`, and from the graph's outputs, which come in the same order."""
-        blocks = len(tensors) // 2 - 1
-        return cls(tensors[:blocks], tensors[blocks:-2], tensors[-2], tensors[-1])
+        return cls(tensors[:num_blocks], tensors[num_blocks:-2], tensors[-2], tensors[-1])
 
 
-def state_inputs(num_blocks: int) -> list[str]:
-    """Names of the tensors of a state."""
-    by_block = [f"{name}_{block}" for name in STATE_INPUTS[:2] for block in range(num_blocks)]
-    return [*by_block, *STATE_INPUTS[2:]]
+def state_inputs(num_blocks: int, num_convolutions: int) -> list[str]:
+    """Names of the tensors of a state with so many blocks and convolutions."""
+    counts = zip(STATE_INPUTS[:2], (num_blocks, num_convolutions), strict=True)
+    return [*(f"{name}_{number}" for name, count in counts for number in range(count)), *STATE_INPUTS[2:]]
 
 
 class OnnxBackend(DecoderScores):
@@ -122,7 +132,7 @@ class OnnxBackend(DecoderScores):
         if device == "cuda":
             _prepare_cuda(self.directory, self.config)
         load = partial(_load, options=_session_options(num_threads), device=device)
-        streaming = (*state_inputs(self.config.num_blocks), KEPT_INPUT) if self.config.streaming else ()
+        streaming = (*self.config.state_inputs, KEPT_INPUT) if self.config.streaming else ()
         experts = (TOP_K_INPUT,) if self.info.top_k else ()
         self._top_k = {name: np.array([top_k or self.info.top_k], np.int64) for name in experts}
         self._encoder = load(self.directory / ENCODER_FILE, (*ENCODER_INPUTS, *streaming, *experts))
@@ -138,25 +148,28 @@ class OnnxBackend(DecoderScores):
         """See `Backend.initial_state`."""
         if not self.config.streaming:
             raise DecodingError("this model cannot stream: its convolution is not causal")
-        shapes = {each.name: each.shape for each in self._encoder.get_inputs()}
-        _, heads, _, width = shapes["att_cache_0"]
-        _, left_frames, dim = shapes["cnn_cache_0"]
-        blocks = self.config.num_blocks
-        return OnnxState(
-            [np.zeros((batch_size, heads, num_left_frames, width), np.float32)] * blocks,
-            [np.zeros((batch_size, left_frames, dim), np.float32)] * blocks,
-            np.zeros(batch_size, np.int64),
-            np.zeros(batch_size, np.int64),
-        )
+        config, none = self.config, np.zeros(batch_size, np.int64)
+        below = config.num_blocks - config.num_top_blocks if config.num_top_blocks else 0
+        att_cache: list[Floats] = []
+        cnn_cache: list[Floats] = []
+        for each in self._encoder.get_inputs():
+            if each.name.startswith("att_cache_") and len(each.shape) == 4:
+                places = num_left_frames * (2 if len(att_cache) < below else 1)
+                att_cache.append(np.zeros((batch_size, each.shape[1], places, each.shape[3]), np.float32))
+            elif each.name.startswith("cnn_cache_"):
+                cnn_cache.append(np.zeros((batch_size, *each.shape[1:]), np.float32))
+        return OnnxState(att_cache, cnn_cache, none, none.copy())
 
     def join_states(self, states: Sequence[OnnxState]) -> OnnxState:
         """See `Backend.join_states`."""
-        return OnnxState.of([np.concatenate(rows) for rows in zip(*(state.tensors for state in states), strict=True)])
+        tensors = [np.concatenate(rows) for rows in zip(*(state.tensors for state in states), strict=True)]
+        return OnnxState.of(tensors, self.config.num_blocks)
 
     def split_state(self, state: OnnxState) -> list[OnnxState]:
         """See `Backend.split_state`."""
         rows = range(len(state.offset))
-        return [OnnxState.of([tensor[row : row + 1].copy() for tensor in state.tensors]) for row in rows]
+        blocks = self.config.num_blocks
+        return [OnnxState.of([tensor[row : row + 1].copy() for tensor in state.tensors], blocks) for row in rows]
 
     def restart_positions(self, state: OnnxState) -> OnnxState:
         """See `Backend.restart_positions`."""
@@ -185,7 +198,7 @@ class OnnxBackend(DecoderScores):
         feed |= state.named()
         feed[KEPT_INPUT] = np.arange(max(width - num_left_frames, 0) if num_left_frames >= 0 else 0, width)
         encoder_out, lens, *following = self._encoder.run(None, feed)
-        return encoder_out, lens, OnnxState.of(following)
+        return encoder_out, lens, OnnxState.of(following, self.config.num_blocks)
 
     def ctc_log_probs(self, encoder_out: Floats) -> Floats:
         """See `Backend.ctc_log_probs`."""

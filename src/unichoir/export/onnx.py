@@ -41,9 +41,9 @@ from unichoir.export.quantize import quantize_model
 from unichoir.export.torch_backend import TorchBackend, model_info
 from unichoir.export.tracing import to_onnx
 from unichoir.model.asr_model import AsrModel
-from unichoir.model.conformer import ConformerEncoder, EncoderState
 from unichoir.model.ctc import Ctc
 from unichoir.model.decoder import TokenTree, TransformerDecoder
+from unichoir.model.encoder import Encoder, EncoderState
 from unichoir.text.tokenizer import BPE_FILE, UNITS_FILE, load_tokenizer
 
 Quantization = Literal["float16", "int8"]
@@ -118,7 +118,9 @@ def write_graphs(model: AsrModel, fbank: FbankConfig, out_dir: Path, quantize: Q
         streaming=model.config.encoder.conv_causal,
         weights=quantize or "float32",
         parameters=parameters,
-        num_blocks=model.config.encoder.num_blocks,
+        num_blocks=model.encoder.num_caches[0],
+        num_convolutions=model.encoder.num_caches[1],
+        num_top_blocks=model.config.encoder.num_top_blocks,
     )
     (out_dir / CONFIG_FILE).write_text(json.dumps(to_mapping(config), indent=2) + "\n", encoding="utf-8")
 
@@ -139,16 +141,15 @@ def _graphs(model: AsrModel, fused: bool) -> dict[str, Callable[[], ir.Model]]:
 class _StreamingEncoder(nn.Module):
     """The encoder with its state as separate tensors, since a graph has no dataclasses; then kept and perhaps top_k."""
 
-    def __init__(self, encoder: ConformerEncoder) -> None:
+    def __init__(self, encoder: Encoder) -> None:
         super().__init__()
         self.encoder = encoder
 
     def forward(self, feats: Tensor, feats_lengths: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
-        blocks = self.encoder.config.num_blocks
-        caches, (att_cache_lens, offset, kept, *top_k) = rest[: 2 * blocks], rest[2 * blocks :]
-        state = EncoderState(
-            att_cache=caches[:blocks], cnn_cache=caches[blocks:], att_cache_lens=att_cache_lens, offset=offset
-        )
+        blocks, convolutions = self.encoder.num_caches
+        att_cache, rest = rest[:blocks], rest[blocks:]
+        cnn_cache, (att_cache_lens, offset, kept, *top_k) = rest[:convolutions], rest[convolutions:]
+        state = EncoderState(att_cache, att_cache_lens, cnn_cache, offset)
         encoder_out, lens, state = self.encoder(
             feats, feats_lengths, state, top_k=top_k[0] if top_k else None, kept=kept
         )
@@ -158,7 +159,7 @@ class _StreamingEncoder(nn.Module):
 class _WholeEncoder(nn.Module):
     """The encoder of a model that cannot stream."""
 
-    def __init__(self, encoder: ConformerEncoder) -> None:
+    def __init__(self, encoder: Encoder) -> None:
         super().__init__()
         self.encoder = encoder
 
@@ -194,7 +195,7 @@ class _DecoderLogProbs(nn.Module):
 
 # The sizes of the examples below mean nothing, but must differ from each other and from 0 and 1: the exporter takes
 # equal ones for the same dimension, and 0 and 1 for constants. The graphs take those sizes too.
-def _encoder_graph(encoder: ConformerEncoder, experts: bool, fused: bool) -> ir.Model:
+def _encoder_graph(encoder: Encoder, experts: bool, fused: bool) -> ir.Model:
     batch, frames, past, kept = 2, 67, 5, 9
     rows = Dim("batch")
     inputs: list[Tensor] = [torch.zeros(batch, frames, encoder.config.input_dim), torch.tensor([frames, frames - 9])]
@@ -202,12 +203,15 @@ def _encoder_graph(encoder: ConformerEncoder, experts: bool, fused: bool) -> ir.
     names, outputs = list(ENCODER_INPUTS), ["encoder_out", "encoder_out_lens"]
     if encoder.config.conv_causal:
         start, lens = encoder.initial_state(batch), torch.tensor([past, 2])
-        blocks, places = encoder.config.num_blocks, Dim("past")
-        inputs += [each.new_zeros(batch, each.shape[1], past, each.shape[3]) for each in start.att_cache]
+        config, places = encoder.config, Dim("past")
+        times = [config.frames_merged] * config.num_blocks + [1] * config.num_top_blocks
+        for cache, each in zip(start.att_cache, times, strict=True):
+            inputs.append(cache.new_zeros(batch, cache.shape[1], each * past, cache.shape[3]))
+            shapes.append({0: rows, 2: each * places if each > 1 else places})
         inputs += [*start.cnn_cache, lens, lens, torch.arange(kept)]
-        shapes += [*[{0: rows, 2: places}] * blocks, *[{0: rows}] * (blocks + 2), {0: Dim("kept")}]
-        names += [*state_inputs(blocks), KEPT_INPUT]
-        outputs += [f"next_{name}" for name in state_inputs(blocks)]
+        shapes += [*[{0: rows}] * (len(start.cnn_cache) + 2), {0: Dim("kept")}]
+        names += [*state_inputs(*encoder.num_caches), KEPT_INPUT]
+        outputs += [f"next_{name}" for name in state_inputs(*encoder.num_caches)]
     module = _StreamingEncoder(encoder) if encoder.config.conv_causal else _WholeEncoder(encoder)
     return to_onnx(module, inputs, shapes, names, outputs, num_fixed=2, experts=experts, fused=fused)
 

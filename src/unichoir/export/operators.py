@@ -4,7 +4,7 @@ The functions are called while a graph is built: Python values in them are const
 Those of int8 use two operators of ONNX Runtime's own, which do in one pass what takes standard ones several.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from onnx import TensorProto
@@ -34,6 +34,8 @@ _matmul_integer_to_float = _contrib(
 _rotary_embedding = _contrib(
     "RotaryEmbedding", [("X", "float"), ("position_ids", "int64"), ("cos_cache", "float"), ("sin_cache", "float")]
 )
+# x times the probability that a normal variable is below x, in one pass
+_gelu = _contrib("Gelu", [("X", "float")])
 # x * sigmoid(alpha * x)
 _quick_gelu = _contrib("QuickGelu", [("X", "float")], [OpSchema.Attribute("alpha", OpSchema.AttrType.FLOAT)])
 
@@ -49,11 +51,23 @@ def experts(x: Any, counts: Any, w_1: Any, b_1: Any, w_2: Any, b_2: Any, activat
     outputs = []
     for expert, block in enumerate(blocks[:num_experts]):
         hidden = _linear(block, w_1, b_1, expert)
-        hidden = op.Mul(hidden, op.Sigmoid(hidden)) if activation == "swish" else op.Relu(hidden)
+        hidden = _ACTIVATIONS[activation](hidden)
         outputs.append(_linear(hidden, w_2, b_2, expert))
     width = op.Shape(w_2, start=1, end=2)
     outputs.append(op.Expand(op.Constant(value_float=0.0), op.Concat(rest, width, axis=0)))
     return op.Concat(*outputs, axis=0)
+
+
+def _swish(x: Any) -> Any:
+    return op.Mul(x, op.Sigmoid(x))
+
+
+def _erf_gelu(x: Any) -> Any:
+    half = op.Mul(x, _float(0.5))
+    return op.Mul(half, op.Add(op.Erf(op.Mul(x, _float(2**-0.5))), _float(1.0)))
+
+
+_ACTIVATIONS: dict[str, Callable[[Any], Any]] = {"swish": _swish, "gelu": _erf_gelu, "relu": op.Relu}
 
 
 def _linear(x: Any, weights: Any, biases: Any, expert: int) -> Any:
@@ -73,6 +87,14 @@ def rotate(x: Any, cos: Any, sin: Any) -> Any:
 def fused_rotate(x: Any, cos: Any, sin: Any) -> Any:
     """The same in one pass, for graphs that need ONNX Runtime anyway."""
     return _rotary_embedding(x, op.Constant(value_ints=[0]), cos, sin)
+
+
+_FUSED_ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
+    "swish": lambda x: _quick_gelu(x, alpha=1.0),
+    "gelu": _gelu,
+    "relu": op.Relu,
+}
+"""In one pass, for graphs that need ONNX Runtime anyway."""
 
 
 def int8_linear(x: Any, weight: Any, scale: Any, bias: Any, codes: str) -> Any:
@@ -115,7 +137,7 @@ def int8_experts(
 
     codes, scales = (op.Gather(each, source, axis=0) for each in _quantize_frames(x, "symmetric"))
     hidden = products(codes, scales, w_1, scale_1, bias_1, "symmetric")
-    hidden = _quick_gelu(hidden, alpha=1.0) if activation == "swish" else op.Relu(hidden)
+    hidden = _FUSED_ACTIVATIONS[activation](hidden)
     return products(*_quantize_frames(hidden, activation), w_2, scale_2, bias_2, activation)
 
 

@@ -20,17 +20,18 @@ from torch.nn import functional
 from unichoir.model.asr_model import AsrModel
 from unichoir.model.attention import MultiHeadAttention
 from unichoir.model.convolution import ConvolutionModule
+from unichoir.model.encoder import MergePairs
 from unichoir.model.experts import Experts
-from unichoir.model.feed_forward import FeedForward
+from unichoir.model.feed_forward import ACTIVATIONS, FeedForward
 from unichoir.model.moe import MoE
-from unichoir.model.subsampling import Conv2dSubsampling4
+from unichoir.model.subsampling import Conv1dFront, Conv2dFront, blank_first_frame
 
-Codes = Literal["symmetric", "swish", "relu"]
-"""Which values codes of 8 bits stand for: both signs alike; what swish gives, above -0.279; what relu gives."""
-ZERO_POINT: dict[str, int] = {"symmetric": 128, "swish": 64, "relu": 0}
+Codes = Literal["symmetric", "swish", "gelu", "relu"]
+"""Which values codes of 8 bits stand for: both signs alike; or what an activation gives, of which little is below 0."""
+ZERO_POINT: dict[str, int] = {"symmetric": 128, "swish": 64, "gelu": 48, "relu": 0}
 """The code of 0. Fixed, so that nothing about a frame but its scale has to be known to multiply it."""
-SWISH_FLOOR = 0.27847
-"""No value of x * sigmoid(x) is below minus this."""
+FLOOR: dict[str, float] = {"swish": 0.27847, "gelu": 0.16998}
+"""No value of the activation is below minus this."""
 TINY = 1e-20
 """The smallest peak of a frame: a frame of zeros has a scale, too."""
 
@@ -41,8 +42,8 @@ def peak_to_scale(codes: str) -> float:
 
 
 def least_peak(codes: str) -> float:
-    """The least value that counts as a frame's largest; for swish so large that all below 0 has a code as well."""
-    return SWISH_FLOOR * (255 - ZERO_POINT[codes]) / ZERO_POINT[codes] if codes == "swish" else TINY
+    """The least value that counts as a frame's largest; for swish and GELU so large that all below 0 has a code."""
+    return FLOOR[codes] * (255 - ZERO_POINT[codes]) / ZERO_POINT[codes] if codes in FLOOR else TINY
 
 
 def quantize_frames(x_NK: Tensor, codes: str) -> tuple[Tensor, Tensor]:
@@ -102,7 +103,7 @@ def int8_experts(
         rows = slice(begin, begin + count)
         first, second = (bias_1[e], bias_2[e]) if bias_1 else (None, None)
         hidden = product(codes_SD[rows], scale_S[rows], w_1[e], scale_1[e], first, "symmetric")
-        hidden = functional.silu(hidden) if activation == "swish" else functional.relu(hidden)
+        hidden = ACTIVATIONS[activation](hidden)
         if count:
             y_SD[rows] = product(*quantize_frames(hidden, activation), w_2[e], scale_2[e], second, activation)
         begin += count
@@ -174,13 +175,13 @@ class Int8Experts(nn.Module):
         return y
 
 
-class Int8Subsampling(nn.Module):
-    """`Conv2dSubsampling4` as products of patches: the nine places a convolution sees, side by side, are one row."""
+class Int8Conv2dFront(nn.Module):
+    """`Conv2dFront` as products of patches: the nine places a convolution sees, side by side, are one row."""
 
     patch_index_1: Tensor
     patch_index_2: Tensor
 
-    def __init__(self, front: Conv2dSubsampling4, input_dim: int) -> None:
+    def __init__(self, front: Conv2dFront, input_dim: int) -> None:
         super().__init__()
         channels, out = front.conv_1.out_channels, front.out
         places = (input_dim - 1) // 2
@@ -192,12 +193,32 @@ class Int8Subsampling(nn.Module):
         self.register_buffer("patch_index_1", _patch_index(places))
         self.register_buffer("patch_index_2", _patch_index((places - 1) // 2))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, M) to (B, T', D), as `Conv2dSubsampling4.forward`."""
+    def forward(self, x: Tensor, is_start: Tensor | None = None) -> Tensor:
+        """(B, T, M) to (B, T', D), as `Conv2dFront.forward`."""
         x = functional.relu(self.conv_1(_patches(x.unsqueeze(3), self.patch_index_1)))
         x = functional.relu(self.conv_2(_patches(x, self.patch_index_2)))
         y: Tensor = self.out(x.flatten(2))
         return y
+
+
+class Int8Conv1dFront(nn.Module):
+    """`Conv1dFront` as products of three frames side by side; the first, of the few features, in fp32."""
+
+    def __init__(self, front: Conv1dFront) -> None:
+        super().__init__()
+        first = front.conv_1
+        self.conv_1 = nn.Linear(3 * first.in_channels, first.out_channels)
+        weight = first.weight.detach().transpose(1, 2).flatten(1)
+        self.conv_1.load_state_dict({"weight": weight, "bias": first.state_dict()["bias"]})
+        self.conv_2 = Int8Linear(front.conv_2.weight.transpose(1, 2).flatten(1), front.conv_2.bias, "gelu")
+
+    def forward(self, x: Tensor, is_start: Tensor | None = None) -> Tensor:
+        """(B, T, M) to (B, T', D), as `Conv1dFront.forward`."""
+        frames = x.shape[1]
+        x = functional.gelu(self.conv_1(torch.cat([x[:, : frames - 2], x[:, 1 : frames - 1], x[:, 2:]], dim=2)))
+        x = blank_first_frame(x, is_start)
+        x = torch.cat([x[:, : frames - 4 : 2], x[:, 1 : frames - 3 : 2], x[:, 2::2]], dim=2)
+        return functional.gelu(self.conv_2(x))
 
 
 def _patch_weight(conv: nn.Conv2d) -> Tensor:
@@ -233,11 +254,14 @@ def quantize_model(model: AsrModel) -> None:
             _replace(module, "w_2", module.activation)
         elif isinstance(module, MoE):
             setattr(module, "experts", Int8Experts(module.experts))  # noqa: B010 - for the type checker an Experts
+        elif isinstance(module, MergePairs):
+            _replace(module, "linear", "symmetric")
         for name in ("ctc_lo", "output_layer"):
             if hasattr(module, name):
                 _replace(module, name, "symmetric")
-    front = Int8Subsampling(model.encoder.subsampling, model.encoder.config.input_dim)
-    setattr(model.encoder, "subsampling", front)  # noqa: B010
+    front, input_dim = model.encoder.subsampling, model.encoder.config.input_dim
+    int8_front = Int8Conv1dFront(front) if isinstance(front, Conv1dFront) else Int8Conv2dFront(front, input_dim)
+    setattr(model.encoder, "subsampling", int8_front)  # noqa: B010
 
 
 def _replace(parent: nn.Module, name: str, codes: Codes) -> None:

@@ -21,8 +21,8 @@ from unichoir.export.quantize import quantize_model
 from unichoir.export.sherpa_parity import check_offline, check_streaming
 from unichoir.export.tracing import to_onnx
 from unichoir.model.asr_model import AsrModel
-from unichoir.model.conformer import EncoderState
-from unichoir.model.subsampling import RIGHT_CONTEXT, SUBSAMPLING_RATE, convolved_size, subsampled_length
+from unichoir.model.encoder import EncoderState
+from unichoir.model.subsampling import convolved_size, subsampled_length
 from unichoir.text.tokenizer import load_tokenizer
 
 STREAMING_FILE = "model-streaming.onnx"
@@ -52,6 +52,11 @@ def export_sherpa(source: Path, output: Path, *, quantize: Literal["int8"] | Non
     model, fbank = load_any_checkpoint(source)
     tokenizer = load_tokenizer(source)
     check_parts_fit(model, tokenizer, fbank, source)
+    for name, value in (("front", "conv2d"), ("block", "conformer"), ("num_top_blocks", 0)):
+        found = getattr(model.config.encoder, name)
+        if found != value:
+            only = f"sherpa-onnx streams WeNet's Conformers only ({name}: {value})"
+            raise CheckpointError(f"{source}: model.encoder.{name} is {found}: {only}")
     notes = frontend_notes(fbank)
     for name in ("frame_length_ms", "frame_shift_ms", "low_freq"):
         if getattr(fbank, name) != getattr(SHERPA_FBANK, name):
@@ -111,7 +116,7 @@ class _Streaming(nn.Module):
 
         required_cache_size (1,) says again what W says.
         """
-        places, new = attn_cache.shape[2], subsampled_length(torch.full((1,), x.shape[1]))
+        places, new = attn_cache.shape[2], subsampled_length(torch.full((1,), x.shape[1]), self.encoder.config)
         num_new = convolved_size(x.shape[1])
         state = EncoderState(
             att_cache=attn_cache.unsqueeze(1).unbind(0),
@@ -154,7 +159,7 @@ def streaming_graph(model: AsrModel, fused: bool = False) -> ir.Model:
         torch.tensor([places]),
         torch.zeros(shape),
         torch.zeros(config.num_blocks, 1, config.dim, config.conv_kernel - 1),
-        torch.ones(1, 1, places + int(subsampled_length(torch.tensor(frames))), dtype=torch.bool),
+        torch.ones(1, 1, places + int(subsampled_length(torch.tensor(frames), config)), dtype=torch.bool),
     ]
     shapes: list[dict[int, Any]] = [{1: Dim("frames", min=11)}, {}, {}, {2: Dim("places")}, {}, {2: Dim("in_view")}]
     names = ("x", "offset", "required_cache_size", "attn_cache", "conv_cache", "attn_mask")
@@ -185,9 +190,9 @@ def _metadata(model: AsrModel, comment: str) -> dict[str, str]:
         "num_blocks": config.num_blocks,
         "output_size": config.dim,
         "cnn_module_kernel": config.conv_kernel,
-        "right_context": RIGHT_CONTEXT,
-        "subsampling_factor": SUBSAMPLING_RATE,
-        "subsampling_rate": SUBSAMPLING_RATE,  # WeNet's name of the same
+        "right_context": config.right_context,
+        "subsampling_factor": config.subsampling_rate,
+        "subsampling_rate": config.subsampling_rate,  # WeNet's name of the same
         "vocab_size": model.config.vocab_size,
     }
     return {key: str(value) for key, value in values.items()}

@@ -14,7 +14,6 @@ from unichoir.export.parity import INT8_TOLERANCE, TOLERANCE
 from unichoir.model.asr_model import AsrModel
 from unichoir.model.config import EncoderConfig
 from unichoir.model.masks import ChunkMask
-from unichoir.model.subsampling import RIGHT_CONTEXT, SUBSAMPLING_RATE
 
 _TRIALS = 3
 _FRAMES = 95
@@ -64,8 +63,9 @@ def stream_log_probs(
     attn_cache = np.zeros(shape, np.float32)
     conv_cache = np.zeros((config.num_blocks, 1, config.dim, config.conv_kernel - 1), np.float32)
     names = [each.name for each in session.get_inputs()]
-    width, outputs = SUBSAMPLING_RATE * (chunk_size - 1) + RIGHT_CONTEXT + 1, []
-    for number, start in enumerate(range(0, feats.shape[1] - width + 1, SUBSAMPLING_RATE * chunk_size)):
+    rate = config.subsampling_rate
+    width, outputs = rate * (chunk_size - 1) + config.right_context + 1, []
+    for number, start in enumerate(range(0, feats.shape[1] - width + 1, rate * chunk_size)):
         mask = np.ones((1, 1, places + chunk_size), bool)
         mask[..., : max(places - number * chunk_size, 0)] = False
         offset, required = np.array([places + number * chunk_size]), np.array([places])

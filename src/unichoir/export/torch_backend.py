@@ -15,9 +15,8 @@ from unichoir.decoding.device import Device
 from unichoir.decoding.engine import DecoderScores, PrefixTree, check_top_k, zero_padding
 from unichoir.errors import DecodingError
 from unichoir.model.asr_model import AsrModel
-from unichoir.model.conformer import EncoderState, places_kept
 from unichoir.model.decoder import TokenTree
-from unichoir.model.subsampling import RIGHT_CONTEXT, SUBSAMPLING_RATE
+from unichoir.model.encoder import EncoderState, places_kept
 
 
 def model_info(model: AsrModel) -> ModelInfo:
@@ -29,8 +28,8 @@ def model_info(model: AsrModel) -> ModelInfo:
         sos_id=config.sos_id,
         eos_id=config.eos_id,
         blank_id=config.blank_id,
-        subsampling_rate=SUBSAMPLING_RATE,
-        right_context=RIGHT_CONTEXT,
+        subsampling_rate=config.encoder.subsampling_rate,
+        right_context=config.encoder.right_context,
         has_reverse_decoder=model.right_decoder is not None,
         reverse_weight=config.reverse_weight,
         top_k=config.encoder.feed_forward.top_k if config.encoder.feed_forward.num_experts else 0,
@@ -69,7 +68,7 @@ class TorchBackend(DecoderScores):
         if state is not None and not encoder.config.conv_causal:
             raise DecodingError("this model cannot stream: its convolution is not causal")
         state = state or encoder.initial_state(batch_size)
-        if feats.shape[1] <= RIGHT_CONTEXT:  # too few for the subsampling's convolutions
+        if feats.shape[1] <= self.info.right_context:  # too few for the subsampling's convolutions
             return np.zeros((batch_size, 0, self.info.encoder_dim), np.float32), np.zeros(batch_size, np.int64), state
         with torch.inference_mode():
             inputs = self._floats(zero_padding(feats, feats_lengths)), self._ints(feats_lengths)
@@ -86,8 +85,15 @@ class TorchBackend(DecoderScores):
         if not self.model.encoder.config.conv_causal:
             raise DecodingError("this model cannot stream: its convolution is not causal")
         state = self.model.encoder.initial_state(batch_size)
-        room = (0, 0, num_left_frames, 0)  # empty places stand before the filled ones
-        return replace(state, att_cache=tuple(functional.pad(cache, room) for cache in state.att_cache))
+        config = self.model.encoder.config
+        times = [config.frames_merged] * config.num_blocks + [1] * config.num_top_blocks
+        return replace(
+            state,
+            att_cache=tuple(  # empty places stand before the filled ones
+                functional.pad(cache, (0, 0, each * num_left_frames, 0))
+                for cache, each in zip(state.att_cache, times, strict=True)
+            ),
+        )
 
     def join_states(self, states: Sequence[EncoderState]) -> EncoderState:
         """See `Backend.join_states`."""

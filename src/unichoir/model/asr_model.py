@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from unichoir.model.config import ModelConfig
-from unichoir.model.conformer import ConformerEncoder
 from unichoir.model.ctc import Ctc
 from unichoir.model.decoder import TransformerDecoder
+from unichoir.model.encoder import Encoder
 from unichoir.model.masks import ChunkMask, frame_mask
 from unichoir.model.moe import take_load_loss
 
@@ -36,7 +36,7 @@ class AsrModel(nn.Module):
         super().__init__()
         self.config = config
         dim, decoder = config.encoder.dim, config.decoder
-        self.encoder = ConformerEncoder(config.encoder)
+        self.encoder = Encoder(config.encoder)
         self.ctc = Ctc(dim, config.vocab_size, config.blank_id)
         self.left_decoder = TransformerDecoder(config.vocab_size, dim, decoder.num_blocks, decoder)
         self.right_decoder = (

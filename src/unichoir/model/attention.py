@@ -1,8 +1,9 @@
 """Multi-head attention: among the encoder's frames (with a cache for streaming) and from the decoders to the encoder.
 
-Positions of the encoder come in two kinds. `rotary` turns queries and keys by angles proportional to their positions;
+Positions of the encoder come in three kinds. `rotary` turns queries and keys by angles proportional to their positions;
 scores depend on distances only, so positions are counted from the oldest key in view and audio may be of any length.
 `absolute_key` is WeNet's `rel_pos` (without a shift): a learned map of the key's absolute sinusoidal position.
+`sinusoidal` positions are added to the frames before the first block, and attention knows nothing of them.
 """
 
 import math
@@ -19,6 +20,14 @@ def sinusoids(positions: Tensor, dim: int) -> Tensor:
     )
     angles = positions.to(torch.float32).unsqueeze(-1) * rates
     return torch.stack([torch.sin(angles), torch.cos(angles)], dim=-1).flatten(-2)
+
+
+def whisper_sinusoids(num_positions: int, dim: int) -> Tensor:
+    """Whisper's fixed positions (num_positions, dim): all sines, then all cosines; its rates end at 1 / 10000."""
+    half = dim // 2
+    rates = torch.exp(torch.arange(half, dtype=torch.float32) * -(math.log(10000.0) / max(half - 1, 1)))
+    angles = torch.arange(num_positions, dtype=torch.float32).unsqueeze(1) * rates
+    return torch.cat([torch.sin(angles), torch.cos(angles)], dim=1)
 
 
 def rotation(num_positions: int, head_dim: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -104,7 +113,8 @@ class EncoderAttention(MultiHeadAttention):
         """Attend from the new frames to cached and new ones.
 
         x: (B, T, D); cache: (B, H, W, 2 * head_dim) or None; bias: broadcastable to (B, 1, T, W + T);
-        positions: (cos, sin) of W + T window places for `rotary`, (sinusoids (B or 1, W + T, D),) for `absolute_key`.
+        positions: (cos, sin) of W + T window places for `rotary`, (sinusoids (B or 1, W + T, D),) for `absolute_key`,
+        nothing for `sinusoidal`.
         Returns the output (B, T, D) and the keys and values in view (B, H, W + T, 2 * head_dim).
         """
         q, k, v = (_heads(linear(x), self.num_heads) for linear in (self.linear_q, self.linear_k, self.linear_v))
@@ -116,7 +126,7 @@ class EncoderAttention(MultiHeadAttention):
             cos, sin = positions
             new = cos.shape[0] - q.shape[2]
             q, k = rotate(q, cos[new:], sin[new:]), rotate(k, cos, sin)
-        else:
+        elif self.position == "absolute_key":
             p = _heads(self.linear_pos(positions[0]), self.num_heads)
             by_position = (q + self.pos_bias_v.unsqueeze(1)) @ p.transpose(2, 3) / math.sqrt(q.shape[-1])
             q, bias = q + self.pos_bias_u.unsqueeze(1), bias + by_position

@@ -22,7 +22,7 @@ class FeedForwardConfig:
     """Experts chosen for each frame."""
     bias: bool = True
     """Whether the two linear layers have biases."""
-    activation: Literal["swish", "relu"] = "swish"
+    activation: Literal["swish", "relu", "gelu"] = "swish"
     softmax_first: bool = False
     """Softmax over all experts before the k are chosen, gates not renormalised (arXiv 2410.07524)."""
     shared_hidden_dim: int = 0
@@ -49,7 +49,7 @@ class FeedForwardConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
-    """Subsampling by 4 and Conformer blocks."""
+    """Convolutions in front, a stack of blocks, and perhaps Conformer blocks on top at half the frame rate."""
 
     input_dim: int = 80
     """Mel bins."""
@@ -57,14 +57,26 @@ class EncoderConfig:
     num_blocks: int = 12
     num_heads: int = 4
     feed_forward: FeedForwardConfig = field(default_factory=FeedForwardConfig)
+    front: Literal["conv2d", "conv1d"] = "conv2d"
+    """conv2d: two 3x3 convolutions of stride 2, one frame every 40 ms. conv1d: Whisper's two convolutions over time,
+    one frame every 20 ms; it needs `fbank.lead_frames: 2`."""
     subsampling_channels: int | None = None
-    """Channels of the two convolutions in front; None: as many as `dim`. Fewer make the front much cheaper."""
+    """Channels of the convolutions of a conv2d front; None: as many as `dim`. Fewer make the front much cheaper."""
+    block: Literal["conformer", "transformer"] = "conformer"
+    """transformer: self-attention and one feed-forward layer, each after a norm, as in Whisper; no convolution."""
     conv_kernel: int = 15
     conv_norm: Literal["layer_norm", "batch_norm"] = "layer_norm"
     conv_causal: bool = True
     """A causal convolution is what makes streaming possible."""
-    position: Literal["rotary", "absolute_key"] = "rotary"
-    """rotary: depends on distances only, so audio may be of any length. absolute_key: WeNet's `rel_pos`."""
+    position: Literal["rotary", "absolute_key", "sinusoidal"] = "rotary"
+    """rotary: depends on distances only, so audio may be of any length. absolute_key: WeNet's `rel_pos`. sinusoidal:
+    Whisper's, added to the frames that enter the first block."""
+    num_positions: int = 1500
+    """Sinusoidal positions begin again at 0 after so many frames. Half of the utterances of a training start at a
+    random one, so that the model knows what it then hears."""
+    num_top_blocks: int = 0
+    """Conformer blocks on top of the others, with rotary positions. They see each pair of frames merged into one, so
+    the encoder's frames are twice as long; the merging starts as the mean. 0: none, nothing is merged."""
     dropout: float = 0.1
     attention_dropout: float = 0.0
     hidden_dropout: float = 0.0
@@ -73,10 +85,37 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         if self.dim % self.num_heads:
             raise ConfigError(f"dim {self.dim} is not a multiple of num_heads {self.num_heads}")
-        if self.position == "rotary" and (self.dim // self.num_heads) % 2:
+        if "rotary" in (self.position, "rotary" * bool(self.num_top_blocks)) and (self.dim // self.num_heads) % 2:
             raise ConfigError(f"rotary positions need an even head size, not {self.dim // self.num_heads}")
+        if self.position == "sinusoidal" and (self.dim % 2 or self.num_positions < 1):
+            raise ConfigError(
+                f"sinusoidal positions need an even dim and num_positions of at least 1, not {self.dim} and "
+                f"{self.num_positions}"
+            )
         if not self.conv_causal and self.conv_kernel % 2 == 0:
             raise ConfigError(f"conv_kernel {self.conv_kernel} must be odd when conv_causal is false")
+        if self.front == "conv1d" and self.subsampling_channels is not None:
+            raise ConfigError("subsampling_channels belongs to a conv2d front, but front is conv1d")
+
+    @property
+    def frames_merged(self) -> int:
+        """Frames of the lower blocks in one frame of the encoder."""
+        return 2 if self.num_top_blocks else 1
+
+    @property
+    def subsampling_rate(self) -> int:
+        """Feature frames from one encoder frame to the next."""
+        return (4 if self.front == "conv2d" else 2) * self.frames_merged
+
+    @property
+    def right_context(self) -> int:
+        """Encoder frame i sees the feature frames from subsampling_rate * i to subsampling_rate * i + this."""
+        step, width = (4, 6) if self.front == "conv2d" else (2, 4)
+        return width + step * (self.frames_merged - 1)
+
+    def num_frames(self, num_feature_frames: int) -> int:
+        """Encoder frames of so many feature frames; 0 where they are too few for one."""
+        return max(0, (num_feature_frames - self.right_context - 1) // self.subsampling_rate + 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +127,10 @@ class DecoderConfig:
     """0: no right-to-left decoder."""
     num_heads: int = 4
     feed_forward: FeedForwardConfig = field(default_factory=lambda: FeedForwardConfig(activation="relu"))
+    position: Literal["sinusoidal", "learned"] = "sinusoidal"
+    """learned: a table of `num_positions` vectors, as in Whisper; later tokens take the last one."""
+    num_positions: int = 448
+    """Of learned positions."""
     dropout: float = 0.1
     attention_dropout: float = 0.0
     hidden_dropout: float = 0.0

@@ -1,9 +1,10 @@
 """What a configuration computes, counted from its sizes: weights, multiplications, bytes."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from unichoir.model.config import DecoderConfig, FeedForwardConfig, ModelConfig
+from unichoir.model.config import DecoderConfig, EncoderConfig, FeedForwardConfig, ModelConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,19 +50,45 @@ def count_weights(config: ModelConfig) -> int:
 def encoder_layers(config: ModelConfig) -> Iterator[Layer]:
     """Every matrix of the encoder; convolutions are products of patches."""
     encoder = config.encoder
+    lower = encoder.frames_merged
+    for layer in [*_front(encoder), *(each for _ in range(encoder.num_blocks) for each in _encoder_block(encoder))]:
+        yield dataclasses.replace(layer, times=layer.times * lower)
+    if encoder.num_top_blocks:
+        yield Layer(inputs=2 * encoder.dim, outputs=encoder.dim)
+    for _ in range(encoder.num_top_blocks):
+        yield from _conformer_block(encoder)
+
+
+def _front(encoder: EncoderConfig) -> Iterator[Layer]:
+    """For one frame of the first block."""
     dim, channels = encoder.dim, encoder.subsampling_channels or encoder.dim
+    if encoder.front == "conv1d":
+        yield Layer(inputs=3 * encoder.input_dim, outputs=dim, times=2)
+        yield Layer(inputs=3 * dim, outputs=dim)
+        return
     first = (encoder.input_dim - 1) // 2
     second = (first - 1) // 2
     yield Layer(inputs=9, outputs=channels, times=2 * first)
     yield Layer(inputs=9 * channels, outputs=channels, times=second)
     yield Layer(inputs=channels * second, outputs=dim)
-    for _ in range(encoder.num_blocks):
-        yield from _feed_forward(dim, encoder.feed_forward)
-        yield from [Layer(inputs=dim, outputs=dim)] * 4
-        yield Layer(inputs=dim, outputs=2 * dim)
-        yield Layer(inputs=encoder.conv_kernel, outputs=dim)
-        yield Layer(inputs=dim, outputs=dim)
-        yield from _feed_forward(dim, encoder.feed_forward)
+
+
+def _encoder_block(encoder: EncoderConfig) -> Iterator[Layer]:
+    if encoder.block == "conformer":
+        yield from _conformer_block(encoder)
+        return
+    yield from [Layer(inputs=encoder.dim, outputs=encoder.dim)] * 4
+    yield from _feed_forward(encoder.dim, encoder.feed_forward)
+
+
+def _conformer_block(encoder: EncoderConfig) -> Iterator[Layer]:
+    dim = encoder.dim
+    yield from _feed_forward(dim, encoder.feed_forward)
+    yield from [Layer(inputs=dim, outputs=dim)] * 4
+    yield Layer(inputs=dim, outputs=2 * dim)
+    yield Layer(inputs=encoder.conv_kernel, outputs=dim)
+    yield Layer(inputs=dim, outputs=dim)
+    yield from _feed_forward(dim, encoder.feed_forward)
 
 
 def _feed_forward(dim: int, config: FeedForwardConfig) -> Iterator[Layer]:
@@ -90,7 +117,9 @@ def encoder_work(config: ModelConfig, frames: int, past: int, shares: Sequence[f
         layers.append(Layer(inputs=config.encoder.dim, outputs=config.vocab_size))
     products = frames * sum(_active_weights(layer) for layer in layers)
     weights = sum(layer.weights * _touched(layer, frames, shares) for layer in layers)
-    attention = 2 * config.encoder.num_blocks * config.encoder.dim * frames * (past + frames)
+    encoder = config.encoder
+    blocks = encoder.num_blocks * encoder.frames_merged**2 + encoder.num_top_blocks
+    attention = 2 * blocks * encoder.dim * frames * (past + frames)
     return Work(products=products, attention=attention, weights=weights)
 
 

@@ -60,6 +60,10 @@ class TransformerDecoder(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(vocab_size, dim)
         nn.init.normal_(self.embedding.weight, std=dim**-0.5)
+        learned = config.position == "learned"
+        self.position_embedding = nn.Embedding(config.num_positions, dim) if learned else None
+        if self.position_embedding is not None:
+            nn.init.normal_(self.position_embedding.weight, std=0.02)
         self.dropout = Dropout(config.dropout)
         self.router = build_shared_router(dim, config.feed_forward)
         self.blocks = nn.ModuleList(DecoderBlock(dim, config) for _ in range(num_blocks))
@@ -84,10 +88,17 @@ class TransformerDecoder(nn.Module):
         mask = frame_mask(token_lens, num_tokens)
         place = torch.arange(num_tokens, device=tokens_in.device)
         positions, visible = (place, place <= place.unsqueeze(1)) if tree is None else (tree.positions, tree.visible)
-        x = self.dropout(self.embedding(tokens_in) * dim**0.5 + sinusoids(positions, dim))
+        x = self.dropout(self.embedding(tokens_in) * dim**0.5 + self._positions(positions, dim))
         bias = attention_bias((visible & mask.unsqueeze(1)).unsqueeze(1))
         memory_bias = attention_bias(frame_mask(memory_lens, memory.shape[1])[:, None, None, :])
         for block in self.blocks:
             x = block(x, mask, bias, memory, memory_bias, top_k, self.router)
         logits: Tensor = self.output_layer(self.after_norm(x))
         return logits
+
+    def _positions(self, places: Tensor, dim: int) -> Tensor:
+        """Numbers of tokens before each (...) to vectors (..., D)."""
+        if self.position_embedding is None:
+            return sinusoids(places, dim)
+        vectors: Tensor = self.position_embedding(places.clamp(max=self.position_embedding.num_embeddings - 1))
+        return vectors

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from unichoir.model.config import FeedForwardConfig
 from unichoir.model.dropout import Dropout
+from unichoir.model.feed_forward import ACTIVATIONS
 
 
 class Exchange(Protocol):
@@ -103,9 +104,6 @@ class Experts(nn.Module):
                 outputs.append(functional.linear(hidden, w_2[e], b_2[e]))
         outputs.append(x_SD.new_zeros(rest, w_2[0].shape[0]))
         return torch.cat(outputs)
-
-
-ACTIVATIONS = {"swish": functional.silu, "relu": functional.relu}
 
 
 def _here(weight: Tensor | None, dtype: torch.dtype) -> Tensor | None:

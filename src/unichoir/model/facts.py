@@ -9,12 +9,16 @@ def model_facts(config: ModelConfig) -> dict[str, str]:
     encoder, decoder, sizes = config.encoder, config.decoder, count_parameters(config)
     kind = "U2++ MoE" if encoder.feed_forward.num_experts else "U2++"
     reverse = " and a right-to-left" if decoder.num_reverse_blocks else ""
+    kinds = "Transformer" if encoder.block == "transformer" else "Conformer"
+    blocks = f"{encoder.num_blocks} {kinds} blocks"
+    if encoder.num_top_blocks:
+        blocks += f" and {encoder.num_top_blocks} Conformer blocks on merged pairs of frames"
     resting = sizes.active < sizes.total
     active = f", of which {sizes.active / 1e6:.1f}M compute one frame or token" if resting else ""
     return {
-        "architecture": f"{kind}: Conformer encoder, CTC, a left-to-right{reverse} Transformer decoder",
+        "architecture": f"{kind}: {kinds} encoder, CTC, a left-to-right{reverse} Transformer decoder",
         "parameters": f"{sizes.total / 1e6:.1f}M{active}",
-        "encoder": f"{encoder.num_blocks} blocks, {encoder.dim} wide; {_experts(encoder.feed_forward)}",
+        "encoder": f"{blocks}, {encoder.dim} wide; {_experts(encoder.feed_forward)}",
         "decoders": f"{decoder.num_blocks} + {decoder.num_reverse_blocks} blocks; {_experts(decoder.feed_forward)}",
         "tokens": str(config.vocab_size),
         "streaming": "yes" if encoder.conv_causal else "no",

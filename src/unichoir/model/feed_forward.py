@@ -1,5 +1,6 @@
 """The dense feed-forward network."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -11,7 +12,11 @@ from unichoir.model.dropout import Dropout
 if TYPE_CHECKING:
     from unichoir.model.moe import Router
 
-ACTIVATIONS = {"swish": functional.silu, "relu": functional.relu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "swish": functional.silu,
+    "relu": functional.relu,
+    "gelu": functional.gelu,
+}
 
 
 class FeedForward(nn.Module):

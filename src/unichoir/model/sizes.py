@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from unichoir.model.asr_model import AsrModel
+from unichoir.model.blocks import ENCODER_BLOCKS
 from unichoir.model.config import ModelConfig
-from unichoir.model.conformer import ConformerBlock
 from unichoir.model.decoder import DecoderBlock
 from unichoir.model.moe import MoE
 
@@ -35,7 +35,7 @@ def count_parameters(config: ModelConfig) -> Sizes:
     resting = sum(_count(moe.experts) * (moe.num_experts - moe.top_k) // moe.num_experts for moe in layers)
     blocks = []
     for block in model.modules():
-        if isinstance(block, (ConformerBlock, DecoderBlock)):
+        if isinstance(block, (*ENCODER_BLOCKS, DecoderBlock)):
             experts = sum(_count(module.experts) for module in block.modules() if isinstance(module, MoE))
             blocks.append((_count(block), experts))
     total = _count(model)

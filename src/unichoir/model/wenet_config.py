@@ -190,11 +190,22 @@ def wenet_config(config: ModelConfig) -> dict[str, Any]:
     """
     encoder, decoder = config.encoder, config.decoder
     _refuse("model", config, "training", dynamic_top_k=False)
-    _refuse("model.encoder", encoder, "results", position="absolute_key")
+    _refuse(
+        "model.encoder",
+        encoder,
+        "results",
+        position="absolute_key",
+        front="conv2d",
+        block="conformer",
+        num_top_blocks=0,
+    )
+    _refuse("model.decoder", decoder, "results", position="sinusoidal")
     if encoder.subsampling_channels not in (None, encoder.dim):
         _refuse("model.encoder", encoder, "results", subsampling_channels=encoder.dim)
     if encoder.feed_forward.activation != "swish":
         _refuse("model.encoder.feed_forward", encoder.feed_forward, "results", activation="swish")
+    if decoder.feed_forward.activation == "gelu":
+        _refuse("model.decoder.feed_forward", decoder.feed_forward, "results", activation="relu")
     for where, part in (("model.encoder", encoder), ("model.decoder", decoder)):
         _refuse(where, part, "training", hidden_dropout=part.dropout)
     bidirectional = bool(decoder.num_reverse_blocks)

@@ -9,6 +9,7 @@ that autograd really keeps.
 from dataclasses import dataclass
 from typing import Literal
 
+from unichoir.errors import ConfigError
 from unichoir.model.config import EncoderConfig, FeedForwardConfig, ModelConfig
 from unichoir.model.dispatch import TRAINING_ALIGNMENT
 from unichoir.model.subsampling import convolved_size
@@ -91,6 +92,9 @@ class Activations:
 
 def activations(config: ModelConfig, batch: BatchShape, types: Types) -> Activations:
     """Derive the bytes of every part for one batch of one process."""
+    for name, value in (("front", "conv2d"), ("block", "conformer"), ("num_top_blocks", 0)):
+        if getattr(config.encoder, name) != value:
+            raise ConfigError(f"model.encoder.{name} {getattr(config.encoder, name)}: its memory cannot be planned yet")
     dim, vocab = config.encoder.dim, config.vocab_size
     frames, places = batch.utterances * batch.frames, batch.utterances * batch.places
     reverse = config.decoder.num_reverse_blocks if config.reverse_weight > 0 else 0

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unichoir.data.dataset import Batch, encoder_frames
+from unichoir.data.dataset import Batch
 from unichoir.errors import TrainingError
 from unichoir.model.asr_model import AsrModel
 from unichoir.model.config import draw_top_k
@@ -81,7 +81,7 @@ class Learner:
     def draw(self, request: BatchRequest, batch: Batch) -> tuple[ChunkMask | None, Tensor | None]:
         """The dynamic chunk of one batch (U2++, section 2.2), and its experts for each frame where they are drawn."""
         rng = np.random.default_rng([self.config.trainer.seed, request.epoch, request.batch, request.window])
-        max_frames = encoder_frames(int(batch.feats_lengths.max()))
+        max_frames = self.config.model.encoder.num_frames(int(batch.feats_lengths.max()))
         chunk = draw_dynamic_chunk(rng, max_frames, self.config.model.dynamic_left_chunks)
         top_k = draw_top_k(rng, self.config.model)
         return chunk, None if top_k is None else torch.tensor([top_k], device=self.world.device)

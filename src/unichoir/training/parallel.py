@@ -25,7 +25,7 @@ from torch.utils.checkpoint import checkpoint
 
 from unichoir.errors import ConfigError
 from unichoir.model.asr_model import AsrModel
-from unichoir.model.conformer import ConformerBlock
+from unichoir.model.blocks import ENCODER_BLOCKS
 from unichoir.model.decoder import DecoderBlock
 from unichoir.model.experts import Experts
 from unichoir.model.moe import recomputing
@@ -96,7 +96,8 @@ class Spread:
         blocks = [
             module
             for module in model.modules()
-            if isinstance(module, (ConformerBlock, DecoderBlock)) and not self._unused.intersection(module.parameters())
+            if isinstance(module, (*ENCODER_BLOCKS, DecoderBlock))
+            and not self._unused.intersection(module.parameters())
         ]
         self._experts = [module for module in model.modules() if isinstance(module, Experts)]
         if self.layout.expert > 1:

@@ -12,7 +12,7 @@ import torch
 
 from unichoir.audio.augment import AugmentConfig
 from unichoir.data.cmvn import GlobalCmvn, sum_features
-from unichoir.data.dataset import ExampleReader, measure_durations, unknown_language
+from unichoir.data.dataset import ExampleReader, FrameRate, measure_durations, unknown_language
 from unichoir.data.features import FeatureReader
 from unichoir.data.manifest import Utterance, read_manifest
 from unichoir.data.shards import is_shard_list, read_shard_list
@@ -64,6 +64,8 @@ def prepare(
     dev, broken_in_dev = read_manifests(dev_manifests, "dev")
     check_languages([*train, *dev], tokenizer)
 
+    encoder = config.model.encoder
+
     def dataset(utterances: Sequence[Utterance], augment: AugmentConfig | None) -> BatchDataset:
         reader = ExampleReader(
             utterances,
@@ -73,6 +75,7 @@ def prepare(
             augment=augment,
             seed=config.trainer.seed,
             languages=tokenizer.languages,
+            frame_rate=FrameRate(subsampling_rate=encoder.subsampling_rate, right_context=encoder.right_context),
         )
         return BatchDataset(reader)
 
