@@ -24,6 +24,7 @@ from unichoir.cli import (
     transcribe,
     upcycle,
     wenet,
+    whisper,
 )
 from unichoir.cli.common import print_error
 from unichoir.errors import UnichoirError
@@ -45,6 +46,7 @@ app.command("shard")(shard.shard)
 app.command("upcycle")(upcycle.upcycle)
 app.command("plan")(plan.plan)
 app.command("export")(models.export)
+app.command("import-whisper")(whisper.import_whisper)
 app.command("import-wenet")(wenet.import_wenet)
 app.command("export-wenet")(wenet.export_wenet)
 app.command("serve")(serve.serve)

@@ -1,0 +1,98 @@
+"""`unichoir import-whisper`."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from unichoir.cli.common import note, refuse
+
+
+def import_whisper(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="WHISPER",
+            help="Whisper of any size: folder of Hugging Face (config.json, model.safetensors), OpenAI's .pt, or "
+            "CTranslate2's model.bin or its folder.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Checkpoint folder to write.", show_default=False)],
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder of `unichoir tokenizer`: the vocabulary of the new model. Without it OUT holds the encoder "
+            "alone.",
+            show_default=False,
+        ),
+    ] = None,
+    top_blocks: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="New Conformer blocks on top of Whisper's encoder. They see pairs of its 20 ms frames, merged into "
+            "frames of 40 ms.  [default: 2]",
+            show_default=False,
+        ),
+    ] = None,
+    no_merge: Annotated[
+        bool, typer.Option("--no-merge", help="Whisper's encoder as it is: frames of 20 ms, no blocks on top.")
+    ] = False,
+    decoder: Annotated[
+        Literal["whisper", "new"] | None,
+        typer.Option(
+            help="whisper: the decoders start as Whisper's, with its embeddings of each piece; its vocabulary must "
+            "lie beside the weights (tokenizer.json, vocab.json, vocabulary.txt, *.tiktoken). new: they start from "
+            "nothing.  [default: whisper with --tokenizer]",
+            show_default=False,
+        ),
+    ] = None,
+    decoder_blocks: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Blocks of the left-to-right decoder. Of Whisper's, N are taken evenly spaced.  [default: all of "
+            "Whisper's, or 2 new ones]",
+            show_default=False,
+        ),
+    ] = None,
+    reverse_blocks: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Blocks of the right-to-left decoder, taken alike; 0: none.")
+    ] = 2,
+    seed: Annotated[int, typer.Option(metavar="N", help="What new weights are drawn from.")] = 0,
+) -> None:
+    """Turn a Whisper checkpoint into one that a streaming model is trained from.
+
+    Train with `init: OUT` in the configuration, whose `model` and `fbank` are those of OUT/config.yaml. Without
+    --tokenizer use `init_encoder: OUT`, which takes the encoder alone; decoders are then new, and their sizes in
+    OUT/config.yaml a suggestion. docs/whisper.md shows the whole way.
+
+    No code in a file is run; weights as pickles (pytorch_model.bin) are refused.
+
+    Example:
+
+        unichoir import-whisper whisper-base exp/imported --tokenizer exp/bpe
+    """
+    from unichoir.api import training_extras
+
+    with training_extras("unichoir import-whisper"):
+        from unichoir.export.whisper import import_whisper as run
+        from unichoir.export.whisper_weights import WhisperOptions
+    if no_merge:
+        refuse({"--top-blocks": top_blocks}, "blocks on top see merged frames, so it does not go with --no-merge")
+    if tokenizer is None and decoder == "whisper":
+        raise typer.BadParameter("needs --tokenizer, whose pieces Whisper's embeddings are for", param_hint="--decoder")
+    options = WhisperOptions(
+        top_blocks=0 if no_merge else 2 if top_blocks is None else top_blocks,
+        whisper_decoder=decoder != "new",
+        decoder_blocks=decoder_blocks,
+        reverse_blocks=reverse_blocks,
+        seed=seed,
+    )
+    for line in run(source, output, tokenizer, options):
+        note(f"note: {line}")
+    note(f"{output}: written")
