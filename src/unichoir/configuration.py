@@ -51,6 +51,8 @@ def _plain(value: object) -> object:
         return to_mapping(value)
     if isinstance(value, (tuple, list)):
         return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
     return value
 
 
@@ -72,6 +74,13 @@ def _convert(hint: Any, value: object, where: str) -> Any:
             raise ConfigError(f"{where}: expected {len(arguments)} values, found {len(value)}")
         hints = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
         return tuple(_convert(item_hint, item, where) for item_hint, item in zip(hints, value, strict=True))
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where}: expected a mapping, found {type(value).__name__}")
+        return {
+            _convert(arguments[0], key, where): _convert(arguments[1], item, f"{where}: {key}")
+            for key, item in value.items()
+        }
     if dataclasses.is_dataclass(hint):
         return from_mapping(typing.cast(type, hint), value, where)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):

@@ -104,10 +104,9 @@ def test_the_encoder_equals_ctranslate2s(folders: dict[str, Path], tmp_path: Pat
 
 def encode(checkpoint: Path, feats: Tensor) -> Tensor:
     """Two frames of zeros before the utterance (`lead_frames`), one behind."""
-    from unichoir.model.encoder import Encoder
-
     from unichoir.configuration import from_mapping
     from unichoir.model.config import ModelConfig
+    from unichoir.model.encoder import Encoder
 
     config = from_mapping(ModelConfig, yaml.safe_load((checkpoint / "config.yaml").read_text())["model"], "model")
     encoder = Encoder(config.encoder).eval()

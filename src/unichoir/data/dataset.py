@@ -281,10 +281,9 @@ class ExampleReader:
         fbank, plan = self.features.fbank, self.plan(utterance, epoch)
         speech = [round((part.duration or 0.0) / speed * fbank.sample_rate) for part, speed in plan.parts]
         if not self.augment.changes_audio:  # features are joined, not samples
-            frames = sum(
-                fbank.num_frames(samples) - fbank.lead_frames for samples in speech if fbank.num_frames(samples)
-            )
-            return frames + fbank.lead_frames if frames else 0
+            counts = [fbank.num_frames(samples) for samples in speech]
+            # Joined utterances have one lead.
+            return sum(counts) - fbank.lead_frames * max(sum(count > 0 for count in counts) - 1, 0)
         silence = sum(round(silence.seconds * fbank.sample_rate) for silence in plan.silences)
         return fbank.num_frames(sum(speech) + silence)
 

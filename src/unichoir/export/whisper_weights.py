@@ -90,6 +90,10 @@ def encoder_weights(whisper: WhisperModel, merged: bool) -> dict[str, Tensor]:
     weights = whisper.weights
     last = "encoder.merge.norm" if merged else "encoder.after_norm"
     ours = {f"{last}.{each}": weights[f"encoder.ln_post.{each}"] for each in ("weight", "bias")}
+    if merged:
+        # What the new blocks find is added to the merged frames: at first nothing, so that Whisper's decoder hears what
+        # it knows.
+        ours |= {f"encoder.after_norm.{each}": torch.zeros(whisper.dims.dim) for each in ("weight", "bias")}
     for conv in ("1", "2"):
         for each in ("weight", "bias"):
             ours[f"encoder.subsampling.conv_{conv}.{each}"] = weights[f"encoder.conv{conv}.{each}"]

@@ -16,7 +16,7 @@ from unichoir.model.masks import ChunkMask, draw_dynamic_chunk
 from unichoir.model.moe import balance_experts, recomputing
 from unichoir.training.config import ExperimentConfig
 from unichoir.training.feeding import BatchRequest, Loaded
-from unichoir.training.optim import build_optimizer, clip_gradient, learning_rate, set_learning_rate
+from unichoir.training.optim import build_optimizer, clip_gradient, freeze_parts, learning_rate, set_learning_rate
 from unichoir.training.parallel import Spread
 from unichoir.training.validation import empty_batch, to_device
 from unichoir.training.world import World
@@ -29,6 +29,7 @@ class Learner:
 
     def __init__(self, model: AsrModel, config: ExperimentConfig, world: World) -> None:
         self.model, self.config, self.world = model, config, world
+        freeze_parts(model, config.optim)
         self.spread = Spread(model, config.parallel, world, config.trainer.precision)
         self.optimizer = build_optimizer(model, config.optim)
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -29,6 +29,10 @@ class OptimConfig:
     final_fraction: float = 0.0
     grad_clip: float = 5.0
     """Largest norm of the whole gradient; 0 does not clip."""
+    rates: dict[str, float] = field(default_factory=dict)
+    """What the learning rate is multiplied by in a part of the model, by the beginning of its weights' names, such as
+    `encoder.blocks` or `left_decoder.blocks.0`; the longest counts. 0 leaves the part as it is, and saves its
+    gradient."""
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "eps"):
@@ -39,6 +43,9 @@ class OptimConfig:
                 raise ConfigError(f"{name} must not be negative, found {getattr(self, name)}")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ConfigError(f"betas must be in [0, 1), found {self.betas}")
+        for name, rate in self.rates.items():
+            if not (math.isfinite(rate) and rate >= 0):
+                raise ConfigError(f"rates: {name} must be a number of at least 0, found {rate}")
         if not 0 <= self.final_fraction <= 1:
             raise ConfigError(f"final_fraction must be in [0, 1], found {self.final_fraction}")
 
@@ -61,8 +68,27 @@ def learning_rate(config: OptimConfig, step: int, done: float) -> float:
     return config.learning_rate * rise * (config.final_fraction + (1 - config.final_fraction) * curve)
 
 
+def rate_of(config: OptimConfig, name: str) -> float:
+    """What the learning rate of the weight `name` is multiplied by."""
+    parts = name.split(".")
+    beginnings = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+    return next((config.rates[each] for each in beginnings if each in config.rates), 1.0)
+
+
+def freeze_parts(model: nn.Module, config: OptimConfig) -> None:
+    """Leave out of training what has a rate of 0. Raises ConfigError for a rate of a part that the model has not."""
+    names = [name for name, _ in model.named_parameters()]
+    for part in config.rates:
+        if not any(f"{name}.".startswith(f"{part}.") for name in names):
+            raise ConfigError(f"optim.rates: no weight of the model begins with '{part}'")
+    for name, parameter in model.named_parameters():
+        if not rate_of(config, name):
+            parameter.requires_grad_(False)
+
+
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over the parameters that require a gradient, in groups: with and without weight decay, spread alike."""
+    """AdamW over the parameters that require a gradient, in groups: with and without weight decay, of one rate, spread
+    alike."""
     groups: dict[object, dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -70,15 +96,18 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
             is_free = parameter.ndim <= 1 or "bias" in name.rpartition(".")[2]
             decay = 0.0 if is_free else config.weight_decay
             # One fused step takes only tensors that are spread alike.
-            group = groups.setdefault((is_free, placement(parameter)), {"params": [], "weight_decay": decay})
+            rate = rate_of(config, name)
+            made: dict[str, Any] = {"params": [], "weight_decay": decay, "rate": rate}
+            group = groups.setdefault((is_free, rate, placement(parameter)), made)
             group["params"].append(parameter)
     decayed_first = sorted(groups.values(), key=lambda group: -group["weight_decay"])
     return torch.optim.AdamW(decayed_first, lr=config.learning_rate, betas=config.betas, eps=config.eps, fused=True)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Of every group, times its own rate."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["rate"]
 
 
 def clip_gradient(parameters: Iterable[Tensor], largest: float) -> Tensor:

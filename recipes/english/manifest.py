@@ -1,0 +1,42 @@
+"""One training or dev manifest of many: python manifest.py OUT MANIFEST[:TIMES]...
+
+Transcripts become lower-case words: letters and apostrophes only. A repeated utterance gets a key of its own, and so
+an augmentation of its own in every epoch. Repeating is how small sets are heard as often as large ones.
+"""
+
+import argparse
+import json
+import os
+import re
+from pathlib import Path
+
+
+def words(text: str) -> str:
+    """A transcript as the model writes it."""
+    return " ".join(re.sub(r"[^a-z' ]", " ", text.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")).split())
+
+
+def main() -> None:
+    """Combine as the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("manifests", nargs="+", metavar="MANIFEST[:TIMES]")
+    arguments = parser.parse_args()
+    output: Path = arguments.output
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with output.open("w", encoding="utf-8") as combined:
+        for argument in arguments.manifests:
+            name, _, times = argument.partition(":")
+            manifest = Path(name)
+            corpus = manifest.resolve().parent.name
+            for line in manifest.read_text(encoding="utf-8").splitlines():
+                row = json.loads(line)
+                wav = os.path.relpath(manifest.parent.resolve() / row["wav"], output.parent.resolve())
+                for turn in range(int(times or 1)):
+                    key = f"{corpus}/{row['key']}/{turn}"
+                    made = {**row, "key": key, "wav": wav, "txt": words(row["txt"])}
+                    combined.write(json.dumps(made, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()
