@@ -143,8 +143,8 @@ class Trainer:
                 else:
                     began = time.monotonic()
                     group = next(batches)
-                    self.update(group, stalled=time.monotonic() - began)
-                    self.log()
+                    if self.update(group, stalled=time.monotonic() - began):
+                        self.log()
                     if self.checkpoint_is_due():
                         self.save()
             self.save()
@@ -153,8 +153,11 @@ class Trainer:
             self.report.line(f"{reason}: stopped after update {self.progress.step}; run it again to continue")
             return self.result(average=None)
 
-    def update(self, group: list[Loaded], stalled: float = 0.0) -> None:
-        """Learn from what all processes have loaded; `stalled`: seconds that this one has waited for it."""
+    def update(self, group: list[Loaded], stalled: float = 0.0) -> bool:
+        """Learn from what all processes have loaded; `stalled`: seconds that this one has waited for it.
+
+        Returns False where none of it could be used, and nothing was learnt.
+        """
         num_utterances = self.take_stock(group, stalled)
         if num_utterances:
             step = self.progress.step + 1
@@ -164,6 +167,7 @@ class Trainer:
         if self.progress.position.epoch > group[-1].request.epoch and not self.progress.step:
             key, reason = next(iter(self.progress.skipped.items()), ("the manifests", "nothing in them"))
             raise TrainingError(f"no training utterance can be used; {key}: {reason}")
+        return num_utterances > 0
 
     def take_stock(self, group: list[Loaded], stalled: float) -> int:
         """Note what all processes bring to this update; returns the number of its utterances."""
