@@ -33,6 +33,8 @@ PADDING_TOKEN = -1
 FRAME_STEP = 32
 """Batches are padded to 3 more than a multiple of this many feature frames, which makes a multiple of 8 encoder frames:
 matrix products are fastest in such sizes, and on CPUs each new size costs a compilation."""
+TOKEN_STEP = 8
+"""Tokens are padded to one less than a multiple of this: a decoder has one place more."""
 SPARE_SECONDS = 0.1
 """Silence leaves so much below `max_seconds`: durations are rounded, and nothing may be skipped because of it."""
 
@@ -114,11 +116,12 @@ def padded_frames(longest: int) -> int:
 
 
 def collate(examples: Sequence[Example]) -> Batch:
-    """Pad one or more examples into a batch, in their order, to the `padded_frames` of the longest."""
+    """Pad one or more examples into a batch, in their order, to the `padded_frames` of the longest and `TOKEN_STEP`."""
     lengths = np.array([len(example.feats) for example in examples], dtype=np.int64)
     token_lengths = np.array([len(example.tokens) for example in examples], dtype=np.int64)
     feats = np.zeros((len(examples), padded_frames(int(lengths.max())), examples[0].feats.shape[1]), dtype=np.float32)
-    tokens = np.full((len(examples), token_lengths.max()), PADDING_TOKEN, dtype=np.int64)
+    most = -(-(int(token_lengths.max()) + 1) // TOKEN_STEP) * TOKEN_STEP - 1
+    tokens = np.full((len(examples), most), PADDING_TOKEN, dtype=np.int64)
     for row, example in enumerate(examples):
         feats[row, : lengths[row]] = example.feats
         tokens[row, : token_lengths[row]] = example.tokens

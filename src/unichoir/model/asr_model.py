@@ -82,18 +82,26 @@ class AsrModel(nn.Module):
         """The hybrid loss from the encoder's output (B, T', D) on."""
         config = self.config
         ctc = self.ctc.loss(encoder_out, encoder_out_lens, tokens, token_lengths)
-        memory = (encoder_out, encoder_out_lens)
-        attention = self._decoder_loss(self.left_decoder, memory, tokens, token_lengths, top_k)
-        if self.right_decoder is not None and config.reverse_weight > 0:
-            reverse = self._decoder_loss(
-                self.right_decoder, memory, reverse_tokens(tokens, token_lengths), token_lengths, top_k
-            )
-            attention = (1 - config.reverse_weight) * attention + config.reverse_weight * reverse
+        attention = torch.zeros_like(ctc)
+        if config.ctc_weight < 1:
+            attention = self._attention_loss((encoder_out, encoder_out_lens), tokens, token_lengths, top_k)
         loss = config.ctc_weight * ctc + (1 - config.ctc_weight) * attention
         load = take_load_loss(self) if self.training else None
         if load is None or not self.training:  # one that recomputation has left behind
             return LossOutput(loss, ctc, attention, torch.zeros_like(loss))
         return LossOutput(loss + load, ctc, attention, load)
+
+    def _attention_loss(
+        self, memory: tuple[Tensor, Tensor], tokens: Tensor, token_lengths: Tensor, top_k: Tensor | None
+    ) -> Tensor:
+        """Of both decoders, weighted."""
+        weight = self.config.reverse_weight
+        attention = self._decoder_loss(self.left_decoder, memory, tokens, token_lengths, top_k)
+        if self.right_decoder is None or not weight:
+            return attention
+        backwards = reverse_tokens(tokens, token_lengths)
+        reverse = self._decoder_loss(self.right_decoder, memory, backwards, token_lengths, top_k)
+        return (1 - weight) * attention + weight * reverse
 
     def _decoder_loss(
         self,

@@ -146,6 +146,7 @@ class ModelConfig:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     ctc_weight: float = 0.3
+    """1: the decoders are left out of training; `optim.rates` must then be 0 for them."""
     reverse_weight: float = 0.3
     label_smoothing: float = 0.1
     length_normalized_loss: bool = False
@@ -155,6 +156,9 @@ class ModelConfig:
     eos_id: int = 2
     dynamic_left_chunks: bool = False
     """Draw the number of left chunks in training too (U2, section 3.2); otherwise all of the past is seen."""
+    min_chunk_size: int = 1
+    """Least encoder frames in a chunk drawn in training; the most are 25. A model that will not be used with smaller
+    chunks learns sooner without them."""
     dynamic_top_k: bool = False
     """In training draw for each batch how many experts a frame goes to, from 1 to top_k (DLG-MoE, arXiv 2407.18581), so
     that fewer can be used in recognition."""
@@ -163,6 +167,8 @@ class ModelConfig:
         for name in ("ctc_weight", "reverse_weight", "label_smoothing"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigError(f"{name} {getattr(self, name)} must lie between 0 and 1")
+        if not 1 <= self.min_chunk_size <= 25:
+            raise ConfigError(f"min_chunk_size must lie between 1 and 25, found {self.min_chunk_size}")
         if self.reverse_weight > 0 and self.decoder.num_reverse_blocks == 0:
             raise ConfigError("reverse_weight above 0 needs a right-to-left decoder (num_reverse_blocks)")
         if self.dynamic_top_k and self.max_top_k < 2:

@@ -42,16 +42,22 @@ def attention_bias(mask: Tensor) -> Tensor:
     return torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, MASKED)
 
 
-def draw_dynamic_chunk(rng: np.random.Generator, max_frames: int, dynamic_left: bool = False) -> ChunkMask | None:
+LARGEST_CHUNK = 25
+"""Encoder frames in the largest chunk that is drawn: a second of 40 ms frames."""
+
+
+def draw_dynamic_chunk(
+    rng: np.random.Generator, max_frames: int, dynamic_left: bool = False, min_size: int = 1
+) -> ChunkMask | None:
     """The chunk of one training batch (U2++, section 2.2): half of the time full context (None), else 1 to 25 frames.
 
-    max_frames: encoder frames of the longest utterance in the batch.
+    max_frames: encoder frames of the longest utterance in the batch; min_size: of a chunk, instead of 1.
     """
     if max_frames < 2:
         return None
     drawn = int(rng.integers(1, max_frames))
     if drawn > max_frames // 2:
         return None
-    size = drawn % 25 + 1
+    size = drawn % (LARGEST_CHUNK + 1 - min_size) + min_size
     max_left = (max_frames - 1) // size
     return ChunkMask(size, int(rng.integers(0, max_left + 1)) if dynamic_left else -1)

@@ -91,6 +91,12 @@ class ExperimentConfig:
     trainer: TrainerConfig
 
     def __post_init__(self) -> None:
+        if self.model.ctc_weight == 1 and any(
+            self.optim.rates.get(f"{side}_decoder") != 0 for side in ("left", "right")
+        ):
+            raise ConfigError(
+                "model.ctc_weight 1 trains no decoder: set optim.rates of left_decoder and right_decoder to 0"
+            )
         if self.init is not None and self.init_encoder is not None:
             raise ConfigError("init and init_encoder: only one can be where training starts")
 

@@ -85,7 +85,7 @@ def train(
     if config.trainer.num_threads:
         torch.set_num_threads(config.trainer.num_threads)
     # Read by oneDNN at its first product: compiled kernels for the many shapes of batches, or they are made again.
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "4096")
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "50000")
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     with join_world(pick_device(config.trainer.device)) as world:
