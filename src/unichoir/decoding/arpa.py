@@ -49,6 +49,28 @@ def open_model(path: str) -> tuple[Any, list[str]]:
     return model, words
 
 
+class KenlmNgram:
+    """The model of a file that KenLM reads. Raises as `open_model` does."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._model, self.words = open_model(path)
+        self._state = import_kenlm().State
+        self.order: int = self._model.order
+
+    def begin(self) -> Any:
+        """KenLM's state after <s>. States are never changed."""
+        state = self._state()
+        self._model.BeginSentenceWrite(state)
+        return state
+
+    def score(self, state: Any, word: str) -> tuple[Any, float, bool]:
+        """The state after `word`, its log10 probability, and whether the model knows it."""
+        after = self._state()
+        found = self._model.BaseFullScore(state, word, after)
+        return after, found.log_prob, not found.oov
+
+
 def import_kenlm() -> Any:
     """The module. Raises UnichoirError saying what to install."""
     try:
