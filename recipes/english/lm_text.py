@@ -6,7 +6,8 @@ DATA holds `text/*.txt` and `text/*.txt.xz` (a sentence a line) and a folder for
 and test are never read. Sentences become lower case without marks but the apostrophe within a word; titles that are
 read out in full are written so. What has digits is left out: nobody knows how it would be read.
 
-Sets that no book resembles get a file of their own (`KINDS`), so that they can be weighted; the rest is `general.txt`.
+Sources that books do not resemble get files of their own (`KINDS`), so that they can be weighted; the rest is
+`general.txt`.
 """
 
 import argparse
@@ -21,6 +22,8 @@ from pathlib import Path
 from unichoir.text.normalize import normalize_for_scoring
 
 KINDS = {
+    "common_voice_sentences_en.txt": "sentences",
+    "cv1_dev_en": "sentences",
     "an4": "spelled",
     "speechocean762": "lessons",
     "fsdd": "prompts",
@@ -30,7 +33,7 @@ KINDS = {
     "picovoice_wakewords": "prompts",
     "speech_commands_3w": "prompts",
 }
-"""Sets of spelled names and numbers, of a course of English, of words and short orders."""
+"""Sentences as people say them today; spelled names and numbers; a course of English; words and short orders."""
 TITLES = {"mr": "mister", "mrs": "missus", "dr": "doctor", "messrs": "messieurs"}
 _TITLE = re.compile(r"\b(mr|mrs|dr|messrs)\b")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, TypeAlias
 
-from unichoir.decoding.arpa import KenlmNgram
+from unichoir.decoding.arpa import KenlmNgram, spoken_words
 from unichoir.decoding.options import STREAMING_MODES, Mode, SearchOptions
 from unichoir.errors import CheckpointError, DecodingError
 from unichoir.text.normalize import is_cjk, split_words
@@ -64,7 +64,7 @@ class NgramLanguageModel:
         self.path = os.fspath(path)
         self.required = required
         self._model = PackedNgram(self.path) if is_packed(self.path) else KenlmNgram(self.path)
-        words = self._model.words
+        words = spoken_words(self._model.words, self.path)
         self.order = self._model.order
         self.has_tokens = any(SPACE in word for word in words) or not _BYTES.isdisjoint(words)
         """Whether it is a model of tokens."""
@@ -75,6 +75,11 @@ class NgramLanguageModel:
         """Of each token, whether what came before it is complete."""
         self.completes = [self.has_tokens or (len(token) == 1 and is_cjk(token)) for token in tokenizer.tokens]
         """Of each token, whether nothing after it can belong to it."""
+        one_word = not any(
+            is_cjk(character) or character.isspace() for token in tokenizer.tokens for character in token
+        )
+        self.completes_one = self.has_tokens or (one_word and _BYTES.isdisjoint(tokenizer.tokens))
+        """Whether a token completes no more than one word: itself or what came before it."""
         languages = frozenset(tokenizer.languages.values())
 
         @lru_cache(MAX_SPELLINGS)
@@ -103,9 +108,9 @@ class NgramLanguageModel:
     def score(self, state: Any, word: str) -> tuple[Any, float, bool]:
         """The state after `word`, its log10 probability or `UNKNOWN_FLOOR` if that is more, and whether it is known."""
         after, score, known = self._model.score(state, word)
-        if not score < 1:  # no well-formed model; rounding may exceed 0
+        if not score < 1:  # no well-formed model
             raise CheckpointError(f"{self.path}: the log-probability of '{word}' is {score}")
-        return after, max(score, UNKNOWN_FLOOR), known
+        return after, min(max(score, UNKNOWN_FLOOR), 0.0), known  # rounding may exceed 0
 
 
 class DefaultLanguageModel:
@@ -138,6 +143,7 @@ class NgramScorer:
         self._scale = weights.lm_weight * math.log(10)
         self._word_bonus = weights.length_bonus
         self._unknown_bonus = weights.length_bonus - weights.oov_penalty
+        self.most = max(0.0, self._word_bonus) if model.completes_one else math.inf
 
     def start(self) -> State:
         """See `PrefixScorer.start`."""

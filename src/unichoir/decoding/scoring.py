@@ -16,6 +16,9 @@ MAX_GRAPHS = 16
 class PrefixScorer(Protocol):
     """Adds to the CTC scores of prefixes, in natural log. Immutable: what it remembers of a prefix is a state."""
 
+    most: float
+    """`extend` never adds more; infinite where nobody knows. With it searches ask for fewer extensions."""
+
     def start(self) -> Any:
         """The state of the empty prefix."""
         ...
@@ -45,6 +48,7 @@ class JointScorer:
 
     def __init__(self, scorers: Sequence[PrefixScorer]) -> None:
         self._scorers = tuple(scorers)
+        self.most = sum(scorer.most for scorer in scorers)
 
     def start(self) -> tuple[Any, ...]:
         """The states of all."""
