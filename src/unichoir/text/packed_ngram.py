@@ -104,6 +104,8 @@ class PackedNgram:
             reason = f"not a packed language model, or truncated or damaged ({error})"
             raise CheckpointError(f"{self.path}: {reason}") from None
         self.order = len(self._levels)
+        self.counts = [len(level.scores) for level in self._levels]
+        """N-grams of each order."""
         self._ids = {word: place for place, word in enumerate(self.words)}
 
     def begin(self) -> State:
