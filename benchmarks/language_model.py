@@ -3,15 +3,17 @@
     python benchmarks/language_model.py chain 1000000 chain.txt
     python benchmarks/language_model.py train an4/train.jsonl chain.txt --orders 3 --lmplz kenlm/build/bin/lmplz
     python benchmarks/language_model.py perplexity words.arpa.gz an4/dev.jsonl
+    python benchmarks/language_model.py packed lm.bin --manifests an4/dev.jsonl cv1_dev_en/dev.jsonl
     python benchmarks/language_model.py search an4/dev.jsonl --lm words.arpa.gz tokens.arpa.gz
     python benchmarks/language_model.py read chain.arpa chain.arpa.gz chain.binary
     python benchmarks/language_model.py defaults TABLE...
 
 `chain` writes a random text. `train` trains as `unichoir lm train` does, each time in a process of its own, of which it
 shows the processor time and the peak of its memory, and compares all n-grams with those of `lmplz -o N
---discount_fallback`, in log10. `search` is the processor time of the prefix beam. `read` opens files as the recogniser
-does; of an .arpa it also makes a transducer where kaldilm and kaldifst are installed. `defaults` sums the tables that
-`unichoir lm tune` prints, each in a file, and shows which weights have the lowest error rate in sum.
+--discount_fallback`, in log10. `packed` is the perplexity of known words with packed models, in lower case, and in
+brackets the share of words that are unknown. `search` is the processor time of the prefix beam. `read` opens files as
+the recogniser does; of an .arpa it also makes a transducer where kaldilm and kaldifst are installed. `defaults` sums
+the tables that `unichoir lm tune` prints, each in a file, and shows which weights have the lowest error rate in sum.
 """
 
 import argparse
@@ -34,6 +36,7 @@ from unichoir.decoding.arpa import open_model
 from unichoir.decoding.options import DecodingOptions
 from unichoir.decoding.prefix_beam import ctc_prefix_beam_search
 from unichoir.text.ngram import train_ngram, write_arpa
+from unichoir.text.packed_ngram import PackedNgram
 
 BEAM, ROUNDS, QUERIES = 10, 5, 100_000
 VOCABULARY = 50_000
@@ -143,6 +146,26 @@ def measure_perplexity(path: Path, manifests: Sequence[Path]) -> None:
         print(f"| {manifest.parent.name}/{manifest.stem} | {perplexity:.5f} | {unknown} | {100 * longest:.0f} % |")
 
 
+def measure_packed(models: Sequence[Path], manifests: Sequence[Path]) -> None:
+    """A row for each file: its n-grams and, of each set, perplexity and the share of unknown words."""
+    print(f"| file | MB | n-grams | {' | '.join(manifest.parent.name for manifest in manifests)} |")
+    print(f"| --- | ---: | ---: |{' ---: |' * len(manifests)}")
+    for path in models:
+        model, cells = PackedNgram(path), []
+        for manifest in manifests:
+            scores, unknown = [], 0
+            for text in sentences(manifest):
+                state = model.begin()
+                for word in [*(word.lower() for word in text), "</s>"]:
+                    state, score, known = model.score(state, word)
+                    scores += [score] if known else []
+                    unknown += not known
+            perplexity = 10 ** (-sum(scores) / len(scores))
+            cells.append(f"{perplexity:.0f} ({100 * unknown / (len(scores) + unknown):.1f} %)")
+        counts = " + ".join(f"{count:,}" for count in model.counts)
+        print(f"| {path.name} | {path.stat().st_size / 1e6:.1f} | {counts} | {' | '.join(cells)} |", flush=True)
+
+
 def measure_search(manifest: Path, models: Sequence[Path], name: str | None) -> None:
     """Processor time of the prefix beam for a frame."""
     recognizer = load_recognizer(name, num_threads=1)
@@ -154,7 +177,7 @@ def measure_search(manifest: Path, models: Sequence[Path], name: str | None) -> 
     frames = sum(map(len, encoded))
     print(f"{frames} frames\n\n| language model | us for a frame |\n| --- | ---: |")
     for path in [None, *models]:
-        scorer = None if path is None else load_recognizer(name, 1, None, "cpu", str(path)).scorer(options)
+        scorer = load_recognizer(name, 1, None, "cpu", path).scorer(options)
         rounds = []
         for _ in range(ROUNDS):
             begun = time.process_time()
@@ -244,6 +267,9 @@ def main() -> None:
     perplexity = commands.add_parser("perplexity")
     perplexity.add_argument("lm", type=Path)
     perplexity.add_argument("manifests", nargs="+", type=Path)
+    packed = commands.add_parser("packed")
+    packed.add_argument("lm", nargs="+", type=Path)
+    packed.add_argument("--manifests", nargs="+", type=Path, required=True)
     search = commands.add_parser("search")
     search.add_argument("manifest", type=Path)
     search.add_argument("--lm", nargs="+", type=Path, required=True)
@@ -258,6 +284,8 @@ def main() -> None:
             measure_trainers(given.texts, given.orders, given.lmplz)
         case "perplexity":
             measure_perplexity(given.lm, given.manifests)
+        case "packed":
+            measure_packed(given.lm, given.manifests)
         case "search":
             measure_search(given.manifest, given.lm, given.model)
         case "read":

@@ -13,13 +13,14 @@ from unichoir.decoding.context import Hotword, parse_hotwords
 from unichoir.decoding.device import Device
 from unichoir.decoding.forced import force_align
 from unichoir.decoding.hypothesis import StreamResult, Transcript
-from unichoir.decoding.options import DecodingOptions, Mode, StreamingMode, StreamingOptions
+from unichoir.decoding.options import DEFAULT_LM, DecodingOptions, Mode, StreamingMode, StreamingOptions
 from unichoir.decoding.recognizer import Progress, Recognizer
 from unichoir.errors import AudioError
 from unichoir.extras import cluster_extras, serving_extras, training_extras
 from unichoir.loading import (
     DEFAULT_MODEL,
     MODELS,
+    find_language_model,
     find_model,
     included_models,
     load_recognizer,
@@ -35,6 +36,7 @@ __all__ = [
     "Model",
     "Stream",
     "cluster_extras",
+    "find_language_model",
     "find_model",
     "included_models",
     "load_model",
@@ -54,7 +56,7 @@ def load_model(
     num_threads: int | None = None,
     top_k: int | None = None,
     device: Device = "cpu",
-    language_model: str | os.PathLike[str] | None = None,
+    language_model: str | os.PathLike[str] | None = DEFAULT_LM,
 ) -> "Model":
     """Load an included model, a model directory or a model of the Hugging Face hub; None: the default model.
 
@@ -62,10 +64,12 @@ def load_model(
     its cache (extra `hub`; docs/models.md). A directory holds an ONNX model (`unichoir export`) or, where torch is
     installed, a checkpoint of training.
     num_threads: of one computation; None leaves the engine's choice. top_k: experts of a frame, if fewer than the model
-    was trained with. device: `cpu` or `cuda`, an NVIDIA GPU. language_model: file of an n-gram model, ARPA or KenLM's
-    binary, for the modes with a prefix beam (extra `lm`; docs/language-model.md). Raises CheckpointError or another
-    UnichoirError naming what is missing or malformed, DecodingError for a top_k that the model does not have, for a
-    device that it or this machine cannot compute on, and for a language model of words that the model cannot write.
+    was trained with. device: `cpu` or `cuda`, an NVIDIA GPU. language_model: file of an n-gram model, packed or, with
+    the extra `lm`, ARPA or KenLM's binary, for the modes with a prefix beam (docs/language-model.md). "default": the
+    model's own, if its directory has one, in the modes that can use it; None or "none": no language model. Raises
+    CheckpointError or another UnichoirError naming what is missing or malformed, DecodingError for a top_k that the
+    model does not have, for a device that it or this machine cannot compute on, and for a language model of words that
+    the model cannot write.
     """
     return Model(load_recognizer(name_or_dir, num_threads, top_k, device, language_model))
 

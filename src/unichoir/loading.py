@@ -7,16 +7,20 @@ from unichoir.audio.fbank import FbankConfig
 from unichoir.configuration import from_mapping
 from unichoir.decoding.backend import Backend
 from unichoir.decoding.device import DEVICES, Device
-from unichoir.decoding.language_model import NgramLanguageModel
+from unichoir.decoding.language_model import DefaultLanguageModel, NgramLanguageModel
 from unichoir.decoding.onnx_backend import CONFIG_FILE, load_model_directory
+from unichoir.decoding.options import DEFAULT_LM, NO_LM
 from unichoir.decoding.recognizer import Recognizer
+from unichoir.decoding.scoring import LanguageModel
 from unichoir.directory.hub import find_directory, is_on_hub
 from unichoir.errors import CheckpointError, DecodingError
 from unichoir.extras import training_extras
-from unichoir.text.tokenizer import load_tokenizer
+from unichoir.text.tokenizer import Tokenizer, load_tokenizer
 
 DEFAULT_MODEL = "unichoir-small-en"
 WEIGHTS_FILE = "model.safetensors"
+LM_FILE = "lm.bin"
+"""The language model of a model directory, packed (`unichoir lm add`)."""
 MODELS = Path(__file__).parent / "models"
 """The included models, one folder each."""
 
@@ -67,7 +71,7 @@ def load_recognizer(
     num_threads: int | None = None,
     top_k: int | None = None,
     device: Device = "cpu",
-    language_model: str | os.PathLike[str] | None = None,
+    language_model: str | os.PathLike[str] | None = DEFAULT_LM,
 ) -> Recognizer:
     """As `unichoir.load_model`, for those who need the parts."""
     if device not in DEVICES:
@@ -83,8 +87,28 @@ def load_recognizer(
         what = f"neither a model ({CONFIG_FILE}) nor a checkpoint ({WEIGHTS_FILE})"
         raise CheckpointError(f"{directory}: {what}{_advice(directory)}")
     tokenizer = load_tokenizer(directory)
-    ngrams = None if language_model is None else NgramLanguageModel(language_model, tokenizer)
-    return Recognizer(backend, tokenizer, fbank, ngrams)
+    return Recognizer(backend, tokenizer, fbank, _load_language_model(language_model, directory, tokenizer))
+
+
+def find_language_model(language_model: str | os.PathLike[str] | None, directory: Path) -> Path | None:
+    """The file of a language model as `load_model` takes it, for a model in `directory`; None: there is none."""
+    if language_model is None or language_model == NO_LM:
+        return None
+    if language_model != DEFAULT_LM:
+        return Path(language_model)
+    own = directory / LM_FILE
+    return own if own.exists() else None
+
+
+def _load_language_model(
+    language_model: str | os.PathLike[str] | None, directory: Path, tokenizer: Tokenizer
+) -> LanguageModel | None:
+    file = find_language_model(language_model, directory)
+    if file is None:
+        return None
+    if language_model == DEFAULT_LM:
+        return DefaultLanguageModel(file, tokenizer)
+    return NgramLanguageModel(file, tokenizer)
 
 
 def _advice(directory: Path) -> str:

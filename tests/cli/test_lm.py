@@ -77,7 +77,7 @@ def test_tuning_keeps_the_best_of_its_table(run_command: Command, tmp_path: Path
         "lm", "tune", "unichoir-small-en", manifest, "--lm", lm, "--decoding", mode, "--beam-size", 4
     )
     assert code == 0
-    kept = json.loads(weights_file(lm).read_bytes())
+    kept = json.loads(weights_file(lm).read_bytes())[mode]
     rates = [float(rate) for line in out.splitlines()[2:] for rate in re.findall(r"\d+\.\d\d", line)]
     assert 100 * kept["tuned"]["word_errors"] / kept["tuned"]["words"] == pytest.approx(min(rates), abs=0.005)
     assert kept["tuned"]["word_errors"] <= kept["tuned"]["word_errors_without"]

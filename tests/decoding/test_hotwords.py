@@ -1,5 +1,6 @@
 """Hotwords and language models through the recogniser: recordings, streams and their utterances, what is refused."""
 
+import math
 import pickle
 from dataclasses import replace
 from typing import Any
@@ -13,7 +14,7 @@ from unichoir.audio.fbank import FbankConfig
 from unichoir.decoding import scoring
 from unichoir.decoding.context import ContextGraph, Hotword
 from unichoir.decoding.hypothesis import Hypothesis
-from unichoir.decoding.options import DecodingOptions, EndpointRules, StreamingOptions
+from unichoir.decoding.options import DecodingOptions, EndpointRules, SearchOptions, StreamingOptions
 from unichoir.decoding.prefix_beam import ctc_prefix_beam_search
 from unichoir.decoding.recognizer import Recognizer
 from unichoir.decoding.rescoring import BONUS_WEIGHT, attention_rescoring
@@ -30,12 +31,16 @@ class EveryToken:
     def __init__(self, token: int) -> None:
         self.token = token
         self.asked: list[tuple[float | None, float | None]] = []
+        self.required = True
 
-    def scorer(self, weight: float | None, word_bonus: float | None) -> Any:
-        self.asked.append((weight, word_bonus))
-        token, weight, bonus = self.token, 1.0 if weight is None else weight, word_bonus or 0.0
+    def scorer(self, options: SearchOptions) -> Any:
+        self.asked.append((options.lm_weight, options.length_bonus))
+        weight = 1.0 if options.lm_weight is None else options.lm_weight
+        token, bonus = self.token, options.length_bonus or 0.0
 
         class Scorer:
+            most = math.inf
+
             def start(self) -> int:
                 return 0
 

@@ -73,6 +73,12 @@ def textbook(arpa: Path, words: Sequence[str]) -> float:
     )
 
 
+def weighted(
+    lm_weight: float | None = None, length_bonus: float | None = None, oov: float | None = None
+) -> DecodingOptions:
+    return DecodingOptions(lm_weight=lm_weight, length_bonus=length_bonus, oov_penalty=oov)
+
+
 def total(scorer: PrefixScorer, tokens: Sequence[int]) -> float:
     state, score = scorer.start(), 0.0
     for token in tokens:
@@ -86,7 +92,7 @@ def ids(tokenizer: Tokenizer, tokens: Sequence[str]) -> list[int]:
 
 
 def test_by_hand(tmp_path: Path) -> None:
-    scorer = NgramLanguageModel(write(tmp_path / "lm.arpa"), PIECES).scorer(0.5, 0.25)
+    scorer = NgramLanguageModel(write(tmp_path / "lm.arpa"), PIECES).scorer(weighted(0.5, 0.25))
     state, added = scorer.extend(scorer.start(), 3)  # ▁ON
     assert added == 0.0
     state, added = scorer.extend(state, 5)  # E: ONE is not complete, there may be more
@@ -112,7 +118,7 @@ SENTENCES = [["ONE", "TWO", "TWO"], ["TWO", "ONE"], ["ONE", "ONE", "TWO"], ["TWO
 def test_any_tokens_are_scored_as_their_text(tmp_path_factory: pytest.TempPathFactory, tokens: list[int]) -> None:
     arpa = trained(tmp_path_factory.mktemp("lm") / "lm.arpa", SENTENCES)
     words = PIECES.decode(tokens).split()
-    scorer = NgramLanguageModel(arpa, PIECES).scorer(0.7, 0.3)
+    scorer = NgramLanguageModel(arpa, PIECES).scorer(weighted(0.7, 0.3))
     expected = 0.7 * math.log(10) * textbook(arpa, words) + 0.3 * len(words)
     assert total(scorer, tokens) == pytest.approx(expected, rel=1e-5)
 
@@ -126,7 +132,7 @@ def test_models_of_tokens_score_every_token_at_once(
     arpa = trained(tmp_path_factory.mktemp("lm") / "lm.arpa", sentences)
     model = NgramLanguageModel(arpa, PIECES)
     assert model.has_tokens
-    scorer, spelled = model.scorer(0.7, 0.3), [PIECES.tokens[token] for token in tokens]
+    scorer, spelled = model.scorer(weighted(0.7, 0.3)), [PIECES.tokens[token] for token in tokens]
     expected = 0.7 * math.log(10) * textbook(arpa, spelled) + 0.3 * len(tokens)
     assert total(scorer, tokens) == pytest.approx(expected, rel=1e-5)
     state = scorer.start()
@@ -152,14 +158,14 @@ def test_the_search_finds_the_best_of_all_alignments(tmp_path: Path, weight: flo
         for tokens in scores:
             words = tokenizer.decode(tokens).split()
             scores[tokens] += weight * math.log(10) * textbook(arpa, words) + bonus * len(words)
-        best = ctc_prefix_beam_search(log_probs, 2000, 0, model.scorer(weight, bonus))[0]
+        best = ctc_prefix_beam_search(log_probs, 2000, 0, model.scorer(weighted(weight, bonus)))[0]
         assert best.tokens == max(scores, key=lambda tokens: scores[tokens])
         assert best.score == pytest.approx(scores[best.tokens], rel=1e-6)
 
 
 def test_a_model_without_unk_forbids_no_word(tmp_path: Path) -> None:
     closed = ARPA.replace("-1.5\t<unk>\n", "").replace("1=5", "1=4")
-    scorer = NgramLanguageModel(write(tmp_path / "lm.arpa", closed), PIECES).scorer(1.0, 0.0)
+    scorer = NgramLanguageModel(write(tmp_path / "lm.arpa", closed), PIECES).scorer(weighted(1.0, 0.0))
     state, _ = scorer.extend(scorer.start(), 3)
     _, added = scorer.extend(state, 4)
     assert added == pytest.approx(UNKNOWN_FLOOR * math.log(10))
@@ -169,8 +175,11 @@ def test_case_is_the_vocabularys_where_it_has_one(tmp_path: Path) -> None:
     lower = ARPA.replace("ONE", "one").replace("TWO", "two")
     mixed = ARPA.replace("ONE", "One").replace("TWO", "Two")
     tokens = ids(PIECES, ["\u2581ONE", "\u2581TW", "O"])
-    upper = total(NgramLanguageModel(write(tmp_path / "upper.arpa"), PIECES).scorer(1.0, 0.0), tokens)
-    assert total(NgramLanguageModel(write(tmp_path / "lower.arpa", lower), PIECES).scorer(1.0, 0.0), tokens) == upper
+    upper = total(NgramLanguageModel(write(tmp_path / "upper.arpa"), PIECES).scorer(weighted(1.0, 0.0)), tokens)
+    assert (
+        total(NgramLanguageModel(write(tmp_path / "lower.arpa", lower), PIECES).scorer(weighted(1.0, 0.0)), tokens)
+        == upper
+    )
     with pytest.raises(DecodingError, match=r"mixed.arpa: 2 of its 2 words .* such as 'One'.* lm train --model"):
         NgramLanguageModel(write(tmp_path / "mixed.arpa", mixed), PIECES)
 
@@ -187,7 +196,7 @@ def test_a_model_of_another_script_or_of_other_tokens(tmp_path: Path) -> None:
 def test_chinese_characters_are_words_and_complete_at_once(tmp_path: Path) -> None:
     tokenizer = CharTokenizer([*SPECIAL_TOKENS, "\u2581", "\u6211", "\u4eec", "A", "B"])
     arpa = trained(tmp_path / "lm.arpa", [["\u6211", "\u4eec"], ["\u6211", "AB", "\u4eec"], ["AB"]])
-    scorer = NgramLanguageModel(arpa, tokenizer).scorer(1.0, 0.0)
+    scorer = NgramLanguageModel(arpa, tokenizer).scorer(weighted(1.0, 0.0))
     _, added = scorer.extend(scorer.start(), 4)
     assert added < 0
     for text in ("\u6211\u4eec", "\u6211 AB \u4eec", "AB \u6211 AB", "\u4eec\u4eec"):
@@ -199,7 +208,7 @@ def test_chinese_characters_are_words_and_complete_at_once(tmp_path: Path) -> No
 def test_bytes_and_languages(tmp_path: Path) -> None:
     tokenizer = CharTokenizer([*special_units(["en"], byte_fallback=True), "\u2581", "A", "B"])
     arpa = trained(tmp_path / "lm.arpa", [["A", "\u00c4B", "\u6211", "B"], ["\u00c4B", "\u0436", "\u0449"]])
-    scorer = NgramLanguageModel(arpa, tokenizer).scorer(1.0, 0.0)
+    scorer = NgramLanguageModel(arpa, tokenizer).scorer(weighted(1.0, 0.0))
     tokens = [tokenizer.languages["en"], *tokenizer.encode("A \u00c4B \u6211 B")]
     words = ["A", "\u00c4B", "\u6211", "B"]
     assert len(tokens) > 1 + len(words)
@@ -212,14 +221,14 @@ def test_tokens_of_text_without_spaces_show_by_their_bytes(tmp_path: Path) -> No
     spelled = [tokenizer.tokens[token] for token in tokens]
     assert len(spelled) == 5
     arpa = trained(tmp_path / "lm.arpa", [spelled, spelled[:1]])
-    scorer = NgramLanguageModel(arpa, tokenizer).scorer(1.0, 0.5)
+    scorer = NgramLanguageModel(arpa, tokenizer).scorer(weighted(1.0, 0.5))
     assert total(scorer, tokens) == pytest.approx(math.log(10) * textbook(arpa, spelled) + 5 * 0.5, rel=1e-5)
 
 
 def test_languages_are_nothing_to_a_model_of_tokens(tmp_path: Path) -> None:
     tokenizer = BpeTokenizer([*special_units(["en"]), "\u2581A", "B"], None)
     arpa = trained(tmp_path / "lm.arpa", [["\u2581A", "B"], ["\u2581A"]])
-    scorer = NgramLanguageModel(arpa, tokenizer).scorer(1.0, 0.5)
+    scorer = NgramLanguageModel(arpa, tokenizer).scorer(weighted(1.0, 0.5))
     expected = math.log(10) * textbook(arpa, ["\u2581A", "B"]) + 2 * 0.5
     assert total(scorer, ids(tokenizer, ["<|en|>", "\u2581A", "B"])) == pytest.approx(expected, rel=1e-5)
 
@@ -227,7 +236,7 @@ def test_languages_are_nothing_to_a_model_of_tokens(tmp_path: Path) -> None:
 def test_a_probability_above_one_is_refused_where_it_comes_up(tmp_path: Path) -> None:
     # KenLM lets backoffs be as they are, since those of pruned models may exceed 1.
     path = write(tmp_path / "lm.arpa", ARPA.replace("-99\t<s>\t-0.3", "-99\t<s>\t5"))
-    scorer = NgramLanguageModel(path, PIECES).scorer(1.0, 0.0)
+    scorer = NgramLanguageModel(path, PIECES).scorer(weighted(1.0, 0.0))
     state, _ = scorer.extend(scorer.start(), 8)  # ONE after <s> needs no backoff
     scorer.extend(state, 4)
     with pytest.raises(CheckpointError, match=r"lm\.arpa: the log-probability of 'TWO' is 4\.4"):
@@ -236,26 +245,48 @@ def test_a_probability_above_one_is_refused_where_it_comes_up(tmp_path: Path) ->
 
 def test_weights_beside_the_file_are_its_own(tmp_path: Path) -> None:
     path = write(tmp_path / "lm.arpa")
-    assert NgramLanguageModel(path, PIECES).weights == FusionWeights()
-    weights_file(path).write_text(json.dumps({"lm_weight": 0.9, "length_bonus": -0.5, "tuned": {}}))
+    rescoring, alone = "attention_rescoring", "ctc_prefix_beam_search"
+    assert NgramLanguageModel(path, PIECES).weights == dict.fromkeys((rescoring, alone), FusionWeights())
+    own = {"lm_weight": 0.9, "length_bonus": -0.5, "oov_penalty": 2}
+    weights_file(path).write_text(json.dumps({rescoring: {**own, "tuned": {}}}))
+    assert NgramLanguageModel(path, PIECES).weights == dict.fromkeys((rescoring, alone), FusionWeights(**own))
+    other = {"lm_weight": 0.1, "length_bonus": 0.5, "oov_penalty": 0}
+    weights_file(path).write_text(json.dumps({alone: other, rescoring: own}))
     model = NgramLanguageModel(path, PIECES)
-    assert model.weights == FusionWeights(lm_weight=0.9, length_bonus=-0.5)
+    assert model.weights == {rescoring: FusionWeights(**own), alone: FusionWeights(**other)}
     tokens = ids(PIECES, ["\u2581ONE"])
-    assert total(model.scorer(), tokens) == total(model.scorer(0.9, -0.5), tokens)
-    assert total(model.scorer(0.5), tokens) == total(model.scorer(0.5, -0.5), tokens)
+    assert total(model.scorer(weighted()), tokens) == total(model.scorer(weighted(0.9, -0.5, 2)), tokens)
+    assert total(model.scorer(DecodingOptions(mode=alone)), tokens) == total(
+        model.scorer(weighted(0.1, 0.5, 0)), tokens
+    )
+    assert total(model.scorer(weighted(0.5)), tokens) == total(model.scorer(weighted(0.5, -0.5)), tokens)
 
 
 def test_weights_of_zero_are_no_language_model(tmp_path: Path) -> None:
     # Not even a search with a wider beam.
     path = write(tmp_path / "lm.arpa")
     assert Scorers(PIECES, NgramLanguageModel(path, PIECES)).of(DecodingOptions()) is not None
-    weights_file(path).write_text(json.dumps({"lm_weight": 0, "length_bonus": 0}))
+    weights_file(path).write_text(
+        json.dumps({"attention_rescoring": dict.fromkeys(("lm_weight", "length_bonus", "oov_penalty"), 0)})
+    )
     scorers = Scorers(PIECES, NgramLanguageModel(path, PIECES))
     assert scorers.of(DecodingOptions()) is None
     assert scorers.of(DecodingOptions(lm_weight=0.1)) is not None
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"lm_weight": 1}', '{"lm_weight": -1, "length_bonus": 0}', "[" * 9999])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        '{"lm_weight": 1, "length_bonus": 0}',
+        '{"attention_rescoring": {"lm_weight": 1, "oov_penalty": 0}}',
+        '{"attention_rescoring": {"lm_weight": -1, "length_bonus": 0, "oov_penalty": 0}}',
+        '{"attention_rescoring": {"lm_weight": 1, "length_bonus": 0, "oov_penalty": -1}}',
+        '{"attention_rescoring": {"lm_weight": 1, "length_bonus": NaN, "oov_penalty": 0}}',
+        "[" * 9999,
+    ],
+)
 def test_weights_that_make_no_sense(tmp_path: Path, content: str) -> None:
     path = write(tmp_path / "lm.arpa")
     weights_file(path).write_text(content)

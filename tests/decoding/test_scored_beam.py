@@ -19,6 +19,7 @@ class Pairs:
         rng = np.random.default_rng(seed)
         self.table = rng.normal(0, scale, (vocab, vocab))
         self.ends = rng.normal(0, scale, vocab)
+        self.most = float(self.table.max())
 
     def start(self) -> int:
         return 0

@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 
 from unichoir.data.manifest import Utterance
-from unichoir.decoding.language_model import FusionWeights
+from unichoir.decoding.language_model import FusionWeights, read_weights
 from unichoir.decoding.options import DecodingOptions
 from unichoir.errors import UnichoirError
 from unichoir.evaluation import tuning
 from unichoir.evaluation.evaluate import Evaluation, SetScore, UtteranceScore
 from unichoir.text.wer import ErrorCounts
 
-Surface = Callable[[str, float, float], tuple[int, int]]
-"""Word and character errors of a set, by its name, with a weight and a bonus."""
+Surface = Callable[[str, float, float, float], tuple[int, int]]
+"""Word and character errors of a set, by its name, with a weight, a bonus and a penalty."""
 SETS = {name: [Utterance(key="a", wav="a.wav", txt="A")] for name in ("first", "second")}
 
 
@@ -25,7 +25,8 @@ def tuned(
     """What `tune` gives where recognition has these errors, and the progress that it tells."""
 
     def score(name: str, options: DecodingOptions) -> SetScore:
-        words, characters = surface(name, options.lm_weight or 0.0, options.length_bonus or 0.0)
+        weights = options.lm_weight or 0.0, options.length_bonus or 0.0, options.oov_penalty or 0.0
+        words, characters = surface(name, *weights)
         utterance = UtteranceScore(
             key=name,
             reference="",
@@ -49,18 +50,18 @@ def tuned(
     errors = tuning.tune(
         lambda: pytest.fail("no recogniser is needed"),
         SETS,
-        DecodingOptions(beam_size=7),
+        [DecodingOptions(beam_size=7)],
         progress=lambda done, total: told.append((done, total)),
     )
     return errors, told
 
 
-def bowl(weight: float, bonus: float) -> Surface:
+def bowl(weight: float, bonus: float, penalty: float = 0.0) -> Surface:
     """Errors that are fewest there, in both sets together: each alone has its fewest elsewhere."""
 
-    def errors(name: str, w: float, b: float) -> tuple[int, int]:
+    def errors(name: str, w: float, b: float, p: float) -> tuple[int, int]:
         aside = 0.3 if name == "first" else -0.3
-        return round(1000 * (w - weight + aside) ** 2 + 100 * (b - bonus - aside) ** 2), 0
+        return round(1000 * (w - weight + aside) ** 2 + 100 * (b - bonus - aside) ** 2 + (p - penalty) ** 2), 0
 
     return errors
 
@@ -72,7 +73,7 @@ def test_the_fewest_errors_over_all_sets_are_found(
     errors, _ = tuned(monkeypatch, bowl(weight, bonus))
     best, (words, characters) = next(iter(errors.items()))
     assert best == FusionWeights(lm_weight=weight, length_bonus=bonus)
-    expected = [bowl(weight, bonus)(name, weight, bonus)[0] for name in SETS]
+    expected = [bowl(weight, bonus)(name, weight, bonus, 0.0)[0] for name in SETS]
     assert (words.errors, words.reference, characters.reference) == (sum(expected), 2000, 10000)
     counts = [words.errors for words, _ in errors.values()]
     assert counts == sorted(counts)
@@ -88,9 +89,9 @@ def test_without_a_language_model_is_tried_once(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("surface", "best"),
     [
-        (lambda name, w, b: (5, 5), (0.0, 0.0)),
-        (lambda name, w, b: (5 + (w < 0.35), 5), (0.4, 0.0)),
-        (lambda name, w, b: (5, 9 - 4 * (w == 1.0 and b == 2.0)), (1.0, 2.0)),
+        (lambda name, w, b, p: (5, 5), (0.0, 0.0)),
+        (lambda name, w, b, p: (5 + (w < 0.35), 5), (0.4, 0.0)),
+        (lambda name, w, b, p: (5, 9 - 4 * (w == 1.0 and b == 2.0)), (1.0, 2.0)),
     ],
     ids=["nothing helps", "the smallest that helps", "characters decide"],
 )
@@ -101,7 +102,16 @@ def test_ties(monkeypatch: pytest.MonkeyPatch, surface: Surface, best: tuple[flo
 
 def test_progress_goes_on_over_both_grids(monkeypatch: pytest.MonkeyPatch) -> None:
     _, told = tuned(monkeypatch, bowl(0.5, 1.0))
-    assert told == [(0, 4), (1, 4), (2, 4), (2, 4), (3, 4), (4, 4)]
+    assert told == [(done, 6) for done in (0, 1, 2, 2, 3, 4, 4, 5, 6)]
+
+
+def test_penalties_for_unknown_words_come_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors, _ = tuned(monkeypatch, bowl(0.5, 1.5, 3.9))
+    assert next(iter(errors)) == FusionWeights(lm_weight=0.5, length_bonus=1.5, oov_penalty=4.0)
+    tried = [weights for weights in errors if weights.oov_penalty]
+    assert {(weights.lm_weight, weights.length_bonus) for weights in tried} == {(0.5, 1.5)}
+    _, told = tuned(monkeypatch, bowl(0.0, 0.0))  # no model, and so no penalties
+    assert told[-1] == (6, 6)
 
 
 def test_what_cannot_be_read_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,10 +120,20 @@ def test_what_cannot_be_read_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_weights_are_kept_whole_or_not_at_all(tmp_path: Path) -> None:
-    lm = str(tmp_path / "lm.arpa")
-    file = tuning.write_weights(lm, FusionWeights(lm_weight=0.5, length_bonus=1.5), {"model": "m"})
+    lm, mode = str(tmp_path / "lm.arpa"), "attention_rescoring"
+    best = FusionWeights(lm_weight=0.5, length_bonus=1.5, oov_penalty=1.0)
+    file = tuning.write_weights(lm, mode, best, {"model": "m"})
     before = file.read_bytes()
     with pytest.raises(TypeError):
-        tuning.write_weights(lm, FusionWeights(), {"model": object()})
+        tuning.write_weights(lm, mode, FusionWeights(), {"model": object()})
     assert [path.name for path in tmp_path.iterdir()] == ["lm.arpa.json"]
     assert file.read_bytes() == before
+
+
+def test_each_mode_keeps_its_weights(tmp_path: Path) -> None:
+    lm = str(tmp_path / "lm.bin")
+    one, two = (FusionWeights(lm_weight=weight, length_bonus=0.5, oov_penalty=2.0) for weight in (0.3, 0.7))
+    tuning.write_weights(lm, "attention_rescoring", FusionWeights(), {})
+    tuning.write_weights(lm, "ctc_prefix_beam_search", two, {"model": "m"})
+    tuning.write_weights(lm, "attention_rescoring", one, {})
+    assert read_weights(lm) == {"attention_rescoring": one, "ctc_prefix_beam_search": two}

@@ -15,7 +15,7 @@ from unichoir.cli.formats import SubtitleArguments, parse_formats
 from unichoir.cli.grouping import grouped
 from unichoir.decoding.device import Device
 from unichoir.decoding.formats import FORMATS, Format, write_transcript
-from unichoir.decoding.options import DecodingOptions
+from unichoir.decoding.options import DEFAULT_LM, DecodingOptions
 from unichoir.errors import DecodingError
 from unichoir.text.subtitles import SubtitleOptions
 
@@ -120,7 +120,7 @@ def align(
     formats = parse_formats(output_format)
     shown = subtitles.options(formats)
     options = DecodingOptions(language=language)
-    refuse({"--lm": model.lm}, "has no part in an alignment: the words are known")
+    refuse({"--lm": model.lm != DEFAULT_LM}, "has no part in an alignment: the words are known")
     if many.output_dir is not None:
         refuse({"TEXT": text_file, "--text": text, "--output": output}, "has no place with --output-dir")
         many.align(audio, model, device, options, formats, shown)

@@ -1,14 +1,18 @@
 """Options that several commands share, in groups: see `grouping.grouped`."""
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
+from unichoir.cli.common import refuse
 from unichoir.decoding.context import DEFAULT_BOOST, MAX_BOOST, read_hotwords
 from unichoir.decoding.device import DEVICES, Device
 from unichoir.decoding.options import (
+    DEFAULT_LM,
+    NO_LM,
     DecodingOptions,
     Mode,
 )
@@ -49,13 +53,13 @@ LanguageOption = Annotated[
     ),
 ]
 LanguageModelOption = Annotated[
-    str | None,
+    str,
     typer.Option(
         "--lm",
         rich_help_panel="Search",
-        metavar="FILE",
-        help="n-gram language model: ARPA (also .gz) or KenLM's binary; for the modes with a prefix beam.",
-        show_default=False,
+        metavar="FILE|default|none",
+        help="n-gram language model: packed, ARPA (also .gz) or KenLM's binary; for the modes with a prefix beam. "
+        "default: the model's own, if it has one.",
     ),
 ]
 
@@ -68,7 +72,7 @@ class ModelArguments:
         str | None,
         typer.Option(metavar=MODEL_NAME, help=MODEL_HELP, show_default=False),
     ] = None
-    lm: LanguageModelOption = None
+    lm: LanguageModelOption = DEFAULT_LM
     threads: ThreadsOption = None
     top_k: TopKOption = None
 
@@ -161,6 +165,15 @@ class FusionArguments:
             min=0, metavar="X", help="Weight of the language model; else as tuned, or 0.4.", show_default=False
         ),
     ] = None
+    oov_penalty: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            metavar="X",
+            help="With one: taken away for every word it does not know; else as tuned, or 0.",
+            show_default=False,
+        ),
+    ] = None
     length_bonus: Annotated[
         float | None,
         typer.Option(
@@ -168,12 +181,13 @@ class FusionArguments:
         ),
     ] = None
 
-    def fields(self, lm: str | None) -> dict[str, Any]:
+    def fields(self, lm: str) -> dict[str, Any]:
         """As fields of DecodingOptions and StreamingOptions; an error of usage for weights of no model."""
-        for name, value in (("--lm-weight", self.lm_weight), ("--length-bonus", self.length_bonus)):
-            if value is not None and lm is None:
-                raise typer.BadParameter("of which language model? (--lm)", param_hint=name)
-        return {"lm_weight": self.lm_weight, "length_bonus": self.length_bonus}
+        weights = dataclasses.asdict(self)
+        if lm == NO_LM:
+            options = {f"--{name.replace('_', '-')}": value for name, value in weights.items()}
+            refuse(options, f"of which language model? (--lm {NO_LM})")
+        return weights
 
 
 @dataclass(frozen=True, kw_only=True)

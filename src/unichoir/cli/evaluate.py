@@ -30,7 +30,7 @@ from unichoir.cli.common import (
 )
 from unichoir.cli.cutting import LongArguments
 from unichoir.cli.grouping import grouped
-from unichoir.decoding.options import MODES
+from unichoir.decoding.options import DEFAULT_LM, MODES
 from unichoir.errors import ManifestError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def evaluate(
         ),
     ] = "full",
     num_left_chunks: LeftChunksOption = -1,
-    lm: LanguageModelOption = None,
+    lm: LanguageModelOption = DEFAULT_LM,
     language: LanguageOption = None,
     output: Annotated[
         Path | None,
@@ -88,7 +88,7 @@ def evaluate(
 
         unichoir evaluate exp/average dev.jsonl test.jsonl --decoding all --chunk-size full,16 --output results
     """
-    from unichoir.api import load_recognizer
+    from unichoir.api import find_language_model, find_model, load_recognizer
     from unichoir.evaluation import report
     from unichoir.evaluation.evaluate import plan
 
@@ -110,7 +110,8 @@ def evaluate(
     result, experts, by_language = _measure(load, sets, groups, jobs, expert_load)
     _show(result)
     if output is not None:
-        report.write_report(result, output, model, experts, by_language, lm)
+        used = find_language_model(lm, find_model(model))
+        report.write_report(result, output, model, experts, by_language, None if used is None else str(used))
     for name, utterances in sets.items():
         if len(result.broken[name]) == len(utterances):
             raise ManifestError(f"{name}: none of its {len(utterances)} recordings can be read")

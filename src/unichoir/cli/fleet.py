@@ -11,7 +11,7 @@ import typer
 from unichoir.cli.arguments import ModelArguments
 from unichoir.cli.common import note, print_error, progress_bar, refuse
 from unichoir.decoding.formats import Format
-from unichoir.decoding.options import DecodingOptions
+from unichoir.decoding.options import DEFAULT_LM, NO_LM, DecodingOptions
 from unichoir.errors import UnichoirError
 from unichoir.text.subtitles import SubtitleOptions
 
@@ -180,7 +180,8 @@ def model_source(model: ModelArguments, device: "Device", gpus: tuple[str, float
         model.top_k,
         device,
         1.0 if share is None else share,
-        language_model=None if model.lm is None else os.path.abspath(model.lm),
+        # Workers of a cluster may work in another folder.
+        language_model=model.lm if model.lm in (DEFAULT_LM, NO_LM) else os.path.abspath(model.lm),
     )
 
 

@@ -13,8 +13,8 @@ import typer
 from unichoir.cli.arguments import DeviceOption, SearchArguments, ThreadsOption
 from unichoir.cli.common import ManifestsArgument, make_progress, note, parse_chunk_sizes, progress_bar, write_line
 from unichoir.cli.grouping import grouped
-from unichoir.decoding.options import STREAMING_MODES, StreamingMode
-from unichoir.errors import ManifestError, TrainingError
+from unichoir.decoding.options import DEFAULT_LM, STREAMING_MODES, StreamingMode
+from unichoir.errors import CheckpointError, ManifestError, TrainingError
 
 if TYPE_CHECKING:
     from unichoir.evaluation.tuning import Errors
@@ -37,7 +37,12 @@ def train(
         ),
     ],
     output: Annotated[
-        Path, typer.Option(metavar="FILE", help="ARPA file to write; compressed if it ends in .gz.", show_default=False)
+        Path,
+        typer.Option(
+            metavar="FILE",
+            help="File to write: packed if it ends in .bin (small, needs no extra), else ARPA, compressed with .gz.",
+            show_default=False,
+        ),
     ],
     order: Annotated[int, typer.Option(min=2, max=6, metavar="N", help="Words of the longest n-grams.")] = 3,
     level: Annotated[
@@ -53,6 +58,24 @@ def train(
     normalize: Annotated[
         bool, typer.Option("--normalize", help="Without punctuation and in upper case, as WER is counted.")
     ] = False,
+    mix: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="WEIGHT:TEXT",
+            help="Text of a kind of its own, with a model of its own that counts so much (0.05) where no context "
+            "tells; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    prune: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            metavar="X",
+            help="Leave out n-grams that raise the perplexity by less than this share of it, such as 1e-7.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Train an n-gram model with interpolated modified Kneser-Ney smoothing, as KenLM's lmplz does.
 
@@ -63,28 +86,68 @@ def train(
         unichoir lm train an4/train.jsonl --output an4.arpa.gz
 
         unichoir lm train books.txt.gz an4/train.jsonl --normalize --min-count 2 --order 4 --output lm.arpa.gz
+
+        unichoir lm train books.txt --mix 0.05:orders.txt --min-count 2 --prune 1e-7 --output lm.bin
     """
     from unichoir.data.storage import replacing
-    from unichoir.text.ngram import train_ngram
+    from unichoir.text.mixing import mix_ngrams
+    from unichoir.text.pruning import prune_ngrams
 
     if level == "token" and model is None:
         raise typer.BadParameter("tokens are those of a model: which one?", param_hint="--model")
     split = _splitter(level, model, normalize)
+    weights, others = _parse_mix(mix or [])
     with replacing(output) as file:  # before the work, so that a folder that is missing costs no time
-        with make_progress("sentences") as progress:
-            try:
-                read = progress.track(_sentences(texts), description="reading")
-                made = train_ngram(map(split, read), order, min_count)
-            except TrainingError as error:
-                raise TrainingError(f"{', '.join(texts)}: {error}") from None
-        _write(made, file, output.suffix == ".gz")
-    for n, (grams, discounts, estimated) in enumerate(
-        zip(made.grams, made.discounts, made.estimated, strict=True), start=1
-    ):
-        values = ", ".join(f"{discount:.3f}" for discount in discounts)
-        why = "" if estimated else " (fallback: too few n-grams to estimate them)"
-        note(f"{n}-grams: {len(grams.word)}, discounts {values}{why}")
-    note(f"{output}: written")
+        made = _train(texts, split, order, min_count)
+        if others:
+            parts = [made, *(_train([text], split, order, 1) for text in others)]  # no word of so small a text is rare
+            made = mix_ngrams(parts, [1 - sum(weights), *weights])
+        if prune is not None:
+            made = prune_ngrams(made, prune)
+        if others or prune is not None:
+            note("kept: " + ", ".join(f"{n}-grams: {len(level.word)}" for n, level in enumerate(made.grams, start=1)))
+        _write(made, file, output.suffix)
+    note(f"{output}: written, {output.stat().st_size / 1e6:.2f} MB")
+
+
+@app.command("add")
+def add(
+    directory: Annotated[
+        Path,
+        typer.Argument(metavar="DIR", exists=True, file_okay=False, help="Model directory.", show_default=False),
+    ],
+    lm: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="Packed language model (`lm train --output lm.bin`).", show_default=False),
+    ],
+) -> None:
+    """Make a packed language model the model's own: it is used wherever nothing else is said (`--lm none`).
+
+    The weights beside it come along, and SHA256SUMS lists both. Tune the weights afterwards.
+
+    Example:
+
+        unichoir lm add exp/export lm.bin && unichoir lm tune exp/export dev.jsonl --chunk-size full,16
+    """
+    from unichoir.data.storage import replacing
+    from unichoir.decoding.language_model import NgramLanguageModel, weights_file
+    from unichoir.directory.sums import check_sums, write_sums
+    from unichoir.loading import LM_FILE
+    from unichoir.text.packed_ngram import is_packed
+
+    check_sums(directory)
+    if lm.is_file() and not is_packed(lm):
+        raise CheckpointError(f"{lm}: not a packed language model: `unichoir lm train --output lm.bin` makes one")
+    NgramLanguageModel(lm, _tokenizer(str(directory)))
+    own = directory / LM_FILE
+    for source, target in ((lm, own), (weights_file(lm), weights_file(own))):
+        content = source.read_bytes() if source.exists() else None
+        target.unlink(missing_ok=True)
+        if content is not None:
+            with replacing(target) as file:
+                file.write(content)
+    write_sums(directory)
+    note(f"{own}: written, {own.stat().st_size / 1e6:.2f} MB")
 
 
 @app.command("tune")
@@ -94,37 +157,54 @@ def tune(
         str, typer.Argument(metavar="MODEL", help="Included model, model directory or checkpoint.", show_default=False)
     ],
     manifests: ManifestsArgument,
-    lm: Annotated[str, typer.Option("--lm", metavar="FILE", help="ARPA file or KenLM's binary.", show_default=False)],
     search: SearchArguments,
+    lm: Annotated[
+        str,
+        typer.Option(
+            "--lm",
+            metavar="FILE|default",
+            help="Language model: packed, ARPA or KenLM's binary. default: the model's own.",
+        ),
+    ] = DEFAULT_LM,
     decoding: Annotated[
         StreamingMode, typer.Option(metavar="MODE", help=f"{' or '.join(STREAMING_MODES)}.")
     ] = "attention_rescoring",
     chunk_size: Annotated[
-        str, typer.Option(metavar="SIZE", help="Encoder frames (40 ms each) seen at once, 'full': all.")
+        str,
+        typer.Option(
+            metavar="SIZES",
+            help="Encoder frames (40 ms each) seen at once, 'full': all; of several, separated by commas, errors are "
+            "summed.",
+        ),
     ] = "full",
     jobs: Annotated[int, typer.Option(min=1, metavar="N", help="Processes that recognise; each loads the model.")] = 1,
     threads: ThreadsOption = None,
     device: DeviceOption = "cpu",
 ) -> None:
-    """Choose how much a language model counts, on dev manifests, and keep it in FILE.json.
+    """Choose how much a language model counts in a mode, on dev manifests, and keep it in FILE.json.
 
     Tries weights of its log-probability and bonuses for every word (token): a coarse grid, then a finer one around the
-    best. What is chosen becomes the default wherever FILE is used. Never tune on a test set.
+    best, then penalties for words that it does not know. What is chosen becomes the default of the mode wherever FILE
+    is used; a mode that has not been tuned has what the other one has. Never tune on a test set.
 
-    Example:
+    Examples:
 
         unichoir lm tune unichoir-small-en an4/dev.jsonl --lm an4.arpa.gz
+
+        unichoir lm tune exp/export an4/dev.jsonl librispeech/dev.jsonl --chunk-size full,16
     """
-    from unichoir.api import load_recognizer
+    from unichoir.api import find_language_model, find_model, load_recognizer
     from unichoir.cli.evaluate import read_sets
+    from unichoir.directory.sums import write_sums
     from unichoir.evaluation.tuning import tune as measure
     from unichoir.evaluation.tuning import write_weights
 
     sizes = parse_chunk_sizes(chunk_size)
-    if len(sizes) != 1:
-        raise typer.BadParameter("one size, since weights are chosen for it", param_hint="--chunk-size")
-    options = search.decoding_options(mode=decoding, chunk_size=sizes[0] or 0)
-    load = partial(load_recognizer, model, threads or (1 if jobs > 1 else None), None, device, lm)
+    options = [search.decoding_options(mode=decoding, chunk_size=size or 0) for size in sizes]
+    file = find_language_model(lm, find_model(model))
+    if file is None:
+        raise CheckpointError(f"{model}: no language model to tune: give one with --lm, or `unichoir lm add`")
+    load = partial(load_recognizer, model, threads or (1 if jobs > 1 else None), None, device, file)
     with progress_bar("tuning", "utterances") as progress:
         errors = measure(load() if jobs == 1 else load, read_sets(manifests), options, jobs=jobs, progress=progress)
     write_line(_table(errors))
@@ -132,22 +212,26 @@ def tune(
     without = next(words for weights, (words, _) in errors.items() if not weights.lm_weight)
     note(
         f"without it {without.rate:.2%} word errors; lm_weight {best.lm_weight:g}, "
-        f"length_bonus {best.length_bonus:g}: {words.rate:.2%}"
+        f"length_bonus {best.length_bonus:g}, oov_penalty {best.oov_penalty:g}: {words.rate:.2%}"
     )
     how = {
         "model": model,
         "manifests": manifests,
-        "decoding": decoding,
-        "chunk_size": sizes[0],
+        "chunk_sizes": sizes,
         "word_errors": words.errors,
         "word_errors_without": without.errors,
         "words": words.reference,
     }
-    note(f"{write_weights(lm, best, how)}: written")
+    written = write_weights(str(file), decoding, best, how)
+    if lm == DEFAULT_LM:
+        write_sums(file.parent)
+    note(f"{written}: written")
 
 
 def _table(errors: "Errors") -> str:
-    """Word error rates in Markdown: a row for each weight, a column for each bonus."""
+    """Word error rates in Markdown: a row for each weight, a column for each bonus; then those of the penalties."""
+    penalised = {weights: counts for weights, counts in errors.items() if weights.oov_penalty}
+    errors = {weights: counts for weights, counts in errors.items() if not weights.oov_penalty}
     bonuses = sorted({weights.length_bonus for weights in errors})
     rates = {(weights.lm_weight, weights.length_bonus): words.rate for weights, (words, _) in errors.items()}
     lines = ["| WER %: weight, bonus | " + " | ".join(f"{bonus:g}" for bonus in bonuses) + " |"]
@@ -155,6 +239,9 @@ def _table(errors: "Errors") -> str:
     for weight in sorted({weights.lm_weight for weights in errors}):
         cells = (f"{100 * rates[weight, bonus]:.2f}" if (weight, bonus) in rates else "" for bonus in bonuses)
         lines.append(f"| {weight:g} | " + " | ".join(cells) + " |")
+    for weights in sorted(penalised, key=lambda each: each.oov_penalty):
+        what = f"{weights.lm_weight:g}, {weights.length_bonus:g}, oov_penalty {weights.oov_penalty:g}"
+        lines.append(f"\n{what}: {100 * penalised[weights][0].rate:.2f}")
     return "\n".join(lines)
 
 
@@ -215,11 +302,51 @@ def _lines(path: str) -> Iterator[str]:
             raise ManifestError(f"{path}: truncated or damaged ({error})") from None
 
 
-def _write(model: "NgramModel", file: BinaryIO, compress: bool) -> None:
-    from unichoir.text.ngram import write_arpa
+def _parse_mix(mix: Sequence[str]) -> tuple[list[float], list[str]]:
+    """Weights and texts; an error of usage where they leave nothing to the main text."""
+    weights, texts = [], []
+    for each in mix:
+        number, found, text = each.partition(":")
+        try:
+            weights.append(float(number))
+        except ValueError:
+            found = ""
+        if not found or not text or not weights[-1] > 0:
+            raise typer.BadParameter(f"expected WEIGHT:TEXT, as 0.05:orders.txt, found '{each}'", param_hint="--mix")
+        texts.append(text)
+    if not sum(weights) < 1:
+        raise typer.BadParameter(f"weights of {sum(weights):g} leave nothing to the other texts", param_hint="--mix")
+    return weights, texts
 
+
+def _train(texts: Sequence[str], split: Callable[[str], Sequence[str]], order: int, min_count: int) -> "NgramModel":
+    """A model of texts; says what it holds. Raises TrainingError naming them."""
+    from unichoir.text.ngram import train_ngram
+
+    with make_progress("sentences") as progress:
+        try:
+            read = progress.track(_sentences(texts), description="reading")
+            made = train_ngram(map(split, read), order, min_count)
+        except TrainingError as error:
+            raise TrainingError(f"{', '.join(texts)}: {error}") from None
+    for n, (grams, discounts, estimated) in enumerate(
+        zip(made.grams, made.discounts, made.estimated, strict=True), start=1
+    ):
+        values = ", ".join(f"{discount:.3f}" for discount in discounts)
+        why = "" if estimated else " (fallback: too few n-grams to estimate them)"
+        note(f"{n}-grams: {len(grams.word)}, discounts {values}{why}")
+    return made
+
+
+def _write(model: "NgramModel", file: BinaryIO, suffix: str) -> None:
+    from unichoir.text.ngram import write_arpa
+    from unichoir.text.packed_ngram import write_packed
+
+    if suffix == ".bin":
+        write_packed(model, file)
+        return
     with ExitStack() as stack:
-        if compress:  # without name and time, so that the same text gives the same bytes
+        if suffix == ".gz":  # without name and time, so that the same text gives the same bytes
             file = cast(BinaryIO, stack.enter_context(gzip.GzipFile("", "wb", 6, file, mtime=0)))
         progress = stack.enter_context(progress_bar("writing", "n-grams"))
         for done, total in write_arpa(model, file):

@@ -12,7 +12,7 @@ import re
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any, BinaryIO
@@ -39,14 +39,42 @@ def open_model(path: str) -> tuple[Any, list[str]]:
     config.show_progress, config.arpa_complain = False, kenlm.ARPALoadComplain.NONE
     with _plain_file(path) as (file, plain):
         words = _binary_words(file, path) if file.read(len(BINARY_MAGIC)) == BINARY_MAGIC else _arpa_words(file, path)
-        words = [word for word in words if word in _BYTES or not (word.startswith("<") and word.endswith(">"))]
-        if not words:
-            raise CheckpointError(f"{path}: a language model without words")
+        words = spoken_words(words, path)
         try:
             model = kenlm.Model(plain, config)
         except (OSError, RuntimeError, UnicodeDecodeError) as error:
             raise CheckpointError(_reason(str(error), file, path)) from None
     return model, words
+
+
+def spoken_words(words: Iterable[str], path: str) -> list[str]:
+    """Without <s>, </s>, <unk> and the like, but with the tokens of bytes. Raises CheckpointError if none are left."""
+    spoken = [word for word in words if word in _BYTES or not (word.startswith("<") and word.endswith(">"))]
+    if not spoken:
+        raise CheckpointError(f"{path}: a language model without words")
+    return spoken
+
+
+class KenlmNgram:
+    """The model of a file that KenLM reads. Raises as `open_model` does."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._model, self.words = open_model(path)
+        self._state = import_kenlm().State
+        self.order: int = self._model.order
+
+    def begin(self) -> Any:
+        """KenLM's state after <s>. States are never changed."""
+        state = self._state()
+        self._model.BeginSentenceWrite(state)
+        return state
+
+    def score(self, state: Any, word: str) -> tuple[Any, float, bool]:
+        """The state after `word`, its log10 probability, and whether the model knows it."""
+        after = self._state()
+        found = self._model.BaseFullScore(state, word, after)
+        return after, found.log_prob, not found.oov
 
 
 def import_kenlm() -> Any:

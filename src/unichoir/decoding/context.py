@@ -1,5 +1,6 @@
 """Hotwords: phrases to expect, and the automaton that finds them in what a search writes, token by token."""
 
+import math
 import os
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -126,6 +127,7 @@ class ContextGraph:
     """
 
     def __init__(self, hotwords: Sequence[Hotword], tokenizer: Tokenizer) -> None:
+        self.most = math.inf
         self._border = tokenizer.vocab_size
         self._width = tokenizer.vocab_size + 1
         self._spelling = _spelling(tokenizer)

@@ -18,6 +18,9 @@ VAD_MODES: tuple[VadMode, ...] = get_args(VadMode)
 StreamingMode = Literal["ctc_prefix_beam_search", "attention_rescoring"]
 STREAMING_MODES: tuple[StreamingMode, ...] = get_args(StreamingMode)
 
+DEFAULT_LM, NO_LM = "default", "none"
+"""In place of the file of a language model: the one in the model's directory, if there is one; none at all."""
+
 MIN_SEGMENT_SECONDS = 1.0
 MAX_CHUNK_SIZE = 25
 """Encoder frames, one second: the longest chunks that models are trained with."""
@@ -42,6 +45,8 @@ class SearchOptions:
     """Weight of the language model beside the CTC score; None: its own. Without one it must be None."""
     length_bonus: float | None = None
     """What each unit that the language model counts adds to a hypothesis; None: its own."""
+    oov_penalty: float | None = None
+    """What each word that the language model does not know takes away; None: its own."""
     language: str | None = None
     """The only one to recognise, of those the model has tokens for; None: whichever is heard."""
     written: WrittenForm | None = None
@@ -58,7 +63,9 @@ class SearchOptions:
             _in_range("lm_weight", self.lm_weight, 0, math.inf)
         if self.length_bonus is not None:
             _in_range("length_bonus", self.length_bonus, -math.inf, math.inf)
-        if self.lm_weight or self.length_bonus:
+        if self.oov_penalty is not None:
+            _in_range("oov_penalty", self.oov_penalty, 0, math.inf)
+        if self.lm_weight or self.length_bonus or self.oov_penalty:
             require_prefix_beam("language model", self.mode)
         _at_least("beam_size", self.beam_size, 1)
         _in_range("ctc_weight", self.ctc_weight, 0, math.inf)

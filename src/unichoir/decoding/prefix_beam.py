@@ -125,7 +125,7 @@ class PrefixBeam:
         return entering
 
     def _enter_scored(self, frame: dict[int, float], blank: float, scorer: PrefixScorer) -> list[Prefix]:
-        """`_enter` where the order of the tokens says nothing of which extension is better."""
+        """`_enter` where the order of the tokens does not say which extension is better."""
         entering = []
         floors = [NEVER] * (self.beam_size - len(self._beam))
         floors += [prefix.score + blank + prefix.bonus for prefix in reversed(self._beam)]
@@ -133,7 +133,10 @@ class PrefixBeam:
             if prefix.extensions is None:
                 prefix.extensions = {}
             known, total = prefix.extensions, prefix.score
+            highest = prefix.bonus + scorer.most
             for token, score in frame.items():
+                if total + score + highest < floors[0]:
+                    break  # nor have the less probable tokens after it a place, whatever the scorer adds
                 found = known.get(token)
                 if found is None:
                     state, added = scorer.extend(prefix.state, token)

@@ -5,7 +5,7 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 from unichoir.decoding.context import ContextGraph, Hotword
-from unichoir.decoding.options import SearchOptions, require_prefix_beam
+from unichoir.decoding.options import STREAMING_MODES, SearchOptions, require_prefix_beam
 from unichoir.errors import DecodingError
 from unichoir.text.tokenizer import Tokenizer
 
@@ -15,6 +15,9 @@ MAX_GRAPHS = 16
 
 class PrefixScorer(Protocol):
     """Adds to the CTC scores of prefixes, in natural log. Immutable: what it remembers of a prefix is a state."""
+
+    most: float
+    """`extend` never adds more; infinite where nobody knows. With it searches ask for fewer extensions."""
 
     def start(self) -> Any:
         """The state of the empty prefix."""
@@ -32,11 +35,11 @@ class PrefixScorer(Protocol):
 class LanguageModel(Protocol):
     """What knows how probable texts are."""
 
-    def scorer(self, weight: float | None, word_bonus: float | None) -> PrefixScorer | None:
-        """Adds `weight` times its log-probability, and `word_bonus` for each unit it counts; None: its own defaults.
+    required: bool
+    """Whether modes that cannot use it are errors: somebody asked for it. Else they go without it."""
 
-        None where that is nothing.
-        """
+    def scorer(self, options: SearchOptions) -> PrefixScorer | None:
+        """What it adds with the options' weights or its own; None where that is nothing."""
         ...
 
 
@@ -45,6 +48,7 @@ class JointScorer:
 
     def __init__(self, scorers: Sequence[PrefixScorer]) -> None:
         self._scorers = tuple(scorers)
+        self.most = sum(scorer.most for scorer in scorers)
 
     def start(self) -> tuple[Any, ...]:
         """The states of all."""
@@ -83,12 +87,13 @@ class Scorers:
         """
         scorers: list[PrefixScorer] = [self._graph(options.hotwords)] if options.hotwords else []
         if self._language_model is not None:
-            if options.lm_weight != 0 or options.length_bonus:
+            wanted = options.lm_weight != 0 or options.length_bonus or options.oov_penalty
+            if wanted and (self._language_model.required or options.mode in STREAMING_MODES):
                 require_prefix_beam("language model", options.mode)
-                scorer = self._language_model.scorer(options.lm_weight, options.length_bonus)
+                scorer = self._language_model.scorer(options)
                 scorers += [] if scorer is None else [scorer]
         else:
-            for name in ("lm_weight", "length_bonus"):
+            for name in ("lm_weight", "length_bonus", "oov_penalty"):
                 if getattr(options, name) is not None:
                     raise DecodingError(f"{name}: there is no language model")
         return scorers[0] if len(scorers) == 1 else JointScorer(scorers) if scorers else None

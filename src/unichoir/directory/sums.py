@@ -13,7 +13,10 @@ from unichoir.errors import CheckpointError
 
 SUMS_FILE = "SHA256SUMS"
 CARD_FILE = "README.md"
-MODEL_FILES = ("config.json", "*.onnx", "*.onnx.data", "config.yaml", "model.safetensors", "units.txt", "bpe.model")
+MODEL_FILES = (
+    *("config.json", "*.onnx", "*.onnx.data", "config.yaml", "model.safetensors", "units.txt", "bpe.model"),
+    *("lm.bin", "lm.bin.json"),
+)
 """What a model is read from, as patterns; all of it lies in the directory itself."""
 
 _LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")

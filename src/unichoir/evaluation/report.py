@@ -97,6 +97,7 @@ def to_json(
                 "ctc_weight": score.options.ctc_weight,
                 "lm_weight": score.options.lm_weight,
                 "length_bonus": score.options.length_bonus,
+                "oov_penalty": score.options.oov_penalty,
                 "hotwords": len(score.options.hotwords),
                 "language": score.options.language,
                 "vad": score.options.vad,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from unichoir.data.manifest import Utterance
 from unichoir.data.storage import replacing
-from unichoir.decoding.language_model import FusionWeights, weights_file
-from unichoir.decoding.options import DecodingOptions
+from unichoir.decoding.language_model import FusionWeights, read_weights, weights_file
+from unichoir.decoding.options import DecodingOptions, Mode
 from unichoir.decoding.recognizer import Recognizer
 from unichoir.errors import UnichoirError
 from unichoir.evaluation.evaluate import Load, evaluate
@@ -18,6 +18,8 @@ COARSE_WEIGHTS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.4)
 COARSE_BONUSES = (-1.0, 0.0, 1.0, 2.0, 3.0)
 FINE_STEPS = (-0.1, 0.0, 0.1), (-0.5, 0.0, 0.5)
 """Around the best of the coarse ones."""
+OOV_PENALTIES = (1.0, 2.0, 4.0, 8.0)
+"""With the best of the fine ones."""
 
 Errors = dict[FusionWeights, tuple[ErrorCounts, ErrorCounts]]
 """Word and character errors with each pair of weights."""
@@ -26,31 +28,40 @@ Errors = dict[FusionWeights, tuple[ErrorCounts, ErrorCounts]]
 def tune(
     recognizer: Recognizer | Load,
     sets: Mapping[str, Sequence[Utterance]],
-    options: DecodingOptions,
+    options: Sequence[DecodingOptions],
     *,
     jobs: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Errors:
     """Word and character errors of a recogniser with a language model, the best weights first.
 
-    A coarse grid (and no language model at all: both 0), then a finer one around its best point. In each, audio is
-    encoded once. Best is the fewest word errors, then the fewest character errors, then the smallest weights. Raises as
-    `evaluate` does, and UnichoirError where an utterance cannot be read.
+    A coarse grid (and no language model at all: all 0), then a finer one around its best point, then penalties for
+    words that the model does not know. In each, audio is encoded once. Best is the fewest word errors, then the fewest
+    character errors, then the smallest weights. options: several, as of several chunk sizes, have their errors summed.
+    Raises as `evaluate` does, and UnichoirError where an utterance cannot be read.
     """
-    coarse = {(weight, bonus) for weight in COARSE_WEIGHTS for bonus in COARSE_BONUSES if weight or not bonus}
-    total = 2 * sum(map(len, sets.values()))
+    coarse = {(weight, bonus, 0.0) for weight in COARSE_WEIGHTS for bonus in COARSE_BONUSES if weight or not bonus}
+    part = sum(map(len, sets.values()))
 
-    def measure(pairs: set[tuple[float, float]], done_before: int) -> Errors:
-        group = [dataclasses.replace(options, lm_weight=weight, length_bonus=bonus) for weight, bonus in sorted(pairs)]
-        advance = None if progress is None else lambda done, _: progress(done_before + done, total)
-        result = evaluate(recognizer, sets, [group], jobs=jobs, progress=advance)
+    def measure(points: set[tuple[float, float, float]], parts_before: int) -> Errors:
+        groups = [
+            [
+                dataclasses.replace(each, lm_weight=weight, length_bonus=bonus, oov_penalty=penalty)
+                for weight, bonus, penalty in sorted(points)
+            ]
+            for each in options
+        ]
+        advance = None if progress is None else lambda done, _: progress(parts_before * part + done, 3 * part)
+        result = evaluate(recognizer, sets, groups, jobs=jobs, progress=advance)
         for name, broken in result.broken.items():
             for key, reason in broken.items():
                 raise UnichoirError(f"{name}: {key}: {reason}")
         found: Errors = {}
         for score in result.scores:
             weights = FusionWeights(
-                lm_weight=score.options.lm_weight or 0.0, length_bonus=score.options.length_bonus or 0.0
+                lm_weight=score.options.lm_weight or 0.0,
+                length_bonus=score.options.length_bonus or 0.0,
+                oov_penalty=score.options.oov_penalty or 0.0,
             )
             words, characters = found.get(weights, (ErrorCounts(), ErrorCounts()))
             found[weights] = words + score.words, characters + score.characters
@@ -59,22 +70,33 @@ def tune(
     errors = measure(coarse, 0)
     best = min(errors, key=lambda weights: _rank(errors, weights))
     around = {
-        (round(best.lm_weight + dw, 3), round(best.length_bonus + db, 3))
+        (round(best.lm_weight + dw, 3), round(best.length_bonus + db, 3), 0.0)
         for dw in FINE_STEPS[0]
         for db in FINE_STEPS[1]
     }
-    errors |= measure({(weight, bonus) for weight, bonus in around if weight > 0} - coarse, total // 2)
+    errors |= measure({point for point in around if point[0] > 0} - coarse, 1)
+    best = min(errors, key=lambda weights: _rank(errors, weights))
+    if best.lm_weight:
+        errors |= measure({(best.lm_weight, best.length_bonus, penalty) for penalty in OOV_PENALTIES}, 2)
+    elif progress is not None:
+        progress(3 * part, 3 * part)
     return {weights: errors[weights] for weights in sorted(errors, key=lambda weights: _rank(errors, weights))}
 
 
-def write_weights(path: str, weights: FusionWeights, how: Mapping[str, object]) -> Path:
-    """Keep weights beside their language model, with how they were chosen; returns the file."""
+def write_weights(path: str, mode: Mode, weights: FusionWeights, how: Mapping[str, object]) -> Path:
+    """Keep weights for a mode beside their language model, with how they were chosen; returns the file.
+
+    Those of the other mode stay. Raises CheckpointError for a file there that holds no weights.
+    """
     file = weights_file(path)
+    read_weights(path)
+    before = json.loads(file.read_bytes()) if file.exists() else {}
+    made = {**before, mode: {**dataclasses.asdict(weights), "tuned": how}}
     with replacing(file) as content:
-        content.write((json.dumps({**dataclasses.asdict(weights), "tuned": how}, indent=2) + "\n").encode())
+        content.write((json.dumps(made, indent=2) + "\n").encode())
     return file
 
 
-def _rank(errors: Errors, weights: FusionWeights) -> tuple[int, int, float, float]:
+def _rank(errors: Errors, weights: FusionWeights) -> tuple[int, int, float, float, float]:
     words, characters = errors[weights]
-    return words.errors, characters.errors, weights.lm_weight, abs(weights.length_bonus)
+    return words.errors, characters.errors, weights.lm_weight, abs(weights.length_bonus), weights.oov_penalty

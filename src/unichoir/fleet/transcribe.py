@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from unichoir.api import find_model, portable_name
+from unichoir.api import find_language_model, find_model, portable_name
 from unichoir.data.manifest import read_manifests
 from unichoir.data.storage import is_url
 from unichoir.data.utterance import Utterance
@@ -143,14 +143,15 @@ def describe_job(source: ModelSource, options: DecodingOptions) -> dict[str, obj
 
     Raises UnichoirError for a model or language model that is not there.
     """
-    lm = source.language_model
-    if lm is not None and not Path(lm).is_file():
+    directory = find_model(source.name_or_dir)
+    lm = find_language_model(source.language_model, directory)
+    if lm is not None and not lm.is_file():
         raise UnichoirError(f"{lm}: no such file")
     job = {
         "model": source.name_or_dir,
-        "weights": _digest(find_model(source.name_or_dir).iterdir()),
+        "weights": _digest(directory.iterdir()),
         "top_k": source.top_k,
-        "language_model": None if lm is None else _digest([Path(lm), weights_file(lm)]),
+        "language_model": None if lm is None else _digest([lm, weights_file(lm)]),
         "decoding": dataclasses.asdict(options),
     }
     jsonable: dict[str, object] = json.loads(json.dumps(job))

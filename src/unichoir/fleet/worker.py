@@ -16,7 +16,7 @@ from unichoir.audio.io import Samples
 from unichoir.data.storage import is_url
 from unichoir.data.utterance import Utterance, load_utterance, utterance_duration
 from unichoir.decoding.device import Device
-from unichoir.decoding.options import DecodingOptions
+from unichoir.decoding.options import DEFAULT_LM, DecodingOptions
 from unichoir.decoding.recognizer import Recognizer
 from unichoir.errors import AudioError, ConfigError, UnichoirError
 from unichoir.fleet.results import Chunk, Result
@@ -43,8 +43,8 @@ class ModelSource:
     device: Device = "cpu"
     gpu_share: float = 1.0
     """Of one GPU, with `cuda`: as many workers as it has room for share its memory."""
-    language_model: str | None = None
-    """File of an n-gram model."""
+    language_model: str | None = DEFAULT_LM
+    """As `api.load_model` takes it."""
 
     def __post_init__(self) -> None:
         if not MIN_GPU_SHARE <= self.gpu_share <= 1:
