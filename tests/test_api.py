@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from tests.samples import CLIPS, REFERENCES, SMALL_MODEL, WITH_SMALL_MODEL
 
 import unichoir
 from unichoir import api, loading
@@ -199,15 +200,14 @@ def test_a_device_that_is_not_there_is_told_before_anything_is_loaded(tiny_check
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["transcribe", "{recording}", "--device", "cuda"],
-        ["evaluate", api.DEFAULT_MODEL, "{demo}", "--device", "cuda"],
-        ["stream", "--simulate", "{recording}", "--speed", "0", "--compute-device", "cuda"],
-        ["serve", "--port", "0", "--device", "cuda"],
+        ["transcribe", *WITH_SMALL_MODEL, CLIPS[0], "--device", "cuda"],
+        ["evaluate", SMALL_MODEL, REFERENCES, "--device", "cuda"],
+        ["stream", *WITH_SMALL_MODEL, "--simulate", CLIPS[0], "--speed", "0", "--compute-device", "cuda"],
+        ["serve", *WITH_SMALL_MODEL, "--port", "0", "--device", "cuda"],
     ],
 )
-def test_every_command_loads_its_model_on_the_device(run_command: Run, arguments: list[str]) -> None:
-    """The included model is in int8, which is for CPUs wherever the command runs."""
-    recording = DEMO.parent / read_manifest(DEMO)[0].wav
-    code, out, err = run_command(*(each.format(recording=recording, demo=DEMO) for each in arguments))
+def test_every_command_loads_its_model_on_the_device(run_command: Run, arguments: list[object]) -> None:
+    """The model is in int8, which is for CPUs wherever the command runs."""
+    code, out, err = run_command(*arguments)
     assert (code, out) == (1, "")
     assert "device cuda: ONNX Runtime multiplies int8 on CPUs only" in err

@@ -1,21 +1,20 @@
-"""Hotwords with the included model: a clip in which it mishears two words."""
-
-from pathlib import Path
+"""Hotwords with a small model: a clip in which it mishears two words."""
 
 import pytest
 import soundfile
+from tests.samples import CLIPS, SMALL_MODEL
 
 import unichoir
 from unichoir.decoding.context import Hotword
 from unichoir.errors import DecodingError
 
-CLIP = Path(__file__).resolve().parents[1] / "demo" / "audio" / "clip-5.flac"
+CLIP = CLIPS[4]
 PHRASES = ["October", ("TWENTY", 2.0)]
 
 
 @pytest.fixture(scope="module")
 def model() -> unichoir.Model:
-    return unichoir.load_model()
+    return unichoir.load_model(SMALL_MODEL)
 
 
 def test_a_recording(model: unichoir.Model) -> None:

@@ -1,11 +1,11 @@
-"""Streaming from Python with the included model, against the recogniser's own verbs."""
+"""Streaming from Python with a real model, against the recogniser's own verbs."""
 
 from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.samples import CLIPS, SMALL_MODEL
 
 import unichoir
 from unichoir import api
@@ -15,20 +15,19 @@ from unichoir.errors import AudioError, DecodingError
 from unichoir.text.wer import word_errors
 
 RATE = 16000
-CLIPS = Path(__file__).resolve().parent.parent / "demo" / "audio"
 SAID = "SIX OH FOUR FIVE NINE ONE TWO SIX FOUR EIGHT THREE NINE ONE EIGHT TWO"
 RULES = unichoir.EndpointRules(silence_after_speech=0.6, silence_before_speech=0.4)
 
 
 @pytest.fixture(scope="module")
-def included() -> unichoir.Model:
-    return unichoir.load_model()
+def model() -> unichoir.Model:
+    return unichoir.load_model(SMALL_MODEL)
 
 
 @pytest.fixture(scope="module")
 def speech() -> np.ndarray:
-    """Three of the demo's clips, two seconds of silence after each."""
-    parts = [load_audio(CLIPS / f"clip-{number}.flac", sample_rate=RATE) for number in (1, 2, 3)]
+    """Three clips, two seconds of silence after each."""
+    parts = [load_audio(path, sample_rate=RATE) for path in CLIPS[:3]]
     return np.concatenate([np.concatenate([part, np.zeros(2 * RATE, np.float32)]) for part in parts])
 
 
@@ -56,14 +55,14 @@ def all_results(
 
 
 @pytest.mark.parametrize("length", [160, 7777, 10**6])
-def test_streaming_gives_what_is_new(included: unichoir.Model, speech: np.ndarray, length: int) -> None:
+def test_streaming_gives_what_is_new(model: unichoir.Model, speech: np.ndarray, length: int) -> None:
     options = unichoir.StreamingOptions(chunk_size=12, endpoint=RULES)
-    everything = all_results(included, speech, options)
+    everything = all_results(model, speech, options)
     finals = [result for result in everything if result.is_final]
     assert word_errors(SAID, " ".join(final.text for final in finals if final.text)).rate < 0.25
     blocks = in_blocks(speech, length)
     other = unichoir.StreamingOptions(chunk_size=25, endpoint=RULES)
-    found = list(included.stream(blocks, sample_rate=RATE, chunk_size=12, options=other))
+    found = list(model.stream(blocks, sample_rate=RATE, chunk_size=12, options=other))
     assert [result for result in found if result.is_final] == [final for final in finals if final.text]
     partials = [result for result in found if not result.is_final]
     assert all(result in everything for result in partials)
@@ -75,17 +74,17 @@ def test_streaming_gives_what_is_new(included: unichoir.Model, speech: np.ndarra
     assert len(partials) >= 6
 
 
-def test_with_empty_finals_nothing_is_left_out(included: unichoir.Model, speech: np.ndarray) -> None:
+def test_with_empty_finals_nothing_is_left_out(model: unichoir.Model, speech: np.ndarray) -> None:
     options = unichoir.StreamingOptions(endpoint=RULES)
-    results = included.stream(in_blocks(speech, 1600), sample_rate=RATE, options=options, empty_finals=True)
+    results = model.stream(in_blocks(speech, 1600), sample_rate=RATE, options=options, empty_finals=True)
     finals = [result for result in results if result.is_final]
-    assert finals == [result for result in all_results(included, speech, options) if result.is_final]
+    assert finals == [result for result in all_results(model, speech, options) if result.is_final]
     assert not all(final.words for final in finals)
     assert [final.start_ms for final in finals] == [0, *(final.end_ms for final in finals[:-1])]
     assert finals[-1].end_ms == round(len(speech) / 16)
 
 
-def test_results_come_while_the_audio_does(included: unichoir.Model, speech: np.ndarray) -> None:
+def test_results_come_while_the_audio_does(model: unichoir.Model, speech: np.ndarray) -> None:
     taken = 0
 
     def blocks() -> Iterator[np.ndarray]:
@@ -94,15 +93,15 @@ def test_results_come_while_the_audio_does(included: unichoir.Model, speech: np.
             taken += len(block)
             yield block
 
-    for result in included.stream(blocks(), sample_rate=RATE):
+    for result in model.stream(blocks(), sample_rate=RATE):
         # A chunk looks 45 ms ahead, and is decoded with the block of 100 ms that fills it.
         assert result.is_final or taken / 16 <= result.end_ms + 45 + 100
         assert taken < len(speech)  # after the last word there are two seconds of silence
 
 
-def test_a_stream_of_ones_own_pace(included: unichoir.Model, speech: np.ndarray) -> None:
-    expected = list(included.stream([speech], sample_rate=RATE, decoding="ctc_prefix_beam_search", empty_finals=True))
-    stream = included.create_stream(decoding="ctc_prefix_beam_search")
+def test_a_stream_of_ones_own_pace(model: unichoir.Model, speech: np.ndarray) -> None:
+    expected = list(model.stream([speech], sample_rate=RATE, decoding="ctc_prefix_beam_search", empty_finals=True))
+    stream = model.create_stream(decoding="ctc_prefix_beam_search")
     assert (stream.options.mode, stream.accepted_ms) == ("ctc_prefix_beam_search", 0)
     found = []
     for block in in_blocks((speech * 32768).astype(np.int16), 2 * RATE):
@@ -129,12 +128,12 @@ def test_what_was_shown_and_is_not_so_is_taken_back() -> None:
     assert list(api._changes([stale, back, *following], empty_finals=False)) == [stale, back, following[2]]
 
 
-def test_bad_streams_are_refused_at_once(included: unichoir.Model, speech: np.ndarray) -> None:
+def test_bad_streams_are_refused_at_once(model: unichoir.Model, speech: np.ndarray) -> None:
     with pytest.raises(DecodingError, match="chunk_size"):
-        included.stream([speech], sample_rate=RATE, chunk_size=26)
+        model.stream([speech], sample_rate=RATE, chunk_size=26)
     with pytest.raises(DecodingError, match="mode: a stream cannot use 'attention'"):
-        included.create_stream(decoding="attention")  # type: ignore[arg-type]
-    results = included.stream([speech, speech * np.nan], sample_rate=RATE)
+        model.create_stream(decoding="attention")  # type: ignore[arg-type]
+    results = model.stream([speech, speech * np.nan], sample_rate=RATE)
     with pytest.raises(AudioError, match="not a finite number"):
         list(results)
-    assert list(included.stream([], sample_rate=RATE)) == []
+    assert list(model.stream([], sample_rate=RATE)) == []

@@ -1,14 +1,14 @@
-"""Transcripts and streams in written form with the included model and the real English grammar."""
+"""Transcripts and streams in written form with a small model and the real English grammar."""
 
 import io
 import json
 import logging
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.samples import CLIPS, SMALL_MODEL
 
 import unichoir
 from unichoir.audio.io import load_audio
@@ -18,14 +18,14 @@ from unichoir.text import itn
 from unichoir.text.written import WrittenForm
 
 RATE = 16000
-CLIP = Path(__file__).resolve().parent.parent / "demo" / "audio" / "clip-3.flac"
+CLIP = CLIPS[2]
 SAID, WRITTEN = "NINE ONE EIGHT TWO", "9182"
 ENGLISH = WrittenForm(itn="en")
 
 
 @pytest.fixture(scope="module")
 def model() -> unichoir.Model:
-    return unichoir.load_model()
+    return unichoir.load_model(SMALL_MODEL)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def test_where_the_written_form_fails_the_words_stay_as_they_were_said(model, sa
     assert [record.getMessage() for record in caplog.records] == [
         "inverse text normalisation fails on 'nine one eight two': no path: the words stay as they were said"
     ]
-    other = load_audio(CLIP.with_name("clip-2.flac"), sample_rate=RATE)
+    other = load_audio(CLIPS[1], sample_rate=RATE)
     pause = np.zeros(2 * RATE, np.float32)
     blocks = [samples, pause, other, pause]
     finals = [result.text for result in model.stream(blocks, sample_rate=RATE, written=ENGLISH) if result.is_final]

@@ -3,11 +3,11 @@
 import dataclasses
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from tests.samples import CLIPS, REFERENCES, SMALL_MODEL, SPOKEN
 
 import unichoir
 from unichoir.audio.io import load_audio
@@ -16,8 +16,7 @@ from unichoir.decoding.options import DecodingOptions, Mode, VadMode
 from unichoir.errors import AudioError
 
 RATE = 16000
-DEMO = Path(__file__).resolve().parents[1] / "demo"
-SURE = [json.loads(line) for line in (DEMO / "references.jsonl").read_text().splitlines()][:4]
+SURE = [json.loads(line) for line in REFERENCES.read_text().splitlines()][:4]
 """The clips whose words the model is sure of, also with some noise around."""
 Place = tuple[str, float, float]
 """What is said, from when to when in ms."""
@@ -25,7 +24,7 @@ Place = tuple[str, float, float]
 
 @pytest.fixture(scope="module")
 def model() -> unichoir.Model:
-    return unichoir.load_model(num_threads=1)
+    return unichoir.load_model(SMALL_MODEL, num_threads=1)
 
 
 @pytest.fixture(params=["silero", "ctc"])
@@ -48,11 +47,11 @@ def noise(kind: str, seconds: float, rng: np.random.Generator) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def recording(model: unichoir.Model) -> tuple[np.ndarray, list[Place]]:
-    """Two minutes: the demo's clips over and over, with up to 6 s between them and once a quarter of a minute."""
+    """Two minutes: clips over and over, with up to 6 s between them and once a quarter of a minute."""
     rng, parts, places, position = np.random.default_rng(3), [], [], 0
     for number in range(20):
         line = SURE[number % len(SURE)]
-        clip = load_audio(DEMO / line["wav"])
+        clip = load_audio(SPOKEN / line["wav"])
         pause = noise(["silence", "pink", "white"][number % 3], 15 if number == 7 else rng.uniform(0.8, 6), rng)
         parts += [pause, clip]
         begin = position + len(pause)
@@ -123,7 +122,7 @@ def test_speech_without_a_pause_is_cut_and_keeps_its_words(model, vad: VadMode) 
     rng, clips, references = np.random.default_rng(0), [], []
     for number in range(20):
         line = SURE[number % len(SURE)]
-        clip = load_audio(DEMO / line["wav"])
+        clip = load_audio(SPOKEN / line["wav"])
         loud = np.flatnonzero(np.abs(clip) > 0.01)
         clips += [clip[loud[0] : loud[-1]], rng.normal(0, 1e-4, 4800).astype(np.float32)]
         references += line["txt"].split()
@@ -200,7 +199,7 @@ class Deaf:
 
 def test_a_film_says_what_its_sound_says(model, tmp_path, monkeypatch) -> None:
     av = pytest.importorskip("av")
-    clip, rate = soundfile.read(DEMO / "audio" / "clip-1.flac", dtype="int16")
+    clip, rate = soundfile.read(CLIPS[0], dtype="int16")
     path = tmp_path / "film.mp4"
     with av.open(str(path), "w") as out:
         sound = out.add_stream("alac", rate=rate, layout="mono")
@@ -208,7 +207,7 @@ def test_a_film_says_what_its_sound_says(model, tmp_path, monkeypatch) -> None:
         frame.sample_rate = rate
         out.mux(sound.encode(frame))
         out.mux(sound.encode(None))
-    expected = model.transcribe(DEMO / "audio" / "clip-1.flac")
+    expected = model.transcribe(CLIPS[0])
     assert expected.text.upper() == "SIX OH FOUR FIVE NINE ONE TWO"
     assert model.transcribe(path) == expected
     with path.open("rb") as stream:

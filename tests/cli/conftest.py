@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from tests.samples import CLIPS, SMALL_MODEL, WITH_SMALL_MODEL
 
 from unichoir import api
 from unichoir.audio.io import load_audio
@@ -20,14 +21,14 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def run(run_command: Run) -> Run:
-    """Runs `unichoir stream` in this process: exit code, standard output, standard error."""
-    return partial(run_command, "stream")
+    """Runs `unichoir stream` with the small model in this process: exit code, standard output, standard error."""
+    return partial(run_command, "stream", *WITH_SMALL_MODEL)
 
 
 @pytest.fixture(scope="session")
 def clips() -> list[Path]:
-    """The demo's recordings."""
-    return sorted((Path(__file__).resolve().parents[2] / "demo" / "audio").glob("*.flac"))
+    """Recordings with known words."""
+    return CLIPS
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +42,7 @@ def long_speech(clips: list[Path], tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="session")
 def recognizer() -> Recognizer:
-    return api.load_recognizer(None, num_threads=1)
+    return api.load_recognizer(SMALL_MODEL, num_threads=1)
 
 
 @pytest.fixture

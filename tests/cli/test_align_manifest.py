@@ -6,16 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.samples import CLIPS, WITH_SMALL_MODEL
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+ALIGN = ("align", *WITH_SMALL_MODEL)
 RunCommand = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
 def manifest(tmp_path: Path) -> Path:
     """Two clips with what is said in them, one with something else, and two that cannot be aligned."""
-    for number in (1, 2):
-        shutil.copy(REPOSITORY / "demo" / "audio" / f"clip-{number}.flac", tmp_path)
+    for clip in CLIPS[:2]:
+        shutil.copy(clip, tmp_path)
     (tmp_path / "broken.wav").write_bytes(b"RIFF")
     rows = [
         ("first", "clip-1.flac", "SIX OH FOUR FIVE NINE ONE TWO"),
@@ -32,7 +33,7 @@ def manifest(tmp_path: Path) -> Path:
 
 def test_each_result_is_that_of_its_recording_alone(run_command: RunCommand, manifest: Path, tmp_path: Path) -> None:
     output = tmp_path / "output"
-    code, out, err = run_command("align", manifest, "--output-dir", output, "--format", "ctm,textgrid,json")
+    code, out, err = run_command(*ALIGN, manifest, "--output-dir", output, "--format", "ctm,textgrid,json")
     assert (code, out) == (1, "")
     warning, *failures = err.splitlines()
     assert warning.startswith("warning: other: confidence 0.")
@@ -43,7 +44,7 @@ def test_each_result_is_that_of_its_recording_alone(run_command: RunCommand, man
     assert [result["key"] for result in results] == ["first", "broken", "two/lines", "figures", "other"]
     text = tmp_path / "text.txt"
     text.write_text("Six four,\neight three.", encoding="utf-8")
-    alone = ("align", tmp_path / "clip-2.flac", text)
+    alone = (*ALIGN, tmp_path / "clip-2.flac", text)
     assert results[2]["words"] == json.loads(run_command(*alone)[1])["words"]
     ctm = [line for line in (output / "results.ctm").read_text(encoding="utf-8").splitlines() if "two/" in line]
     expected = run_command(*alone, "--format", "ctm")[1].replace(str(tmp_path / "clip-2.flac"), "two/lines")
@@ -58,7 +59,7 @@ def test_each_result_is_that_of_its_recording_alone(run_command: RunCommand, man
 
 def test_a_run_goes_on_where_it_was(run_command: RunCommand, manifest: Path, tmp_path: Path) -> None:
     output = tmp_path / "output"
-    arguments = ("align", manifest, "--output-dir", output)
+    arguments = (*ALIGN, manifest, "--output-dir", output)
     assert run_command(*arguments)[0] == 1
     parts = {path: path.stat() for path in sorted(output.glob("parts/*/*.jsonl"))}
     assert len(parts) == 5, "one for each utterance of a small manifest"
@@ -80,21 +81,21 @@ def test_a_run_goes_on_where_it_was(run_command: RunCommand, manifest: Path, tmp
 
 def test_what_is_wrong_for_all_is_said_once(run_command: RunCommand, manifest: Path, tmp_path: Path) -> None:
     output = tmp_path / "output"
-    code, _, err = run_command("align", manifest, "--output-dir", output, "--language", "en")
+    code, _, err = run_command(*ALIGN, manifest, "--output-dir", output, "--language", "en")
     assert (code, len(err.splitlines())) == (1, 1)
     assert "no tokens of languages" in err
     for wrong in (["--text", "SIX"], ["--output", "x.json"], [manifest]):
-        code, _, err = run_command("align", manifest, *wrong, "--output-dir", output)
+        code, _, err = run_command(*ALIGN, manifest, *wrong, "--output-dir", output)
         assert code == 2
         assert "has no place with --output-dir" in err
     clip = tmp_path / "clip-2.flac"
-    assert run_command("align", clip, "--text", "SIX", "--retry-failed")[0] == 2
-    assert run_command("align", clip, "--text", "SIX", "--format", "ctm,srt")[0] == 2
+    assert run_command(*ALIGN, clip, "--text", "SIX", "--retry-failed")[0] == 2
+    assert run_command(*ALIGN, clip, "--text", "SIX", "--format", "ctm,srt")[0] == 2
 
 
 def test_a_recording_from_standard_input(run_command: RunCommand, tmp_path: Path) -> None:
-    clip = REPOSITORY / "demo" / "audio" / "clip-2.flac"
-    arguments = ("--text", "SIX FOUR EIGHT THREE", "--format", "ctm")
+    clip = CLIPS[1]
+    arguments = (*WITH_SMALL_MODEL, "--text", "SIX FOUR EIGHT THREE", "--format", "ctm")
     code, out, err = run_command("align", "-", *arguments, stdin=clip.read_bytes())
     assert (code, err) == (0, "")
     assert out == run_command("align", clip, *arguments)[1].replace(str(clip), "-")

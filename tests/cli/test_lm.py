@@ -1,4 +1,4 @@
-"""`unichoir lm`: from texts and manifests to a file, and its weights, with the included model and real clips."""
+"""`unichoir lm`: from texts and manifests to a file, and its weights, with a small model and clips."""
 
 import gzip
 import json
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.samples import REFERENCES, SMALL_MODEL, SPOKEN, WITH_SMALL_MODEL
 
 import unichoir
 from unichoir.decoding.language_model import weights_file
@@ -15,14 +16,13 @@ from unichoir.errors import DecodingError
 from unichoir.text.wer import word_errors
 
 Command = Callable[..., tuple[int, str, str]]
-DEMO = Path(__file__).resolve().parents[2] / "demo"
-REFERENCES = [json.loads(line) for line in (DEMO / "references.jsonl").read_text("utf-8").splitlines()]
+SAID = [json.loads(line) for line in REFERENCES.read_text("utf-8").splitlines()]
 
 
 @pytest.fixture
 def text(tmp_path: Path) -> Path:
     path = tmp_path / "text.txt"
-    path.write_text("".join(reference["txt"] + "\n" for reference in REFERENCES) + "\n  \n", encoding="utf-8")
+    path.write_text("".join(reference["txt"] + "\n" for reference in SAID) + "\n  \n", encoding="utf-8")
     return path
 
 
@@ -31,17 +31,17 @@ def test_text_manifests_and_gzip_give_the_same_bytes(run_command: Command, tmp_p
     compressed.write_bytes(gzip.compress(b"\xef\xbb\xbf" + text.read_bytes().replace(b"\n", b"\r\n")))  # of Windows
     kaldi = tmp_path / "kaldi"
     kaldi.mkdir()
-    (kaldi / "wav.scp").write_text("".join(f"{each['key']} {each['wav']}\n" for each in REFERENCES))
-    (kaldi / "text").write_text("".join(f"{each['key']} {each['txt']}\n" for each in REFERENCES))
+    (kaldi / "wav.scp").write_text("".join(f"{each['key']} {each['wav']}\n" for each in SAID))
+    (kaldi / "text").write_text("".join(f"{each['key']} {each['txt']}\n" for each in SAID))
     outputs = [tmp_path / name for name in ("text.arpa", "manifest.arpa", "kaldi.arpa", "a.arpa.gz", "b.arpa.gz")]
-    for source, output in zip([text, DEMO / "references.jsonl", kaldi, text, compressed], outputs, strict=True):
+    for source, output in zip([text, REFERENCES, kaldi, text, compressed], outputs, strict=True):
         code, _, err = run_command("lm", "train", source, "--output", output)
         assert code == 0
         assert f"{output}: written" in err
     first, second, third, *packed = [output.read_bytes() for output in outputs]
     assert first == second == third == gzip.decompress(packed[0])
     assert packed[0] == packed[1]
-    assert f"ngram 1={3 + len({word for each in REFERENCES for word in each['txt'].split()})}\n".encode() in first
+    assert f"ngram 1={3 + len({word for each in SAID for word in each['txt'].split()})}\n".encode() in first
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
         [text.name, compressed.name, kaldi.name, *(output.name for output in outputs)]
     )
@@ -50,7 +50,7 @@ def test_text_manifests_and_gzip_give_the_same_bytes(run_command: Command, tmp_p
 def test_words_and_tokens_as_the_model_writes_them(run_command: Command, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("One two, caf\u00e9 three!\n", encoding="utf-8")
     train = "lm", "train", tmp_path / "text.txt", "--order", 2, "--output"
-    model = "--model", "unichoir-small-en"
+    model = WITH_SMALL_MODEL
     assert run_command(*train, tmp_path / "words", "--normalize")[0] == 0
     assert run_command(*train, tmp_path / "model", "--normalize", *model)[0] == 0
     assert run_command(*train, tmp_path / "tokens", "--normalize", *model, "--level", "token")[0] == 0
@@ -72,10 +72,8 @@ def test_tuning_keeps_the_best_of_its_table(run_command: Command, tmp_path: Path
     lm = tmp_path / "lm.arpa.gz"
     assert run_command("lm", "train", text, "--order", 2, "--output", lm)[0] == 0
     mode = "ctc_prefix_beam_search"
-    manifest = DEMO / "references.jsonl"
-    code, out, err = run_command(
-        "lm", "tune", "unichoir-small-en", manifest, "--lm", lm, "--decoding", mode, "--beam-size", 4
-    )
+    tune = ("lm", "tune", SMALL_MODEL, REFERENCES, "--lm", lm)
+    code, out, err = run_command(*tune, "--decoding", mode, "--beam-size", 4)
     assert code == 0
     kept = json.loads(weights_file(lm).read_bytes())[mode]
     rates = [float(rate) for line in out.splitlines()[2:] for rate in re.findall(r"\d+\.\d\d", line)]
@@ -83,11 +81,10 @@ def test_tuning_keeps_the_best_of_its_table(run_command: Command, tmp_path: Path
     assert kept["tuned"]["word_errors"] <= kept["tuned"]["word_errors_without"]
     assert len(set(rates)) > 1
     # The weights are found beside the file, and give that many errors.
-    model = unichoir.load_model(language_model=lm)
+    model = unichoir.load_model(SMALL_MODEL, language_model=lm)
     options = DecodingOptions(mode=mode, beam_size=4)
     errors = sum(
-        word_errors(each["txt"], model.transcribe(DEMO / each["wav"], options=options).text).errors
-        for each in REFERENCES
+        word_errors(each["txt"], model.transcribe(SPOKEN / each["wav"], options=options).text).errors for each in SAID
     )
     assert errors == kept["tuned"]["word_errors"]
     assert f"length_bonus {kept['length_bonus']:g}" in err
@@ -97,10 +94,10 @@ def test_a_language_model_decides_what_is_recognised(run_command: Command, tmp_p
     lm = tmp_path / "lm.arpa"
     (tmp_path / "text.txt").write_text("SIX SIX SIX SIX\n", encoding="utf-8")
     assert run_command("lm", "train", tmp_path / "text.txt", "--output", lm)[0] == 0
-    model = unichoir.load_model(language_model=lm)
-    clip = DEMO / REFERENCES[1]["wav"]
+    model = unichoir.load_model(SMALL_MODEL, language_model=lm)
+    clip = SPOKEN / SAID[1]["wav"]
     strong = DecodingOptions(lm_weight=50.0, length_bonus=0.0)
-    assert model.transcribe(clip, options=DecodingOptions(lm_weight=0.0)).text == REFERENCES[1]["txt"]
+    assert model.transcribe(clip, options=DecodingOptions(lm_weight=0.0)).text == SAID[1]["txt"]
     assert set(model.transcribe(clip, options=strong).text.split()) <= {"SIX"}
     with pytest.raises(DecodingError, match="ctc_greedy_search knows no language model"):
         model.transcribe(clip, decoding="ctc_greedy_search")

@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from tests.samples import CLIPS, SMALL_MODEL, WITH_SMALL_MODEL
 
 from unichoir.decoding.context import Hotword
 from unichoir.decoding.vad_options import VadOptions
 from unichoir.text.written import WrittenForm
 
-DEMO = Path(__file__).resolve().parents[2] / "demo" / "audio"
-MISHEARD, DIGITS = DEMO / "clip-5.flac", DEMO / "clip-1.flac"
+MISHEARD, DIGITS = CLIPS[4], CLIPS[0]
 COMMANDS: dict[str, tuple[Any, ...]] = {
-    "transcribe": ("transcribe", MISHEARD),
-    "stream": ("stream", "--simulate", MISHEARD, "--speed", 0),
+    "transcribe": ("transcribe", *WITH_SMALL_MODEL, MISHEARD),
+    "stream": ("stream", *WITH_SMALL_MODEL, "--simulate", MISHEARD, "--speed", 0),
 }
 ARPA = """\\data\\
 ngram 1=9
@@ -91,7 +91,7 @@ def test_evaluate(
 ) -> None:
     name, fixture, *more = options
     given = (name, request.getfixturevalue(fixture), *more)
-    code, _, err = run_command("evaluate", "unichoir-small-en", manifest, *given, "--output", tmp_path / "out")
+    code, _, err = run_command("evaluate", SMALL_MODEL, manifest, *given, "--output", tmp_path / "out")
     assert code == 0, err
     [line] = (tmp_path / "out" / "utterances.jsonl").read_text().splitlines()
     assert "TWENTY FOUR" in line.partition("hyp")[2]
@@ -103,7 +103,7 @@ def test_evaluate(
 def test_a_set_of_which_nothing_can_be_read_has_no_figures(run_command: Run, manifest: Path, tmp_path: Path) -> None:
     gone = tmp_path / "gone.jsonl"
     gone.write_text('{"key": "a", "wav": "gone.wav", "txt": "ONE"}\n')
-    code, out, err = run_command("evaluate", "unichoir-small-en", gone, manifest)
+    code, out, err = run_command("evaluate", SMALL_MODEL, gone, manifest)
     assert code != 0
     assert "gone: none of its 1 recordings can be read" in err
     assert "dev" in out
@@ -111,8 +111,9 @@ def test_a_set_of_which_nothing_can_be_read_has_no_figures(run_command: Run, man
 
 
 def test_numbers_are_written(run_command: Run) -> None:
-    assert last_words(run_command, "transcribe", DIGITS, "--itn", "en") == "6045912"
-    assert last_words(run_command, "stream", "--simulate", DIGITS, "--speed", 0, "--itn", "en") == "6045912"
+    assert last_words(run_command, "transcribe", *WITH_SMALL_MODEL, DIGITS, "--itn", "en") == "6045912"
+    stream = ("stream", *WITH_SMALL_MODEL, "--simulate", DIGITS, "--speed", 0)
+    assert last_words(run_command, *stream, "--itn", "en") == "6045912"
 
 
 @pytest.mark.parametrize("vad", ["silero", "ctc"])
@@ -120,7 +121,8 @@ def test_where_nobody_speaks(run_command: Run, tmp_path: Path, vad: str) -> None
     speech, rate = soundfile.read(DIGITS, dtype="float32")
     quiet = np.zeros(25 * rate, np.float32)
     soundfile.write(tmp_path / "long.wav", np.concatenate([quiet, speech, quiet]), rate)
-    code, out, err = run_command("transcribe", tmp_path / "long.wav", "--vad", vad, "--format", "json")
+    arguments = ("transcribe", *WITH_SMALL_MODEL, tmp_path / "long.wav")
+    code, out, err = run_command(*arguments, "--vad", vad, "--format", "json")
     assert code == 0, err
     words = json.loads(out)["words"]
     assert "".join(word["text"][0] for word in words) == "SOFFNOT"  # SIX OH FOUR FIVE NINE ONE TWO
@@ -157,7 +159,7 @@ def test_what_has_no_effect_is_refused(run_command: Run, command: str, options: 
     ],
 )
 def test_what_makes_no_sense_for_long_recordings(run_command: Run, options: tuple[Any, ...], message: str) -> None:
-    code, _, err = run_command("transcribe", MISHEARD, *options)
+    code, _, err = run_command(*COMMANDS["transcribe"], *options)
     assert code != 0
     assert message in err
 
@@ -166,7 +168,8 @@ def test_a_server_has_them_all(run_command: Run, monkeypatch: pytest.MonkeyPatch
     started: list[Any] = []
     monkeypatch.setattr("unichoir.serving.server.serve", lambda *given, **_: started.append(given))
     options = ("--hotwords", phrases, "--lm", arpa, "--lm-weight", 0.7, "--itn", "en", "--max-hotwords", 7)
-    code, _, err = run_command("serve", *options, "--vad", "ctc", "--min-silence", 0.3, "--max-segment", 12)
+    long = ("--vad", "ctc", "--min-silence", 0.3, "--max-segment", 12)
+    code, _, err = run_command("serve", *WITH_SMALL_MODEL, *options, *long)
     assert code == 0, err
     [(recognizer, settings)] = started
     for chosen in (settings.decoding, settings.streaming):

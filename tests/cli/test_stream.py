@@ -1,4 +1,4 @@
-"""`unichoir stream` from end to end with the included model: recordings played, what it refuses, signals."""
+"""`unichoir stream` from end to end with a small model: recordings played, what it refuses, signals."""
 
 import json
 import math
@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from tests.samples import CLIPS, REFERENCES, SMALL_MODEL, WITH_SMALL_MODEL
 
 from unichoir.api import load_model
 from unichoir.audio.io import load_audio
@@ -25,18 +26,17 @@ from unichoir.text.normalize import normalize_for_scoring
 from unichoir.text.wer import ErrorCounts, word_errors
 
 RATE = 16000
-DEMO = Path(__file__).resolve().parents[2] / "demo"
-CLIP = DEMO / "audio" / "clip-1.flac"
-COMMAND = [sys.executable, "-m", "unichoir", "stream", "--threads", "1", "--simulate"]
+CLIP = CLIPS[0]
+COMMAND = [sys.executable, "-m", "unichoir", "stream", *WITH_SMALL_MODEL, "--threads", "1", "--simulate"]
 LINE = re.compile(r"\[(\d+):(\d\d\.\d) - (\d+):(\d\d\.\d)\] (.+)")
 Run = Callable[..., tuple[int, str, str]]
 Finals = Callable[..., list[StreamResult]]
 
 
-def test_json_of_the_demo(run: Run, finals_of: Finals) -> None:
+def test_json_of_known_words(run: Run, finals_of: Finals) -> None:
     errors = ErrorCounts()
-    for utterance in read_manifest(DEMO / "references.jsonl"):
-        path = DEMO / "audio" / f"{utterance.key}.flac"
+    for utterance in read_manifest(REFERENCES):
+        path = Path(utterance.wav)
         samples = load_audio(path, sample_rate=RATE)
         code, out, err = run("--simulate", path, "--speed", 0, "--format", "json", "--threads", 1)
         assert (code, err) == (0, "")
@@ -225,7 +225,7 @@ def test_latencies_of_a_recogniser_that_takes_no_time(finals_of: Finals, delay: 
             clock.now = arrived + delay
             yield samples[start : start + RATE // 10], arrived
 
-    session = Session(load_model(num_threads=1).create_stream(), TextLines(), clock)
+    session = Session(load_model(SMALL_MODEL, num_threads=1).create_stream(), TextLines(), clock)
     assert session.run(blocks(), RATE) is None
     (final,) = finals_of(CLIP)
     # To encode up to 640 ms, 45 ms more must have been heard.

@@ -14,12 +14,13 @@ from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.samples import WITH_SMALL_MODEL
 
 from unichoir.cli.stream_output import shorten
 from unichoir.decoding.hypothesis import StreamResult
 from unichoir.decoding.options import EndpointRules, StreamingOptions
 
-COMMAND = [sys.executable, "-m", "unichoir", "stream", "--threads", "1", "--simulate"]
+COMMAND = [sys.executable, "-m", "unichoir", "stream", *WITH_SMALL_MODEL, "--threads", "1", "--simulate"]
 Finals = Callable[..., list[StreamResult]]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 from rich.console import Console
+from tests.samples import SMALL_MODEL, WITH_SMALL_MODEL
 
 import unichoir
 from unichoir.audio.io import load_audio
@@ -17,13 +18,14 @@ from unichoir.cli.common import make_progress
 from unichoir.decoding.formats import FORMATS, SUFFIXES, write_transcript
 from unichoir.text.subtitles import SubtitleOptions
 
+TRANSCRIBE = ("transcribe", *WITH_SMALL_MODEL)
 RunCommand = Callable[..., tuple[int, str, str]]
 RATE = 16000
 
 
 @pytest.fixture(scope="module")
 def transcripts(clips: list[Path]) -> dict[Path, unichoir.Transcript]:
-    model = unichoir.load_model()
+    model = unichoir.load_model(SMALL_MODEL)
     return {clip: model.transcribe(clip) for clip in clips[:2]}
 
 
@@ -31,7 +33,7 @@ def test_one_file_to_standard_output(
     run_command: RunCommand, clips: list[Path], transcripts: dict[Path, unichoir.Transcript]
 ) -> None:
     """What a player gets: the words of the reference, in a cue that holds all of its times."""
-    code, out, err = run_command("transcribe", clips[0], "--format", "srt")
+    code, out, err = run_command(*TRANSCRIBE, clips[0], "--format", "srt")
     assert (code, err) == (0, "")
     number, times, text, *rest = out.split("\n")
     assert (number, text, rest) == ("1", "SIX OH FOUR FIVE NINE ONE TWO", [""])
@@ -43,7 +45,7 @@ def test_one_file_to_standard_output(
 def test_several_files_follow_each_other_where_lines_tell_them_apart(
     run_command: RunCommand, clips: list[Path], transcripts: dict[Path, unichoir.Transcript], name: str
 ) -> None:
-    code, out, err = run_command("transcribe", *clips[:2], "--format", name)
+    code, out, err = run_command(*TRANSCRIBE, *clips[:2], "--format", name)
     assert (code, err) == (0, "")
     for clip, transcript in transcripts.items():
         own = [line for line in out.splitlines() if str(clip) in line]
@@ -65,7 +67,7 @@ def test_all_formats_in_a_folder(
         "--output-dir",
         tmp_path / "out",
     )
-    code, out, err = run_command("transcribe", *arguments, "--max-line-length", 10, "--max-lines", 1)
+    code, out, err = run_command(*TRANSCRIBE, *arguments, "--max-line-length", 10, "--max-lines", 1)
     assert (code, out) == (1, "")
     assert len(err.splitlines()) == 1
     assert "bad.wav" in err
@@ -104,8 +106,8 @@ def test_every_option_of_subtitles_does_something(
     first, second = (load_audio(clip, sample_rate=RATE) for clip in clips[:2])
     path = tmp_path / "two.wav"
     soundfile.write(path, np.concatenate([first, np.zeros(RATE // 4, np.float32), second]), RATE)
-    transcript = unichoir.load_model().transcribe(path)
-    code, out, _ = run_command("transcribe", path, "--format", "vtt", *options)
+    transcript = unichoir.load_model(SMALL_MODEL).transcribe(path)
+    code, out, _ = run_command(*TRANSCRIBE, path, "--format", "vtt", *options)
     assert code == 0
     assert out == write_transcript(transcript, "vtt", "", shown) != write_transcript(transcript, "vtt", "")
 
@@ -130,7 +132,7 @@ def test_every_option_of_subtitles_does_something(
 )
 def test_usage_errors(run_command: RunCommand, options: list[str], message: str) -> None:
     """They come before any file is opened."""
-    code, out, err = run_command("transcribe", "a.wav", *options)
+    code, out, err = run_command(*TRANSCRIBE, "a.wav", *options)
     assert (code, out) == (2, "")
     assert message in " ".join(err.replace("\u2502", " ").split())
 
@@ -142,7 +144,7 @@ def test_times_of_a_long_recording(run_command: RunCommand, clips: list[Path], t
         speech = load_audio(clip, sample_rate=RATE)
         samples[second * RATE : second * RATE + len(speech)] = speech
     soundfile.write(tmp_path / "long.flac", samples, RATE)
-    code, out, _ = run_command("transcribe", tmp_path / "long.flac", "--format", "verbose_json", "--vad", "ctc")
+    code, out, _ = run_command(*TRANSCRIBE, tmp_path / "long.flac", "--format", "verbose_json", "--vad", "ctc")
     assert code == 0
     found = json.loads(out)
     assert [segment["text"] for segment in found["segments"]] == [

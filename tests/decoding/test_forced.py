@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from tests.samples import CLIPS, REFERENCES, SMALL_MODEL, SPOKEN, WITH_SMALL_MODEL
 
 from unichoir.api import Model, load_model
 from unichoir.decoding import forced
@@ -18,24 +19,23 @@ from unichoir.decoding.options import DecodingOptions
 from unichoir.errors import DecodingError
 from unichoir.text.tokenizer import CharTokenizer, build_char_units
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 RATE = 16000
 Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    return load_model(num_threads=1)
+    return load_model(SMALL_MODEL, num_threads=1)
 
 
 @pytest.fixture(scope="module")
 def recording() -> tuple[np.ndarray, str, list[tuple[int, int]]]:
-    """The demo's clips cut where they are loud, with silence around each; a line of text and a place in ms for each."""
+    """Clips cut where they are loud, with silence around each; a line of text and a place in ms for each."""
     rng = np.random.default_rng(0)
     parts, lines, places, length = [], [], [], 0
-    for line in (REPOSITORY / "demo" / "references.jsonl").read_text(encoding="utf-8").splitlines():
+    for line in REFERENCES.read_text(encoding="utf-8").splitlines():
         entry = json.loads(line)
-        samples, rate = soundfile.read(REPOSITORY / "demo" / entry["wav"], dtype="float32")
+        samples, rate = soundfile.read(SPOKEN / entry["wav"], dtype="float32")
         assert rate == RATE
         loud = np.flatnonzero(np.abs(samples) > 0.05 * np.abs(samples).max())
         samples = samples[loud[0] : loud[-1] + 1]
@@ -141,21 +141,21 @@ def test_hardly_any_sound_is_too_short_for_a_text(model: Model, length: int) -> 
 
 
 def test_the_command_writes_and_warns(run_command: Run, tmp_path: Path) -> None:
-    clip = REPOSITORY / "demo" / "audio" / "clip-2.flac"
+    clip, align = CLIPS[1], ("align", *WITH_SMALL_MODEL)
     text, output = tmp_path / "text.txt", tmp_path / "out.json"
     text.write_text("\ufeffSIX FOUR\n\nEIGHT THREE\n", encoding="utf-8")
-    code, out, err = run_command("align", clip, text, "--output", output)
+    code, out, err = run_command(*align, clip, text, "--output", output)
     assert (code, out, err) == (0, "", "")
     segments = json.loads(output.read_text(encoding="utf-8"))["segments"]
     assert [segment["text"] for segment in segments] == ["SIX FOUR", "EIGHT THREE"]
-    code, out, err = run_command("align", clip, text, "--format", "srt", "--max-line-length", "5")
+    code, out, err = run_command(*align, clip, text, "--format", "srt", "--max-line-length", "5")
     assert (code, re.findall("^[A-Z]+$", out, re.MULTILINE)) == (0, ["SIX", "FOUR", "EIGHT", "THREE"])
     assert out.count("-->") == 2, "one for each line of the text"
-    code, out, err = run_command("align", clip, "--text", "OCTOBER TWENTY", "--format", "ctm")
+    code, out, err = run_command(*align, clip, "--text", "OCTOBER TWENTY", "--format", "ctm")
     assert (code, len(out.splitlines())) == (0, 2)
     assert err.startswith(f"warning: {clip}")
-    assert run_command("align", clip)[0] == run_command("align", clip, text, "--text", "SIX")[0] == 2
+    assert run_command(*align, clip)[0] == run_command(*align, clip, text, "--text", "SIX")[0] == 2
     text.write_bytes(b"\xff\xfe")
-    code, _, err = run_command("align", clip, text)
+    code, _, err = run_command(*align, clip, text)
     assert code == 1
     assert "not UTF-8" in err

@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.samples import SMALL_MODEL, SPOKEN
 
 import unichoir
 from unichoir.decoding.hypothesis import Alternative, Reading, StreamResult, Token, Transcript, Word
@@ -127,8 +128,8 @@ def test_words_spell_the_text_within_the_times_of_what_was_said(texts: list[str]
     ("clip", "said", "written"),
     [("clip-3", "NINE ONE EIGHT TWO", "9182"), ("clip-4", "J O H N S O N", "J O H N S O N")],
 )
-def test_a_recording_with_known_words(clip: str, said: str, written: str, pytestconfig: pytest.Config) -> None:
-    heard = unichoir.load_model().transcribe(pytestconfig.rootpath / "demo" / "audio" / f"{clip}.flac")
+def test_a_recording_with_known_words(clip: str, said: str, written: str) -> None:
+    heard = unichoir.load_model(SMALL_MODEL).transcribe(SPOKEN / "audio" / f"{clip}.flac")
     result = rewrite(heard, ENGLISH)
     assert heard.text == said
     assert result.text == result.nbest[0].text == " ".join(word.text for word in result.words) == written

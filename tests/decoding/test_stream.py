@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.samples import CLIPS, SMALL_MODEL
 
 from unichoir.api import load_recognizer
 from unichoir.audio.fbank import FbankConfig, compute_fbank
@@ -41,14 +42,12 @@ def tiny(tiny_checkpoint: Path) -> Iterator[Recognizer]:
 
 @pytest.fixture(scope="module")
 def included() -> Recognizer:
-    return load_recognizer(None, num_threads=1)
+    return load_recognizer(SMALL_MODEL, num_threads=1)
 
 
 @pytest.fixture(scope="module")
 def clips() -> list[np.ndarray]:
-    """The clips of the demo."""
-    folder = Path(__file__).resolve().parents[2] / "demo" / "audio"
-    return [load_audio(path) for path in sorted(folder.glob("*.flac"))]
+    return [load_audio(path) for path in CLIPS]
 
 
 def noise(seconds: float, rate: int, seed: int) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.samples import SMALL_MODEL
 
 from unichoir.api import load_recognizer
 from unichoir.audio.fbank import compute_fbank
@@ -225,7 +226,7 @@ def test_silence_has_no_words_whatever_the_decoders_think_of(recognizer: Recogni
 
 @pytest.fixture(scope="module")
 def included() -> Recognizer:
-    return load_recognizer(None, num_threads=1)
+    return load_recognizer(SMALL_MODEL, num_threads=1)
 
 
 def stays(before: StreamResult, after: StreamResult) -> int:

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import EvalResult
+from tests.samples import SMALL_MODEL
 
 from unichoir import api
 from unichoir.directory.card import MODEL, NOT_STATED, TITLES, Card
@@ -82,7 +83,7 @@ def test_the_command_fills_in(tmp_path: Path, run_command: Run, tiny_checkpoint:
 
 
 def test_what_people_wrote_is_kept(tmp_path: Path, run_command: Run) -> None:
-    (tmp_path / "config.json").write_bytes((api.MODELS / api.DEFAULT_MODEL / "config.json").read_bytes())
+    (tmp_path / "config.json").write_bytes((SMALL_MODEL / "config.json").read_bytes())
     text = (
         "---\nlicense: mit\nco2: {value: 3}\ntags: [mine]\n---\n# Ours\n\nHello.\n\n## Limits\n\n"
         "```sh\n## no title\n```\n\n## Limits\n\ntwice\n\n## Results\n\nGood.\n"
@@ -118,7 +119,7 @@ def test_unreadable_cards_are_refused_and_kept(tmp_path: Path, text: bytes, reas
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"model": "m", "scores": [{}]}', "{"])
 def test_other_files_are_no_results(tmp_path: Path, run_command: Run, content: str) -> None:
-    (tmp_path / "config.json").write_bytes((api.MODELS / api.DEFAULT_MODEL / "config.json").read_bytes())
+    (tmp_path / "config.json").write_bytes((SMALL_MODEL / "config.json").read_bytes())
     (tmp_path / "other.json").write_text(content)
     code, _, notes = run_command("card", tmp_path, "--results", tmp_path / "other.json")
     assert code == 1
@@ -128,7 +129,7 @@ def test_other_files_are_no_results(tmp_path: Path, run_command: Run, content: s
 
 def test_bad_values_are_refused(tmp_path: Path, run_command: Run) -> None:
     assert "neither a model (config.json) nor a checkpoint" in run_command("card", tmp_path)[2]
-    (tmp_path / "config.json").write_bytes((api.MODELS / api.DEFAULT_MODEL / "config.json").read_bytes())
+    (tmp_path / "config.json").write_bytes((SMALL_MODEL / "config.json").read_bytes())
     assert "language 'English': expected a code" in run_command("card", tmp_path, "--language", "English")[2]
     card = Card.new("mine")
     card.state_licence("My own licence")

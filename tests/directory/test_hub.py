@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 from tests.directory.hub_server import COMMIT, Hub
+from tests.samples import CLIPS, SMALL_MODEL
 
 from unichoir import api
 from unichoir.directory.hub import fetch_model, find_directory, is_on_hub
 from unichoir.directory.sums import SUMS_FILE, write_sums
 from unichoir.errors import UnichoirError
 
-CLIP = Path(__file__).parents[2] / "demo/audio/clip-1.flac"
+CLIP = CLIPS[0]
 BIG_FILE, BIG_SIZE = "large.onnx.data", 32 << 20
 """Weights of which huggingface_hub has written a part when half of them have come: it writes 10 MB at once."""
 TEXT = "SIX OH FOUR FIVE NINE ONE TWO"
@@ -41,10 +42,10 @@ print(json.dumps(results))
 
 @pytest.fixture(scope="module")
 def repositories(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One repository for each case, made of the included model."""
+    """One repository for each case, made of a small model."""
     root = tmp_path_factory.mktemp("hub")
     for name in ("small", "gated", "private", "tampered", "truncated", "missing", "stray", "uncached", "resumed"):
-        shutil.copytree(api.MODELS / api.DEFAULT_MODEL, root / "org" / name)
+        shutil.copytree(SMALL_MODEL, root / "org" / name)
     for name in ("final.pt", "pytorch_model.bin", "notes.txt"):
         (root / "org/small" / name).write_text("never to be fetched")
     content = bytearray((root / "org/tampered/encoder.onnx").read_bytes())
@@ -99,10 +100,10 @@ def load(hub: Hub, cache: Path, *names: str, cwd: Path | None = None, **environm
 def test_a_model_is_fetched_checked_and_cached(hub: Hub, cache: Path, tmp_path: Path) -> None:
     assert load(hub, cache, "org/small", "org/small@v1") == dict.fromkeys(("org/small", "org/small@v1"), TEXT)
     snapshot = cache / "hub/models--org--small/snapshots" / COMMIT
-    included = {path.name for path in (api.MODELS / api.DEFAULT_MODEL).iterdir()}
-    assert {path.name for path in snapshot.iterdir()} == included
+    files = {path.name for path in SMALL_MODEL.iterdir()}
+    assert {path.name for path in snapshot.iterdir()} == files
     downloads = [line for line in hub.log if line.startswith("GET /org/")]
-    assert len(downloads) == len(included), "each file once"
+    assert len(downloads) == len(files), "each file once"
     assert not any(name in line for line in hub.log for name in ("final.pt", "pytorch_model.bin", "notes.txt", "more/"))
 
     listing = [sys.executable, "-m", "unichoir", "models"]
@@ -114,7 +115,7 @@ def test_a_model_is_fetched_checked_and_cached(hub: Hub, cache: Path, tmp_path: 
     assert load(hub, cache, f"org/small@{COMMIT}") == {f"org/small@{COMMIT}": TEXT}
     assert hub.log == [], "a commit never changes"
     (tmp_path / "org").mkdir()
-    shutil.copytree(api.MODELS / api.DEFAULT_MODEL, tmp_path / "org/uncached")
+    shutil.copytree(SMALL_MODEL, tmp_path / "org/uncached")
     assert load(hub, cache, "org/uncached", cwd=tmp_path) == {"org/uncached": TEXT}
     assert hub.log == [], "a folder of that name counts first"
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.samples import CLIPS, SMALL_MODEL
 
 from unichoir import api
 from unichoir.directory.sums import SUMS_FILE, check_sums, write_sums
@@ -15,8 +16,8 @@ from unichoir.model.checkpoint import load_checkpoint
 
 @pytest.fixture
 def included(tmp_path: Path) -> Path:
-    """A copy of the included model."""
-    return Path(shutil.copytree(api.MODELS / api.DEFAULT_MODEL, tmp_path / "model"))
+    """A copy of a small model."""
+    return Path(shutil.copytree(SMALL_MODEL, tmp_path / "model"))
 
 
 @pytest.fixture
@@ -165,7 +166,7 @@ def test_loading_opens_no_pickle(included: Path, checkpoint: Path, monkeypatch: 
         monkeypatch.setattr(module, name, refuse)
     with pytest.raises(AssertionError, match="a pickle was opened"):
         torch.load(checkpoint / "final.pt")
-    assert api.load_model(included).transcribe(Path(__file__).parents[2] / "demo/audio/clip-2.flac").text
+    assert api.load_model(included).transcribe(CLIPS[1]).text
     assert api.load_model(checkpoint)
 
 

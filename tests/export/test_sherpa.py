@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from tests.samples import CLIPS
 
 from unichoir.api import load_recognizer
 from unichoir.audio.fbank import FbankConfig, compute_fbank
@@ -82,9 +83,7 @@ def exported(
 
 @pytest.fixture(scope="module")
 def clips() -> list[np.ndarray]:
-    paths = sorted((Path(__file__).parents[2] / "demo" / "audio").glob("*.flac"))
-    assert len(paths) == 5
-    return [loud(load_audio(path, sample_rate=16000)) for path in paths[:3]]
+    return [loud(load_audio(path, sample_rate=16000)) for path in CLIPS[:3]]
 
 
 def loud(samples: np.ndarray) -> np.ndarray:

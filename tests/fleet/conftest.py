@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from tests.samples import CLIPS
 
 # Both are read when Ray is imported: nothing is reported, and the autoscaler counts sessions every second.
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S"] = "1"
 os.environ["RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S"] = "1"
 
-CLIPS = sorted((Path(__file__).resolve().parents[2] / "demo" / "audio").glob("*.flac"))
 RATE = 16000
 
 
@@ -43,7 +43,7 @@ def cluster() -> Iterator[str]:
 
 @pytest.fixture
 def clips(tmp_path: Path) -> list[Path]:
-    """Copies of the demo's recordings, and pieces of them: twelve, of different lengths."""
+    """Copies of recordings, and pieces of them: twelve, of different lengths."""
     folder = tmp_path / "audio"
     folder.mkdir()
     paths = []

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 from tests.decoding.conftest import RATE, TOKENS, TONES, ToneBackend
+from tests.samples import SMALL_MODEL
 
-from unichoir.api import DEFAULT_MODEL
 from unichoir.audio.fbank import FbankConfig
 from unichoir.data.utterance import Utterance
 from unichoir.decoding.options import DecodingOptions
@@ -34,9 +34,9 @@ def test_the_language_of_each_utterance_counts_unless_one_is_given(tmp_path: Pat
     # With the vowels of Arabic script, which only its own spelling leaves out; de is not the model's affair.
     texts = {"en": "H", "ar": "H\u064e", "de": "H", "": "H"}
     utterances = [Utterance(key=f"{lang}-", wav=wav, txt=txt, lang=lang) for lang, txt in texts.items()]
-    results = align(utterances, tmp_path / "each", Tones(DEFAULT_MODEL), DecodingOptions())
+    results = align(utterances, tmp_path / "each", Tones(str(SMALL_MODEL)), DecodingOptions())
     assert [result.get("language", result.get("error")) for result in results] == ["en", "ar", None, None]
     (word,) = results[1]["words"]
     assert abs(word["start_ms"] - 500) < 60
-    results = align(utterances, tmp_path / "all", Tones(DEFAULT_MODEL), DecodingOptions(language="ar"))
+    results = align(utterances, tmp_path / "all", Tones(str(SMALL_MODEL)), DecodingOptions(language="ar"))
     assert [result.get("language", result.get("error")) for result in results] == ["ar"] * 4

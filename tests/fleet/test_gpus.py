@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 from tests.fleet.helpers import free_port
+from tests.samples import SMALL_MODEL, WITH_SMALL_MODEL
 
-from unichoir.api import DEFAULT_MODEL, load_recognizer
+from unichoir.api import load_recognizer
 from unichoir.decoding.options import DecodingOptions
 from unichoir.decoding.recognizer import Recognizer
 from unichoir.errors import ConfigError, UnichoirError
@@ -77,7 +78,7 @@ def test_workers_have_gpus(
     folder.mkdir()
     utterances = read_utterances([str(write_manifest(tmp_path / "set.jsonl", clips))])
     source = Witness(
-        DEFAULT_MODEL, 1, device="cuda", gpu_share=share, folder=str(folder), expected=workers or len(expected)
+        str(SMALL_MODEL), 1, device="cuda", gpu_share=share, folder=str(folder), expected=workers or len(expected)
     )
     report = transcribe(utterances, tmp_path / "output", source, DecodingOptions(), workers=workers)
     assert not report.failed
@@ -86,8 +87,8 @@ def test_workers_have_gpus(
 
 
 def test_replicas_have_gpus(gpu_cluster: str, tmp_path: Path) -> None:
-    source = Witness(DEFAULT_MODEL, 1, device="cuda", folder=str(tmp_path), expected=2)
-    settings = Settings(model_name=DEFAULT_MODEL)
+    source = Witness(str(SMALL_MODEL), 1, device="cuda", folder=str(tmp_path), expected=2)
+    settings = Settings(model_name=SMALL_MODEL.name)
     application = make_application(source, settings, Scaling(min_replicas=2, max_replicas=2))
     try:
         deploy(application, {"host": "127.0.0.1", "port": free_port()})
@@ -117,7 +118,8 @@ def test_machines_without_cuda(
 
 def test_a_cluster_without_gpus(clips: list[Path], tmp_path: Path) -> None:
     manifest = write_manifest(tmp_path / "set.jsonl", clips)
-    command = ["transcribe", "--ray", "local", str(manifest), "--output", str(tmp_path / "out"), "--device", "cuda"]
+    options = ["--ray", "local", "--output", str(tmp_path / "out"), "--device", "cuda"]
+    command = ["transcribe", *WITH_SMALL_MODEL, str(manifest), *options]
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "unichoir", *command],
         capture_output=True,
@@ -169,7 +171,7 @@ def test_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("share", [0.0, -1.0, 1.5, float("nan"), float("inf")])
 def test_shares_of_a_gpu(share: float) -> None:
     with pytest.raises(ConfigError, match=r"GPUs of a worker: expected 0\.01 to 1, found"):
-        ModelSource(DEFAULT_MODEL, gpu_share=share)
+        ModelSource(str(SMALL_MODEL), gpu_share=share)
 
 
 CUDA = ("--device", "cuda")
@@ -195,7 +197,7 @@ def test_usage_errors(run_command: Run, arguments: list[str], message: str) -> N
 
 
 def test_more_replicas_than_gpus(cluster: str, run_command: Run) -> None:
-    command = ("serve", "--ray", "auto", "--port", free_port(), *CUDA, "--min-replicas", 3)
+    command = ("serve", *WITH_SMALL_MODEL, "--ray", "auto", "--port", free_port(), *CUDA, "--min-replicas", 3)
     code, _, err = run_command(*command)
     assert code == 2
     assert "--min-replicas: this cluster has GPUs for 2" in " ".join(err.replace("│", " ").split())

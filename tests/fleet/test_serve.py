@@ -12,11 +12,11 @@ import numpy as np
 import psutil
 import pytest
 import websockets
-from tests.fleet.conftest import CLIPS
 from tests.fleet.helpers import free_port, read_clip, replicas
+from tests.samples import CLIPS, SMALL_MODEL
 from tests.serving.harness import PATIENCE, running, wenet_client
 
-from unichoir.api import DEFAULT_MODEL, load_recognizer
+from unichoir.api import load_recognizer
 from unichoir.errors import UnichoirError
 from unichoir.fleet.serve import NAME, Scaling, deploy, make_application, remove
 from unichoir.fleet.worker import ModelSource
@@ -30,13 +30,13 @@ SETTINGS = {"language": "en", "max_message_bytes": MAX_MESSAGE_BYTES}
 @pytest.fixture(scope="module")
 def url(cluster: str) -> Iterator[str]:
     """Of two replicas, and a third one when there are more than four sessions."""
-    settings = Settings(model_name=DEFAULT_MODEL, **SETTINGS)
+    settings = Settings(model_name=SMALL_MODEL.name, **SETTINGS)
     scaling = Scaling(
         min_replicas=2, max_replicas=3, sessions_per_replica=2, look_back=2, upscale_delay=0, downscale_delay=600
     )
     port = free_port()
     with pytest.warns(FutureWarning, match="metrics_interval_s"):  # which the environment has set, as Ray advises
-        application = make_application(ModelSource(DEFAULT_MODEL, 1), settings, scaling)
+        application = make_application(ModelSource(str(SMALL_MODEL), 1), settings, scaling)
     deploy(application, {"host": "127.0.0.1", "port": port})
     yield f"127.0.0.1:{port}"
     remove(PATIENCE)
@@ -67,7 +67,7 @@ def upload(url: str, path: Path, **fields: str) -> Any:
         answer = httpx.post(
             f"http://{url}/v1/audio/transcriptions",
             files={"file": (path.name, file)},
-            data={"model": DEFAULT_MODEL, "response_format": "verbose_json", **fields},
+            data={"model": SMALL_MODEL.name, "response_format": "verbose_json", **fields},
             timeout=PATIENCE,
         )
     return answer.status_code, answer.json()
@@ -85,7 +85,7 @@ def test_replicas_say_what_the_plain_server_says(url: str) -> None:
             upload(url, Path(__file__)),
         )
 
-    with running(load_recognizer(None, 1), **SETTINGS) as plain:
+    with running(load_recognizer(SMALL_MODEL, 1), **SETTINGS) as plain:
         expected = everything(plain.url.removeprefix("http://"))
     assert all(expected[0])
     assert num_running() == 2
@@ -137,6 +137,6 @@ def test_many_sessions_have_more_replicas(url: str) -> None:
             return [await client.end() for client in clients]
 
     with pytest.raises(UnichoirError, match="serves an application 'unichoir' already"):
-        deploy(make_application(ModelSource(DEFAULT_MODEL, 1), Settings(model_name=DEFAULT_MODEL), Scaling()), {})
+        deploy(make_application(ModelSource(str(SMALL_MODEL), 1), Settings(model_name=SMALL_MODEL.name), Scaling()), {})
     assert asyncio.run(hold_sessions()) == [["SIX OH FOUR FIVE NINE ONE TWO"]] * 8
     assert len(replicas()) == 3

@@ -8,8 +8,8 @@ import sys
 from typing import Any
 
 import pytest
-from tests.fleet.conftest import CLIPS
 from tests.fleet.helpers import free_port, read_clip, replicas
+from tests.samples import CLIPS, WITH_SMALL_MODEL
 from tests.serving.harness import PATIENCE, wenet_client
 
 from unichoir.errors import ConfigError, UnichoirError
@@ -27,7 +27,8 @@ def test_a_model_that_cannot_be_loaded(cluster: str) -> None:
 
 def test_the_command_ends_with_the_last_results(cluster: str) -> None:
     port = free_port()
-    command = ["serve", "--ray", cluster, "--port", str(port), "--max-replicas", "2", "--sessions-per-replica", "5"]
+    scaling = ["--max-replicas", "2", "--sessions-per-replica", "5"]
+    command = ["serve", *WITH_SMALL_MODEL, "--ray", cluster, "--port", str(port), *scaling]
     server = subprocess.Popen([sys.executable, "-m", "unichoir", *command], stderr=subprocess.PIPE, text=True)
     assert server.stderr is not None
     for line in server.stderr:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import psutil
 import pytest
 from hypothesis import given, strategies
+from tests.samples import SMALL_MODEL, WITH_SMALL_MODEL
 
 import unichoir
 from unichoir.data.utterance import Utterance
@@ -29,7 +30,7 @@ from unichoir.fleet.worker import MAX_BATCH, MAX_BATCH_SECONDS, MAX_DEATHS, Atte
 T = TypeVar("T")
 Run = Callable[..., tuple[int, str, str]]
 PATIENCE = 60
-MODEL = "unichoir-small-en"
+TRANSCRIBE = ("transcribe", *WITH_SMALL_MODEL)
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="named pipes and /proc tell what a worker is doing")
 
 
@@ -42,7 +43,7 @@ def write_manifest(path: Path, recordings: list[Path]) -> Path:
 
 @pytest.fixture(scope="module")
 def model() -> unichoir.Model:
-    return unichoir.load_model(MODEL, num_threads=1)
+    return unichoir.load_model(SMALL_MODEL, num_threads=1)
 
 
 def expected_results(model: unichoir.Model, recordings: list[Path]) -> list[dict[str, Any]]:
@@ -109,7 +110,7 @@ def test_results_are_those_of_each_recording_alone(
     first = write_manifest(tmp_path / "first.jsonl", [*clips[:6], broken])
     second = write_manifest(tmp_path / "second.jsonl", clips[6:])
     output = tmp_path / "output"
-    arguments = ("transcribe", "--ray", "auto", first, second, "--output", output, "--workers", 2)
+    arguments = (*TRANSCRIBE, "--ray", "auto", first, second, "--output", output, "--workers", 2)
     code, out, err = run_command(*arguments)
     assert (code, out) == (1, "")
     found = read_lines(output / "results.jsonl")
@@ -146,7 +147,8 @@ def test_recordings_together_have_the_results_of_each_alone(
     utterances = read_utterances([str(write_manifest(tmp_path / "set.jsonl", clips))])
     # The longest comes first, so that their order is not that of the manifest.
     chunk = Chunk(7, tuple(replace(each, duration=20.0 - place) for place, each in enumerate(utterances)))
-    worker = Worker(ModelSource(MODEL, 1), DecodingOptions(), ray.remote(Attempts).options(num_cpus=0).remote())
+    source = ModelSource(str(SMALL_MODEL), 1)
+    worker = Worker(source, DecodingOptions(), ray.remote(Attempts).options(num_cpus=0).remote())
     done = pickle.loads(worker({"chunk": pickle.dumps(chunk)})["done"])
     assert (done.number, done.attempt) == (7, 1)
     results = json.loads(json.dumps(done.results))
@@ -167,7 +169,7 @@ def test_batches_have_a_limit(durations: list[float], most: int) -> None:
 
 def run_in_thread(manifest: Path, output: Path, **options: Any) -> tuple[threading.Thread, list[Any]]:
     reports: list[Any] = []
-    source = ModelSource(MODEL, 1)
+    source = ModelSource(str(SMALL_MODEL), 1)
     arguments = (read_utterances([str(manifest)]), output, source, DecodingOptions())
     thread = threading.Thread(target=lambda: reports.append(transcribe(*arguments, **options)), daemon=True)
     thread.start()
@@ -213,7 +215,7 @@ def test_a_killed_driver_goes_on_where_it_was(
     expected = expected_results(model, clips)
     manifest, trap = write_manifest(tmp_path / "set.jsonl", clips), Trap(clips[11])
     output = tmp_path / "output"
-    command = ["transcribe", "--ray", cluster, str(manifest), "--output", str(output), "--workers", "1"]
+    command = [*TRANSCRIBE, "--ray", cluster, str(manifest), "--output", str(output), "--workers", "1"]
     driver = subprocess.Popen([sys.executable, "-m", "unichoir", *command], stderr=subprocess.DEVNULL)
     worker = trap.wait_for_worker()
     wait_for(lambda: len(files_of(output)) >= 8 or None)
@@ -235,7 +237,7 @@ def test_what_the_model_cannot_do_ends_the_run(
     cluster: str, clips: list[Path], tmp_path: Path, run_command: Run
 ) -> None:
     manifest = write_manifest(tmp_path / "set.jsonl", clips)
-    command = ("transcribe", "--ray", "auto", manifest, "--output", tmp_path / "output", "--top-k", 9)
+    command = (*TRANSCRIBE, "--ray", "auto", manifest, "--output", tmp_path / "output", "--top-k", 9)
     code, _, err = run_command(*command)
     assert code == 1
     assert "error: top_k 9: this model was made for 1 to 2 experts of a frame" in err
@@ -263,7 +265,7 @@ def test_usage_errors(run_command: Run, arguments: list[str], message: str) -> N
 def test_a_cluster_that_is_not_there(clips: list[Path], tmp_path: Path) -> None:
     manifest = write_manifest(tmp_path / "set.jsonl", clips)
     for address in ("127.0.0.1:1", "ray://127.0.0.1:10001", "nonsense"):
-        command = [sys.executable, "-m", "unichoir", "transcribe", "--ray", address, str(manifest), "--output", "x"]
+        command = [sys.executable, "-m", "unichoir", *TRANSCRIBE, "--ray", address, str(manifest), "--output", "x"]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
         assert done.returncode == 1
         (line,) = done.stderr.splitlines()
@@ -272,7 +274,7 @@ def test_a_cluster_that_is_not_there(clips: list[Path], tmp_path: Path) -> None:
 
 def test_a_folder_belongs_to_its_hotwords_and_its_language_model(tmp_path: Path) -> None:
     lm, output = tmp_path / "lm.arpa", tmp_path / "output"
-    source = ModelSource(MODEL, language_model=str(lm))
+    source = ModelSource(str(SMALL_MODEL), language_model=str(lm))
     with pytest.raises(unichoir.UnichoirError, match=r"lm\.arpa: no such file"):
         transcribe([], output, source, DecodingOptions())
     assert not output.exists()

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.samples import REFERENCES
+
 from unichoir.data.manifest import read_manifest
 from unichoir.text.tokenizer import load_tokenizer
 
@@ -25,8 +27,8 @@ TINY = {
 
 
 def write_corpora(folder: Path) -> None:
-    """The recordings of the demo, in which other things are said."""
-    clips = read_manifest(ROOT / "demo" / "references.jsonl")
+    """Recordings in which other things are said."""
+    clips = read_manifest(REFERENCES)
     for name, (lang, texts) in TEXTS.items():
         (folder / name).mkdir(parents=True)
         for split in ("train", "dev", "test"):

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.samples import REFERENCES
 
 from unichoir.data.manifest import read_manifest
 
@@ -18,10 +19,10 @@ SYLLABLES = ["ba", "ke", "li", "mo", "nu", "pra", "ste", "tri", "wo", "zu", "fen
 
 
 def write_corpus(folder: Path, seed: int) -> None:
-    """train, dev and test.jsonl whose recordings are the demo's; what is said in them does not matter here."""
+    """train, dev and test.jsonl whose recordings are few and short; what is said in them does not matter here."""
     rng = random.Random(seed)
     words = ["".join(pair).upper() for pair in itertools.permutations(SYLLABLES, 2)]
-    clips = read_manifest(ROOT / "demo" / "references.jsonl")
+    clips = read_manifest(REFERENCES)
     folder.mkdir(parents=True)
     for name, count in (("train", 10), ("dev", 1), ("test", 1)):
         lines = [

@@ -11,8 +11,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 import soundfile
+from tests.samples import REFERENCES, SMALL_MODEL
 
-from unichoir.api import find_model, load_recognizer
+from unichoir.api import load_recognizer
 from unichoir.data.manifest import load_utterance, read_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,7 +37,7 @@ def call(module: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: object
 
 def test_words_are_cut_in_the_pauses_between_recordings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Joined recordings with known silences between them: there, and nowhere else near, cuts must lie."""
-    clips = read_manifest(ROOT / "demo" / "references.jsonl")
+    clips = read_manifest(REFERENCES)
     pause = np.zeros(RATE // 2, dtype=np.float32)
     pieces, silences, now, texts = [], [], 0.0, []
     for clip in clips[:3]:
@@ -56,7 +57,7 @@ def test_words_are_cut_in_the_pauses_between_recordings(tmp_path: Path, monkeypa
     ]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     tool, output = script("tools/cut_words"), tmp_path / "cut" / "words.jsonl"
-    spans = tool.cut(load_recognizer(None), np.concatenate(pieces), " ".join(texts))
+    spans = tool.cut(load_recognizer(SMALL_MODEL), np.concatenate(pieces), " ".join(texts))
     assert [word for word, _, _ in spans] == " ".join(texts).split()
     assert spans[0][1] == 0
     assert spans[-1][2] == pytest.approx(now)
@@ -64,7 +65,7 @@ def test_words_are_cut_in_the_pauses_between_recordings(tmp_path: Path, monkeypa
     counts = np.cumsum([len(text.split()) for text in texts])
     for count, (start, end) in zip(counts[:2], silences, strict=False):
         assert start <= spans[count][1] <= end
-    call(tool, monkeypatch, find_model(None), tmp_path / "train.jsonl", output)
+    call(tool, monkeypatch, SMALL_MODEL, tmp_path / "train.jsonl", output)
     words = read_manifest(output)
     expected = [(word, round(start, 4), round(end, 4)) for word, start, end in spans if 0.1 <= end - start <= 1.5]
     assert [(word.txt, word.start, word.end) for word in words] == expected
@@ -75,10 +76,9 @@ def test_words_are_cut_in_the_pauses_between_recordings(tmp_path: Path, monkeypa
 
 
 def test_combined_manifests_point_to_the_same_audio_and_repeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    demo = ROOT / "demo" / "references.jsonl"
     output = tmp_path / "deep" / "all.jsonl"
-    call(script("tools/combine"), monkeypatch, output, f"{demo}:2")
-    original, combined = read_manifest(demo), read_manifest(output)
+    call(script("tools/combine"), monkeypatch, output, f"{REFERENCES}:2")
+    original, combined = read_manifest(REFERENCES), read_manifest(output)
     assert len(combined) == 2 * len(original)
     for first, second in zip([utterance for utterance in original for _ in range(2)], combined, strict=True):
         assert os.path.samefile(first.wav, second.wav)

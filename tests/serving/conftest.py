@@ -1,24 +1,22 @@
-"""Fixtures: servers with the included model, recordings and the words in them."""
+"""Fixtures: servers with a small model, recordings and the words in them."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from tests.samples import CLIPS, SMALL_MODEL
 from tests.serving.harness import Running, running, stream_texts
 
 from unichoir.api import load_recognizer
 from unichoir.decoding.recognizer import Recognizer
 
-DEMO = Path(__file__).resolve().parents[2] / "demo" / "audio"
-
 
 @pytest.fixture(scope="session")
 def included() -> Recognizer:
-    """The included model."""
-    return load_recognizer(None)
+    """The small model."""
+    return load_recognizer(SMALL_MODEL)
 
 
 @pytest.fixture(scope="session")
@@ -37,8 +35,8 @@ def serve(included: Recognizer) -> Iterator[Callable[..., Running]]:
 
 @pytest.fixture(scope="session")
 def clips() -> list[np.ndarray]:
-    """The demo's recordings as int16 at 16 kHz."""
-    return [soundfile.read(path, dtype="int16")[0] for path in sorted(DEMO.glob("*.flac"))]
+    """Recordings with known words as int16 at 16 kHz."""
+    return [soundfile.read(path, dtype="int16")[0] for path in CLIPS]
 
 
 @pytest.fixture(scope="session")

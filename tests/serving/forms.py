@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 import numpy as np
 import openai
 import soundfile
+from tests.samples import SMALL_MODEL
 from tests.serving.harness import PATIENCE, RATE, Running
 
-MODEL = "unichoir-small-en"
-CLIPS = sorted((Path(__file__).resolve().parents[2] / "demo" / "audio").glob("*.flac"))
+MODEL = SMALL_MODEL.name
 BOUNDARY = "the-boundary"
 
 
@@ -93,7 +93,7 @@ def form(*parts: bytes) -> bytes:
     return b"".join(parts) + f"--{BOUNDARY}--\r\n".encode()
 
 
-MODEL_PART = part("model", "unichoir-small-en")
+MODEL_PART = part("model", MODEL)
 
 
 def audio(seconds: float = 0.5, rate: int = RATE, kind: str = "WAV", subtype: str | None = None) -> bytes:

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import websockets
+from tests.samples import SMALL_MODEL
 
-from unichoir.api import DEFAULT_MODEL
 from unichoir.decoding.options import StreamingOptions
 from unichoir.decoding.recognizer import Recognizer
 from unichoir.serving.engine import Engine
@@ -55,7 +55,7 @@ class Running:
 @contextmanager
 def running(recognizer: Recognizer, **options: Any) -> Iterator[Running]:
     """A server with these settings; it is stopped at the end, whatever its clients do."""
-    settings = Settings(**{"model_name": DEFAULT_MODEL, "language": "en", **options})
+    settings = Settings(**{"model_name": SMALL_MODEL.name, "language": "en", **options})
     server = make_server(recognizer, settings, host="127.0.0.1", port=0)
     started, loops = threading.Event(), []
     startup = server.startup

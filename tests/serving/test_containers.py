@@ -7,7 +7,8 @@ import pytest
 import soundfile
 from openai import BadRequestError
 from tests.audio.test_containers import Pipe, write
-from tests.serving.forms import CLIPS, MODEL, client_of
+from tests.samples import CLIPS
+from tests.serving.forms import MODEL, client_of
 from tests.serving.harness import Running
 
 from unichoir.audio.io import load_audio

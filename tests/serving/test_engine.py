@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
+from tests.samples import SMALL_MODEL
 from tests.serving.harness import PATIENCE, RATE, Running, running, wenet_client
 
 from unichoir.api import load_recognizer
@@ -112,7 +113,7 @@ def records() -> Iterator[list[logging.LogRecord]]:
 
 @pytest.mark.parametrize("kind", [DecodingError, RuntimeError])
 def test_what_fails_for_one_session_ends_that_one_alone(clips, expected, records, kind: type[Exception]) -> None:
-    recognizer = load_recognizer(None)
+    recognizer = load_recognizer(SMALL_MODEL)
     decode_streams = recognizer.decode_streams
 
     def fail_with_the_odd_one(streams: list) -> None:
@@ -141,7 +142,7 @@ def test_a_written_form_that_fails_costs_no_words(clips, expected, monkeypatch: 
 
     monkeypatch.setattr(itn, "load_grammar", lambda language: Grammar())
     itn._write_window.cache_clear()
-    with running(load_recognizer(None), streaming=StreamingOptions(written=WrittenForm(itn="en"))) as server:
+    with running(load_recognizer(SMALL_MODEL), streaming=StreamingOptions(written=WrittenForm(itn="en"))) as server:
         assert asyncio.run(recognise(server, clips[3])) == ([expected[3]], None)
 
 

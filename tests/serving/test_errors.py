@@ -10,6 +10,7 @@ from fastapi import FastAPI, Query
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.exceptions import HTTPException
+from tests.samples import SMALL_MODEL
 from tests.serving.harness import PATIENCE, Running
 
 from unichoir.serving.errors import ApiError, add_error_handlers, shown
@@ -103,9 +104,9 @@ def test_what_is_shown_is_one_short_line(text: str) -> None:
 def test_unknown_paths_and_methods_of_the_server(server: Running) -> None:
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
         with pytest.raises(openai.NotFoundError, match="POST /v1/audio/speech: Not Found"):
-            client.audio.speech.create(input="A", model="unichoir-small-en", voice="alloy")
+            client.audio.speech.create(input="A", model=SMALL_MODEL.name, voice="alloy")
         with pytest.raises(openai.NotFoundError):
-            client.chat.completions.create(messages=[], model="unichoir-small-en")
+            client.chat.completions.create(messages=[], model=SMALL_MODEL.name)
     found = httpx.get(f"{server.url}/v1/audio/transcriptions", timeout=PATIENCE)
     assert (found.status_code, found.headers["allow"]) == (405, "POST")
     assert found.json()["error"]["message"] == "GET /v1/audio/transcriptions: Method Not Allowed"

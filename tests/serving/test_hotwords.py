@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import openai
 import pytest
-from tests.serving.forms import CLIPS, MODEL, client_of
+from tests.samples import CLIPS
+from tests.serving.forms import MODEL, client_of
 from tests.serving.harness import RATE, Running, wenet_client
 from tests.serving.test_realtime import TRANSCRIPTION, audio, connected, of_type, play, receive, until, update
 

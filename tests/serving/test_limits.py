@@ -15,6 +15,7 @@ import numpy as np
 import openai
 import pytest
 import websockets
+from tests.samples import SMALL_MODEL, WITH_SMALL_MODEL
 from tests.serving.harness import PATIENCE, RATE, Running, running, wenet_client
 
 from unichoir.api import load_recognizer
@@ -144,7 +145,7 @@ def test_a_silent_client_is_told_and_closed(serve: Callable[..., Running], path:
 
 
 def test_a_client_that_waits_for_results_is_not_idle(clips, expected) -> None:
-    recognizer, may_go_on = load_recognizer(None), threading.Event()
+    recognizer, may_go_on = load_recognizer(SMALL_MODEL), threading.Event()
     with running(recognizer, idle_timeout=1.0) as impatient:
         decode_streams = recognizer.decode_streams
 
@@ -222,7 +223,8 @@ def test_draining_gives_open_sessions_their_last_words(serve: Callable[..., Runn
 @pytest.fixture
 def process() -> Iterator[tuple[subprocess.Popen[str], dict]]:
     """The command itself and the record that says where it listens."""
-    command = [sys.executable, "-m", "unichoir", "serve", "--port", "0", "--threads", "1", "--max-sessions", "1"]
+    limits = ["--threads", "1", "--max-sessions", "1"]
+    command = [sys.executable, "-m", "unichoir", "serve", *WITH_SMALL_MODEL, "--port", "0", *limits]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
         assert child.stderr is not None
         try:
@@ -234,7 +236,7 @@ def process() -> Iterator[tuple[subprocess.Popen[str], dict]]:
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_drains_and_ends_with_0(process, clips, expected, stop: signal.Signals) -> None:
     child, first = process
-    assert (first["event"], first["model"]) == ("listening", "unichoir-small-en")
+    assert (first["event"], first["model"]) == ("listening", SMALL_MODEL.name)
     url = first["url"].replace("http", "ws", 1)
 
     async def talk() -> list[str]:
@@ -271,7 +273,7 @@ def test_the_command_refuses_what_makes_no_sense() -> None:
         (["--host", "192.0.2.1", "--port", "0"], "192.0.2.1"),
         (["--host", "no host", "--port", "0"], "no host"),
     ):
-        command = [sys.executable, "-m", "unichoir", "serve", *options]
+        command = [sys.executable, "-m", "unichoir", "serve", *WITH_SMALL_MODEL, *options]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
         assert done.returncode in (1, 2)
         assert words in done.stderr

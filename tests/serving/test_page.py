@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 from playwright.sync_api import ConsoleMessage, Page, expect, sync_playwright
+from tests.samples import SMALL_MODEL
 from tests.serving.harness import RATE, Running
 
 CHROMIUM = os.environ.get("UNICHOIR_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
@@ -70,7 +71,7 @@ def words_on(page: Page) -> str:
 
 def test_speaking_to_the_page(server: Running, microphone: Path, expected) -> None:
     with browsing(server.url, microphone) as page:
-        expect(page.locator("#model")).to_contain_text("unichoir-small-en")
+        expect(page.locator("#model")).to_contain_text(SMALL_MODEL.name)
         page.locator("#listen").click()
         expect(page.locator("#listen")).to_have_attribute("aria-pressed", "true")
         expect(page.locator("#partial")).to_contain_text("SIX", timeout=PATIENCE_MS)
@@ -160,7 +161,7 @@ def test_the_key_is_asked_for(serve: Callable[..., Running], microphone: Path) -
         expect(page.locator("#error")).to_be_visible(timeout=PATIENCE_MS)
         page.locator("#key").fill("secret")
         page.locator("#key").press("Enter")
-        expect(page.locator("#model")).to_contain_text("unichoir-small-en", timeout=PATIENCE_MS)
+        expect(page.locator("#model")).to_contain_text(SMALL_MODEL.name, timeout=PATIENCE_MS)
         page.locator("#listen").click()
         expect(page.locator("#partial")).to_contain_text("SIX", timeout=PATIENCE_MS)
 

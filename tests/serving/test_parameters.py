@@ -7,7 +7,8 @@ from typing import Any
 import openai
 import pytest
 from openai.types import Model as OpenAiModel
-from tests.serving.forms import CLIPS, MODEL, client_of
+from tests.samples import CLIPS
+from tests.serving.forms import MODEL, client_of
 from tests.serving.harness import Running
 
 

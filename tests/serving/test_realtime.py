@@ -12,6 +12,7 @@ import openai
 import pytest
 import websockets
 from openai.resources.realtime.realtime import AsyncRealtimeConnection
+from tests.samples import SMALL_MODEL
 from tests.serving.harness import PATIENCE, RATE, Running, stream_texts
 
 from unichoir.audio.io import resample
@@ -75,7 +76,7 @@ def test_a_session_begins_with_its_configuration(server: Running) -> None:
     assert event.type == "session.created"
     assert event.session.type == "transcription"
     assert event.session.audio.input.format.to_dict() == {"type": "audio/pcm", "rate": 24000}
-    assert event.session.audio.input.transcription.model == "unichoir-small-en"
+    assert event.session.audio.input.transcription.model == SMALL_MODEL.name
     assert event.session.audio.input.turn_detection.to_dict() == {
         "type": "server_vad",
         "threshold": 0.2,

@@ -11,7 +11,8 @@ import httpx
 import numpy as np
 import openai
 import pytest
-from tests.serving.forms import CLIPS, MODEL, Client, client_of, wait_for, write_long_recording
+from tests.samples import CLIPS
+from tests.serving.forms import MODEL, Client, client_of, wait_for, write_long_recording
 from tests.serving.harness import PATIENCE, Running
 
 from unichoir.decoding.recognizer import Recognizer

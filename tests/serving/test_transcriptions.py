@@ -12,7 +12,8 @@ import pytest
 import soundfile
 from openai.types.audio import Transcription, TranscriptionVerbose
 from openai.types.audio.transcription_text_delta_event import TranscriptionTextDeltaEvent
-from tests.serving.forms import CLIPS, MODEL, client_of, write_long_recording
+from tests.samples import CLIPS
+from tests.serving.forms import MODEL, client_of, write_long_recording
 from tests.serving.harness import PATIENCE, RATE, Running
 
 from unichoir.api import Model

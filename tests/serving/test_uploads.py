@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from tests.samples import SMALL_MODEL
 from tests.serving.forms import MODEL_PART, Client, audio, form, part, wait_for
 from tests.serving.harness import Running
 
@@ -83,7 +84,7 @@ def test_content_types_that_are_refused(connect: Client, content_type: str, erro
 
 def test_a_file_without_a_name_and_fields_with_one(connect: Client) -> None:
     """The name of a part says what it is, whether it comes with a file name or not."""
-    body = form(part("file", audio()), part("model", "unichoir-small-en", "model.txt"))
+    body = form(part("file", audio()), part("model", SMALL_MODEL.name, "model.txt"))
     assert connect.post(body).status == 200
 
 

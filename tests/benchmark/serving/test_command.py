@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+from tests.samples import REFERENCES, WITH_SMALL_MODEL
 
 from unichoir.benchmark.serving import run as run_module
 from unichoir.benchmark.serving.probe import Probe
@@ -22,7 +23,6 @@ from unichoir.benchmark.serving.server import Server, running
 from unichoir.cli import benchmark_serving
 from unichoir.errors import UnichoirError
 
-REFERENCES = Path(__file__).resolve().parents[3] / "demo" / "references.jsonl"
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -35,7 +35,7 @@ def run(run_command: Run) -> Run:
 @pytest.fixture(scope="module")
 def full_server() -> Iterator[Server]:
     """A server with room for one session."""
-    with running(["--max-sessions", "1", "--threads", "1"]) as server:
+    with running([*WITH_SMALL_MODEL, "--max-sessions", "1", "--threads", "1"]) as server:
         yield server
 
 
@@ -43,7 +43,7 @@ def test_load_and_soak(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("UNICHOIR_API_KEY", "of another server")
     load = ["--clients", "2", "--play", 1, "--audio", REFERENCES]
     soak = ["--sessions", 20, "--dropped", 4]
-    code, out, err = run("--serve", *load, *soak, "--threads", 1, "--output", tmp_path / "out")
+    code, out, err = run("--serve", *WITH_SMALL_MODEL, *load, *soak, "--threads", 1, "--output", tmp_path / "out")
     assert (code, err) == (0, "")
     assert out.rstrip() == (tmp_path / "out" / "results.md").read_text(encoding="utf-8").rstrip()
     content = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
@@ -78,8 +78,9 @@ def test_what_goes_wrong_is_found(
         return [replace(each, expected="SOMETHING ELSE") for each in with_expected_texts(*arguments)]
 
     monkeypatch.setattr(run_module, "with_expected_texts", others)
-    url = ["--url", full_server.target.url]
-    code, out, err = run("--serve", *url, "--clients", 2, "--play", 0.5, "--audio", REFERENCES, "--output", tmp_path)
+    server = [*WITH_SMALL_MODEL, "--url", full_server.target.url]
+    load = ["--clients", 2, "--play", 0.5, "--audio", REFERENCES]
+    code, out, err = run("--serve", *server, *load, "--output", tmp_path)
     assert (code, err) == (0, "")
     content = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     (found,) = content["loads"]
@@ -107,7 +108,7 @@ def test_a_server_that_does_not_come_up() -> None:
 
 def test_a_server_that_dies() -> None:
     def kill_and_read() -> None:
-        with running(["--threads", "1"]) as server:
+        with running([*WITH_SMALL_MODEL, "--threads", "1"]) as server:
             os.kill(server.pid, signal.SIGKILL)
             Probe(server.target, server.pid).snapshot()
 

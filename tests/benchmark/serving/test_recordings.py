@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from tests.samples import CLIPS, REFERENCES, SMALL_MODEL
 
 from unichoir.api import load_recognizer
 from unichoir.benchmark.serving import recordings as module
@@ -20,12 +21,10 @@ from unichoir.decoding.options import EndpointRules, StreamingOptions
 from unichoir.decoding.recognizer import Recognizer
 from unichoir.errors import ManifestError
 
-DEMO = Path(__file__).resolve().parents[3] / "demo"
-
 
 @pytest.fixture(scope="module")
 def recognizer() -> Recognizer:
-    return load_recognizer(None)
+    return load_recognizer(SMALL_MODEL)
 
 
 def test_samples_are_those_of_the_file(tmp_path: Path) -> None:
@@ -63,7 +62,7 @@ def test_short_ones() -> None:
 
 def test_expected_texts_are_those_of_a_live_stream(recognizer: Recognizer) -> None:
     """Held against the loop of a live client, which sends small blocks and takes results as they come."""
-    clips, _ = load_recordings(DEMO / "references.jsonl")
+    clips, _ = load_recordings(REFERENCES)
     options = StreamingOptions(chunk_size=16, num_left_chunks=4)
     progress: list[int] = []
     for found in with_expected_texts(clips[:3], recognizer, options, progress.append):
@@ -89,7 +88,7 @@ def test_expected_texts_are_those_of_a_live_stream(recognizer: Recognizer) -> No
 
 
 def test_every_utterance_of_a_stream_counts(recognizer: Recognizer) -> None:
-    clip = load_recordings(DEMO / "audio" / "clip-1.flac")[0][0].samples
+    clip = load_recordings(CLIPS[0])[0][0].samples
     options = StreamingOptions(endpoint=EndpointRules(silence_after_speech=0.5))
     pause = np.zeros(24000, np.int16)
     texts = [result.text for result in decode_stream(recognizer, np.concatenate([clip, pause, clip]), options)]
