@@ -84,7 +84,7 @@ def evaluate(
 
     Examples:
 
-        unichoir evaluate unichoir-small-en an4/test.jsonl
+        unichoir evaluate my-model an4/test.jsonl
 
         unichoir evaluate exp/average dev.jsonl test.jsonl --decoding all --chunk-size full,16 --output results
     """

@@ -189,7 +189,7 @@ def tune(
 
     Examples:
 
-        unichoir lm tune unichoir-small-en an4/dev.jsonl --lm an4.arpa.gz
+        unichoir lm tune my-model an4/dev.jsonl --lm an4.arpa.gz
 
         unichoir lm tune exp/export an4/dev.jsonl librispeech/dev.jsonl --chunk-size full,16
     """

@@ -132,11 +132,11 @@ def serve(
 
     Examples:
 
-        unichoir serve
+        unichoir serve --alias whisper-1
 
         unichoir serve --host 0.0.0.0 --api-key SECRET --ssl-certfile cert.pem --ssl-keyfile key.pem
 
-        curl -F file=@recording.flac -F model=unichoir-small-en localhost:10086/v1/audio/transcriptions
+        curl -F file=@recording.flac -F model=whisper-1 localhost:10086/v1/audio/transcriptions
 
         unichoir serve --ray auto --max-replicas 20
     """

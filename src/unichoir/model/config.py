@@ -156,6 +156,8 @@ class ModelConfig:
     eos_id: int = 2
     dynamic_left_chunks: bool = False
     """Draw the number of left chunks in training too (U2, section 3.2); otherwise all of the past is seen."""
+    chunk_probability: float = 0.5
+    """How often a training batch is seen in chunks; otherwise in full context. 0: never."""
     min_chunk_size: int = 1
     """Least encoder frames in a chunk drawn in training; the most are 25. A model that will not be used with smaller
     chunks learns sooner without them."""
@@ -164,7 +166,7 @@ class ModelConfig:
     that fewer can be used in recognition."""
 
     def __post_init__(self) -> None:
-        for name in ("ctc_weight", "reverse_weight", "label_smoothing"):
+        for name in ("ctc_weight", "reverse_weight", "label_smoothing", "chunk_probability"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigError(f"{name} {getattr(self, name)} must lie between 0 and 1")
         if not 1 <= self.min_chunk_size <= 25:

@@ -163,11 +163,16 @@ class Encoder(nn.Module):
             positions = sinusoids(view.places(view.num_past), config.dim)
             return self.dropout(x * config.dim**0.5), (self.dropout(positions),)
         places = view.places(0)
-        if self.training:
+        if self.training and self.learns_positions:
             places = places + self._random_starts(x.shape[0], x.device)
         places = torch.remainder(places, config.num_positions)
         added = self.sinusoids.index_select(0, places.flatten()).reshape(*places.shape, config.dim)
         return self.dropout(x + added), ()
+
+    @property
+    def learns_positions(self) -> bool:
+        """Whether the blocks that see positions are trained: others are not to be asked for what they do not know."""
+        return any(parameter.requires_grad for parameter in self.blocks.parameters())
 
     def _random_starts(self, batch_size: int, device: torch.device) -> Tensor:
         """(B, 1): the position of the first frame in training; 0 in half of the rows."""

@@ -47,16 +47,17 @@ LARGEST_CHUNK = 25
 
 
 def draw_dynamic_chunk(
-    rng: np.random.Generator, max_frames: int, dynamic_left: bool = False, min_size: int = 1
+    rng: np.random.Generator, max_frames: int, dynamic_left: bool = False, min_size: int = 1, probability: float = 0.5
 ) -> ChunkMask | None:
     """The chunk of one training batch (U2++, section 2.2): half of the time full context (None), else 1 to 25 frames.
 
-    max_frames: encoder frames of the longest utterance in the batch; min_size: of a chunk, instead of 1.
+    max_frames: encoder frames of the longest utterance in the batch; min_size: of a chunk, instead of 1; probability:
+    of a chunk, instead of a half.
     """
     if max_frames < 2:
         return None
     drawn = int(rng.integers(1, max_frames))
-    if drawn > max_frames // 2:
+    if drawn > int(max_frames * probability):
         return None
     size = drawn % (LARGEST_CHUNK + 1 - min_size) + min_size
     max_left = (max_frames - 1) // size

@@ -83,8 +83,9 @@ class Learner:
         """The dynamic chunk of one batch (U2++, section 2.2), and its experts for each frame where they are drawn."""
         rng = np.random.default_rng([self.config.trainer.seed, request.epoch, request.batch, request.window])
         max_frames = self.config.model.encoder.num_frames(int(batch.feats_lengths.max()))
+        model = self.config.model
         chunk = draw_dynamic_chunk(
-            rng, max_frames, self.config.model.dynamic_left_chunks, self.config.model.min_chunk_size
+            rng, max_frames, model.dynamic_left_chunks, model.min_chunk_size, model.chunk_probability
         )
         top_k = draw_top_k(rng, self.config.model)
         return chunk, None if top_k is None else torch.tensor([top_k], device=self.world.device)
