@@ -18,7 +18,7 @@ def model(fixtures):
 
 
 def test_equal_engines(model) -> None:
-    found = check_parity(TorchBackend(model), TorchBackend(copy.deepcopy(model)), 80, streaming=True)
+    found = check_parity(TorchBackend(model), TorchBackend(copy.deepcopy(model)), FbankConfig(), streaming=True)
     assert found == dict.fromkeys(("encoder", "streaming encoder", "CTC", "decoder", "reverse decoder"), 0.0)
 
 
@@ -37,7 +37,7 @@ def test_a_wrong_weight_is_found(model, weight: str, part: str, value: float) ->
     with torch.no_grad():
         dict(wrong.named_parameters())[weight][0] += value
     with pytest.raises(CheckpointError, match=f"exported {part} differs"):
-        check_parity(TorchBackend(model), TorchBackend(wrong), 80, streaming=True)
+        check_parity(TorchBackend(model), TorchBackend(wrong), FbankConfig(), streaming=True)
 
 
 class Forgetful(TorchBackend):
@@ -49,7 +49,7 @@ class Forgetful(TorchBackend):
 
 def test_a_wrong_state_is_found(model) -> None:
     with pytest.raises(CheckpointError, match="exported streaming encoder differs"):
-        check_parity(TorchBackend(model), Forgetful(model), 80, streaming=True)
+        check_parity(TorchBackend(model), Forgetful(model), FbankConfig(), streaming=True)
 
 
 class OneWrongChoice(TorchBackend):
@@ -64,5 +64,5 @@ class OneWrongChoice(TorchBackend):
 
 
 def test_a_tie_broken_otherwise_is_no_mistake(model) -> None:
-    found = check_parity(TorchBackend(model), OneWrongChoice(model), 80, streaming=True)
+    found = check_parity(TorchBackend(model), OneWrongChoice(model), FbankConfig(), streaming=True)
     assert found["encoder"] == 0.0

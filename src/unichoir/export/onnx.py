@@ -86,7 +86,7 @@ def export_model(
                 shutil.copyfile(files_dir / name, partial / name)
         streaming = model.config.encoder.conv_causal
         tolerance = INT8_TOLERANCE if quantize == "int8" else TOLERANCE
-        differences = check_parity(TorchBackend(model), OnnxBackend(partial), fbank.num_mel_bins, streaming, tolerance)
+        differences = check_parity(TorchBackend(model), OnnxBackend(partial), fbank, streaming, tolerance)
         card.write(partial)
         write_sums(partial)
         shutil.rmtree(out_dir, ignore_errors=True)

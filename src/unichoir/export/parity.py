@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from unichoir.audio.fbank import FbankConfig
 from unichoir.decoding.backend import Backend, Floats
 from unichoir.errors import CheckpointError
 
@@ -16,14 +17,14 @@ _LEFT_FRAMES = 6
 
 
 def check_parity(
-    reference: Backend, other: Backend, num_mel_bins: int, streaming: bool, tolerance: float = TOLERANCE
+    reference: Backend, other: Backend, fbank: FbankConfig, streaming: bool, tolerance: float = TOLERANCE
 ) -> dict[str, float]:
     """The largest difference of each part, over whole utterances, chunks, CTC and decoders, on random features.
 
     Raises CheckpointError naming the part when one is above the tolerance. Of several trials the median counts: where
     two experts' logits are equal but for rounding, engines may choose differently, which is no mistake of the export.
     """
-    trials = [dict(_differences(reference, other, num_mel_bins, streaming, seed)) for seed in range(_TRIALS)]
+    trials = [dict(_differences(reference, other, fbank, streaming, seed)) for seed in range(_TRIALS)]
     found = {part: float(np.median([trial[part] for trial in trials])) for part in trials[0]}
     for part, difference in found.items():
         if not difference <= tolerance:
@@ -32,11 +33,12 @@ def check_parity(
 
 
 def _differences(
-    reference: Backend, other: Backend, num_mel_bins: int, streaming: bool, seed: int
+    reference: Backend, other: Backend, fbank: FbankConfig, streaming: bool, seed: int
 ) -> Iterator[tuple[str, float]]:
     rng = np.random.default_rng(seed)
     lengths = np.array([75, 60, 9], dtype=np.int64)
-    feats = rng.normal(8.0, 4.0, (len(lengths), int(lengths.max()), num_mel_bins)).astype(np.float32)
+    mean, deviation = (0.0, 0.4) if fbank.kind == "whisper" else (8.0, 4.0)  # as of speech
+    feats = rng.normal(mean, deviation, (len(lengths), int(lengths.max()), fbank.num_mel_bins)).astype(np.float32)
     expected, expected_lens, _ = reference.encode_chunk(feats, lengths, None, -1)
     found, found_lens, _ = other.encode_chunk(feats, lengths, None, -1)
     if not np.array_equal(expected_lens, found_lens):

@@ -91,12 +91,9 @@ class ExperimentConfig:
     trainer: TrainerConfig
 
     def __post_init__(self) -> None:
-        if self.model.ctc_weight == 1 and any(
-            self.optim.rates.get(f"{side}_decoder") != 0 for side in ("left", "right")
-        ):
-            raise ConfigError(
-                "model.ctc_weight 1 trains no decoder: set optim.rates of left_decoder and right_decoder to 0"
-            )
+        sides = ("left_decoder", "right_decoder") if self.model.decoder.num_reverse_blocks else ("left_decoder",)
+        if self.model.ctc_weight == 1 and any(self.optim.rates.get(side) != 0 for side in sides):
+            raise ConfigError(f"model.ctc_weight 1 trains no decoder: set optim.rates of {' and '.join(sides)} to 0")
         if self.init is not None and self.init_encoder is not None:
             raise ConfigError("init and init_encoder: only one can be where training starts")
 
