@@ -13,6 +13,7 @@ from unichoir.decoding.recognizer import Recognizer
 from unichoir.directory.hub import find_directory, is_on_hub
 from unichoir.errors import CheckpointError, DecodingError
 from unichoir.extras import training_extras
+from unichoir.text.english_punctuation import PUNCTUATION_FILE
 from unichoir.text.tokenizer import load_tokenizer
 
 DEFAULT_MODEL = "unichoir-small-en"
@@ -84,7 +85,8 @@ def load_recognizer(
         raise CheckpointError(f"{directory}: {what}{_advice(directory)}")
     tokenizer = load_tokenizer(directory)
     ngrams = None if language_model is None else NgramLanguageModel(language_model, tokenizer)
-    return Recognizer(backend, tokenizer, fbank, ngrams)
+    punctuation = directory / PUNCTUATION_FILE
+    return Recognizer(backend, tokenizer, fbank, ngrams, punctuation if punctuation.is_file() else None)
 
 
 def _advice(directory: Path) -> str:

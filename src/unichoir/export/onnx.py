@@ -81,7 +81,7 @@ def export_model(
     partial.mkdir(parents=True)
     try:
         write_graphs(model, fbank, partial, quantize)
-        for name in (UNITS_FILE, BPE_FILE):
+        for name in (UNITS_FILE, BPE_FILE, PUNCTUATION_FILE):
             if (files_dir / name).is_file():
                 shutil.copyfile(files_dir / name, partial / name)
         streaming = model.config.encoder.conv_causal
