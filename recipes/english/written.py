@@ -14,8 +14,10 @@ import json
 import lzma
 import math
 import os
+import pickle
 import random
 import re
+import shutil
 import time
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -26,6 +28,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
+from unichoir.directory.sums import write_sums
 from unichoir.text.english_punctuation import (
     CASES,
     FORMAT,
@@ -164,8 +167,7 @@ class Data:
                 if len(run) == 1 and rng.random() < 0.3:  # its neighbours are gone: any other will do
                     part = np.concatenate([part, rng.choice(every)], axis=1)
                 found.append(self._spoil(part, rng, ids))
-        letters = [ids.setdefault(chr(code), len(ids)) for code in range(97, 123)]
-        numbers = [ids.setdefault(word, len(ids)) for word in NUMBERS]
+        letters, numbers = [ids[chr(code)] for code in range(ord("a"), ord("z") + 1)], [ids[word] for word in NUMBERS]
         found += [_row(rng, letters, numbers, every) for _ in range(len(found) // 25)]
         return found
 
@@ -260,21 +262,36 @@ def losses(network: Network, batch: list[np.ndarray], table: np.ndarray, forget:
     return of_marks + of_cases
 
 
-def train(arguments: argparse.Namespace) -> None:
-    """Up to the hours given, all sittings together; the learning rate falls to nothing at their end."""
-    torch.set_num_threads(1)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    splits = read(arguments.text)
+def prepare(files: list[Path], output: Path) -> tuple[Data, Data, dict[str, int], list[str]]:
+    """Train, dev, numbers of all words, and the vocabulary; kept in `output` for the next sitting."""
+    kept = output / "data.pickle"
+    if kept.exists():
+        with kept.open("rb") as file:
+            found: tuple[Data, Data, dict[str, int], list[str]] = pickle.load(file)
+        return found
+    output.mkdir(parents=True, exist_ok=True)
+    splits = read(files)
     print({name: sum(len(s) for run in runs for s in run) for name, runs in splits.items()}, "words", flush=True)
     counts = Counter(text.lower() for run in splits["train"] for sentence in run for text, _ in sentence)
     words = [word for word, _ in counts.most_common(NUM_WORDS)]
     vocabulary = {"words": words, "forms": forms(splits["train"])}
-    (arguments.output / "vocabulary.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+    (output / "vocabulary.json").write_text(json.dumps(vocabulary), encoding="utf-8")
     ids: dict[str, int] = {}
-    data, dev = Data(splits["train"], ids), Data(splits["dev"], ids)
-    del splits
+    result = Data(splits["train"], ids), Data(splits["dev"], ids), ids, words
+    for word in (*NUMBERS, *map(chr, range(ord("a"), ord("z") + 1))):
+        ids.setdefault(word, len(ids))
+    partial = output / "data.partial"
+    with partial.open("wb") as file:
+        pickle.dump(result, file)
+    os.replace(partial, kept)
+    return result
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """Up to the hours given, all sittings together; the learning rate falls to nothing at their end."""
+    torch.set_num_threads(1)
+    data, dev, ids, words = prepare(arguments.text, arguments.output)
     aside = batches(dev.paragraphs(random.Random(1), ids), random.Random(1))
-    data.paragraphs(random.Random(0), ids)  # names the letters and numbers
     table = word_rows(list(ids), {word: place for place, word in enumerate(words, 1)})
     network, state = Network(), {"seconds": 0.0, "epoch": 0, "place": 0}
     sparse = torch.optim.SparseAdam([network.table.weight], lr=1e-3)
@@ -312,7 +329,7 @@ def train(arguments: argparse.Namespace) -> None:
             if place % 200 == 199 or over:
                 network.eval()
                 with torch.no_grad():
-                    value = sum(losses(network, each, table, 0.0).item() for each in aside) / len(aside)
+                    value = sum(losses(network, each, table, 0.0).item() for each in aside) / max(len(aside), 1)
                 print(
                     f"{state['epoch']} {place + 1} {state['seconds']:.0f} s  train {loss:.4f}  dev {value:.4f}",
                     flush=True,
@@ -370,6 +387,9 @@ def export(arguments: argparse.Namespace) -> None:
         "forms": " ".join(vocabulary["forms"].values()),
     }
     graph.save(arguments.folder / PUNCTUATION_FILE, metadata)
+    if arguments.model is not None:
+        shutil.copyfile(arguments.folder / PUNCTUATION_FILE, arguments.model / PUNCTUATION_FILE)
+        write_sums(arguments.model)
     print(f"{arguments.folder / PUNCTUATION_FILE}: {(arguments.folder / PUNCTUATION_FILE).stat().st_size} bytes")
 
 
@@ -468,6 +488,7 @@ def main() -> None:
     command.set_defaults(do=train)
     command = commands.add_parser("export", help="write DIR/punctuation.onnx")
     command.add_argument("folder", type=Path, metavar="DIR")
+    command.add_argument("--model", type=Path, help="a model directory that is to have it as well")
     command.set_defaults(do=export)
     command = commands.add_parser("test", help="score MODEL on what was kept aside of TEXT")
     command.add_argument("model", type=Path)

@@ -66,6 +66,7 @@ class Recognizer:
         self.languages = LanguageTokens(tokenizer.languages)
         self.clock = FrameClock.of(info, fbank_config)
         self._scorers = Scorers(tokenizer, language_model)
+        self.punctuation = punctuation
         self._written = None if punctuation is None else WrittenForm(punctuation=punctuation)
 
     def written_form(self, options: SearchOptions, language: str | None = None) -> WrittenForm | None:

@@ -44,6 +44,7 @@ from unichoir.model.asr_model import AsrModel
 from unichoir.model.conformer import ConformerEncoder, EncoderState
 from unichoir.model.ctc import Ctc
 from unichoir.model.decoder import TokenTree, TransformerDecoder
+from unichoir.text.english_punctuation import PUNCTUATION_FILE
 from unichoir.text.tokenizer import BPE_FILE, UNITS_FILE, load_tokenizer
 
 Quantization = Literal["float16", "int8"]

@@ -67,7 +67,7 @@ class EnglishPunctuator:
 
     def __init__(self, session: Any, words: Sequence[str], forms: Mapping[str, str]) -> None:
         self._session = session
-        self._index = {word: row for row, word in enumerate(words, 1)}
+        self.index = {word: row for row, word in enumerate(words, 1)}
         self._forms = forms
         self._cached = lru_cache(maxsize=64)(self._mark)
 
@@ -105,7 +105,7 @@ class EnglishPunctuator:
     def probabilities(self, words: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Of MARKS (N, 4) and CASES (N, 3) for words in small letters. Raises DecodingError."""
         try:
-            marks, cases = self._session.run(["marks", "cases"], {"rows": word_rows(words, self._index)})
+            marks, cases = self._session.run(["marks", "cases"], {"rows": word_rows(words, self.index)})
         except Exception as error:  # of many kinds, without a common base
             reason = str(error).strip().partition("\n")[0]
             raise DecodingError(f"the punctuation model cannot be computed: {reason}") from None
