@@ -23,7 +23,7 @@ FORMAT_KEY, FORMAT = "unichoir_punctuation", "1"
 MARKS = ("", ",", ".", "?")
 CASES = ("lower", "capitalised", "upper")
 
-FRAGMENT = 0.1
+FRAGMENT = 0.25
 """An utterance whose last word ends a sentence less probably than this is broken off and has no mark."""
 _WORDS_BEFORE, _WORDS_AFTER = 16, 4
 _NUMBER = re.compile(
