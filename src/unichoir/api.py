@@ -95,6 +95,7 @@ class Model:
         hotwords: Hotwords | None = None,
         options: DecodingOptions | None = None,
         written: WrittenForm | None = None,
+        verbatim: bool | None = None,
         progress: Progress | None = None,
     ) -> Transcript:
         """Recognise one recording of any length; of a file no more than some minutes are in memory at a time.
@@ -106,15 +107,18 @@ class Model:
             decoding, chunk_size: short for these two fields of `options`, which they override.
             hotwords: phrases to expect, or (phrase, boost); in place of those of `options` (docs/hotwords.md).
             options: all that can be chosen about decoding.
-            written: how to write what was said, as 21 for TWENTY ONE; None leaves the words, and so does, with a logged
-                warning, a failure of it (docs/written-form.md).
+            written: how to write what was said, as 21 for TWENTY ONE; where it names no model of marks and case, those
+                that come with the model count. A failure leaves, with a logged warning, the bare words
+                (docs/written-form.md).
+            verbatim: True: the bare words, as `spoken` has them in any case, without marks and case of the model.
             progress: called with the seconds of audio done and the seconds in all.
 
         Raises:
             AudioError: audio that cannot be read, is empty or not finite; samples without their rate.
             DecodingError: options that make no sense or that the model cannot fulfil.
         """
-        options = _with(options or DecodingOptions(), hotwords, mode=decoding, chunk_size=chunk_size, written=written)
+        fields = {"mode": decoding, "chunk_size": chunk_size, "written": written, "verbatim": verbatim}
+        options = _with(options or DecodingOptions(), hotwords, **fields)
         blocks, advance = self._blocks(source, sample_rate, progress)
         return self.recognizer.recognize_blocks(blocks, options, advance)
 
@@ -145,12 +149,14 @@ class Model:
         chunk_size: int | None = None,
         hotwords: Hotwords | None = None,
         written: WrittenForm | None = None,
+        verbatim: bool | None = None,
     ) -> "Stream":
         """A stream of live audio that has heard nothing yet, for those who get samples and results at their own pace.
 
         decoding, chunk_size: short for these two fields of `options`, which they override. hotwords: phrases to expect,
-        or (phrase, boost); in place of those of `options`. written: how final results write what was said; partial ones
-        leave the words. Raises DecodingError for options that make no sense or that the model cannot fulfil.
+        or (phrase, boost); in place of those of `options`. written, verbatim: how final results write what was said, as
+        for `transcribe`; partial ones leave the words. Raises DecodingError for options that make no sense or that the
+        model cannot fulfil.
 
             stream = model.create_stream(chunk_size=8)
             while (block := next_block()) is not None:
@@ -161,7 +167,8 @@ class Model:
             for result in stream.results():
                 print("final:", result.text)
         """
-        options = _with(options or StreamingOptions(), hotwords, mode=decoding, chunk_size=chunk_size, written=written)
+        fields = {"mode": decoding, "chunk_size": chunk_size, "written": written, "verbatim": verbatim}
+        options = _with(options or StreamingOptions(), hotwords, **fields)
         return Stream(self.recognizer, options)
 
     def stream(
@@ -174,6 +181,7 @@ class Model:
         hotwords: Hotwords | None = None,
         options: StreamingOptions | None = None,
         written: WrittenForm | None = None,
+        verbatim: bool | None = None,
         empty_finals: bool = False,
     ) -> Iterator[StreamResult]:
         """Recognise live audio: results as soon as they are known, the last one after the blocks have ended.
@@ -187,7 +195,7 @@ class Model:
             decoding, chunk_size: short for these two fields of `options`, which they override.
             hotwords: phrases to expect, or (phrase, boost); in place of those of `options`.
             options: all that can be chosen about streaming.
-            written: how final results write what was said, as for `transcribe`; partial ones leave the words.
+            written, verbatim: how final results write what was said, as for `transcribe`; partial ones leave the words.
             empty_finals: give every final result: then they follow each other without gap in time.
 
         Raises:
@@ -198,7 +206,7 @@ class Model:
                 print(result.text, end="\\n" if result.is_final else "\\r")
         """
         stream = self.create_stream(
-            options, decoding=decoding, chunk_size=chunk_size, hotwords=hotwords, written=written
+            options, decoding=decoding, chunk_size=chunk_size, hotwords=hotwords, written=written, verbatim=verbatim
         )
         return _changes(_results(stream, blocks, sample_rate), empty_finals)
 

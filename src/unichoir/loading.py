@@ -15,6 +15,7 @@ from unichoir.decoding.scoring import LanguageModel
 from unichoir.directory.hub import find_directory, is_on_hub
 from unichoir.errors import CheckpointError, DecodingError
 from unichoir.extras import training_extras
+from unichoir.text.english_punctuation import PUNCTUATION_FILE
 from unichoir.text.tokenizer import Tokenizer, load_tokenizer
 
 DEFAULT_MODEL = "unichoir-small-en"
@@ -87,7 +88,14 @@ def load_recognizer(
         what = f"neither a model ({CONFIG_FILE}) nor a checkpoint ({WEIGHTS_FILE})"
         raise CheckpointError(f"{directory}: {what}{_advice(directory)}")
     tokenizer = load_tokenizer(directory)
-    return Recognizer(backend, tokenizer, fbank, _load_language_model(language_model, directory, tokenizer))
+    punctuation = directory / PUNCTUATION_FILE
+    return Recognizer(
+        backend,
+        tokenizer,
+        fbank,
+        _load_language_model(language_model, directory, tokenizer),
+        punctuation if punctuation.is_file() else None,
+    )
 
 
 def find_language_model(language_model: str | os.PathLike[str] | None, directory: Path) -> Path | None:

@@ -1,5 +1,6 @@
 """Transcripts in written form: the times and the confidence of what was said."""
 
+import json
 from dataclasses import replace
 from itertools import pairwise
 
@@ -84,10 +85,15 @@ def test_a_transcript_keeps_all_but_words() -> None:
         said,
         text="21 DOGS",
         words=written.words,
-        nbest=tuple(
-            replace(reading, text=text) for reading, text in zip(said.nbest, ("21 DOGS", "21 DOCKS", ""), strict=True)
+        nbest=(
+            replace(said.nbest[0], text="21 DOGS", spoken="TWENTY ONE DOGS"),
+            replace(said.nbest[1], text="21 DOCKS", spoken="TWENTY ONE DOCKS"),
+            said.nbest[2],
         ),
     )
+    assert (written.spoken, written.to_dict()["spoken"]) == (said.text, said.text)
+    assert rewrite(written, ENGLISH) == written
+    assert "spoken" not in json.dumps(said.to_dict())
     assert [word.text for word in written.words] == ["21", "DOGS"]
     assert written.confidence == pytest.approx(sum(word.confidence for word in written.words) / 2)
 

@@ -1,4 +1,4 @@
-"""Punctuation models in sherpa-onnx's two formats whose weights say plainly what follows a word."""
+"""Punctuation models in our format and in sherpa-onnx's two whose weights say plainly what follows a word."""
 
 from pathlib import Path
 
@@ -68,6 +68,55 @@ def save_cjk_model(folder: Path, tokens: dict[str, str], metadata: dict[str, obj
     constants: dict[str, NDArray[np.generic]] = {"table": np.eye(len(CJK_MARKS), dtype=np.float32)[labels]}
     inputs, outputs = {"inputs": [1, "T"], "text_lengths": [1]}, {"logits": [1, "T", len(CJK_MARKS)]}
     _save(folder / "model.onnx", nodes, inputs, outputs, constants, {**known, **(metadata or {})})
+    return folder
+
+
+def save_english_model(
+    folder: Path,
+    words: dict[str, tuple[int, int]],
+    before: dict[str, int] | None = None,
+    metadata: dict[str, object] | None = None,
+) -> Path:
+    """As `punctuation.onnx` of a model directory: (case, mark) of each word; of others, as of `<unk>`, nothing.
+
+    before: marks that stand before a word, whatever the one there says: what a look ahead is for. The graph takes rows
+    (N, 8), of which it sees the first column, and gives marks (N, 4) and cases (N, 3).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    names, other = (
+        [name for name in {**words, **(before or {})} if name != "<unk>"],
+        words.get("<unk>", (LOWER, NOTHING)),
+    )
+    labels = np.array([other, *(words.get(name, other) for name in names)])
+    cases = np.array([0, 2, 1])[labels[:, 0]]  # our order is small, capitalised, capitals
+    ahead = np.zeros((len(names) + 1, 4), np.float32)
+    for row, name in enumerate(names, 1):
+        if before and name in before:
+            ahead[row, before[name]] = 12
+    nodes = [
+        helper.make_node("Gather", ["rows", "zero"], ["ids"], axis=1),
+        helper.make_node("Pad", ["ids", "one_more", "nothing"], ["longer"]),
+        helper.make_node("Slice", ["longer", "from_one", "to_end"], ["next_ids"]),
+        helper.make_node("Gather", ["ahead", "next_ids"], ["mark_ahead"]),
+        helper.make_node("Gather", ["mark_table", "ids"], ["mark_here"]),
+        helper.make_node("Add", ["mark_ahead", "mark_here"], ["mark_logits"]),
+        helper.make_node("Softmax", ["mark_logits"], ["marks"], axis=1),
+        helper.make_node("Gather", ["case_table", "ids"], ["cases"]),
+    ]
+    constants: dict[str, NDArray[np.generic]] = {
+        "zero": np.array(0),
+        "one_more": np.array([0, 1]),
+        "nothing": np.array(0, np.int32),
+        "from_one": np.array([1]),
+        "to_end": np.array([np.iinfo(np.int64).max]),
+        "ahead": ahead,
+        "mark_table": 6 * np.eye(4, dtype=np.float32)[labels[:, 1]],
+        "case_table": np.eye(3, dtype=np.float32)[cases],
+    }
+    known = {"unichoir_punctuation": 1, "words": " ".join(names), "forms": "McDonald O'Brien"}
+    outputs: dict[str, list[str | int]] = {"marks": ["N", 4], "cases": ["N", 3]}
+    file = folder / "punctuation.onnx"
+    _save(file, nodes, {"rows": ["N", 8]}, outputs, constants, known if metadata is None else metadata)
     return folder
 
 

@@ -206,11 +206,24 @@ class WrittenArguments:
     ] = None
     punctuation: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Add marks and case with this model (extra punctuation).", show_default=False),
+        typer.Option(
+            metavar="DIR",
+            help="Marks and case from this model (extra punctuation); else from the one in the model's own directory.",
+            show_default=False,
+        ),
     ] = None
+    verbatim: Annotated[
+        bool, typer.Option("--verbatim", help="The bare words, as the model has them: no marks, no case.")
+    ] = False
 
-    def form(self) -> WrittenForm | None:
-        """What they ask for; None: the words as they are recognised."""
+    def fields(self) -> dict[str, Any]:
+        """As fields of DecodingOptions and StreamingOptions; an error of usage for marks and none at once."""
+        if self.verbatim and self.punctuation is not None:
+            raise typer.BadParameter("has no marks: leave out --punctuation", param_hint="--verbatim")
+        return {"written": self._form(), "verbatim": self.verbatim}
+
+    def _form(self) -> WrittenForm | None:
+        """What they ask for; None: nothing."""
         if self.itn is None and self.punctuation is None:
             return None
         # Workers of a cluster may work in another folder.

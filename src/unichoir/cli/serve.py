@@ -154,7 +154,7 @@ def serve(
     directory = find_model(model.model)
     languages = tuple(load_tokenizer(directory).languages)
     only = language if language and languages else None
-    common = {"written": written.form(), "language": only, **fusion.fields(model.lm)}
+    common = {"language": only, **written.fields(), **fusion.fields(model.lm)}
     settings = Settings(
         model_name=model_name(model.model),
         aliases=tuple(alias or ()),

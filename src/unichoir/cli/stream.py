@@ -109,7 +109,7 @@ def stream(
         raise typer.BadParameter(reason, param_hint="--speed")
     if simulate is not None and device is not None:
         raise typer.BadParameter("a recording is not heard by a microphone (--simulate)", param_hint="--device")
-    options = streams.streaming_options(search, language=language, written=written.form(), **fusion.fields(model.lm))
+    options = streams.streaming_options(search, language=language, **written.fields(), **fusion.fields(model.lm))
     source = _find_microphone(device) if simulate is None else simulate
     loaded = model.load(compute_device)
     session = Session(loaded.create_stream(options), make_output(output_format))

@@ -89,7 +89,7 @@ def transcribe(
         chunk_size=chunk_size,
         num_left_chunks=num_left_chunks,
         language=language,
-        written=written.form(),
+        **written.fields(),
         **fusion.fields(model.lm),
         **long.fields(),
     )

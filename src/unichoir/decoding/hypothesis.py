@@ -53,6 +53,8 @@ class Alternative:
     text: str
     tokens: tuple[int, ...]
     score: float
+    spoken: str | None = None
+    """The bare words, where `text` is a written form of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +74,14 @@ class Transcript:
     language: str | None = None
     """As the model has heard it; None for a model without language tokens, and where it has heard none."""
 
+    @property
+    def spoken(self) -> str:
+        """The bare words, as the model's vocabulary has them, whatever `text` has made of them."""
+        return _spoken(self.nbest)
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain dicts, lists and numbers, ready for JSON."""
-        return asdict(self, dict_factory=_plain)
+        """Plain dicts, lists and numbers, ready for JSON; `spoken` where something is written in another form."""
+        return {**asdict(self, dict_factory=_plain), **_said(self.nbest)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +93,8 @@ class Reading:
     words: tuple[Word, ...]
     score: float
     """Natural log; comparable only within one utterance."""
+    spoken: str | None = None
+    """The bare words, where `text` is a written form of them."""
 
     @property
     def confidence(self) -> float:
@@ -115,6 +124,11 @@ class StreamResult:
         return self.nbest[0].text
 
     @property
+    def spoken(self) -> str:
+        """Of the best reading the bare words, whatever `text` has made of them."""
+        return _spoken(self.nbest)
+
+    @property
     def tokens(self) -> tuple[Token, ...]:
         """Of the best reading."""
         return self.nbest[0].tokens
@@ -130,10 +144,22 @@ class StreamResult:
         return self.nbest[0].confidence
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dicts, lists and numbers, ready for JSON."""
-        best = {"text": self.text, "confidence": self.confidence}
+        """Plain dicts, lists and numbers, ready for JSON; `spoken` where something is written in another form."""
+        best = {"text": self.text, **_said(self.nbest), "confidence": self.confidence}
         return {**best, **asdict(self, dict_factory=_plain)}
 
 
+def _spoken(nbest: Sequence[Alternative | Reading]) -> str:
+    return nbest[0].text if nbest[0].spoken is None else nbest[0].spoken
+
+
+def _said(nbest: Sequence[Alternative | Reading]) -> dict[str, str]:
+    return {} if all(reading.spoken is None for reading in nbest) else {"spoken": _spoken(nbest)}
+
+
 def _plain(items: list[tuple[str, Any]]) -> dict[str, Any]:
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in items}
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in items
+        if not (name == "spoken" and value is None)
+    }

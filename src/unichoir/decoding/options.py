@@ -50,7 +50,10 @@ class SearchOptions:
     language: str | None = None
     """The only one to recognise, of those the model has tokens for; None: whichever is heard."""
     written: WrittenForm | None = None
-    """How words are written (docs/written-form.md), of streams in final results; None: as the model writes them."""
+    """How words are written (docs/written-form.md), of streams in final results; None: with the marks and the case that
+    come with the model, if some do."""
+    verbatim: bool = False
+    """The bare words, without marks and case that come with the model: only what `written` says."""
 
     def __post_init__(self) -> None:
         if self.written is not None and not isinstance(self.written, WrittenForm):

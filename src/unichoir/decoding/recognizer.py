@@ -1,7 +1,10 @@
 """Samples to transcripts: features, encoder, search, text."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from operator import itemgetter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +20,7 @@ from unichoir.decoding.language import LanguageTokens
 from unichoir.decoding.options import DecodingOptions, SearchOptions, StreamingOptions
 from unichoir.decoding.pieces import CtcDetector, batched_by_length, find_pieces, take_turns
 from unichoir.decoding.rescoring import attention_rescoring
-from unichoir.decoding.rewriting import written_or_said
+from unichoir.decoding.rewriting import last_words, rewrite_segments, written_or_said
 from unichoir.decoding.scoring import LanguageModel, PrefixScorer, Scorers
 from unichoir.decoding.search import search
 from unichoir.decoding.segmentation import Piece
@@ -25,14 +28,17 @@ from unichoir.decoding.stream import Stream
 from unichoir.decoding.transcript import FrameClock, Segment, group_words, join_segments, timed_tokens
 from unichoir.decoding.word_edges import Loudness, measure_loudness
 from unichoir.errors import AudioError, DecodingError
+from unichoir.text.marked import Context
 from unichoir.text.tokenizer import Tokenizer
+from unichoir.text.written import WrittenForm
 
 Progress = Callable[[float, float], None]
 """Called with the seconds of audio done and the seconds in all."""
 
 
 class Recognizer:
-    """A model with its tokenizer and its filterbank. Holds no state: calls do not influence each other.
+    """A model with its tokenizer, its filterbank and, of English, a file of its own marks and case. Holds no state:
+    calls do not influence each other.
 
     Recordings go through `recognize`. For streams the verbs are, in this order and for as many streams at once as there
     are: `create_stream`, `Stream.accept_waveform`, `decode_streams` while `is_ready`, `get_result`, and, when
@@ -47,6 +53,7 @@ class Recognizer:
         tokenizer: Tokenizer,
         fbank_config: FbankConfig,
         language_model: LanguageModel | None = None,
+        punctuation: Path | None = None,
     ) -> None:
         info = backend.info
         if tokenizer.vocab_size != info.vocab_size:
@@ -59,6 +66,20 @@ class Recognizer:
         self.languages = LanguageTokens(tokenizer.languages)
         self.clock = FrameClock.of(info, fbank_config)
         self._scorers = Scorers(tokenizer, language_model)
+        self.punctuation = punctuation
+        self._written = None if punctuation is None else WrittenForm(punctuation=punctuation)
+
+    def written_form(self, options: SearchOptions, language: str | None = None) -> WrittenForm | None:
+        """How results with these options are written; None: as the vocabulary has the words.
+
+        language: that was heard; None: it is not known. What comes with the model is for English.
+        """
+        own, wanted = self._written, options.written
+        if own is None or options.verbatim or (language or "en").partition("-")[0] != "en":
+            return wanted
+        if wanted is None:
+            return own
+        return wanted if wanted.punctuation is not None else replace(wanted, punctuation=own.punctuation)
 
     @property
     def frame_ms(self) -> float:
@@ -117,8 +138,13 @@ class Recognizer:
         does.
         """
         options, rate = options or DecodingOptions(), self.fbank_config.sample_rate
+        before = ""
         for piece in self.pieces([check_samples(samples, rate, "recording")], options):
-            yield self._recognize_pieces([piece], options)[0], piece.end / rate
+            (segment,) = self._recognize_pieces([piece], options)
+            form = self.written_form(options, segment.language)
+            segment = written_or_said(segment, form, Context(before=before))
+            before = last_words(segment.nbest[0].text) or before
+            yield segment, piece.end / rate
 
     def pieces(self, blocks: Iterable[NDArray[np.float32]], options: DecodingOptions) -> Iterator[Piece]:
         """The pieces in which a recording, in blocks (N,), is recognised, from its beginning to its end, without gap.
@@ -198,7 +224,8 @@ class Recognizer:
                 hyps = attention_rescoring(
                     self.backend, utterance.encoder_out, hyps, options.ctc_weight, options.reverse_weight
                 )
-            utterance.result = written_or_said(self._result(stream, hyps, timed=True), options.written)
+            result, context = self._result(stream, hyps, timed=True), Context(before=stream.before)
+            utterance.result = written_or_said(result, self.written_form(options, result.language), context)
         return utterance.result
 
     def is_endpoint(self, stream: Stream) -> bool:
@@ -302,7 +329,8 @@ class Recognizer:
             if not rows:
                 raise AudioError("recording: no samples")
             rows.sort(key=itemgetter(0))
-            transcripts.append(join_segments([segment for *_, segment in rows], num_best, self._to_ms(rows[-1][1])))
+            segments = rewrite_segments([segment for *_, segment in rows], partial(self.written_form, options))
+            transcripts.append(join_segments(segments, num_best, self._to_ms(rows[-1][1])))
         return transcripts
 
     def _recognize_pieces(self, pieces: Sequence[Piece], options: DecodingOptions) -> list[Segment]:
@@ -327,7 +355,7 @@ class Recognizer:
         nbest = self.languages.distinct(self.search(encoder_out, log_probs, options))
         loudness = measure_loudness(levels, self.backend.info, len(log_probs))
         best = self.reading(nbest[0], log_probs, loudness, self._to_ms(piece.start), self._to_ms(piece.end))
-        segment = Segment(
+        return Segment(
             tokens=best.tokens,
             words=best.words,
             nbest=tuple(
@@ -338,7 +366,6 @@ class Recognizer:
             ),
             language=self.languages.split(nbest[0].tokens)[0],
         )
-        return written_or_said(segment, options.written)
 
     def _to_ms(self, num_samples: int) -> int:
         return round(num_samples * 1000 / self.fbank_config.sample_rate)

@@ -19,6 +19,7 @@ from unichoir.decoding.hypothesis import Hypothesis, StreamResult
 from unichoir.decoding.language import LanguageTokens
 from unichoir.decoding.options import StreamingOptions
 from unichoir.decoding.prefix_beam import PrefixBeam
+from unichoir.decoding.rewriting import last_words
 from unichoir.decoding.scoring import PrefixScorer
 from unichoir.decoding.transcript import FrameClock
 from unichoir.errors import AudioError
@@ -58,6 +59,8 @@ class Stream:
         self._num_accepted = self._num_resampled = 0
         self._input_finished = self.is_closed = False
         self._rest = np.zeros((0, backend.info.encoder_dim), np.float32)
+        self.before = ""
+        """The last words of the final results so far, as they were written."""
         self.utterance = self._utterance(number=0, first_frame=0)
 
     def accept_waveform(self, samples: NDArray[Any], sample_rate: int) -> None:
@@ -154,6 +157,8 @@ class Stream:
     def next_utterance(self) -> None:
         """Begin the next utterance where this one ends, with the frames that are there already."""
         last, rest = self.utterance, self._rest
+        if last.result is not None:
+            self.before = last_words(last.result.text) or self.before
         self._levels = [self.levels[self._backend.info.subsampling_rate * last.num_frames :].copy()]
         self.is_closed = self.is_done and not last.is_over
         self.state = self._backend.restart_positions(self.state)

@@ -169,6 +169,7 @@ def join_segments(segments: Sequence[Segment], num_best: int, duration_ms: int) 
             text=canonical_text(" ".join(part.text for part in parts)),
             tokens=tuple(token for part in parts for token in part.tokens),
             score=score,
+            spoken=_spoken(parts),
         )
         for score, parts in ((score, _unchain(last)) for score, last in readings)
     )
@@ -183,6 +184,12 @@ def join_segments(segments: Sequence[Segment], num_best: int, duration_ms: int) 
         duration_ms=duration_ms,
         language=_main_language(segments),
     )
+
+
+def _spoken(parts: Sequence[Alternative]) -> str | None:
+    if all(part.spoken is None for part in parts):
+        return None
+    return canonical_text(" ".join(part.text if part.spoken is None else part.spoken for part in parts))
 
 
 def _unchain(last: _Chain | None) -> list[Alternative]:

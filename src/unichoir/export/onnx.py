@@ -44,6 +44,7 @@ from unichoir.model.asr_model import AsrModel
 from unichoir.model.ctc import Ctc
 from unichoir.model.decoder import TokenTree, TransformerDecoder
 from unichoir.model.encoder import Encoder, EncoderState
+from unichoir.text.english_punctuation import PUNCTUATION_FILE
 from unichoir.text.tokenizer import BPE_FILE, UNITS_FILE, load_tokenizer
 
 Quantization = Literal["float16", "int8"]
@@ -81,7 +82,7 @@ def export_model(
     partial.mkdir(parents=True)
     try:
         write_graphs(model, fbank, partial, quantize)
-        for name in (UNITS_FILE, BPE_FILE):
+        for name in (UNITS_FILE, BPE_FILE, PUNCTUATION_FILE):
             if (files_dir / name).is_file():
                 shutil.copyfile(files_dir / name, partial / name)
         streaming = model.config.encoder.conv_causal

@@ -75,6 +75,7 @@ def _read(path: Path) -> Iterator[tuple[str, Transcript]]:
 
 def _transcript(result: Result) -> Transcript:
     """What `Transcript.to_dict` was made of."""
+    result = {name: value for name, value in result.items() if name != "spoken"}  # the n-best list has it as well
     return Transcript(
         **{
             **result,

@@ -20,9 +20,9 @@ _UNSUPPORTED = {
     "known_speaker_names": "this model does not tell speakers apart",
     "known_speaker_references": "this model does not tell speakers apart",
 }
-_SCALARS = ("model", "language", "prompt", "response_format", "temperature", "stream", "chunking_strategy")
+_SCALARS = ("model", "language", "prompt", "response_format", "temperature", "stream", "chunking_strategy", "verbatim")
 NAMES = frozenset([*_SCALARS, *_LISTS, *_UNSUPPORTED])
-"""All that OpenAI's documentation lists, but for the file."""
+"""All that OpenAI's documentation lists, but for the file, and `verbatim`, which is ours."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +37,8 @@ class Parameters:
     """OpenAI's `keywords`; None: the server's own."""
     language: str | None = None
     """The only one to recognise; None: as the server says."""
+    verbatim: bool | None = None
+    """Whether to leave the bare words; None: as the server says."""
 
 
 def parse_parameters(fields: Mapping[str, Sequence[str]], settings: Settings) -> Parameters:
@@ -66,10 +68,11 @@ def parse_parameters(fields: Mapping[str, Sequence[str]], settings: Settings) ->
             _one_of("timestamp_granularities", value, get_args(Granularity))
             for value in lists.get("timestamp_granularities", ["segment"])
         ),
-        stream=_one_of("stream", scalars.get("stream", "false").lower(), ("true", "false")) == "true",
+        stream=_truth("stream", scalars.get("stream", "false")),
         include=frozenset(_one_of("include", value, get_args(Included)) for value in lists.get("include", [])),
         hotwords=_hotwords(lists["keywords"], settings) if "keywords" in lists else None,
         language=language,
+        verbatim=_truth("verbatim", scalars["verbatim"]) if "verbatim" in scalars else None,
     )
     _check_together(parameters, has_granularities="timestamp_granularities" in lists)
     return parameters
@@ -134,6 +137,10 @@ def _check_together(parameters: Parameters, has_granularities: bool) -> None:
         raise _unsupported("include", "logprobs need response_format json")
     if "words" in parameters.include and not parameters.stream:
         raise _unsupported("include", "words need stream=true; else there are the words of verbose_json")
+
+
+def _truth(name: str, value: str) -> bool:
+    return _one_of(name, value.lower(), ("true", "false")) == "true"
 
 
 def _one_of(name: str, value: str, choices: tuple[Choice, ...]) -> Choice:

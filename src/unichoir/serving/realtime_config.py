@@ -49,6 +49,8 @@ class RealtimeConfig:
     """The only language to recognise, of several; None: as the server says."""
     keywords: tuple[str, ...] | None = None
     """Phrases to expect, with their boosts; None: the server's own."""
+    verbatim: bool | None = None
+    """Whether to leave the bare words, an extension of ours; None: as the server says."""
 
     @classmethod
     def of(cls, settings: Settings) -> "RealtimeConfig":
@@ -72,6 +74,8 @@ class RealtimeConfig:
         except DecodingError as error:
             raise InvalidUpdate("session.audio.input.turn_detection", str(error)) from None
         options = replace(base, endpoint=rules, language=self.restriction or base.language)
+        if self.verbatim is not None:
+            options = replace(options, verbatim=self.verbatim)
         return options if self.keywords is None else replace(options, hotwords=parse_hotwords(self.keywords))
 
     def to_dict(self) -> dict[str, Any]:
@@ -79,6 +83,8 @@ class RealtimeConfig:
         transcription: dict[str, Any] = {"model": self.model, **({"language": self.language} if self.language else {})}
         if self.keywords is not None:
             transcription["keywords"] = list(self.keywords)
+        if self.verbatim is not None:
+            transcription["verbatim"] = self.verbatim
         detection = self.turn_detection
         audio = {
             "format": {"type": "audio/pcm", "rate": self.sample_rate},
@@ -115,7 +121,7 @@ class RealtimeConfig:
 
     def _with_transcription(self, value: Any, settings: Settings) -> "RealtimeConfig":
         where = "session.audio.input.transcription"
-        given = _Fields(value, where, {"model", "language", "prompt", "keywords"})
+        given = _Fields(value, where, {"model", "language", "prompt", "keywords", "verbatim"})
         model = given.get("model", self.model)
         if model not in settings.model_names:
             raise InvalidUpdate(f"{where}.model", f"there is no such model; this server has {settings.model_name}")
@@ -134,8 +140,13 @@ class RealtimeConfig:
                 keywords = None if keywords is None else tuple(keywords) if client_hotwords(keywords, settings) else ()
             except InvalidHotwords as error:
                 raise InvalidUpdate(KEYWORDS, str(error)) from None
+        verbatim = given.get("verbatim", self.verbatim)
+        if verbatim is not None and not isinstance(verbatim, bool):
+            raise InvalidUpdate(f"{where}.verbatim", "true or false is expected")
         language = restriction or settings.language
-        return replace(self, model=model, language=language, restriction=restriction, keywords=keywords)
+        return replace(
+            self, model=model, language=language, restriction=restriction, keywords=keywords, verbatim=verbatim
+        )
 
 
 class _Fields:

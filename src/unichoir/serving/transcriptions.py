@@ -218,6 +218,7 @@ def _options(engine: Engine, parameters: Parameters) -> DecodingOptions:
         options,
         hotwords=options.hotwords if hotwords is None else hotwords,
         language=parameters.language or options.language,
+        verbatim=options.verbatim if parameters.verbatim is None else parameters.verbatim,
     )
 
 

@@ -1,15 +1,17 @@
-"""Punctuation marks, and the case of English words, from models that sherpa-onnx runs: the extra `punctuation`.
+"""Punctuation marks, and the case of English words: from the model that comes with a recogniser, or from models that
+sherpa-onnx runs, the extra `punctuation`.
 
 sherpa-onnx ends the process over a model that it cannot use, so a model is looked at before sherpa-onnx gets it.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from unichoir.errors import CheckpointError, DecodingError, UnichoirError
+from unichoir.text.english_punctuation import PUNCTUATION_FILE, load_english_punctuation
+from unichoir.text.marked import NO_CONTEXT, Context, Marked, Punctuator
 from unichoir.text.normalize import canonical_text, is_cjk
 
 if TYPE_CHECKING:
@@ -30,31 +32,21 @@ _MAX_WORDS = 1000
 """sherpa-onnx computes all rows of a text at once."""
 
 
-@dataclass(frozen=True)
-class Marked:
-    """A word as it is to be written, and the mark after it, if any."""
-
-    text: str
-    mark: str = ""
-
-
-class Punctuator(Protocol):
-    """Gives words their marks and, if it knows about that, their case; never another word, one more or one less."""
-
-    def __call__(self, words: Sequence[str]) -> list[Marked]: ...
-
-
 @lru_cache(maxsize=4)
 def load_punctuator(directory: str | Path) -> Punctuator:
-    """The model in a directory as sherpa-onnx publishes them: a file of MODEL_FILES, for English with `bpe.vocab`.
+    """The model in a directory: `punctuation.onnx`, which may be named itself, or as sherpa-onnx publishes them a file
+    of MODEL_FILES, for English with `bpe.vocab`.
 
-    Loaded once for all who ask. Raises CheckpointError for a directory without a usable model, UnichoirError without
-    the extra.
+    Loaded once for all who ask. Raises CheckpointError for a directory without a usable model, UnichoirError where one
+    of sherpa-onnx comes without the extra.
     """
     folder = Path(directory)
+    own = folder if folder.name == PUNCTUATION_FILE else folder / PUNCTUATION_FILE
+    if own.is_file():
+        return load_english_punctuation(own)
     file = next((folder / name for name in MODEL_FILES if (folder / name).is_file()), None)
     if file is None:
-        raise CheckpointError(f"{folder}: no punctuation model ({' or '.join(MODEL_FILES)})")
+        raise CheckpointError(f"{folder}: no punctuation model ({' or '.join((PUNCTUATION_FILE, *MODEL_FILES))})")
     vocabulary = folder / VOCABULARY_FILE
     is_cased = vocabulary.is_file()
     session = _session(file)
@@ -85,7 +77,7 @@ class CasedPunctuator:
     def __init__(self, model: Any) -> None:
         self._model = model
 
-    def __call__(self, words: Sequence[str]) -> list[Marked]:
+    def __call__(self, words: Sequence[str], context: Context = NO_CONTEXT) -> list[Marked]:
         """Raises DecodingError when the model does not give back the words."""
         if "".join(words).isupper():
             words = [word.lower() for word in words]
@@ -118,7 +110,7 @@ class CjkPunctuator:
     def __init__(self, model: Any) -> None:
         self._model = model
 
-    def __call__(self, words: Sequence[str]) -> list[Marked]:
+    def __call__(self, words: Sequence[str], context: Context = NO_CONTEXT) -> list[Marked]:
         """Raises DecodingError when the model does not give back the words."""
         if not words:
             return []

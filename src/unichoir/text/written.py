@@ -6,9 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from unichoir.text.english_punctuation import EnglishPunctuator
 from unichoir.text.itn import ItnLanguage, Span, is_readable, load_grammar, write_numbers
+from unichoir.text.marked import NO_CONTEXT, Context, Marked
 from unichoir.text.normalize import canonical_text, is_cjk, split_words
-from unichoir.text.punctuation import Marked, load_punctuator
+from unichoir.text.punctuation import load_punctuator
 
 _LAST_MARKS = re.compile(r"(?<=.)[,.?!;:]+$")
 
@@ -18,7 +20,8 @@ class WrittenForm:
     """How transcripts are to be written. It can be compared, hashed and sent to other processes.
 
     itn: language of the grammar that writes numbers, dates, times, amounts: `en`, `ja` or `zh`; None leaves words.
-    punctuation: directory of a punctuation model; None leaves marks and case as they are. Raises ConfigError for
+    punctuation: directory of a punctuation model; None leaves marks and case as they are, and to a recogniser's own
+    model, where it has one. Raises ConfigError for
     another language, CheckpointError for a directory without a usable model, UnichoirError without the extra needed.
 
     The model sees the words, then the grammar writes numbers, none of them across a mark. Text all in capitals stays so
@@ -35,33 +38,38 @@ class WrittenForm:
         if self.punctuation is not None:
             load_punctuator(self.punctuation)
 
-    def __call__(self, text: str) -> str:
+    def __call__(self, text: str, context: Context = NO_CONTEXT) -> str:
         """The text as it is written, as `canonical_text`. Raises DecodingError, naming the text, as `spans` does."""
-        return canonical_text(" ".join(span.text for span in self.spans(split_words(text))))
+        return canonical_text(" ".join(span.text for span in self.spans(split_words(text), context)))
 
-    def spans(self, words: Sequence[str]) -> list[Span]:
+    def spans(self, words: Sequence[str], context: Context = NO_CONTEXT) -> list[Span]:
         """How words, none of them empty, are written: spans that follow each other and cover them all.
 
-        A word that the grammar cannot read (`is_readable`) stays as it is. Raises DecodingError for a text that the
-        model or the grammar fails on otherwise.
+        context: what stands around them, which marks and case may depend on; a number never goes into it. A word that
+        the grammar cannot read (`is_readable`) stays as it is. Raises DecodingError for a text that the model or the
+        grammar fails on otherwise.
         """
         spans: list[Span] = []
-        for run in _runs(self._marked(words)):
+        for run in _runs(self._marked(words, context)):
             first = spans[-1].end if spans else 0
             spans += [replace(span, first=first + span.first, end=first + span.end) for span in self._convert(run)]
             if (mark := run[-1].mark) and not spans[-1].text.endswith(mark):
                 spans[-1] = replace(spans[-1], text=spans[-1].text + mark)
         return spans
 
-    def _marked(self, words: Sequence[str]) -> list[Marked]:
-        """A mark that a word ends with already stays, and what is a mark only gets no other."""
+    def _marked(self, words: Sequence[str], context: Context) -> list[Marked]:
+        """A mark that a word ends with already stays, and what is a mark only gets no other.
+
+        Our own model cannot see marks, so text that has some is left to whoever wrote it.
+        """
         bare = [_LAST_MARKS.sub("", word) for word in words]
         marks = [word[len(text) :] for word, text in zip(words, bare, strict=True)]
-        if self.punctuation is None:
+        punctuate = None if self.punctuation is None else load_punctuator(self.punctuation)
+        if punctuate is None or (isinstance(punctuate, EnglishPunctuator) and any(marks)):
             return [Marked(text, mark) for text, mark in zip(bare, marks, strict=True)]
         return [
             new if not mark and any(map(str.isalnum, new.text)) else replace(new, mark=mark)
-            for new, mark in zip(load_punctuator(self.punctuation)(bare), marks, strict=True)
+            for new, mark in zip(punctuate(bare, context), marks, strict=True)
         ]
 
     def _convert(self, run: Sequence[Marked]) -> list[Span]:

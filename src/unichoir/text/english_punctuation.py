@@ -1,0 +1,170 @@
+"""Marks and case of English from the small model that a model directory carries as `punctuation.onnx`.
+
+The file holds all there is to it: the network, its vocabulary and the spelling of names such as McDonald, as metadata.
+The network looks four words ahead; what follows a sentence's last word in a stream is not known, so ends are decided by
+a rule of their own. Rows of letters and numbers, which are spelled or read out, are no sentences and have no marks.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unichoir.errors import CheckpointError, DecodingError
+from unichoir.text.marked import NO_CONTEXT, Context, Marked
+from unichoir.text.word_features import word_rows
+
+PUNCTUATION_FILE = "punctuation.onnx"
+FORMAT_KEY, FORMAT = "unichoir_punctuation", "1"
+MARKS = ("", ",", ".", "?")
+CASES = ("lower", "capitalised", "upper")
+
+NOTHING_WEIGHT = 0.55
+"""Of no mark beside the others, whose F1 is best so on dev: what is most probable alone leaves out too many."""
+FRAGMENT = 0.25
+"""An utterance whose last word ends a sentence less probably than this is broken off and has no mark."""
+_WORDS_BEFORE, _WORDS_AFTER = 16, 4
+_NUMBER = re.compile(
+    "zero|oh|(one|two|three|four|five|six|seven|eight|nine)(teen|ty)?|ten|eleven|twelve|thirteen|fifteen|eighteen|"
+    r"twenty|thirty|forty|fifty|eighty|hundred|thousand|[0-9]+"
+)
+_ENDS = (".", "?", "!")
+
+
+def load_english_punctuation(file: Path) -> "EnglishPunctuator":
+    """Read the file, in a few hundredths of a second. Raises CheckpointError for one that is not such a model."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    try:
+        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # of many kinds, without a common base
+        reason = str(error).strip().partition("\n")[0]
+        raise CheckpointError(f"{file}: not a model that ONNX Runtime loads: {reason}") from None
+    metadata = session.get_modelmeta().custom_metadata_map
+    if metadata.get(FORMAT_KEY) != FORMAT:
+        raise CheckpointError(
+            f"{file}: not a punctuation model of unichoir: its metadata has no {FORMAT_KEY} = {FORMAT}"
+        )
+    words, forms = metadata.get("words", "").split(), metadata.get("forms", "").split()
+    punctuator = EnglishPunctuator(session, words, {form.lower(): form for form in forms})
+    try:
+        punctuator.probabilities([*words[-1:], "\u00e9"])
+    except DecodingError as error:
+        raise CheckpointError(f"{file}: {error}") from None
+    return punctuator
+
+
+class EnglishPunctuator:
+    """Gives words of a single case their case and their marks: comma, full stop, question mark.
+
+    session: takes `rows` (N, 8), as `word_rows` makes them, and gives `marks` (N, 4) and `cases` (N, 3), probabilities.
+    words: the vocabulary; forms: spelling by word in small letters.
+    """
+
+    def __init__(self, session: Any, words: Sequence[str], forms: Mapping[str, str]) -> None:
+        self._session = session
+        self.index = {word: row for row, word in enumerate(words, 1)}
+        self._forms = forms
+        self._cached = lru_cache(maxsize=64)(self._mark)
+
+    def __call__(self, words: Sequence[str], context: Context = NO_CONTEXT) -> list[Marked]:
+        """Words that have capitals and small letters already are somebody's writing: they come back as they are.
+
+        Raises DecodingError when the model cannot be computed.
+        """
+        text = "".join(words)
+        if not words or not (text.isupper() or text.islower()):
+            return [Marked(word) for word in words]
+        return list(self._cached(tuple(words), context))
+
+    def _mark(self, words: tuple[str, ...], context: Context) -> tuple[Marked, ...]:
+        said = [word.lower() for word in words]
+        before = [word for word in map(_bare, context.before.split()[-_WORDS_BEFORE:]) if word]
+        after = [word for word in map(_bare, context.after.split()[:_WORDS_AFTER]) if word]
+        marks, cases = self.probabilities([*before, *said, *after])
+        inside = slice(len(before), len(before) + len(said))
+        spelled = _spelled([*before, *said, *after])[inside]
+        chosen = _choose_marks(said, spelled, marks[inside], is_open=bool(after))
+        marked, begins = [], _has_ended(context.before)
+        for word, mark, case, is_letter in zip(said, chosen, cases[inside].argmax(axis=1), spelled, strict=True):
+            marked.append(Marked(self._write(word, CASES[case], begins, is_letter), mark))
+            begins = mark in _ENDS
+        return tuple(marked)
+
+    def _write(self, word: str, case: str, begins: bool, is_letter: bool) -> str:
+        if is_letter or case == "upper":
+            return word.upper()
+        if case == "capitalised":
+            return self._forms.get(word) or _capitalised(word)
+        return _capitalised(word) if begins else word
+
+    def probabilities(self, words: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Of MARKS (N, 4) and CASES (N, 3) for words in small letters. Raises DecodingError."""
+        try:
+            marks, cases = self._session.run(["marks", "cases"], {"rows": word_rows(words, self.index)})
+        except Exception as error:  # of many kinds, without a common base
+            reason = str(error).strip().partition("\n")[0]
+            raise DecodingError(f"the punctuation model cannot be computed: {reason}") from None
+        if marks.shape != (len(words), len(MARKS)) or cases.shape != (len(words), len(CASES)):
+            raise DecodingError(
+                f"the punctuation model gives shapes {marks.shape}, {cases.shape} for {len(words)} words"
+            )
+        return marks, cases
+
+
+def _choose_marks(said: Sequence[str], spelled: Sequence[bool], marks: NDArray[np.float32], is_open: bool) -> list[str]:
+    """One for each word; is_open: it is known what follows the last one."""
+    is_row = [letter or _is_number(word) for word, letter in zip(said, spelled, strict=True)]
+    if all(is_row) and not is_open:
+        return [""] * len(said)
+    weights = np.array([NOTHING_WEIGHT, 1, 1, 1], dtype=np.float32)
+    chosen = [MARKS[mark] for mark in (marks * weights).argmax(axis=1)]
+    for place in range(len(said) - 1):
+        in_row = is_row[place] and is_row[place + 1]
+        if in_row and (chosen[place] == "," or spelled[place] or spelled[place + 1]):
+            chosen[place] = ""
+    if not is_open:
+        nothing, comma, stop, question = map(float, marks[-1])
+        # A lone "yes" would be "yes, ..." more often than not, but here nothing follows.
+        goes_on = nothing if len(said) <= 2 else nothing + comma
+        chosen[-1] = "" if goes_on > 1 - FRAGMENT else "?" if question > stop else "."
+    return chosen
+
+
+def _spelled(said: Sequence[str]) -> list[bool]:
+    """Which words are letters: all single ones but `a` and `i`, and those beside another letter."""
+    single = [len(word) == 1 and word.isalpha() for word in said]
+    spelled = [is_single and word not in "ai" for word, is_single in zip(said, single, strict=True)]
+    for order in (range(1, len(said)), range(len(said) - 2, -1, -1)):
+        step = order.step
+        for place in order:
+            spelled[place] |= single[place] and spelled[place - step]
+    return spelled
+
+
+def _has_ended(before: str) -> bool:
+    """Whether a sentence begins after this: text without a mark goes on, but for rows of letters and numbers."""
+    last = before.split()[-1:]
+    return not last or last[0].endswith(_ENDS) or _is_number(last[0]) or (len(last[0]) == 1 and last[0] != "a")
+
+
+def _is_number(word: str) -> bool:
+    return _NUMBER.fullmatch(word.lower()) is not None
+
+
+def _capitalised(word: str) -> str:
+    """With its first letter large, which an apostrophe may precede."""
+    for place, character in enumerate(word):
+        if character.isalpha():
+            return word[:place] + character.upper() + word[place + 1 :]
+    return word
+
+
+def _bare(word: str) -> str:
+    return word.strip(",.?!;:").lower()
