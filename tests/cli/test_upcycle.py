@@ -1,14 +1,19 @@
 """`unichoir upcycle`: from a dense checkpoint to one that trains and exports."""
 
+import dataclasses
+import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 import yaml
 
 from unichoir.cli.upcycle import upcycle
-from unichoir.errors import CheckpointError, ConfigError
+from unichoir.errors import CheckpointError, ConfigError, ManifestError, TrainingError
 from unichoir.export.checkpoint import load_any_checkpoint
 from unichoir.export.onnx import export_onnx
 from unichoir.model.asr_model import AsrModel
@@ -131,3 +136,86 @@ def test_what_is_refused_leaves_nothing_behind(dense: Path, fixtures: Path, tmp_
     with pytest.raises(CheckpointError, match=r"units\.txt: exists and is not an empty folder"):
         upcycle(dense, dense / "units.txt")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dense", "out"]
+
+
+@pytest.fixture
+def speech(tmp_path: Path) -> Path:
+    """A manifest of ten utterances, one of which is too short for its transcript."""
+    rng = np.random.default_rng(0)
+    lines = []
+    for i in range(10):
+        samples = rng.normal(0, 0.1, 16000 if i else 2400)
+        soundfile.write(tmp_path / f"u{i}.wav", samples, 16000)
+        lines.append(json.dumps({"key": f"u{i}", "wav": f"u{i}.wav", "txt": "ABC" if i else "FEDCBA"}))
+    (tmp_path / "speech.jsonl").write_text("\n".join(lines))
+    return tmp_path / "speech.jsonl"
+
+
+def with_two_decoders(dense: Path) -> Path:
+    """The right-to-left decoder of this one has no part in its loss."""
+    model, sections = load_checkpoint(dense)
+    config = dataclasses.replace(model.config, decoder=dataclasses.replace(model.config.decoder, num_reverse_blocks=1))
+    save_checkpoint(dense, AsrModel(config), {"fbank": sections["fbank"]})
+    return dense
+
+
+def test_split_on_speech(dense: Path, speech: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "split"
+    before, _ = load_checkpoint(with_two_decoders(dense))
+    upcycle(dense, out, split=True, manifest=str(speech), experts=3, top_k=1, balance_rate=1e-3)
+    written = capsys.readouterr().err
+    assert "speech.jsonl: u0 left out: 6 tokens do not fit in 2 encoder frames" in written
+    assert "split: 3 experts, top 1" in written
+    how = f"splitting {dense} into 3 experts, top 1, 50% shared, by 9 utterances of {speech}"
+    assert f"| made by | {how} |" in (out / "README.md").read_text()
+    after, sections = load_checkpoint(out)
+    assert sections["fbank"]["frame_length_ms"] == 20.0
+    layers = [module for module in after.modules() if isinstance(module, MoE)]
+    shapes = [(layer.num_experts, layer.top_k, layer.balance_rate, tuple(layer.experts.w_1.shape)) for layer in layers]
+    assert shapes == [(3, 1, 1e-3, (3, 4, 16))] * 4
+    assert load_tokenizer(out).tokens == load_tokenizer(dense).tokens
+    assert max(export_onnx(out, tmp_path / "onnx").values()) < 1e-4
+    # All that is no feed-forward layer is as it was.
+    weights = after.state_dict()
+    for name, tensor in before.state_dict().items():
+        if ".feed_forward" not in name:
+            torch.testing.assert_close(weights[name], tensor, rtol=0, atol=0)
+
+
+def test_the_seed_draws_the_utterances(dense: Path, speech: Path, tmp_path: Path) -> None:
+    def split(name: str, seed: int) -> dict[str, torch.Tensor]:
+        upcycle(dense, tmp_path / name, split=True, manifest=str(speech), experts=2, utterances=3, seed=seed)
+        assert "by 3 utterances of" in (tmp_path / name / "README.md").read_text()
+        return load_checkpoint(tmp_path / name)[0].state_dict()
+
+    first, again, other = split("first", 1), split("again", 1), split("other", 2)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_what_does_not_go_together(
+    dense: Path, fixtures: Path, speech: Path, tmp_path: Path, run_command: Callable[..., tuple[int, str, str]]
+) -> None:
+    out = tmp_path / "out"
+    for arguments, wrong, why in (
+        (["--split"], "--split", "needs --on MANIFEST"),
+        (["--on", speech], "--on", "needs --split"),
+        (["--shared-share", "0"], "--shared-share", "needs --split"),
+        (["--utterances", "9"], "--utterances", "needs --split"),
+        (["--split", "--on", speech, "--softmax-first"], "--softmax-first", "not go together with --split"),
+        (["--split", "--on", speech, "--shared-router"], "--shared-router", "not go together with --split"),
+    ):
+        code, _, written = run_command("upcycle", dense, out, *arguments)
+        assert code == 2
+        assert f"Invalid value for {wrong}" in written
+        assert why in written
+    with pytest.raises(ConfigError, match=r"dense: encoder\.feed_forward: 12 units do not make 5 experts"):
+        upcycle(dense, out, split=True, manifest=str(speech), experts=5)
+    with pytest.raises(ConfigError, match=r"wenet_moe_tiny: encoder\.feed_forward\.num_experts is 4: only a dense"):
+        upcycle(fixtures / "wenet_moe_tiny", out, split=True, manifest=str(speech))
+    with pytest.raises(ManifestError, match="nowhere"):
+        upcycle(dense, out, split=True, manifest=str(tmp_path / "nowhere.jsonl"), experts=3)
+    speech.write_text(speech.read_text().splitlines()[0])
+    with pytest.raises(TrainingError, match=r"speech\.jsonl: none of 1 utterances can be used; u0: 6 tokens do not"):
+        upcycle(dense, out, split=True, manifest=str(speech), experts=3)
+    assert not out.exists()

@@ -19,7 +19,7 @@ from unichoir.model.config import FeedForwardConfig, ModelConfig
 from unichoir.model.feed_forward import ACTIVATIONS, FeedForward
 
 MAX_FRAMES = 8000
-"""Frames kept of each layer: a few for each of its units."""
+"""Frames kept of each layer at most: a few for each of its units."""
 ROUTER_SPREAD = 0.5
 """Standard deviation of a router's logits at the start: gates are nearly alike, but who is chosen is clear."""
 _ROUNDS = 8
@@ -33,7 +33,8 @@ class SplitOptions:
     top_k: int = 2
     shared_share: float = 0.5
     """Of the hidden units, those that every frame goes through; 0: none."""
-    seed: int = 0
+    balance_rate: float = 0.0
+    """Of loss-free balancing in the training that follows, as in `FeedForwardConfig`."""
 
     def __post_init__(self) -> None:
         if self.num_experts < 2 or not 1 <= self.top_k <= self.num_experts:
@@ -61,6 +62,7 @@ def split_config(config: ModelConfig, options: SplitOptions) -> ModelConfig:
             num_experts=options.num_experts,
             top_k=options.top_k,
             shared_hidden_dim=shared,
+            balance_rate=options.balance_rate,
         )
 
     encoder, decoder = config.encoder, config.decoder
@@ -87,8 +89,7 @@ def split_into_experts(
     config = split_config(model.config, options)
     layers = {name: module for name, module in model.named_modules() if isinstance(module, FeedForward)}
     inputs = _gather_inputs(layers, run)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(options.seed)
+    with torch.random.fork_rng(devices=[]):  # what is drawn here is replaced
         sparse = AsrModel(config)
     weights = {name: tensor for name, tensor in model.state_dict().items() if name in sparse.state_dict()}
     for done, (name, layer) in enumerate(layers.items(), start=1):
@@ -102,14 +103,32 @@ def split_into_experts(
     return sparse.train(model.training)
 
 
+class _Frames:
+    """At most MAX_FRAMES of all frames that come, evenly spaced: every n-th, and n doubles when there are too many."""
+
+    def __init__(self) -> None:
+        self._parts: list[Tensor] = []
+        self._every, self._seen = 1, 0
+
+    def add(self, x_ND: Tensor) -> None:
+        self._parts.append(x_ND[-self._seen % self._every :: self._every].float())
+        self._seen += len(x_ND)
+        while sum(map(len, self._parts)) > MAX_FRAMES:
+            self._parts = [torch.cat(self._parts)[::2].clone()]
+            self._every *= 2
+
+    def all(self) -> Tensor:
+        return torch.cat(self._parts) if self._parts else torch.zeros(0)
+
+
 def _gather_inputs(layers: dict[str, FeedForward], run: Callable[[], Iterable[object]]) -> dict[str, Tensor]:
     """Of each layer up to MAX_FRAMES frames (N, D) that it is given."""
-    found: dict[str, list[Tensor]] = {name: [] for name in layers}
+    found = {name: _Frames() for name in layers}
 
     def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def hook(module: nn.Module, given: tuple[Tensor, ...]) -> None:
             x, mask = given[:2]
-            found[name].append(x[mask].float())
+            found[name].add(x[mask])
 
         return hook
 
@@ -120,11 +139,7 @@ def _gather_inputs(layers: dict[str, FeedForward], run: Callable[[], Iterable[ob
     finally:
         for handle in handles:
             handle.remove()
-    return {name: _thinned(torch.cat(parts)) if parts else torch.zeros(0) for name, parts in found.items()}
-
-
-def _thinned(frames: Tensor) -> Tensor:
-    return frames[:: max(1, len(frames) // MAX_FRAMES)][:MAX_FRAMES]
+    return {name: frames.all() for name, frames in found.items()}
 
 
 def _split(layer: FeedForward, x_ND: Tensor, config: FeedForwardConfig) -> dict[str, Tensor]:
@@ -141,6 +156,8 @@ def _split(layer: FeedForward, x_ND: Tensor, config: FeedForwardConfig) -> dict[
         "experts.w_2": w_2[:, groups].transpose(0, 1) * config.top_k,  # gates sum to 1, not to the number of experts
         "router.gate.weight": _router(x_ND, said_NH[:, groups].sum(dim=2)),
     }
+    if config.balance_rate:
+        parts["balance_bias"] = torch.zeros(config.num_experts)
     has_bias = layer.w_1.bias is not None
     if has_bias:
         bias = layer.w_2.bias

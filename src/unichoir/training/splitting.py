@@ -1,0 +1,117 @@
+"""Real speech for splitting a dense model into experts (`model/split.py`)."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from unichoir.audio.fbank import FbankConfig
+from unichoir.data.dataset import DataConfig, ExampleReader, FrameRate, measure_durations
+from unichoir.data.features import FeatureReader
+from unichoir.data.manifest import Utterance, read_manifest
+from unichoir.errors import TrainingError
+from unichoir.model.asr_model import AsrModel, add_sos_eos, reverse_tokens
+from unichoir.model.split import SplitOptions, split_config, split_into_experts
+from unichoir.text.tokenizer import Tokenizer
+from unichoir.training.corpus import ListedCorpus
+from unichoir.training.feeding import BatchDataset, Loaded, Position, requests
+from unichoir.training.setup import check_languages
+from unichoir.training.validation import to_device
+
+Progress = Callable[[int, int], None]
+"""Called with (done, all)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitResult:
+    """What came of a split, and of the speech for it."""
+
+    model: AsrModel
+    num_utterances: int
+    """How many were heard."""
+    skipped: dict[str, str]
+    """Utterances that cannot be used, by key, and why."""
+
+
+def split_on_speech(
+    model: AsrModel,
+    fbank: FbankConfig,
+    tokenizer: Tokenizer,
+    manifest: str,
+    options: SplitOptions,
+    *,
+    num_utterances: int = 300,
+    seed: int = 0,
+    heard: Progress | None = None,
+    split: Progress | None = None,
+) -> SplitResult:
+    """Split a dense model by what its layers compute on utterances of a manifest, drawn from the seed.
+
+    Args:
+        model: dense, in evaluation mode.
+        manifest: path or URL, see `read_manifest`.
+        num_utterances: at most so many are drawn.
+        heard: progress in utterances.
+        split: progress in layers.
+
+    Raises:
+        ConfigError: as `split_config`, before any audio is read; a language without token.
+        ManifestError: the manifest cannot be read.
+        TrainingError: no utterance can be used.
+    """
+    split_config(model.config, options)
+    chosen = draw_utterances(read_manifest(manifest), num_utterances, seed)
+    check_languages(chosen, tokenizer)
+    utterances, broken = measure_durations(chosen)
+    skipped = {each.key: each.reason for each in broken}
+    encoder = model.config.encoder
+    reader = ExampleReader(
+        (),
+        tokenizer=tokenizer,
+        features=FeatureReader(fbank=fbank),
+        data=DataConfig(),
+        languages=tokenizer.languages,
+        frame_rate=FrameRate(subsampling_rate=encoder.subsampling_rate, right_context=encoder.right_context),
+    )
+
+    def run() -> Iterator[None]:
+        dataset, done = BatchDataset(reader), 0
+        for request in requests(ListedCorpus(utterances), reader, Position(), shuffle=False):
+            loaded = dataset[request]
+            skipped.update(loaded.skipped)
+            _run_all_layers(model, loaded)
+            done += len(request.utterances)
+            if heard:
+                heard(done, len(utterances))
+            yield
+        if len(skipped) == len(chosen):
+            key, reason = next(iter(skipped.items()))
+            raise TrainingError(f"{manifest}: none of {len(chosen)} utterances can be used; {key}: {reason}")
+
+    sparse = split_into_experts(model, run, options, split)
+    return SplitResult(model=sparse, num_utterances=len(chosen) - len(skipped), skipped=skipped)
+
+
+def draw_utterances(utterances: list[Utterance], count: int, seed: int) -> list[Utterance]:
+    """At most so many of them, in their order, drawn evenly: the first ones may all be of one speaker."""
+    if len(utterances) <= count:
+        return utterances
+    chosen = np.random.default_rng(seed).choice(len(utterances), count, replace=False)
+    return [utterances[place] for place in sorted(chosen.tolist())]
+
+
+def _run_all_layers(model: AsrModel, loaded: Loaded) -> None:
+    """A batch through encoder and both decoders, also through a right-to-left one that no loss asks for."""
+    if loaded.batch is None:
+        return
+    config = model.config
+    feats, feats_lengths, tokens, token_lengths = to_device(loaded.batch, torch.device("cpu"))
+    encoder_out, encoder_out_lens, _ = model.encoder(feats, feats_lengths)
+    for decoder, ordered in (
+        (model.left_decoder, tokens),
+        (model.right_decoder, reverse_tokens(tokens, token_lengths)),
+    ):
+        if decoder is not None:
+            tokens_in, _ = add_sos_eos(ordered, token_lengths, config.sos_id, config.eos_id)
+            decoder(encoder_out, encoder_out_lens, tokens_in, token_lengths + 1)
