@@ -97,8 +97,8 @@ def encoder_weights(whisper: WhisperModel, merged: bool) -> dict[str, Tensor]:
     last = "encoder.merge.norm" if merged else "encoder.after_norm"
     ours = {f"{last}.{each}": weights[f"encoder.ln_post.{each}"] for each in ("weight", "bias")}
     if merged:
-        # What the new blocks find is added to the merged frames: at first so little that Whisper's decoder hears what it
-        # knows, and enough for them to learn.
+        # What the new blocks find is added to the merged frames: at first so little that Whisper's decoder hears what
+        # it knows, and enough for them to learn.
         ours["encoder.after_norm.weight"] = torch.full((whisper.dims.dim,), TOP_GAIN)
         ours["encoder.after_norm.bias"] = torch.zeros(whisper.dims.dim)
     for conv in ("1", "2"):
