@@ -1,5 +1,6 @@
 """Counts from sizes against torch's own of the model that is run."""
 
+import dataclasses
 from collections.abc import Callable
 
 import pytest
@@ -8,16 +9,23 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from unichoir.benchmark.plan import Candidate
 from unichoir.model.asr_model import AsrModel
-from unichoir.model.config import NAMED_CONFIGS
+from unichoir.model.config import NAMED_CONFIGS, DecoderConfig, EncoderConfig, FeedForwardConfig, ModelConfig
 from unichoir.model.counts import count_weights, encoder_work
 
+WHISPER = {"front": "conv1d", "block": "transformer", "position": "sinusoidal", "subsampling_channels": None}
 
-@pytest.mark.parametrize("experts", [0, 4])
-def test_multiplications(tiny: Callable[..., Candidate], experts: int) -> None:
+
+@pytest.mark.parametrize(
+    ("experts", "encoder"),
+    [(0, {}), (4, {}), (0, WHISPER), (4, {**WHISPER, "num_top_blocks": 2}), (4, {"num_top_blocks": 1})],
+)
+def test_multiplications(tiny: Callable[..., Candidate], experts: int, encoder: dict[str, object]) -> None:
     config = tiny(experts=experts).model
+    config = dataclasses.replace(config, encoder=dataclasses.replace(config.encoder, **encoder))
     model, frames = AsrModel(config).eval(), 250
+    needed = config.encoder.subsampling_rate * (frames - 1) + config.encoder.right_context + 1
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        encoder_out, _, _ = model.encoder(torch.randn(1, 4 * frames + 3, 80), torch.tensor([4 * frames + 3]))
+        encoder_out, _, _ = model.encoder(torch.randn(1, needed, 80), torch.tensor([needed]))
         model.ctc.log_probs(encoder_out)
     assert encoder_out.shape[1] == frames
     work = encoder_work(config, frames, 0, [0.25] * 4, ctc=True)
@@ -40,3 +48,29 @@ def test_weights(name: str) -> None:
     with torch.device("meta"):
         parameters = sum(each.numel() for each in AsrModel(config).parameters())
     assert parameters == pytest.approx(count_weights(config), rel=0.01)
+
+
+@pytest.mark.parametrize("num_top_blocks", [0, 2])
+def test_weights_of_models_from_whisper(num_top_blocks: int) -> None:
+    layer = FeedForwardConfig(hidden_dim=128, num_experts=8, top_k=2, shared_hidden_dim=1024, activation="gelu")
+    encoder = EncoderConfig(
+        dim=512,
+        num_blocks=6,
+        num_heads=8,
+        feed_forward=layer,
+        front="conv1d",
+        block="transformer",
+        position="sinusoidal",
+        num_top_blocks=num_top_blocks,
+    )
+    decoder = DecoderConfig(num_blocks=6, num_reverse_blocks=2, num_heads=8, feed_forward=layer, position="learned")
+    config = ModelConfig(vocab_size=1000, encoder=encoder, decoder=decoder)
+    with torch.device("meta"):
+        model = AsrModel(config)
+    matrices = sum(each.numel() for name, each in model.named_parameters() if _is_matrix(name))
+    assert matrices == count_weights(config)
+    assert sum(each.numel() for each in model.parameters()) == pytest.approx(matrices, rel=0.02)
+
+
+def _is_matrix(name: str) -> bool:
+    return name.endswith(("weight", "w_1", "w_2")) and "norm" not in name

@@ -241,11 +241,13 @@ def test_bad_utterances_are_skipped_and_named(corpus, tmp_path):
     assert isinstance(reader_of(corpus).read(dataclasses.replace(first, txt="abcdefghijk"), 0), Example)
 
 
-def test_the_fewest_frames_for_ctc_by_counting():
+@pytest.mark.parametrize(("rate", "context"), [(4, 6), (2, 4), (8, 10)])
+def test_the_fewest_frames_for_ctc_by_counting(rate: int, context: int) -> None:
+    frame_rate = FrameRate(subsampling_rate=rate, right_context=context)
     for tokens in ([], [3], [3, 4], [3, 3], [3, 3, 3, 4, 4], list(range(50))):
         labels = sum(1 + (i > 0 and tokens[i] == tokens[i - 1]) for i in range(len(tokens)))
-        fewest = next(frames for frames in range(1000) if FrameRate().encoder_frames(frames) >= max(labels, 1))
-        assert FrameRate().min_frames_for_ctc(tokens) == fewest
+        fewest = next(frames for frames in range(1000) if frame_rate.encoder_frames(frames) >= max(labels, 1))
+        assert frame_rate.min_frames_for_ctc(tokens) == fewest
 
 
 def test_trimming_leaves_enough_for_the_transcript(corpus):

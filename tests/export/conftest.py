@@ -1,5 +1,6 @@
 """Small models of every kind, each exported once."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,16 +19,25 @@ VOCAB_SIZE = 11
 MEL_BINS = 16
 
 
-def small_model(*, reverse: bool = True, feed_forward: FeedForwardConfig, **encoder: object) -> AsrModel:
+def small_model(
+    *,
+    reverse: bool = True,
+    feed_forward: FeedForwardConfig,
+    decoder: Mapping[str, object] | None = None,
+    **encoder: object,
+) -> AsrModel:
     """A model with every parameter and buffer random, so that none can be left out unnoticed.
 
     One block, as tracing takes seconds; tests/decoding/test_onnx_backend.py has two, in the export of WeNet's model.
     """
-    sizes = {"input_dim": MEL_BINS, "dim": 24, "num_heads": 2, "num_blocks": 1, "conv_kernel": 5, **encoder}
+    sizes = {"input_dim": MEL_BINS, "dim": 24, "num_heads": 2, "num_blocks": 1, "conv_kernel": 5}
+    sizes |= {"subsampling_channels": 4, **encoder}
     config = ModelConfig(
         vocab_size=VOCAB_SIZE,
-        encoder=EncoderConfig(feed_forward=feed_forward, subsampling_channels=4, **sizes),
-        decoder=DecoderConfig(num_blocks=1, num_reverse_blocks=int(reverse), num_heads=2, feed_forward=feed_forward),
+        encoder=EncoderConfig(feed_forward=feed_forward, **sizes),
+        decoder=DecoderConfig(
+            num_blocks=1, num_reverse_blocks=int(reverse), num_heads=2, feed_forward=feed_forward, **(decoder or {})
+        ),
         reverse_weight=0.3 if reverse else 0.0,
     )
     torch.manual_seed(5)
@@ -46,6 +56,21 @@ def small_model(*, reverse: bool = True, feed_forward: FeedForwardConfig, **enco
 def build(name: str) -> AsrModel:
     if name in ("rotary_moe", "rotary_moe_int8"):
         return small_model(feed_forward=FeedForwardConfig(hidden_dim=20, num_experts=5, top_k=2))
+    if name in ("whisper_moe", "whisper_moe_int8"):
+        # Both tables of positions end before utterances and hypotheses do.
+        return small_model(
+            feed_forward=FeedForwardConfig(
+                hidden_dim=12, num_experts=4, top_k=2, shared_hidden_dim=16, activation="gelu"
+            ),
+            decoder={"position": "learned", "num_positions": 12},
+            front="conv1d",
+            subsampling_channels=None,
+            block="transformer",
+            position="sinusoidal",
+            num_positions=29,
+            num_top_blocks=1,
+            reverse=False,
+        )
     if name == "options_int8":
         feed_forward = FeedForwardConfig(
             hidden_dim=20,

@@ -24,8 +24,8 @@ from unichoir.model.checkpoint import load_checkpoint, save_checkpoint
 from unichoir.model.masks import ChunkMask
 from unichoir.model.moe import Router
 
-NAMES = ("rotary_moe", "top1_without_bias_float16", "not_causal")
-STREAMING = NAMES[:2]
+NAMES = ("rotary_moe", "top1_without_bias_float16", "whisper_moe", "not_causal")
+STREAMING = NAMES[:3]
 TOLERANCE = {"rtol": 0.0, "atol": 1e-4}
 
 
@@ -74,7 +74,11 @@ def test_streaming_equals_chunk_mask(exports, name: str, num_left_chunks: int) -
         for row in range(3):
             outputs[row].append(encoder_out[row, : lens[row]])
         if num_left_chunks >= 0:
-            assert all(cache.shape[2] <= num_left_chunks * size for cache in state.att_cache)
+            assert state.num_past <= num_left_chunks * size
+            # Frames below merged ones are half as long.
+            merged = [model.config.encoder.frames_merged] * model.config.encoder.num_blocks
+            times = [*merged, *[1] * model.config.encoder.num_top_blocks]
+            assert [cache.shape[2] for cache in state.att_cache] == [state.num_past * each for each in times]
     for row, length in enumerate(lengths):
         expected = torch_encoder(model, feats[row], length, ChunkMask(size, num_left_chunks))
         np.testing.assert_allclose(np.concatenate(outputs[row]), expected, **TOLERANCE)
@@ -111,6 +115,18 @@ def test_streams_of_any_age_are_joined(exports, name: str, num_left_chunks: int,
     for row, length in enumerate(lengths):
         expected = torch_encoder(model, feats[row], length, ChunkMask(size, num_left_chunks))
         np.testing.assert_allclose(np.concatenate(outputs[row]), expected, **TOLERANCE)
+
+
+def test_a_state_has_room_where_it_is_needed(exports) -> None:
+    """A Transformer block below merged frames, a Conformer block on top: two pasts of frames, one of a convolution."""
+    for name in ("whisper_moe", "whisper_moe_int8"):
+        backend = exports[name].backend
+        state = backend.initial_state(3, 8)
+        assert [cache.shape for cache in state.att_cache] == [(3, 2, 16, 24), (3, 2, 8, 24)]
+        assert [cache.shape for cache in state.cnn_cache] == [(3, 4, 24)]
+        assert (state.num_past, len(backend.split_state(state))) == (8, 3)
+        counts = backend.config.num_blocks, backend.config.num_convolutions, backend.config.num_top_blocks
+        assert counts == (2, 1, 1)
 
 
 def test_a_row_of_a_state_does_not_hold_on_to_the_others(exports) -> None:

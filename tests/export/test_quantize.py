@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -15,13 +16,21 @@ from unichoir.decoding.encoding import encode_utterance
 from unichoir.decoding.onnx_backend import OnnxBackend
 from unichoir.directory.sums import write_sums
 from unichoir.errors import DecodingError
-from unichoir.export.quantize import Int8Conv2dFront, Int8Linear, quantize_frames, quantize_model
+from unichoir.export.quantize import (
+    ZERO_POINT,
+    Int8Conv1dFront,
+    Int8Conv2dFront,
+    Int8Linear,
+    quantize_frames,
+    quantize_model,
+)
 from unichoir.export.torch_backend import TorchBackend
 from unichoir.model.asr_model import AsrModel
+from unichoir.model.feed_forward import ACTIVATIONS
 from unichoir.model.moe import Router, expert_load
-from unichoir.model.subsampling import Conv2dFront
+from unichoir.model.subsampling import Conv1dFront, Conv2dFront
 
-NAMES = ("rotary_moe_int8", "dense_batch_norm_int8")
+NAMES = ("rotary_moe_int8", "dense_batch_norm_int8", "whisper_moe_int8")
 # A value at the border of two codes falls to either side by rounding in float32, and later layers make more of it.
 ONE_CODE = 0.05
 
@@ -55,6 +64,7 @@ def naive_linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, zero: int,
         ("symmetric", 128, lambda x: x),
         ("relu", 0, lambda x: np.maximum(x, 0)),
         ("swish", 64, lambda x: x / (1 + np.exp(-x))),
+        ("gelu", 48, lambda x: x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))) / 2),
     ],
 )
 def test_a_linear_layer_in_whole_numbers(codes: str, zero: int, make) -> None:
@@ -66,8 +76,9 @@ def test_a_linear_layer_in_whole_numbers(codes: str, zero: int, make) -> None:
         scales = [max(abs(frame)) / 127 for frame in x]
     elif codes == "relu":
         scales = [max(frame) / 255 for frame in x]
-    else:  # -0.2785, the least value there is, must have a code
-        scales = [max(max(frame) / 191, 0.27847 / 64) for frame in x]
+    else:  # the least value there is must have a code
+        least = {"swish": 0.27847, "gelu": 0.16998}[codes]
+        scales = [max(max(frame) / (255 - zero), least / zero) for frame in x]
     scales = [scale or 1.0 for scale in scales]
     weight, bias = linear.weight.detach().numpy(), linear.bias.detach().numpy()
     found = Int8Linear(linear.weight, linear.bias, codes)(torch.from_numpy(x)).numpy()
@@ -79,6 +90,16 @@ def test_a_linear_layer_in_whole_numbers(codes: str, zero: int, make) -> None:
     exact = x @ weight.T + bias
     steps = np.array(scales)[:, None] * np.abs(weight).sum(axis=1) / 2 + size * 20 * np.abs(weight).max(axis=1) / 254
     assert (np.abs(found - exact) <= steps + 1e-6).all()
+
+
+@pytest.mark.parametrize("activation", ["swish", "gelu"])
+@pytest.mark.parametrize("loudest", [-5.0, 0.0, 0.1, 1.0, 50.0])
+def test_every_value_of_an_activation_has_a_code(activation: str, loudest: float) -> None:
+    """Whatever the largest one of the frame is, no value is more than half a step from what its code says."""
+    x = ACTIVATIONS[activation](torch.cat([torch.linspace(-12, min(loudest, 0.0), 4001), torch.tensor([loudest])]))
+    codes, scale = quantize_frames(x[None], activation)
+    said = scale[:, None] * (codes.double() - ZERO_POINT[activation])
+    assert float((said - x).abs().max()) <= float(scale) * 0.5 * (1 + 1e-5)
 
 
 def test_codes_of_a_frame_do_not_depend_on_other_frames() -> None:
@@ -104,6 +125,17 @@ def test_the_front_as_patches_is_the_convolution() -> None:
         found = Int8Conv2dFront(front, 16)(x)
     assert found.shape == expected.shape == (2, 5, 12)
     assert float((found - expected).abs().max() / expected.abs().max()) < 0.02
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("is_start", [None, torch.tensor([True, False])])
+def test_whispers_front_as_rows_is_the_convolution(is_start: torch.Tensor | None) -> None:
+    front = Conv1dFront(16, 12)
+    for frames in (5, 22, 23):
+        x = torch.randn(2, frames, 16)
+        expected, found = front(x, is_start), Int8Conv1dFront(front)(x, is_start)
+        assert found.shape == expected.shape == (2, (frames - 3) // 2, 12)
+        assert float((found - expected).abs().max()) < 0.02
 
 
 @pytest.mark.parametrize("name", NAMES)

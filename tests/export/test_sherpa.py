@@ -246,6 +246,19 @@ def test_other_frames_are_refused(tiny_checkpoint: Path, tmp_path: Path, change:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("change", [{"front": "conv1d"}, {"block": "transformer"}, {"num_top_blocks": 1}])
+def test_other_encoders_are_refused(tiny_checkpoint: Path, tmp_path: Path, change: dict[str, Any]) -> None:
+    config = load_checkpoint(tiny_checkpoint)[0].config
+    encoder = dataclasses.replace(config.encoder, subsampling_channels=None, **change)
+    load_tokenizer(tiny_checkpoint).save(tmp_path / "checkpoint")
+    model = AsrModel(dataclasses.replace(config, encoder=encoder))
+    save_checkpoint(tmp_path / "checkpoint", model, {"fbank": {}})
+    ((name, value),) = change.items()
+    with pytest.raises(CheckpointError, match=rf"checkpoint: model\.encoder\.{name} is {value}: sherpa-onnx"):
+        export_sherpa(tmp_path / "checkpoint", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_graph_that_computes_something_else_is_refused(exported: Exported, tiny_checkpoint: Path) -> None:
     other = AsrModel(load_checkpoint(tiny_checkpoint)[0].config).eval()
     for check, name in ((check_offline, "model.onnx"), (check_streaming, "model-streaming.onnx")):

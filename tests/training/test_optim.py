@@ -1,12 +1,22 @@
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch import nn
 
+from unichoir.configuration import to_mapping
+from unichoir.data.dataset import Example, collate
 from unichoir.errors import ConfigError
-from unichoir.training.optim import OptimConfig, build_optimizer, clip_gradient, learning_rate
+from unichoir.training.config import ExperimentConfig, experiment_from_mapping
+from unichoir.training.feeding import BatchRequest, Loaded, Position
+from unichoir.training.learner import Learner
+from unichoir.training.optim import OptimConfig, build_optimizer, clip_gradient, freeze_parts, learning_rate, rate_of
+from unichoir.training.setup import new_model, prepare
+from unichoir.training.world import World
 
 
 @pytest.mark.parametrize("step", [1, 7, 100, 101, 5000])
@@ -63,3 +73,77 @@ def test_nonsense_is_refused() -> None:
     for name, value in (("learning_rate", 0.0), ("betas", (0.9, 1.0)), ("final_fraction", 2.0), ("grad_clip", -1.0)):
         with pytest.raises(ConfigError, match=name):
             OptimConfig(**{name: value})  # type: ignore[arg-type]
+
+
+RATES = {"encoder": 0.5, "encoder.blocks.0": 0.0, "encoder.blocks.0.norm_ff": 0.25, "left_decoder": 0.1}
+
+
+def test_the_longest_beginning_counts() -> None:
+    config = OptimConfig(rates=RATES)
+    for name, rate in (
+        ("encoder.after_norm.weight", 0.5),
+        ("encoder.blocks.1.norm_ff.weight", 0.5),
+        ("encoder.blocks.0.self_attn.linear_q.weight", 0.0),
+        ("encoder.blocks.0.norm_ff.weight", 0.25),
+        ("encoder.blocks.0.norm_ff_macaron.weight", 0.0),  # whole words
+        ("left_decoder.embedding.weight", 0.1),
+        ("ctc.ctc_lo.weight", 1.0),
+    ):
+        assert rate_of(config, name) == rate
+
+
+def test_parts_learn_at_their_own_rates(
+    experiment: Callable[..., ExperimentConfig], corpus: Path, tmp_path: Path, world: World
+) -> None:
+    """The first step of AdamW without decay is the learning rate times the gradient's sign, to eps."""
+    experts = {"hidden_dim": 16, "num_experts": 3, "balance_rate": 0.1}
+    model = to_mapping(experiment().model)
+    model["encoder"]["feed_forward"] = experts
+    optim = {"learning_rate": 1e-3, "warmup_steps": 0, "weight_decay": 0.0, "rates": RATES, "schedule": "constant"}
+    config = experiment(optim=optim, model=model)
+    setup = prepare(config, [corpus / "train.jsonl"], [corpus / "dev.jsonl"])
+    (window,) = setup.corpus.windows(0, 0)
+    read = [setup.train.reader.read(each, 0) for each in window.utterances[:4]]
+    batch = collate([each for each in read if isinstance(each, Example)])
+    learner = Learner(new_model(setup, tmp_path, print, world), setup.config, world)
+    before = {name: tensor.clone() for name, tensor in learner.model.state_dict().items()}
+    request = BatchRequest(epoch=0, window=0, batch=0, utterances=(), after=Position(batch=1))
+    learner.update([Loaded(request=request, batch=batch, skipped={})], len(batch.keys), step=1, done=0.0)
+    checked = set()
+    for name, parameter in learner.model.named_parameters():
+        moved = float((parameter.detach() - before[name]).abs().max())
+        rate = rate_of(config.optim, name)
+        if rate == 0:
+            assert parameter.grad is None
+            assert moved == 0
+        elif float(parameter.grad.abs().max()) > 1e-5:  # far above eps; a key's bias has none
+            checked.add(rate)
+            assert moved == pytest.approx(1e-3 * rate, rel=0.02), name
+    assert checked == {0.1, 0.25, 0.5, 1.0}
+    after = learner.model.state_dict()
+    frozen = [name for name in before if rate_of(config.optim, name) == 0]
+    assert any(name.endswith("balance_bias") for name in frozen)
+    assert all(torch.equal(after[name], before[name]) for name in frozen)
+    balanced = [name for name in before if name.endswith("balance_bias") and name not in frozen]
+    assert any(not torch.equal(after[name], before[name]) for name in balanced)
+
+
+def test_rates_of_parts_that_are_not_there(experiment: Callable[..., ExperimentConfig]) -> None:
+    layers = nn.ModuleDict({"lower": nn.Linear(2, 2), "upper": nn.Linear(2, 2)})
+    freeze_parts(layers, OptimConfig(rates={"lower.weight": 0.0, "upper": 0.3}))
+    assert [parameter.requires_grad for parameter in layers.parameters()] == [False, True, True, True]
+    for part in ("low", "lower.weight.0", "middle"):
+        with pytest.raises(ConfigError, match=rf"optim\.rates: no weight of the model begins with '{part}'"):
+            freeze_parts(layers, OptimConfig(rates={part: 0.5}))
+    for rate in (-0.1, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match="rates: upper must be a number of at least 0"):
+            OptimConfig(rates={"upper": rate})
+
+
+def test_rates_survive_yaml(experiment: Callable[..., ExperimentConfig]) -> None:
+    config = experiment(optim={"rates": RATES})
+    assert experiment_from_mapping(yaml.safe_load(yaml.safe_dump(to_mapping(config))), "again") == config
+    with pytest.raises(ConfigError, match="optim: rates: encoder: expected float, found 'fast'"):
+        experiment(optim={"rates": {"encoder": "fast"}})
+    with pytest.raises(ConfigError, match="optim: rates: "):
+        experiment(optim={"rates": [0.1]})

@@ -124,6 +124,15 @@ def test_activations_of_other_choices(changes: dict[str, Any], precision: str) -
     assert found == pytest.approx(expected, rel=0.03)
 
 
+@pytest.mark.parametrize("change", [{"front": "conv1d"}, {"block": "transformer"}, {"num_top_blocks": 1}])
+def test_encoders_whose_memory_is_not_known(change: dict[str, Any]) -> None:
+    config = NAMED_CONFIGS["moe-tiny"].with_vocab_size(50)
+    config = replace(config, encoder=replace(config.encoder, subsampling_channels=None, **change))
+    ((name, value),) = change.items()
+    with pytest.raises(ConfigError, match=rf"model\.encoder\.{name} {value}: its memory cannot be planned yet"):
+        activations(config, SHAPE, Types.of("fp32", "cpu"))
+
+
 @contextmanager
 def as_on_cuda(model: AsrModel, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Attention fused, and the encoder's norms in fp32, as CUDA's autocast has them."""

@@ -83,7 +83,12 @@ def test_stopped_and_resumed_equals_uninterrupted(experiment: Experiment, corpus
 
 
 def test_stop_within_an_epoch_of_many_batches(experiment: Experiment, corpus: Path, tmp_path: Path) -> None:
-    config = experiment(trainer={"max_epochs": 2, "accumulate": 3, "validate_every": 2}, data={"max_batch_size": 2})
+    """And with parts of the model that do not learn, or more slowly."""
+    config = experiment(
+        trainer={"max_epochs": 2, "accumulate": 3, "validate_every": 2},
+        data={"max_batch_size": 2},
+        optim={"rates": {"encoder.subsampling": 0.0, "left_decoder": 0.1}},
+    )
     run(config, corpus, tmp_path / "whole")
     assert not run(config, corpus, tmp_path / "parts", StopAfter(2)).finished
     assert run(config, corpus, tmp_path / "parts").finished

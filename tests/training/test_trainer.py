@@ -97,6 +97,21 @@ def test_loss_that_is_not_finite_names_the_batch(
         assert torch.equal(tensor, before[name])
 
 
+def test_a_batch_that_cannot_be_used_is_not_logged(
+    experiment: Experiment, build: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Right after an update that was logged there are no losses to tell."""
+    trainer = build(experiment(trainer={"max_steps": 2, "max_epochs": None, "log_every": 1}))
+    batches = [collate(examples(trainer, 2)), None, collate(examples(trainer, 3)[2:])]
+    groups = [[loaded(batch, number)] for number, batch in enumerate(batches)]
+    monkeypatch.setattr(trainer, "training_batches", lambda: iter(groups))
+    monkeypatch.setattr(trainer, "finish", lambda: None)
+    trainer.run()
+    assert trainer.progress.step == 2
+    lines = (trainer.output / "train.log").read_text().splitlines()
+    assert [sum(f"epoch 0.00 update {step}: loss" in line for line in lines) for step in (1, 2)] == [1, 1]
+
+
 def test_diverging_training_stops(experiment: Experiment, corpus: Path, tmp_path: Path) -> None:
     config = experiment(optim={"learning_rate": 1e30, "warmup_steps": 0})
     with pytest.raises(TrainingError, match="utterances: train"):

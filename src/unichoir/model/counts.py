@@ -43,6 +43,8 @@ def count_weights(config: ModelConfig) -> int:
     for blocks in (decoder.num_blocks, decoder.num_reverse_blocks):
         if blocks:
             layers += [Layer(inputs=dim, outputs=config.vocab_size)] * 2  # embedding, output
+            if decoder.position == "learned":
+                layers.append(Layer(inputs=decoder.num_positions, outputs=dim))
             layers += [each for _ in range(blocks) for each in _decoder_block(dim, decoder)]
     return sum(layer.weights for layer in layers)
 

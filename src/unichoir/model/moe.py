@@ -151,7 +151,13 @@ def balance_experts(model: nn.Module, total: Callable[[Tensor], Tensor]) -> None
     copies in training since the last call. total: sums an int64 tensor over all processes; called once, with the loads
     of all layers, or not at all.
     """
-    layers = [module for module in model.modules() if isinstance(module, MoE) and module.update_load is not None]
+    layers = [
+        module
+        for module in model.modules()
+        if isinstance(module, MoE)
+        and module.update_load is not None
+        and any(parameter.requires_grad for parameter in module.parameters())  # a frozen layer stays as it is
+    ]
     if not layers:
         return
     loads = total(torch.cat([layer.update_load for layer in layers if layer.update_load is not None]))
