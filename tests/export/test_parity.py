@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from unichoir.audio.fbank import FbankConfig
 from unichoir.errors import CheckpointError
 from unichoir.export.parity import check_parity
 from unichoir.export.torch_backend import TorchBackend
