@@ -358,13 +358,23 @@ def test_collate_pads_in_order():
     batch = collate(examples)
     assert batch.keys == ["k5", "k9", "k1"]
     assert batch.feats.shape == (3, 35, 4)
-    assert batch.tokens.shape == (3, 4)
+    assert batch.tokens.shape == (3, 7)
     assert batch.feats_lengths.tolist() == [5, 9, 1]
     assert batch.token_lengths.tolist() == [2, 0, 4]
     for row, example in enumerate(examples):
         np.testing.assert_array_equal(batch.feats[row, : len(example.feats)], example.feats)
         assert not batch.feats[row, len(example.feats) :].any()
-        assert batch.tokens[row].tolist() == example.tokens.tolist() + [-1] * (4 - len(example.tokens))
+        assert batch.tokens[row].tolist() == example.tokens.tolist() + [-1] * (7 - len(example.tokens))
+
+
+@pytest.mark.parametrize(("longest", "places"), [(0, 7), (1, 7), (7, 7), (8, 15), (15, 15), (16, 23)])
+def test_tokens_and_one_place_more_fill_multiples_of_eight(longest: int, places: int) -> None:
+    examples = [
+        Example(key=str(length), feats=np.zeros((9, 4), dtype=np.float32), tokens=np.full(length, 5, dtype=np.int64))
+        for length in (longest, 0)
+    ]
+    batch = collate(examples)
+    assert batch.tokens.tolist() == [[5] * longest + [-1] * (places - longest), [-1] * places]
 
 
 def test_durations_are_measured_where_they_are_missing(corpus, tmp_path):

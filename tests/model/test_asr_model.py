@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -99,3 +100,45 @@ def test_every_parameter_learns() -> None:
         if "linear_k.bias" not in name and (parameter.grad is None or not parameter.grad.abs().sum() > 0)
     ]
     assert still == []
+
+
+def test_places_for_tokens_that_no_utterance_fills_change_nothing() -> None:
+    """Neither the losses, the load of the experts among them, nor the gradient."""
+    torch.manual_seed(5)
+    experts = FeedForwardConfig(hidden_dim=8, num_experts=3, load_loss_weight=0.1)
+    no_dropout = {"dropout": 0.0, "attention_dropout": 0.0, "hidden_dropout": 0.0}
+    encoder = replace(CONFIG.encoder, feed_forward=experts, **no_dropout)
+    decoder = replace(CONFIG.decoder, feed_forward=experts, **no_dropout)
+    model = AsrModel(replace(CONFIG, encoder=encoder, decoder=decoder))
+    feats, lengths, token_lens = torch.randn(2, 90, 20), torch.tensor([90, 70]), torch.tensor([4, 2])
+    tokens = torch.tensor([[5, 3, 9, 6], [7, 4, -1, -1]])
+    found = []
+    for more in (0, 3, 11):
+        model.zero_grad()
+        losses = model(feats, lengths, torch.nn.functional.pad(tokens, (0, more), value=-1), token_lens)
+        losses.loss.backward()
+        found.append((losses, [parameter.grad for parameter in model.parameters()]))
+    assert all(value > 0 for value in found[0][0])
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=1e-4, atol=1e-6)
+
+
+def test_a_ctc_weight_of_1_trains_the_encoder_by_ctc_alone() -> None:
+    torch.manual_seed(6)
+    model = AsrModel(replace(CONFIG, ctc_weight=1.0)).eval()
+    batch = torch.randn(2, 90, 20), torch.tensor([90, 70]), torch.tensor([[5, 3], [7, -1]]), torch.tensor([2, 1])
+    losses = model(*batch)
+    losses.loss.backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    assert losses.attention == losses.load == 0
+    assert losses.loss == losses.ctc
+    without = {name for name, gradient in gradients.items() if gradient is None}
+    assert without == {name for name in gradients if name.startswith(("left_decoder.", "right_decoder."))}
+    model.zero_grad()
+    encoder_out, lengths, _ = model.encoder(*batch[:2])
+    log_probs = model.ctc.ctc_lo(encoder_out).log_softmax(-1).transpose(0, 1)
+    expected = torch.nn.functional.ctc_loss(log_probs, batch[2].clamp(min=0), lengths, batch[3], reduction="sum") / 2
+    torch.testing.assert_close(losses.loss, expected)
+    expected.backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-4, atol=1e-6)

@@ -56,6 +56,9 @@ def test_a_configuration_survives_the_way_to_disk_and_back(name: str) -> None:
         ({"encoder": {"feed_forward": {"num_experts": 2, "top_k": 3}}}, "top_k 3 must lie between"),
         ({"encoder": 5}, "encoder: expected a mapping"),
         ({"ctc_weight": 1.5}, "ctc_weight 1.5 must lie between 0 and 1"),
+        ({"chunk_probability": -0.1}, "chunk_probability -0.1 must lie between 0 and 1"),
+        ({"min_chunk_size": 0}, "min_chunk_size must lie between 1 and 25, found 0"),
+        ({"min_chunk_size": 26}, "min_chunk_size must lie between 1 and 25, found 26"),
         ({"decoder": {"num_reverse_blocks": 0}}, "reverse_weight above 0 needs"),
     ],
 )

@@ -204,6 +204,38 @@ def test_dynamic_chunks_are_full_half_of_the_time_and_else_1_to_25_frames() -> N
     assert draw_dynamic_chunk(rng, 1) is None
 
 
+class Told:
+    """A generator of the number that it is told."""
+
+    def __init__(self, number: int) -> None:
+        self.number, self.bounds = number, []
+
+    def integers(self, low: int, high: int) -> int:
+        self.bounds.append((low, high))
+        return self.number
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.2, 0.5, 1.0])
+@pytest.mark.parametrize("min_size", [1, 8, 25])
+@pytest.mark.parametrize("max_frames", [2, 20, 300])
+def test_chunks_are_as_likely_as_they_should_be_and_of_all_sizes_alike(
+    max_frames: int, min_size: int, probability: float
+) -> None:
+    """Of all numbers that can be drawn."""
+    sizes: list[int] = []
+    for number in range(1, max_frames):
+        told = Told(number)
+        chunk = draw_dynamic_chunk(told, max_frames, False, min_size, probability)  # type: ignore[arg-type]
+        assert told.bounds == [(1, max_frames)]
+        if chunk is not None:
+            assert chunk.num_left == -1
+            sizes.append(chunk.size)
+    assert len(sizes) / (max_frames - 1) == pytest.approx(probability, abs=1 / (max_frames - 1))
+    counts = [sizes.count(size) for size in range(min_size, 26)]
+    assert sum(counts) == len(sizes)
+    assert max(counts) - min(counts) <= 1
+
+
 @torch.no_grad()
 def test_the_first_frames_of_sound_do_not_depend_on_what_comes_later(encoder: Encoder) -> None:
     seen = needed(encoder.config, 10)

@@ -48,6 +48,20 @@ def test_mistakes_are_named(change: dict[str, object], message: str) -> None:
         experiment_from_mapping({**SHORT, "model": "moe-tiny", **change}, "x")
 
 
+def test_training_by_ctc_alone_has_to_leave_out_the_decoders(experiment: Callable[..., ExperimentConfig]) -> None:
+    both = {"left_decoder": 0.0, "right_decoder": 0.0}
+    assert experiment(model={"ctc_weight": 1.0}, optim={"rates": both}).model.ctc_weight == 1
+    message = "ctc_weight 1 trains no decoder: set optim.rates of left_decoder and right_decoder to 0"
+    for rates in ({}, {"left_decoder": 0.0}, {"right_decoder": 0.0}, {**both, "left_decoder": 0.1}):
+        with pytest.raises(ConfigError, match=message):
+            experiment(model={"ctc_weight": 1.0}, optim={"rates": rates})
+    one_sided = {**to_mapping(experiment().model), "ctc_weight": 1.0, "reverse_weight": 0.0}
+    one_sided["decoder"]["num_reverse_blocks"] = 0
+    experiment(model=one_sided, optim={"rates": {"left_decoder": 0.0}})
+    with pytest.raises(ConfigError, match="rates of left_decoder to 0"):
+        experiment(model=one_sided)
+
+
 def test_first_difference(experiment: Callable[..., ExperimentConfig]) -> None:
     old = experiment()
     assert first_difference(old, experiment(trainer={"num_workers": 3, "max_minutes": 1.0})) is None

@@ -11,6 +11,7 @@ import pytest
 import soundfile
 import torch
 
+from unichoir.configuration import to_mapping
 from unichoir.data.dataset import Batch, Example, collate
 from unichoir.data.manifest import Utterance
 from unichoir.directory.card import DATA, LICENCE, MODEL, NOT_STATED, RESULTS, TRAINING, Card
@@ -81,6 +82,27 @@ def test_accumulated_batches_equal_one_big_batch(
     for name, gradient in gradients[0].items():
         assert gradient is not None
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-3, atol=1e-5)
+
+
+def test_training_by_ctc_alone_leaves_the_decoders(experiment: Experiment, build: Callable[..., Trainer]) -> None:
+    """Their experts' balance too."""
+    model = to_mapping(experiment().model)
+    for part in ("encoder", "decoder"):
+        model[part]["feed_forward"] = {"hidden_dim": 16, "num_experts": 3, "balance_rate": 0.1, "load_loss_weight": 0.1}
+    model["ctc_weight"] = 1.0
+    trainer = build(experiment(model=model, optim={"rates": {"left_decoder": 0.0, "right_decoder": 0.0}}))
+    before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+    assert trainer.update([loaded(collate(examples(trainer, 2)))])
+    moved = {name for name, tensor in trainer.model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert {name.split(".")[0] for name in moved} == {"encoder", "ctc"}
+
+
+def test_chunks_are_drawn_as_the_configuration_says(experiment: Experiment, build: Callable[..., Trainer]) -> None:
+    trainer = build(experiment(model={"chunk_probability": 1.0, "min_chunk_size": 24}))
+    batch = collate(examples(trainer, 2))
+    drawn = [trainer.learner.draw(loaded(batch, number).request, batch)[0] for number in range(40)]
+    assert {chunk.size for chunk in drawn if chunk is not None} == {24, 25}
+    assert None not in drawn
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
