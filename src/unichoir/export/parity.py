@@ -72,6 +72,11 @@ def _streaming_difference(reference: Backend, other: Backend, feats: Floats) -> 
 
 
 def _largest(expected: Floats, found: Floats) -> float:
-    """Infinite where anything is not a number: that is no agreement either."""
+    """The largest difference; of values beyond 1 as a share of the largest value, since rounding grows with them.
+
+    Infinite where anything is not a number: that is no agreement either.
+    """
     difference = np.abs(expected - found)
-    return float(difference.max(initial=0.0)) if np.isfinite(difference).all() else float("inf")
+    if not np.isfinite(difference).all():
+        return float("inf")
+    return float(difference.max(initial=0.0) / np.abs(expected).max(initial=1.0))
