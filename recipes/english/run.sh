@@ -3,7 +3,8 @@
 # WHISPER: a checkpoint of Whisper base (docs/whisper.md lists the formats). DATA: a folder with the sets named below and
 # text/. MODEL: the directory to write, exp/english/model unless you name one. Everything else is written to exp/english.
 # A step whose result is there is left out, and a training that was stopped goes on where it was. Arguments after the first
-# option go to both trainings: --set trainer.num_threads=4. VOCAB and WRITTEN_HOURS are pieces of the vocabulary and hours of
+# option go to both trainings: --set trainer.num_threads=4. Variables: VOCAB, pieces of the vocabulary; IMPORT, options of
+# `unichoir import-whisper`, such as "--decoder-blocks 2", which the configurations must then say, too; WRITTEN_HOURS, of the
 # training of marks and case.
 set -euo pipefail
 whisper=${1:?checkpoint of Whisper base}
@@ -26,7 +27,8 @@ train+=("$data"/{picovoice_wakewords,speech_commands_3w,ovos_words}/train.jsonl)
 # 2. Whisper under new blocks, which learn alone at first. SHA256SUMS is what a checkpoint ends with.
 [ -f $out/whisper/SHA256SUMS ] || {
     rm -rf $out/whisper
-    unichoir import-whisper "$whisper" $out/whisper --tokenizer $out/tokenizer
+    # shellcheck disable=SC2086 - several options
+    unichoir import-whisper "$whisper" $out/whisper --tokenizer $out/tokenizer ${IMPORT:-}
 }
 [ -d $out/run-top/average ] ||
     unichoir train "$here/top.yaml" --train $out/train.jsonl --dev $out/dev.jsonl --output $out/run-top "$@"

@@ -4,12 +4,10 @@ import itertools
 import json
 import os
 import random
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from tests.samples import REFERENCES
 
 from unichoir.data.manifest import read_manifest
