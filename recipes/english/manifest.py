@@ -24,7 +24,9 @@ def main() -> None:
     arguments = parser.parse_args()
     output: Path = arguments.output
     output.parent.mkdir(parents=True, exist_ok=True)
-    with output.open("w", encoding="utf-8") as combined:
+    # A manifest that is there is whole, and a recipe that was stopped can tell.
+    partial = output.with_name(output.name + ".partial")
+    with partial.open("w", encoding="utf-8") as combined:
         for argument in arguments.manifests:
             name, _, times = argument.partition(":")
             manifest = Path(name)
@@ -36,6 +38,7 @@ def main() -> None:
                     key = f"{corpus}/{row['key']}/{turn}"
                     made = {**row, "key": key, "wav": wav, "txt": words(row["txt"])}
                     combined.write(json.dumps(made, ensure_ascii=False) + "\n")
+    os.replace(partial, output)
 
 
 if __name__ == "__main__":

@@ -1,53 +1,71 @@
 #!/usr/bin/env bash
-# The included model: bash recipes/english/run.sh DATA, where DATA has the folders an4, fsdd, cv1_dev_en, speechocean762 and
-# ljspeech_part1. Needs the programs flite and espeak-ng (Debian packages), which read the transcripts aloud.
-# Everything is written to exp/english; a run that was stopped goes on where it was. Further arguments go to `unichoir train`:
-# --set trainer.num_threads=2.
+# The included model, from Whisper to a model directory: bash recipes/english/run.sh WHISPER DATA [MODEL].
+# WHISPER: a checkpoint of Whisper base (docs/whisper.md lists the formats). DATA: a folder with the sets named below and
+# text/. MODEL: the directory to write, exp/english/model unless you name one. Everything else is written to exp/english.
+# A step whose result is there is left out, and a training that was stopped goes on where it was. Arguments after the first
+# option go to both trainings: --set trainer.num_threads=4. Variables: VOCAB, pieces of the vocabulary; IMPORT, options of
+# `unichoir import-whisper`, such as "--decoder-blocks 2", which the configurations must then say, too; WRITTEN_HOURS, of the
+# training of marks and case.
 set -euo pipefail
-data=${1:?folder with an4, fsdd, cv1_dev_en, speechocean762, ljspeech_part1}
-shift
-here=$(dirname "$0")
-tools=$here/../tools
+whisper=${1:?checkpoint of Whisper base}
+data=${2:?folder with librispeech_part, cv1_dev_en, ..., text}
+shift 2
 out=exp/english
-rest=("$data"/{cv1_dev_en,speechocean762,ljspeech_part1}/train.jsonl)
-dev=(--dev "$data/an4/dev.jsonl" --dev "$data/fsdd/dev.jsonl" --dev "$data/cv1_dev_en/dev.jsonl")
+model=$out/model
+[[ ${1:---} == -* ]] || { model=$1; shift; }
+here=$(dirname "$0")
 
-# 1. Sounds: synthetic speech with phones for transcripts. From the real speech alone CTC learns nothing for hours.
-[ -f $out/synthetic/train.jsonl ] || python "$here/synthesize.py" $out/synthetic "$data/an4/train.jsonl" "${rest[@]}"
-[ -f $out/dev-phones.jsonl ] || {
-    python "$here/phones.py" $out/synthetic/train.jsonl $out/synthetic/phones.jsonl
-    python "$tools/combine.py" $out/dev.jsonl "$data"/{an4,cv1_dev_en}/dev.jsonl
-    python "$here/phones.py" $out/dev.jsonl $out/dev-phones.jsonl
-}
-[ -f $out/phones/units.txt ] || unichoir tokenizer chars $out/synthetic/phones.jsonl --output $out/phones
-[ -d $out/run-phones/average ] ||
-    unichoir train "$here/phones.yaml" --train $out/synthetic/phones.jsonl --dev $out/dev-phones.jsonl \
-        --output $out/run-phones "$@"
-
-# 2. Real speech in pieces of words. Small sets are repeated, to be heard as often as large ones.
+# 1. Manifests and pieces of words. Small sets are heard twice.
+train=("$data"/{librispeech_part,cv1_dev_en,speechocean762,ljspeech_part1,african_storybook_en,kathleen_arctic}/train.jsonl)
+train+=("$data"/{asterisk_prompts,picovoice_coffee}/train.jsonl "$data"/{an4,fsdd}/train.jsonl:2)
+train+=("$data"/{picovoice_wakewords,speech_commands_3w,ovos_words}/train.jsonl)
+[ -f $out/train.jsonl ] || python "$here/manifest.py" $out/train.jsonl "${train[@]}"
+[ -f $out/dev.jsonl ] || python "$here/manifest.py" $out/dev.jsonl "$data"/{librispeech_part,cv1_dev_en}/dev.jsonl
 [ -f $out/tokenizer/bpe.model ] ||
-    unichoir tokenizer train-bpe "$data"/{an4,fsdd}/train.jsonl "${rest[@]}" --vocab-size 160 --output $out/tokenizer
-[ -f $out/sentences.jsonl ] ||
-    python "$tools/combine.py" $out/sentences.jsonl "$data/an4/train.jsonl:3" "$data/fsdd/train.jsonl:2" "${rest[@]}"
-[ -d $out/run-sentences/average ] ||
-    unichoir train "$here/sentences.yaml" --train $out/sentences.jsonl "${dev[@]}" --output $out/run-sentences "$@"
+    unichoir tokenizer train-bpe $out/train.jsonl --vocab-size "${VOCAB:-500}" --output $out/tokenizer
 
-# 3. The same with AN4's words joined anew.
-[ -f $out/words.jsonl ] || {
-    python "$tools/cut_words.py" $out/run-sentences/average "$data/an4/train.jsonl" $out/cut/words.jsonl
-    python "$tools/combine.py" $out/words.jsonl \
-        "$data/an4/train.jsonl:2" $out/cut/words.jsonl "$data/fsdd/train.jsonl:2" "${rest[@]}"
+# 2. Whisper under new blocks, which learn alone at first. SHA256SUMS is what a checkpoint ends with.
+[ -f $out/whisper/SHA256SUMS ] || {
+    rm -rf $out/whisper
+    # shellcheck disable=SC2086 - several options
+    unichoir import-whisper "$whisper" $out/whisper --tokenizer $out/tokenizer ${IMPORT:-}
 }
-[ -d $out/run-words/average ] ||
-    unichoir train "$here/words.yaml" --train $out/words.jsonl "${dev[@]}" --output $out/run-words "$@"
+[ -d $out/run-top/average ] ||
+    unichoir train "$here/top.yaml" --train $out/train.jsonl --dev $out/dev.jsonl --output $out/run-top "$@"
 
-# 4. All of it once more, with the synthetic speech.
-[ -f $out/all.jsonl ] ||
-    python "$tools/combine.py" $out/all.jsonl "$data/an4/train.jsonl:2" $out/cut/words.jsonl "$data/fsdd/train.jsonl:2" \
-        "${rest[@]}" $out/synthetic/train.jsonl
+# 3. Each layer divided into experts, and everything trained.
+[ -f $out/split/SHA256SUMS ] || {
+    rm -rf $out/split
+    unichoir upcycle $out/run-top/average $out/split --split --on $out/train.jsonl --experts 4 --top-k 2 --shared-share 0.5
+}
 [ -d $out/run-all/average ] ||
-    unichoir train "$here/all.yaml" --train $out/all.jsonl "${dev[@]}" --output $out/run-all "$@"
+    unichoir train "$here/all.yaml" --train $out/train.jsonl --dev $out/dev.jsonl --output $out/run-all "$@"
+[ -f "$model/SHA256SUMS" ] || unichoir export $out/run-all/average "$model" --quantize int8
 
-unichoir export $out/run-all/average $out/model --quantize int8
-unichoir evaluate $out/model "$data"/{an4,fsdd,cv1_dev_en,speechocean762,ljspeech_part1}/dev.jsonl \
-    "$data"/{an4,cv1_dev_en,speechocean762}/test.jsonl --decoding all --chunk-size full,16 --output $out/results
+# 4. Marks and case.
+text=("$data"/text/{english_sentences.txt.xz,common_voice_sentences_en.txt})
+[ -f "$model/punctuation.onnx" ] || {
+    python "$here/written.py" train "${text[@]}" --output $out/written --hours "${WRITTEN_HOURS:-0.185}"
+    python "$here/written.py" export $out/written --model "$model"
+}
+
+# 5. The language model, and how much it counts: for rescoring, then for CTC alone.
+dev=("$data"/{librispeech_part,cv1_dev_en,speechocean762,an4,fsdd,ljspeech_part1}/dev.jsonl)
+[ -f $out/lm/lm.bin ] || {
+    python "$here/lm_text.py" "$data" $out/lm
+    unichoir lm train $out/lm/general.txt --mix 0.2:$out/lm/sentences.txt --mix 0.03:$out/lm/spelled.txt \
+        --mix 0.03:$out/lm/lessons.txt --mix 0.03:$out/lm/prompts.txt --min-count 2 --prune 1.1e-7 --output $out/lm/lm.bin
+}
+[ -f "$model/lm.bin" ] || unichoir lm add "$model" $out/lm/lm.bin
+for mode in attention_rescoring ctc_prefix_beam_search; do
+    grep -qs $mode "$model/lm.bin.json" ||
+        unichoir lm tune "$model" "${dev[@]}" --decoding $mode --chunk-size full,16
+done
+
+# 6. Error rates, with the language model and without.
+test=("$data"/{librispeech_part,cv1_dev_en,speechocean762,an4}/test.jsonl)
+for lm in default none; do
+    [ -f $out/results-$lm/results.json ] ||
+        unichoir evaluate "$model" "${dev[@]}" "${test[@]}" --lm $lm --chunk-size full,16 \
+            --decoding ctc_greedy_search,ctc_prefix_beam_search,attention_rescoring --output $out/results-$lm
+done

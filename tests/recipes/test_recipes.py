@@ -4,12 +4,10 @@ import itertools
 import json
 import os
 import random
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from tests.samples import REFERENCES
 
 from unichoir.data.manifest import read_manifest
@@ -49,12 +47,3 @@ def test_an4(tmp_path: Path) -> None:
     run("an4", tmp_path / "data", tmp_path)
     results = json.loads((tmp_path / "exp/an4/results/results.json").read_text())
     assert len(results["scores"]) == 2 * 4 * 2  # sets, modes, chunk sizes
-
-
-@pytest.mark.skipif(not (shutil.which("flite") and shutil.which("espeak-ng")), reason="needs flite and espeak-ng")
-def test_english(tmp_path: Path) -> None:
-    for seed, name in enumerate(("an4", "fsdd", "cv1_dev_en", "speechocean762", "ljspeech_part1")):
-        write_corpus(tmp_path / "data" / name, seed)
-    run("english", tmp_path / "data", tmp_path)
-    results = json.loads((tmp_path / "exp/english/results/results.json").read_text())
-    assert len(results["scores"]) == 8 * 4 * 2
