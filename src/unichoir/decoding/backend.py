@@ -98,6 +98,14 @@ class Backend(Protocol):
         """
         ...
 
+    def continuations(self, encoder_out: Floats, hyps: Sequence[Sequence[int]]) -> list[Floats]:
+        """The left-to-right decoder's log-probabilities of what follows each beginning of each hypothesis.
+
+        encoder_out: (T', D) one utterance without padding; hyps: token ids without sos and eos, of any lengths, even 0.
+        Returns for each an array (U_i + 1, V): row u is of the token after the first u.
+        """
+        ...
+
     def next_token_log_probs(self, encoder_out: Floats, prefixes: Ints) -> Floats:
         """The left-to-right decoder's log-probabilities (N, V) of the token after each prefix.
 

@@ -64,6 +64,12 @@ class DecoderScores(ABC):
         log_probs = self._decode(encoder_out, tree, reverse)
         return [log_probs[path, [*hyp, self.info.eos_id]] for path, hyp in zip(tree.paths, ordered, strict=True)]
 
+    def continuations(self, encoder_out: Floats, hyps: Sequence[Sequence[int]]) -> list[Floats]:
+        """See `Backend.continuations`."""
+        tree = prefix_tree(hyps, self.info.sos_id)
+        log_probs = self._decode(encoder_out, tree, reverse=False)
+        return [log_probs[path] for path in tree.paths]
+
     def next_token_log_probs(self, encoder_out: Floats, prefixes: Ints) -> Floats:
         """See `Backend.next_token_log_probs`."""
         tree = prefix_tree(prefixes[:, 1:].tolist(), self.info.sos_id)
