@@ -99,8 +99,23 @@ class SearchArguments:
         int, typer.Option(min=1, metavar="N", help="Hypotheses kept by the searches; length of the n-best.")
     ] = 10
     ctc_weight: Annotated[
-        float, typer.Option(min=0, metavar="X", help="Weight of the CTC score in attention_rescoring.")
-    ] = 0.5
+        float | None,
+        typer.Option(
+            min=0,
+            metavar="X",
+            show_default=False,
+            help="Weight of the CTC score in attention_rescoring; else the model's.",
+        ),
+    ] = None
+    corrections: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="N",
+            show_default=False,
+            help="Tokens that the decoder may correct in attention_rescoring, 0 for none; else the model's.",
+        ),
+    ] = None
     reverse_weight: Annotated[
         float | None,
         typer.Option(
@@ -136,6 +151,7 @@ class SearchArguments:
         return {
             "beam_size": self.beam_size,
             "ctc_weight": self.ctc_weight,
+            "corrections": self.corrections,
             "reverse_weight": self.reverse_weight,
             "hotwords": () if self.hotwords is None else read_hotwords(self.hotwords, boost or DEFAULT_BOOST),
         }

@@ -27,6 +27,10 @@ class ModelInfo:
     has_reverse_decoder: bool = False
     reverse_weight: float = 0.0
     """The share of the right-to-left decoder in rescoring when the caller does not choose one."""
+    ctc_weight: float = 0.5
+    """Of CTC in rescoring when the caller does not choose one."""
+    corrections: int = 0
+    """Tokens that the left-to-right decoder may correct in rescoring when the caller does not choose."""
     top_k: int = 0
     """Experts chosen for each frame; an engine may be limited to fewer. 0: no experts, or no choice."""
 

@@ -1,9 +1,10 @@
 """The left-to-right decoder corrects a hypothesis: greedy decoding with the hypothesis as its draft.
 
 A decoder that writes token by token runs once for every token. Here it reads the whole draft at once, as in speculative
-decoding (arXiv 2211.17192): up to the first token that it would clearly not have written the draft stands; there its own
-token comes instead, and the rest of the draft is tried behind it as after a substitution, an insertion and deletions.
-So it runs once for every error of the draft, not for every token, and what it finds is not limited to an n-best list.
+decoding (arXiv 2211.17192). Up to the first token that it would clearly not have written the draft stands; there its
+own token comes instead, and the rest of the draft is tried behind it, as after a substitution, an insertion and
+deletions. So it runs once for every error of the draft, not for every token, and what it finds is not limited to an
+n-best list.
 """
 
 from collections.abc import Sequence

@@ -35,8 +35,11 @@ class SearchOptions:
     mode: Mode = "attention_rescoring"
     beam_size: int = 10
     """Hypotheses kept by prefix beam, attention beam and rescoring; of recordings also the n-best list."""
-    ctc_weight: float = 0.5
-    """Rescoring: weight of the CTC score beside the decoders'."""
+    ctc_weight: float | None = None
+    """Rescoring: weight of the CTC score beside the decoders'; None: the model's own."""
+    corrections: int | None = None
+    """Rescoring: tokens that the left-to-right decoder may correct in the best hypothesis, which then competes with the
+    others; 0: none; None: the model's own."""
     reverse_weight: float | None = None
     """Rescoring: share of the right-to-left decoder, 0 to 1; None: the model's own."""
     hotwords: tuple[Hotword, ...] = ()
@@ -71,7 +74,10 @@ class SearchOptions:
         if self.lm_weight or self.length_bonus or self.oov_penalty:
             require_prefix_beam("language model", self.mode)
         _at_least("beam_size", self.beam_size, 1)
-        _in_range("ctc_weight", self.ctc_weight, 0, math.inf)
+        if self.ctc_weight is not None:
+            _in_range("ctc_weight", self.ctc_weight, 0, math.inf)
+        if self.corrections is not None:
+            _at_least("corrections", self.corrections, 0)
         if self.reverse_weight is not None:
             _in_range("reverse_weight", self.reverse_weight, 0, 1)
 

@@ -19,7 +19,7 @@ from unichoir.decoding.hypothesis import Alternative, Hypothesis, Reading, Strea
 from unichoir.decoding.language import LanguageTokens
 from unichoir.decoding.options import DecodingOptions, SearchOptions, StreamingOptions
 from unichoir.decoding.pieces import CtcDetector, batched_by_length, find_pieces, take_turns
-from unichoir.decoding.rescoring import attention_rescoring
+from unichoir.decoding.rescoring import attention_rescoring, corrected
 from unichoir.decoding.rewriting import last_words, rewrite_segments, written_or_said
 from unichoir.decoding.scoring import LanguageModel, PrefixScorer, Scorers
 from unichoir.decoding.search import search
@@ -221,9 +221,7 @@ class Recognizer:
             # Where a rule has found nothing but silence, the decoders are not asked to think of words for it.
             is_silent = utterance.is_over and not self.languages.spoken(hyps[0].tokens)
             if options.mode == "attention_rescoring" and utterance.num_frames and not is_silent:
-                hyps = attention_rescoring(
-                    self.backend, utterance.encoder_out, hyps, options.ctc_weight, options.reverse_weight
-                )
+                hyps = self._rescore(utterance.encoder_out, hyps, options)
             result, context = self._result(stream, hyps, timed=True), Context(before=stream.before)
             utterance.result = written_or_said(result, self.written_form(options, result.language), context)
         return utterance.result
@@ -254,6 +252,12 @@ class Recognizer:
             self.decode_streams([stream])
             if not self.is_endpoint(stream):
                 yield self.get_result(stream)
+
+    def _rescore(self, encoder_out: Floats, hyps: Sequence[Hypothesis], options: StreamingOptions) -> list[Hypothesis]:
+        """The second pass over an utterance of a stream; encoder_out: (T', D), T' > 0."""
+        rescored = attention_rescoring(self.backend, encoder_out, hyps, options.ctc_weight, options.reverse_weight)
+        log_probs = self.languages.restrict(self.backend.ctc_log_probs(encoder_out[None])[0], options.language)
+        return corrected(self.backend, encoder_out, log_probs, rescored, options, self.scorer(options))
 
     def _encode_windows(
         self, streams: Sequence[Stream], num_left_frames: int

@@ -9,7 +9,7 @@ from unichoir.decoding.hypothesis import Hypothesis
 from unichoir.decoding.language import LanguageTokens
 from unichoir.decoding.options import DecodingOptions
 from unichoir.decoding.prefix_beam import ctc_prefix_beam_search
-from unichoir.decoding.rescoring import attention_rescoring
+from unichoir.decoding.rescoring import attention_rescoring, corrected
 from unichoir.decoding.scoring import PrefixScorer
 
 
@@ -37,4 +37,5 @@ def search(
     hyps = ctc_prefix_beam_search(log_probs, options.beam_size, blank_id, scorer)
     if options.mode == "ctc_prefix_beam_search":
         return hyps
-    return attention_rescoring(backend, encoder_out, hyps, options.ctc_weight, options.reverse_weight)
+    hyps = attention_rescoring(backend, encoder_out, hyps, options.ctc_weight, options.reverse_weight)
+    return corrected(backend, encoder_out, log_probs, hyps, options, scorer)

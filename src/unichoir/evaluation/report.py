@@ -95,6 +95,7 @@ def to_json(
                 "real_time_factor": round(score.real_time_factor, 4),
                 "beam_size": score.options.beam_size,
                 "ctc_weight": score.options.ctc_weight,
+                "corrections": score.options.corrections,
                 "lm_weight": score.options.lm_weight,
                 "length_bonus": score.options.length_bonus,
                 "oov_penalty": score.options.oov_penalty,

@@ -16,7 +16,7 @@ from unichoir.text.tokenizer import Tokenizer
 
 NEW_DECODER_BLOCKS = 2
 REVERSE_BLOCKS = 2
-TOP_GAIN = 0.3
+TOP_GAIN = 1.0
 """Of the last norm at the start; the frames that it is added to have a deviation of about 1.4."""
 
 _ATTENTION = {"query": "linear_q", "key": "linear_k", "value": "linear_v", "out": "linear_out"}

@@ -76,8 +76,8 @@ class EncoderConfig:
     random one, so that the model knows what it then hears."""
     num_top_blocks: int = 0
     """Conformer blocks on top of the others, with rotary positions. They see each pair of frames merged into one, so
-    the encoder's frames are twice as long; the merging starts as the mean, and what they find is added to it. 0: none,
-    nothing is merged."""
+    the encoder's frames are twice as long; what the blocks find is added to the mean of the pair, so that decoders hear
+    what they know while new blocks learn. 0: none, nothing is merged."""
     dropout: float = 0.1
     attention_dropout: float = 0.0
     hidden_dropout: float = 0.0

@@ -38,7 +38,7 @@ class EncoderState:
 
 
 class MergePairs(nn.Module):
-    """Each pair of frames to one frame, by a linear layer that starts as their mean: (B, 2 T, D) to (B, T, D)."""
+    """Each pair of frames to one frame: as their mean, and by a linear layer that starts as the mean."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -48,11 +48,12 @@ class MergePairs(nn.Module):
             self.linear.weight.copy_(torch.eye(dim).repeat(1, 2) / 2)
             self.linear.bias.zero_()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The number of frames is even."""
-        x = self.norm(x)
-        y: Tensor = self.linear(x.reshape(x.shape[0], x.shape[1] // 2, 2 * x.shape[2]))
-        return y
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 2 T, D) to the means (B, T, D), which nothing here changes but the norm, and what is learnt (B, T, D)."""
+        batch, frames, dim = x.shape
+        pairs = self.norm(x).reshape(batch, frames // 2, 2 * dim)
+        first, second = pairs.chunk(2, dim=2)
+        return (first + second) / 2, self.linear(pairs)
 
 
 class Encoder(nn.Module):
@@ -131,9 +132,9 @@ class Encoder(nn.Module):
         if self.merge is None:
             x = self.after_norm(x)
         else:
-            merged = self.merge(x)
+            mean, merged = self.merge(x)
             on_top = self._through(self.top_blocks, merged, view, self._rotation(view), caches, top_k)
-            x = merged + self.after_norm(on_top)
+            x = mean + self.after_norm(on_top)
         return x, view.lens, None if state is None else caches.next_state(view)
 
     def _through(

@@ -6,7 +6,6 @@ from typing import Any
 
 from unichoir.decoding.formats import log_probability, segment_dict, word_dict
 from unichoir.decoding.hypothesis import Token, Transcript
-from unichoir.decoding.options import DecodingOptions
 from unichoir.decoding.transcript import Segment, join_segments
 from unichoir.serving.engine import Piece
 from unichoir.serving.parameters import Parameters
@@ -47,14 +46,12 @@ def json_body(recording: Recording, parameters: Parameters) -> dict[str, Any]:
     return body
 
 
-def verbose_body(
-    recording: Recording, parameters: Parameters, language: str, options: DecodingOptions
-) -> dict[str, Any]:
+def verbose_body(recording: Recording, parameters: Parameters, language: str, weights: float) -> dict[str, Any]:
     """OpenAI's `TranscriptionVerbose`, with the task as their service has it.
 
     Segments are the pieces in which something was said, from their first word to their last; as Whisper's `seek`, where
     the piece begins in steps of 10 ms. `language` is what the model says or, where it has no tokens for
-    languages, `language`, which may be empty.
+    languages, `language`, which may be empty. weights: the sum of the weights in a score of rescoring, else 1.
     """
     transcript = recording.transcript
     body: dict[str, Any] = {
@@ -72,7 +69,7 @@ def verbose_body(
             if piece.segment.words
         ]
         body["segments"] = [
-            _segment_dict(number, start, segment, options) for number, (start, segment) in enumerate(spoken)
+            _segment_dict(number, start, segment, weights) for number, (start, segment) in enumerate(spoken)
         ]
     if "word" in parameters.granularities:
         body["words"] = [word_dict(word) for word in transcript.words]
@@ -107,14 +104,13 @@ def segment_text(segment: Segment) -> str:
     return segment.nbest[0].text
 
 
-def _segment_dict(number: int, start: float, segment: Segment, options: DecodingOptions) -> dict[str, Any]:
+def _segment_dict(number: int, start: float, segment: Segment, weights: float) -> dict[str, Any]:
     """OpenAI's segment for a piece that begins at `start`, in seconds.
 
     avg_logprob: the score for each token, that of the sentence's end among them. Rescoring adds `ctc_weight` times the
-    score of CTC to that of the decoders; the sum is divided by the weights, which makes it a log probability again.
+    score of CTC to that of the decoders; the sum is divided by `weights`, which makes it a log probability again.
     """
     best = segment.nbest[0]
-    weights = 1 + options.ctc_weight if options.mode == "attention_rescoring" else 1.0
     return segment_dict(
         number,
         segment.words,

@@ -66,7 +66,7 @@ async def create_transcription(request: Request) -> Response:
         if parameters.stream:
             return EventResponse(_events(engine, samples, parameters))
         recording = await _while_connected(request.receive, _transcribe(engine, samples, parameters))
-    return _response(recording, parameters, engine.settings)
+    return _response(recording, parameters, engine)
 
 
 class EventResponse(Response):
@@ -245,12 +245,17 @@ async def _events(engine: Engine, samples: Samples, parameters: Parameters) -> A
     yield done_event(text, tokens, duration, parameters)
 
 
-def _response(recording: Recording, parameters: Parameters, settings: Settings) -> Response:
+def _response(recording: Recording, parameters: Parameters, engine: Engine) -> Response:
     kind = parameters.response_format
     if kind == "json":
         return JSONResponse(json_body(recording, parameters))
     if kind == "verbose_json":
-        return JSONResponse(verbose_body(recording, parameters, settings.language, settings.decoding))
+        decoding = engine.settings.decoding
+        weights = 1.0
+        if decoding.mode == "attention_rescoring":
+            own = engine.recognizer.backend.info.ctc_weight
+            weights += own if decoding.ctc_weight is None else decoding.ctc_weight
+        return JSONResponse(verbose_body(recording, parameters, engine.settings.language, weights))
     return Response(write_transcript(recording.transcript, kind, name=""), media_type=MEDIA_TYPES[kind])
 
 
