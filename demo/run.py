@@ -1,61 +1,179 @@
-"""Transcribe the clips of a manifest with a model and print how well it went.
+"""Transcribe the recordings of a manifest, whole and as a stream, and print what was said beside what was recognised.
 
 python demo/run.py [MANIFEST] [--model NAME_OR_DIRECTORY]
 """
 
 import argparse
+import json
+import os
+import shutil
 import sys
+import textwrap
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
+import numpy as np
 
-import unichoir
+try:
+    import unichoir
+except ModuleNotFoundError as error:
+    sys.exit(f"error: {error}: run `make demo`, or `pip install .` in this folder's parent first")
 from unichoir.data.manifest import load_utterance, read_manifest
+from unichoir.data.utterance import Utterance
 from unichoir.errors import UnichoirError
 from unichoir.text.normalize import normalize_for_scoring
 from unichoir.text.wer import ErrorCounts, word_errors
 
 SAMPLE_RATE = 16000
+CHUNK_MS = 640
+FEATURE_MS = 10
+BLOCK = SAMPLE_RATE // 10
+"""Samples that a microphone gives at a time."""
+WAYS = {"full": "whole recordings", "stream": f"chunks of {CHUNK_MS} ms"}
 
 
-def transcribe_all(manifest: Path, model_name: str | None, console: Console) -> None:
-    """Print one row per clip, then the word error rate and the real-time factor of all."""
-    model = unichoir.load_model(model_name) if model_name else unichoir.load_model()
-    table = Table("clip", "reference", "hypothesis", "WER")
-    total, heard, spent = ErrorCounts(), 0.0, 0.0
-    for utterance in read_manifest(manifest):
+@dataclass
+class Total:
+    """What one way of recognising has done so far; times in s."""
+
+    errors: ErrorCounts = field(default_factory=ErrorCounts)
+    heard: float = 0.0
+    spent: float = 0.0
+
+    @property
+    def speed(self) -> str:
+        return f"{self.heard / max(self.spent, 1e-9):.0f} times as fast as real time"
+
+
+class Demo:
+    """Prints one recording after the other, in lines that fit the terminal."""
+
+    def __init__(self, model: unichoir.Model) -> None:
+        frame_ms = FEATURE_MS * model.recognizer.backend.info.subsampling_rate
+        self.model = model
+        self.chunk_size = max(1, round(CHUNK_MS / frame_ms))
+        self.totals = {way: Total() for way in WAYS}
+        self.is_broken = False
+        self.width = min(100, shutil.get_terminal_size((100, 24)).columns)
+
+    def full(self, samples: np.ndarray) -> str:
+        """What the model recognises in (N,) samples at once."""
+        return self.model.transcribe(samples, sample_rate=SAMPLE_RATE).text
+
+    def stream(self, samples: np.ndarray) -> str:
+        """What a stream has recognised at the end of each utterance, the samples given in small blocks."""
+        blocks = (samples[start : start + BLOCK] for start in range(0, len(samples), BLOCK))
+        results = self.model.stream(blocks, sample_rate=SAMPLE_RATE, chunk_size=self.chunk_size)
+        return " ".join(result.text for result in results if result.is_final and result.text)
+
+    def play(self, number: int, utterance: Utterance, about: str) -> None:
+        """Recognise and print one recording."""
+        try:
+            samples = load_utterance(utterance, SAMPLE_RATE)
+        except UnichoirError as error:
+            print(f"{number}. {about}\n   error  {error}\n")
+            self.is_broken = True
+            return
+        seconds = len(samples) / SAMPLE_RATE
+        print(*textwrap.wrap(f"{number}. {about} ({seconds:.1f} s)", self.width), sep="\n")
+        self.say("said", utterance.txt)
+        ways: dict[str, Callable[[np.ndarray], str]] = {"full": self.full, "stream": self.stream}
+        for way, recognise in ways.items():
+            self.recognise(way, recognise, samples, utterance.txt)
+        print(flush=True)
+
+    def recognise(self, way: str, recognise: Callable[[np.ndarray], str], samples: np.ndarray, reference: str) -> None:
+        """Print what is recognised in one way, its errors and its speed, and add them to the total."""
         began = time.perf_counter()
-        samples = load_utterance(utterance, SAMPLE_RATE)
-        text = model.transcribe(samples, sample_rate=SAMPLE_RATE).text
-        spent += time.perf_counter() - began
-        heard += len(samples) / SAMPLE_RATE
-        reference, hypothesis = normalize_for_scoring(utterance.txt), normalize_for_scoring(text)
-        errors = word_errors(reference, hypothesis)
-        table.add_row(utterance.key, reference, hypothesis, f"{100 * errors.rate:.1f} %")
-        total += errors
-    console.print(table)
-    console.print(
-        f"word error rate {100 * total.rate:.1f} % ({total.errors} errors in {total.reference} words), "
-        f"{heard:.1f} s of speech in {spent:.2f} s (real-time factor {spent / heard:.3f})",
-        soft_wrap=True,
+        try:
+            text = recognise(samples)
+        except UnichoirError as error:  # as of a model that cannot stream
+            print(f"   {way:6} error: {error}")
+            self.is_broken = True
+            return
+        spent = time.perf_counter() - began
+        # As everywhere in the project: case and punctuation are no errors.
+        errors = word_errors(normalize_for_scoring(reference), normalize_for_scoring(text))
+        now = Total(errors, len(samples) / SAMPLE_RATE, spent)
+        total = self.totals[way]
+        self.totals[way] = Total(total.errors + errors, total.heard + now.heard, total.spent + now.spent)
+        self.say(way, text or "(nothing)")
+        self.say("", f"-> {counts(errors)}, {now.speed}")
+
+    def say(self, label: str, text: str) -> None:
+        """Print a label and, in a column of its own, a text."""
+        label, space = f"   {label:7}", " " * 10
+        lines = textwrap.wrap(text, self.width, initial_indent=label, subsequent_indent=space, break_on_hyphens=False)
+        print(*lines, sep="\n")
+
+    def summary(self) -> None:
+        """Print the word error rates over everything, and what to do next."""
+        print(f"All recordings, {self.totals['full'].heard:.0f} s of speech")
+        for way, total in self.totals.items():
+            if total.heard:
+                rate = f"word error rate {100 * total.errors.rate:.1f} %"
+                self.say(way, f"{WAYS[way]}: {rate} ({counts(total.errors)}), {total.speed}")
+        command = Path(sys.executable).with_name("unichoir")
+        name = os.path.relpath(command) if command.exists() else "unichoir"
+        name = str(command) if name.startswith("..") else name
+        also = "serve (needs pip install '.[serve]')"
+        text = f"Next, with {name}: transcribe FILE, stream --simulate FILE, {also}"
+        print("", textwrap.fill(text, self.width, break_on_hyphens=False), sep="\n")
+
+
+def counts(errors: ErrorCounts) -> str:
+    """As `1 error in 7 words`."""
+    return f"{errors.errors} error{'' if errors.errors == 1 else 's'} in {errors.reference} words"
+
+
+def descriptions(manifest: Path, utterances: list[Utterance]) -> dict[str, str]:
+    """What JSON lines tell about each recording, else its key."""
+    about = {utterance.key: utterance.key for utterance in utterances}
+    if manifest.suffix == ".jsonl":
+        for line in manifest.read_text(encoding="utf-8").splitlines():
+            entry = json.loads(line) if line.strip() else {}
+            if entry.get("about"):
+                about[entry["key"]] = str(entry["about"])
+    return about
+
+
+def run(manifest: Path, model_name: str | None) -> int:
+    """Play every recording; 1 when one could not be recognised, which is no matter of wrong words."""
+    utterances = read_manifest(manifest)
+    about = descriptions(manifest, utterances)
+    demo = Demo(unichoir.load_model(model_name))
+    print(
+        textwrap.fill(
+            "What was said, what is recognised in the whole recording (full), and what a stream gives in "
+            f"chunks of {CHUNK_MS} ms (stream). Case and punctuation do not count as errors.",
+            demo.width,
+        ),
+        end="\n\n",
     )
+    for number, utterance in enumerate(utterances, 1):
+        demo.play(number, utterance, about[utterance.key])
+    demo.summary()
+    return int(demo.is_broken)
 
 
 def main() -> int:
-    """Run the demo; 0 when every clip was transcribed."""
-    parser = argparse.ArgumentParser(description="Transcribe the clips of a manifest and print the word error rate.")
-    default = Path(__file__).resolve().parent / "references.jsonl"
-    parser.add_argument("manifest", nargs="?", type=Path, default=default, help="JSON lines with wav and txt")
+    """Run the demo; 0 when every recording was recognised, whatever the words."""
+    parser = argparse.ArgumentParser(description="Transcribe recordings, whole and as a stream, and count the errors.")
+    default = Path(__file__).resolve().parent / "words.jsonl"
+    parser.add_argument("manifest", nargs="?", type=Path, default=default, help="JSON lines with key, wav and txt")
     parser.add_argument("--model", help="name or directory of a model (default: the included one)")
     arguments = parser.parse_args()
     try:
-        transcribe_all(arguments.manifest, arguments.model, Console(highlight=False))
+        return run(arguments.manifest, arguments.model)
     except UnichoirError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # of a reader that has seen enough, as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
 
 
 if __name__ == "__main__":
