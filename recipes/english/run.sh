@@ -33,10 +33,11 @@ train+=("$data"/{picovoice_wakewords,speech_commands_3w,ovos_words}/train.jsonl)
 [ -d $out/run-top/average ] ||
     unichoir train "$here/top.yaml" --train $out/train.jsonl --dev $out/dev.jsonl --output $out/run-top "$@"
 
-# 3. Each layer divided into experts, and everything trained.
+# 3. Each layer divided into experts; then the decoders learn, too.
 [ -f $out/split/SHA256SUMS ] || {
     rm -rf $out/split
-    unichoir upcycle $out/run-top/average $out/split --split --on $out/train.jsonl --experts 4 --top-k 2 --shared-share 0.5
+    unichoir upcycle $out/run-top/average $out/split --split --on $out/train.jsonl --experts 4 --top-k 2 \
+        --shared-share 0.75 --utterances 150
 }
 [ -d $out/run-all/average ] ||
     unichoir train "$here/all.yaml" --train $out/train.jsonl --dev $out/dev.jsonl --output $out/run-all "$@"

@@ -113,7 +113,7 @@ def test_english(whisper: Path, tmp_path: Path) -> None:
     for name in ("top", "all"):
         model, _ = load_checkpoint(out / f"run-{name}" / "average")
         layer = model.config.encoder.feed_forward
-        assert (layer.num_experts, layer.shared_hidden_dim) == ((0, 0) if name == "top" else (4, 1024))
+        assert (layer.num_experts, layer.shared_hidden_dim) == ((0, 0) if name == "top" else (4, 1536))
     check_sums(tmp_path / "packaged")
     listed = (tmp_path / "packaged/SHA256SUMS").read_text()
     assert all(name in listed for name in ("encoder.onnx", "punctuation.onnx", "lm.bin", "lm.bin.json"))
