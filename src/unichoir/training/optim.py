@@ -84,6 +84,8 @@ def freeze_parts(model: nn.Module, config: OptimConfig) -> None:
     for name, parameter in model.named_parameters():
         if not rate_of(config, name):
             parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ConfigError("optim.rates: every weight of the model has a rate of 0, so that nothing could be learnt")
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
