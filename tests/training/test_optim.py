@@ -135,6 +135,8 @@ def test_rates_of_parts_that_are_not_there(experiment: Callable[..., ExperimentC
     for part in ("low", "lower.weight.0", "middle"):
         with pytest.raises(ConfigError, match=rf"optim\.rates: no weight of the model begins with '{part}'"):
             freeze_parts(layers, OptimConfig(rates={part: 0.5}))
+    with pytest.raises(ConfigError, match="every weight of the model has a rate of 0"):
+        freeze_parts(layers, OptimConfig(rates={"lower": 0.0, "upper": 0.0}))
     for rate in (-0.1, float("nan"), float("inf")):
         with pytest.raises(ConfigError, match="rates: upper must be a number of at least 0"):
             OptimConfig(rates={"upper": rate})
