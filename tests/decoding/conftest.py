@@ -82,6 +82,10 @@ class ToneBackend:
     def next_token_log_probs(self, encoder_out: Any, prefixes: Any) -> Any:
         return np.stack([self.next_token(False, encoder_out, row.tolist()) for row in prefixes]).astype(np.float32)
 
+    def continuations(self, encoder_out: Any, hyps: Any) -> Any:
+        every = [[[2, *hyp[:length]] for length in range(len(hyp) + 1)] for hyp in hyps]
+        return [np.stack([self.next_token(False, encoder_out, each) for each in beginnings]) for beginnings in every]
+
     def score_hypotheses(self, encoder_out: Any, hyps: Any, reverse: bool) -> Any:
         scores = []
         for hyp in hyps:

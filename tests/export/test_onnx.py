@@ -1,6 +1,8 @@
 """The exported graphs against the torch model called directly."""
 
+import json
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -343,6 +345,31 @@ def test_model_directory(exports, checkpoint: Path, tmp_path: Path) -> None:
         OnnxBackend(out)
     assert (out / "units.txt").read_bytes() == (checkpoint / "units.txt").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "out"]
+
+
+def test_what_rescoring_takes_for_its_own(checkpoint: Path, tmp_path: Path, run_command) -> None:
+    """From the command line to the model that is loaded; a configuration that says nothing of it is read as before."""
+    out = tmp_path / "out"
+    code, _, errors = run_command("export", checkpoint, out, "--ctc-weight", 0.25, "--corrections", 7)
+    assert code == 0, errors
+    info = OnnxBackend(out).info
+    assert (info.ctc_weight, info.corrections) == (0.25, 7)
+    content = json.loads((out / "config.json").read_text())
+    assert (content["model"].pop("ctc_weight"), content["model"].pop("corrections")) == (0.25, 7)
+    for name in ("config.json", "SHA256SUMS"):
+        (out / name).unlink()
+    (out / "config.json").write_text(json.dumps(content))
+    assert OnnxBackend(out).info == replace(info, ctc_weight=0.5, corrections=0)
+    export_onnx(checkpoint, out)
+    assert OnnxBackend(out).info == replace(info, ctc_weight=0.5, corrections=0)
+    for name in ("ctc_weight", "corrections"):
+        with pytest.raises(DecodingError, match=f"{name}: .*, found -1"):
+            export_onnx(checkpoint, out, **{name: -1})  # type: ignore[arg-type]
+        flag = "--" + name.replace("_", "-")
+        code, _, errors = run_command("export", checkpoint, out, flag, 1, "--target", "sherpa-onnx")
+        assert code == 2
+        assert flag in errors
+        assert "sherpa-onnx does not rescore" in errors
 
 
 def test_a_bad_export_is_refused(checkpoint: Path, tmp_path: Path) -> None:

@@ -14,7 +14,15 @@ from unichoir.errors import ConfigError
 from unichoir.training.config import ExperimentConfig, experiment_from_mapping
 from unichoir.training.feeding import BatchRequest, Loaded, Position
 from unichoir.training.learner import Learner
-from unichoir.training.optim import OptimConfig, build_optimizer, clip_gradient, freeze_parts, learning_rate, rate_of
+from unichoir.training.optim import (
+    OptimConfig,
+    _total_norm,
+    build_optimizer,
+    clip_gradient,
+    freeze_parts,
+    learning_rate,
+    rate_of,
+)
 from unichoir.training.setup import new_model, prepare
 from unichoir.training.world import World
 
@@ -67,6 +75,17 @@ def test_clipping_scales_the_whole_gradient() -> None:
         assert clip_gradient(parameters, largest).item() == pytest.approx(norm, rel=1e-5)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             np.testing.assert_allclose(parameter.grad, gradient * scale, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_norm_is_torchs(dtype: torch.dtype) -> None:
+    """Of tensors of any shape and layout, scalars and empty ones too."""
+    generator = torch.Generator().manual_seed(0)
+    shapes: list[tuple[int, ...]] = [(300, 50), (7,), (), (0, 3), (2, 3, 4)]
+    gradients = [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
+    gradients.append(gradients[0].T[::2])
+    expected = nn.utils.get_total_norm([gradient.double() for gradient in gradients])
+    assert _total_norm(gradients).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_nonsense_is_refused() -> None:

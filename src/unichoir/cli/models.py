@@ -41,6 +41,25 @@ def export(
             "tokens.txt; chunk sizes are its arguments)."
         ),
     ] = "unichoir",
+    ctc_weight: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            metavar="X",
+            show_default=False,
+            help="The weight of CTC in rescoring, for all who use the model and choose none. Else 0.5.",
+        ),
+    ] = None,
+    corrections: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="N",
+            show_default=False,
+            help="The tokens that the decoder may correct in rescoring, for all who use the model and choose none. "
+            "Else 0.",
+        ),
+    ] = None,
 ) -> None:
     """Turn a checkpoint of training into an ONNX model directory, which needs no PyTorch, and check that they agree.
 
@@ -57,12 +76,18 @@ def export(
             raise typer.BadParameter(
                 "float16 is not for sherpa-onnx: use int8, or leave it out", param_hint="--quantize"
             )
+        for flag, value in (("--ctc-weight", ctc_weight), ("--corrections", corrections)):
+            if value is not None:
+                raise typer.BadParameter("sherpa-onnx does not rescore: leave it out", param_hint=flag)
         export_for_sherpa(checkpoint, output, quantize)
         return
     with training_extras("unichoir export"):
         from unichoir.directory.hub import find_directory
         from unichoir.export.onnx import export_onnx
-    for part, difference in export_onnx(find_directory(checkpoint), output, quantize=quantize).items():
+    differences = export_onnx(
+        find_directory(checkpoint), output, quantize=quantize, ctc_weight=ctc_weight, corrections=corrections
+    )
+    for part, difference in differences.items():
         note(f"{part}: ONNX differs from torch by at most {difference:.1e}")
     note(f"{output}: {sum(path.stat().st_size for path in output.iterdir()) / 1e6:.1f} MB")
 

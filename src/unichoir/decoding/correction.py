@@ -7,7 +7,7 @@ deletions. So it runs once for every error of the draft, not for every token, an
 n-best list.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -21,27 +21,45 @@ SKIPPED = 3
 """So many tokens of the draft may be left out in one correction."""
 
 
-def correct(backend: Backend, encoder_out: Floats, draft: Sequence[int], max_rounds: int) -> tuple[int, ...]:
+def correct(
+    backend: Backend,
+    encoder_out: Floats,
+    draft: Sequence[int],
+    max_rounds: int,
+    restrict: Callable[[Floats], Floats] | None = None,
+) -> tuple[int, ...]:
     """The draft as the decoder would have it, after at most `max_rounds` corrections.
 
-    encoder_out: (T', D) without padding. Tokens before the last correction are those of greedy decoding, but where the
-    draft was nearly as good.
+    encoder_out: (T', D) without padding; restrict: changes the log-probabilities (N, V) of every step. Tokens before
+    the last correction are those of greedy decoding, but where the draft was nearly as good. The decoder runs once more
+    than it corrects: the last time says which rest of the draft belongs behind the last correction.
     """
     eos = backend.info.eos_id
     drafts, begin = [tuple(draft)], 0
-    for _ in range(max_rounds):
+    for left in range(max_rounds, -1, -1):
         found = backend.continuations(encoder_out, drafts)
+        found = [restrict(log_probs) for log_probs in found] if restrict else found
         stands = [_first_error(log_probs, each, begin, eos) for log_probs, each in zip(found, drafts, strict=True)]
-        # The draft that is good for longest; of those the first, which changes least.
-        best = max(range(len(drafts)), key=lambda each: stands[each] - len(drafts[each]) * 1e-3)
+        ranks = [_rank(*each, eos=eos) for each in zip(found, drafts, stands, strict=True)]
+        best = ranks.index(max(ranks))  # of equal ones the first, which changes least
         place, chosen, log_probs = stands[best], drafts[best], found[best]
-        if place > len(chosen):
-            return chosen
+        if place > len(chosen) or not left:
+            break
         token = int(log_probs[place].argmax())
         if token == eos:
             return chosen[:place]
         drafts, begin = _repaired(chosen, place, token), place + 1
-    return max(drafts, key=lambda each: -abs(len(each) - len(draft)))
+    return chosen
+
+
+def _rank(log_probs: Floats, draft: tuple[int, ...], place: int, eos: int) -> tuple[bool, float]:
+    """How good a draft is that stands up to `place`: one that stands to its end is better than any other.
+
+    Those are as good as they are probable, the others as far as they stand.
+    """
+    if place <= len(draft):
+        return False, place
+    return True, float(log_probs[np.arange(len(draft) + 1), [*draft, eos]].sum())
 
 
 def _first_error(log_probs: Floats, draft: Sequence[int], begin: int, eos: int) -> int:
@@ -67,8 +85,12 @@ def _repaired(draft: tuple[int, ...], place: int, token: int) -> list[tuple[int,
 def ctc_score(log_probs: Floats, tokens: Sequence[int], blank_id: int = 0) -> float:
     """The CTC log-probability of a token sequence, over all its alignments (Graves et al. 2006, section 4.1).
 
-    log_probs: (T', V). Minus infinity where the frames are too few for the tokens.
+    log_probs: (T', V). Minus infinity where there is none: the frames are too few, or the blank is among the tokens.
     """
+    if blank_id in tokens or len(log_probs) < len(tokens):
+        return -np.inf
+    if not len(log_probs):
+        return 0.0
     labels = np.full(2 * len(tokens) + 1, blank_id)
     labels[1::2] = tokens
     emitted = log_probs[:, labels].astype(np.float64)

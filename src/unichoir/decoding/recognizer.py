@@ -19,7 +19,7 @@ from unichoir.decoding.hypothesis import Alternative, Hypothesis, Reading, Strea
 from unichoir.decoding.language import LanguageTokens
 from unichoir.decoding.options import DecodingOptions, SearchOptions, StreamingOptions
 from unichoir.decoding.pieces import CtcDetector, batched_by_length, find_pieces, take_turns
-from unichoir.decoding.rescoring import attention_rescoring, corrected
+from unichoir.decoding.rescoring import attention_rescoring, corrected, num_corrections
 from unichoir.decoding.rewriting import last_words, rewrite_segments, written_or_said
 from unichoir.decoding.scoring import LanguageModel, PrefixScorer, Scorers
 from unichoir.decoding.search import search
@@ -256,8 +256,11 @@ class Recognizer:
     def _rescore(self, encoder_out: Floats, hyps: Sequence[Hypothesis], options: StreamingOptions) -> list[Hypothesis]:
         """The second pass over an utterance of a stream; encoder_out: (T', D), T' > 0."""
         rescored = attention_rescoring(self.backend, encoder_out, hyps, options.ctc_weight, options.reverse_weight)
-        log_probs = self.languages.restrict(self.backend.ctc_log_probs(encoder_out[None])[0], options.language)
-        return corrected(self.backend, encoder_out, log_probs, rescored, options, self.scorer(options))
+        if not num_corrections(self.backend.info, options):
+            return rescored
+        restrict = partial(self.languages.restrict, language=options.language)
+        log_probs = restrict(self.backend.ctc_log_probs(encoder_out[None])[0])
+        return corrected(self.backend, encoder_out, log_probs, rescored, options, self.scorer(options), restrict)
 
     def _encode_windows(
         self, streams: Sequence[Stream], num_left_frames: int

@@ -1,9 +1,10 @@
 """Second pass: the attention decoders score the CTC n-best (U2, arXiv 2012.05481; both directions: 2106.05642)."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from unichoir.decoding.backend import Backend, Floats
+from unichoir.decoding.backend import Backend, Floats, ModelInfo
 from unichoir.decoding.correction import correct, ctc_score
 from unichoir.decoding.hypothesis import Hypothesis
 from unichoir.decoding.options import SearchOptions
@@ -48,22 +49,33 @@ def corrected(
     hyps: Sequence[Hypothesis],
     options: SearchOptions,
     scorer: PrefixScorer | None = None,
+    restrict: Callable[[Floats], Floats] | None = None,
 ) -> list[Hypothesis]:
     """Rescored hypotheses and what the left-to-right decoder makes of the best one (`correction`), best first.
 
-    hyps: of `attention_rescoring` with the same options; log_probs: (T', V) of CTC; scorer: that of the search. Does
-    nothing where options and model want no corrections.
+    hyps: of `attention_rescoring` with the same options; log_probs: (T', V) of CTC, restricted to the options'
+    language; scorer: that of the search; restrict: to the language, for the decoder (N, V). The list does not grow
+    beyond `beam_size`. Does nothing where options and model want no corrections, and where CTC cannot write what the
+    decoder wants.
     """
-    rounds = backend.info.corrections if options.corrections is None else options.corrections
+    rounds = num_corrections(backend.info, options)
     if not rounds:
         return list(hyps)
-    tokens = correct(backend, encoder_out, hyps[0].tokens, rounds)
+    tokens = correct(backend, encoder_out, hyps[0].tokens, rounds, restrict)
     if any(hyp.tokens == tokens for hyp in hyps):
         return list(hyps)
+    ctc = ctc_score(log_probs, tokens, backend.info.blank_id)
+    if not math.isfinite(ctc):
+        return list(hyps)
     bonus = _bonus(scorer, tokens)
-    found = Hypothesis(tokens, ctc_score(log_probs, tokens, backend.info.blank_id) + bonus, bonus=bonus)
+    found = Hypothesis(tokens, ctc + bonus, bonus=bonus)
     rescored = attention_rescoring(backend, encoder_out, [found], options.ctc_weight, options.reverse_weight)
-    return sorted([*hyps, *rescored], key=lambda hyp: hyp.score, reverse=True)
+    return sorted([*hyps, *rescored], key=lambda hyp: hyp.score, reverse=True)[: max(options.beam_size, len(hyps))]
+
+
+def num_corrections(info: ModelInfo, options: SearchOptions) -> int:
+    """How many the options want or, where they leave it open, the model."""
+    return info.corrections if options.corrections is None else options.corrections
 
 
 def _bonus(scorer: PrefixScorer | None, tokens: Sequence[int]) -> float:

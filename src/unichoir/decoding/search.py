@@ -29,8 +29,8 @@ def search(
     blank_id = backend.info.blank_id
     if options.mode == "ctc_greedy_search":
         return [ctc_greedy_search(log_probs, blank_id)]
+    restrict = partial((languages or LanguageTokens()).restrict, language=options.language)
     if options.mode == "attention":
-        restrict = partial((languages or LanguageTokens()).restrict, language=options.language)
         return attention_beam_search(
             backend, encoder_out, options.beam_size, options.max_length, options.length_penalty, restrict
         )
@@ -38,4 +38,4 @@ def search(
     if options.mode == "ctc_prefix_beam_search":
         return hyps
     hyps = attention_rescoring(backend, encoder_out, hyps, options.ctc_weight, options.reverse_weight)
-    return corrected(backend, encoder_out, log_probs, hyps, options, scorer)
+    return corrected(backend, encoder_out, log_probs, hyps, options, scorer, restrict)

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from torch.export import Dim
 
 from unichoir.audio.fbank import FbankConfig
 from unichoir.configuration import to_mapping
+from unichoir.decoding.backend import ModelInfo
 from unichoir.decoding.onnx_backend import (
     CONFIG_FILE,
     CTC_FILE,
@@ -31,6 +33,7 @@ from unichoir.decoding.onnx_backend import (
     OnnxBackend,
     state_inputs,
 )
+from unichoir.decoding.options import SearchOptions
 from unichoir.directory.sums import write_sums
 from unichoir.errors import CheckpointError
 from unichoir.export import graph
@@ -51,25 +54,42 @@ Quantization = Literal["float16", "int8"]
 
 
 def export_onnx(
-    checkpoint_dir: str | os.PathLike[str], out_dir: str | os.PathLike[str], *, quantize: Quantization | None = None
+    checkpoint_dir: str | os.PathLike[str],
+    out_dir: str | os.PathLike[str],
+    *,
+    quantize: Quantization | None = None,
+    ctc_weight: float | None = None,
+    corrections: int | None = None,
 ) -> dict[str, float]:
     """Write the model directory of a checkpoint, ours or WeNet's (`train.yaml`).
 
     quantize: float16 halves the files; weights are rounded, routers are not, and computation stays in float32. int8
     quarters them, and products are computed in whole numbers (`export.quantize`). None: float32.
+    ctc_weight, corrections: those of rescoring where its caller does not choose any (`SearchOptions`), from now on the
+    model's own; None: 0.5 and 0.
     Returns the largest difference between ONNX and torch of each part. Raises CheckpointError or ConfigError when the
-    checkpoint cannot be read, and CheckpointError when a part differs by more than `parity.TOLERANCE` or `out_dir`
-    holds something else; `out_dir` is then left as it was.
+    checkpoint cannot be read, CheckpointError when a part differs by more than `parity.TOLERANCE` or `out_dir` holds
+    something else, and DecodingError for a weight or number below 0; `out_dir` is then left as it was.
     """
     source = Path(checkpoint_dir)
     model, fbank = load_any_checkpoint(source)
-    return export_model(model, fbank, source, Path(out_dir), quantize=quantize)
+    return export_model(
+        model, fbank, source, Path(out_dir), quantize=quantize, ctc_weight=ctc_weight, corrections=corrections
+    )
 
 
 def export_model(
-    model: AsrModel, fbank: FbankConfig, files_dir: Path, out_dir: Path, *, quantize: Quantization | None = None
+    model: AsrModel,
+    fbank: FbankConfig,
+    files_dir: Path,
+    out_dir: Path,
+    *,
+    quantize: Quantization | None = None,
+    ctc_weight: float | None = None,
+    corrections: int | None = None,
 ) -> dict[str, float]:
     """As `export_onnx`, for a model in memory; `units.txt`, `bpe.model` and the card are those of `files_dir`."""
+    info = own_defaults(model_info(model), ctc_weight, corrections)
     if out_dir.exists() and not (out_dir / CONFIG_FILE).is_file() and (out_dir.is_file() or any(out_dir.iterdir())):
         raise CheckpointError(f"{out_dir}: exists and is not a model directory")
     check_parts_fit(model, load_tokenizer(files_dir), fbank, files_dir)
@@ -81,7 +101,7 @@ def export_model(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        write_graphs(model, fbank, partial, quantize)
+        write_graphs(model, fbank, partial, quantize, info)
         for name in (UNITS_FILE, BPE_FILE, PUNCTUATION_FILE):
             if (files_dir / name).is_file():
                 shutil.copyfile(files_dir / name, partial / name)
@@ -97,10 +117,25 @@ def export_model(
     return differences
 
 
-def write_graphs(model: AsrModel, fbank: FbankConfig, out_dir: Path, quantize: Quantization | None) -> None:
+def own_defaults(info: ModelInfo, ctc_weight: float | None, corrections: int | None) -> ModelInfo:
+    """The info with these as the model's own; None: as it is. Raises DecodingError for values below 0."""
+    SearchOptions(ctc_weight=ctc_weight, corrections=corrections)
+    if ctc_weight is not None:
+        info = replace(info, ctc_weight=float(ctc_weight))
+    return info if corrections is None else replace(info, corrections=corrections)
+
+
+def write_graphs(
+    model: AsrModel,
+    fbank: FbankConfig,
+    out_dir: Path,
+    quantize: Quantization | None,
+    info: ModelInfo | None = None,
+) -> None:
     """Write the graphs of a model and config.json into the folder `out_dir`, unchecked.
 
-    `model`, in evaluation mode, is changed to what is exported: rounded to float16, or its products to int8.
+    `model`, in evaluation mode, is changed to what is exported: rounded to float16, or its products to int8. info: what
+    config.json says of it; None: what the model does.
     """
     parameters = sum(each.numel() for each in model.parameters())
     if quantize == "float16":
@@ -114,7 +149,7 @@ def write_graphs(model: AsrModel, fbank: FbankConfig, out_dir: Path, quantize: Q
         graph.save(each, out_dir / name)
     config = ModelDirectoryConfig(
         format_version=FORMAT_VERSION,
-        model=model_info(model),
+        model=info or model_info(model),
         fbank=fbank,
         streaming=model.config.encoder.conv_causal,
         weights=quantize or "float32",
