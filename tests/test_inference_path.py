@@ -31,6 +31,10 @@ NEED_EXTRAS = (
     "unichoir.export.sherpa_parity",
     "unichoir.export.tracing",
     "unichoir.export.wenet",
+    "unichoir.export.whisper",
+    "unichoir.export.whisper_tokens",
+    "unichoir.export.whisper_weights",
+    "unichoir.formats.whisper",
 )
 
 # Warnings are errors here too: a user of the command sees none.

@@ -73,7 +73,9 @@ def test_a_gain_beyond_full_scale_does_not_clip():
     louder = samples * np.float32(10)
     assert np.abs(louder).max() > 3
     np.testing.assert_allclose(
-        change_gain(compute_fbank(samples, FbankConfig()), 20.0), compute_fbank(louder, FbankConfig()), atol=1e-3
+        change_gain(compute_fbank(samples, FbankConfig()), 20.0, FbankConfig()),
+        compute_fbank(louder, FbankConfig()),
+        atol=1e-3,
     )
 
 

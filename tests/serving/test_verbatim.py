@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import openai
 import pytest
-from tests.serving.forms import CLIPS, MODEL, client_of
+from tests.samples import CLIPS
+from tests.serving.forms import MODEL, client_of
 from tests.serving.harness import Running, running
 from tests.text.punctuation_models import LOWER, QUESTION, save_english_model
 

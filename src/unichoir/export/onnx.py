@@ -39,7 +39,7 @@ from unichoir.errors import CheckpointError
 from unichoir.export import graph
 from unichoir.export.card import derived_card
 from unichoir.export.checkpoint import check_parts_fit, load_any_checkpoint
-from unichoir.export.parity import INT8_TOLERANCE, TOLERANCE, check_parity
+from unichoir.export.parity import check_parity
 from unichoir.export.quantize import quantize_model
 from unichoir.export.torch_backend import TorchBackend, model_info
 from unichoir.export.tracing import to_onnx
@@ -106,8 +106,7 @@ def export_model(
             if (files_dir / name).is_file():
                 shutil.copyfile(files_dir / name, partial / name)
         streaming = model.config.encoder.conv_causal
-        tolerance = INT8_TOLERANCE if quantize == "int8" else TOLERANCE
-        differences = check_parity(TorchBackend(model), OnnxBackend(partial), fbank, streaming, tolerance)
+        differences = check_parity(TorchBackend(model), OnnxBackend(partial), fbank, streaming, quantize == "int8")
         card.write(partial)
         write_sums(partial)
         shutil.rmtree(out_dir, ignore_errors=True)

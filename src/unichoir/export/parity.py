@@ -1,6 +1,6 @@
 """Whether two engines compute the same: run after every export, so that a bad one never reaches a user."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -14,17 +14,21 @@ INT8_TOLERANCE = 0.1
 _TRIALS = 3
 _CHUNK = 3
 _LEFT_FRAMES = 6
+_Measure = Callable[[Floats, Floats], float]
 
 
 def check_parity(
-    reference: Backend, other: Backend, fbank: FbankConfig, streaming: bool, tolerance: float = TOLERANCE
+    reference: Backend, other: Backend, fbank: FbankConfig, streaming: bool, int8: bool = False
 ) -> dict[str, float]:
     """The largest difference of each part, over whole utterances, chunks, CTC and decoders, on random features.
+
+    In int8 it is, of values beyond 1, a share of the largest value: the steps between codes grow with them.
 
     Raises CheckpointError naming the part when one is above the tolerance. Of several trials the median counts: where
     two experts' logits are equal but for rounding, engines may choose differently, which is no mistake of the export.
     """
-    trials = [dict(_differences(reference, other, fbank, streaming, seed)) for seed in range(_TRIALS)]
+    tolerance, largest = (INT8_TOLERANCE, _largest_share) if int8 else (TOLERANCE, _largest)
+    trials = [dict(_differences(reference, other, fbank, streaming, seed, largest)) for seed in range(_TRIALS)]
     found = {part: float(np.median([trial[part] for trial in trials])) for part in trials[0]}
     for part, difference in found.items():
         if not difference <= tolerance:
@@ -33,7 +37,7 @@ def check_parity(
 
 
 def _differences(
-    reference: Backend, other: Backend, fbank: FbankConfig, streaming: bool, seed: int
+    reference: Backend, other: Backend, fbank: FbankConfig, streaming: bool, seed: int, largest: _Measure
 ) -> Iterator[tuple[str, float]]:
     rng = np.random.default_rng(seed)
     lengths = np.array([75, 60, 9], dtype=np.int64)
@@ -43,17 +47,17 @@ def _differences(
     found, found_lens, _ = other.encode_chunk(feats, lengths, None, -1)
     if not np.array_equal(expected_lens, found_lens):
         raise CheckpointError("the exported encoder returns other lengths than the model: export refused")
-    yield "encoder", _largest(expected, found)
+    yield "encoder", largest(expected, found)
     if streaming:
-        yield "streaming encoder", _streaming_difference(reference, other, feats)
-    yield "CTC", _largest(reference.ctc_log_probs(expected), other.ctc_log_probs(expected))
+        yield "streaming encoder", _streaming_difference(reference, other, feats, largest)
+    yield "CTC", largest(reference.ctc_log_probs(expected), other.ctc_log_probs(expected))
     hyps = [rng.integers(0, reference.info.vocab_size, size=size).tolist() for size in (7, 0, 3)]
     for reverse in (False, True) if reference.info.has_reverse_decoder else (False,):
         scores = [engine.score_hypotheses(expected[0], hyps, reverse) for engine in (reference, other)]
-        yield ("reverse decoder" if reverse else "decoder"), _largest(*map(np.concatenate, scores))
+        yield ("reverse decoder" if reverse else "decoder"), largest(*map(np.concatenate, scores))
 
 
-def _streaming_difference(reference: Backend, other: Backend, feats: Floats) -> float:
+def _streaming_difference(reference: Backend, other: Backend, feats: Floats, largest: _Measure) -> float:
     """Chunk by chunk with bounded left context; the last row's frames end early, then the second's."""
     info = reference.info
     window, hop = info.subsampling_rate * (_CHUNK - 1) + info.right_context + 1, info.subsampling_rate * _CHUNK
@@ -67,16 +71,16 @@ def _streaming_difference(reference: Backend, other: Backend, feats: Floats) -> 
         found, _, second = other.encode_chunk(chunk, lengths, states[1], _LEFT_FRAMES)
         states = first, second
         valid = np.arange(expected.shape[1]) < lens[:, None]
-        worst = max(worst, _largest(expected[valid], found[valid]))
+        worst = max(worst, largest(expected[valid], found[valid]))
     return worst
 
 
 def _largest(expected: Floats, found: Floats) -> float:
-    """The largest difference; of values beyond 1 as a share of the largest value, since rounding grows with them.
-
-    Infinite where anything is not a number: that is no agreement either.
-    """
+    """The largest difference; infinite where anything is not a number: that is no agreement either."""
     difference = np.abs(expected - found)
-    if not np.isfinite(difference).all():
-        return float("inf")
-    return float(difference.max(initial=0.0) / np.abs(expected).max(initial=1.0))
+    return float(difference.max(initial=0.0)) if np.isfinite(difference).all() else float("inf")
+
+
+def _largest_share(expected: Floats, found: Floats) -> float:
+    """`_largest`, of values beyond 1 as a share of the largest value."""
+    return _largest(expected, found) / float(np.abs(expected).max(initial=1.0))

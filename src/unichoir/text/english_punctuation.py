@@ -5,18 +5,20 @@ The network looks four words ahead; what follows a sentence's last word in a str
 a rule of their own. Rows of letters and numbers, which are spelled or read out, are no sentences and have no marks.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from unichoir.errors import CheckpointError, DecodingError
 from unichoir.text.marked import NO_CONTEXT, Context, Marked
-from unichoir.text.word_features import word_rows
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 PUNCTUATION_FILE = "punctuation.onnx"
 FORMAT_KEY, FORMAT = "unichoir_punctuation", "1"
@@ -35,7 +37,7 @@ _NUMBER = re.compile(
 _ENDS = (".", "?", "!")
 
 
-def load_english_punctuation(file: Path) -> "EnglishPunctuator":
+def load_english_punctuation(file: Path) -> EnglishPunctuator:
     """Read the file, in a few hundredths of a second. Raises CheckpointError for one that is not such a model."""
     import onnxruntime
 
@@ -106,6 +108,8 @@ class EnglishPunctuator:
 
     def probabilities(self, words: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Of MARKS (N, 4) and CASES (N, 3) for words in small letters. Raises DecodingError."""
+        from unichoir.text.word_features import word_rows  # not before it is needed: it brings numpy into `--help`
+
         try:
             marks, cases = self._session.run(["marks", "cases"], {"rows": word_rows(words, self.index)})
         except Exception as error:  # of many kinds, without a common base
@@ -123,8 +127,7 @@ def _choose_marks(said: Sequence[str], spelled: Sequence[bool], marks: NDArray[n
     is_row = [letter or _is_number(word) for word, letter in zip(said, spelled, strict=True)]
     if all(is_row) and not is_open:
         return [""] * len(said)
-    weights = np.array([NOTHING_WEIGHT, 1, 1, 1], dtype=np.float32)
-    chosen = [MARKS[mark] for mark in (marks * weights).argmax(axis=1)]
+    chosen = [MARKS[mark] for mark in (marks * (NOTHING_WEIGHT, 1, 1, 1)).argmax(axis=1)]
     for place in range(len(said) - 1):
         in_row = is_row[place] and is_row[place + 1]
         if in_row and (chosen[place] == "," or spelled[place] or spelled[place + 1]):
