@@ -57,7 +57,8 @@ def test_rows_do_not_meet(backend, reference) -> None:
     encoder_out, lens, _ = backend.encode_chunk(feats, lengths, None, -1)
     assert lens.tolist() == [(feats.shape[1] - 3) // 4, 6, 0, 0]
     alone, _, _ = backend.encode_chunk(feats[1:2, :30], lengths[1:2], None, -1)
-    np.testing.assert_allclose(encoder_out[1, :6], alone[0], atol=1e-6)
+    # Products of other shapes are summed in another order, which on some processors changes the last digits.
+    np.testing.assert_allclose(encoder_out[1, :6], alone[0], atol=1e-5)
     assert np.isfinite(encoder_out).all()
 
 
