@@ -42,8 +42,9 @@ def bonus_by_search(tokens: Sequence[str], phrases: Sequence[tuple[str, float]])
         for start in range(len(written) - size + 1):
             if written[start : start + size] != wanted:
                 continue
-            begins = borders[start] or wanted[0] == "<0xE4>"
-            ends = borders[start + size] or wanted[-1] == "<0xE4>"
+            # A phrase that writes a space beside its byte asks for that border.
+            begins = borders[start] or phrase.split()[0] == "<0xE4>"
+            ends = borders[start + size] or phrase.split()[-1] == "<0xE4>"
             if begins and ends and borders[start + 1 : start + size] == inner[1:size]:
                 boosts[start : start + size] = [max(boost, each) for each in boosts[start : start + size]]
     return sum(boosts)
@@ -76,6 +77,7 @@ def phrases_and_text(draw: st.DrawFn) -> tuple[list[tuple[str, float]], list[str
 @example(
     case=([("\u2581b", 1.0), ("\u2581a \u2581b \u2581a", 1.0)], ["\u2581a", "\u2581b", "\u2581b"])
 )  # one in another
+@example(case=([("\u2581 <0xE4>", 0.5)], ["\u2581", "<0xE4>", "<0xE4>"]))
 @example(  # one in a beginning of another in a beginning of a third
     case=(
         [("\u2581a \u2581b 中 国", 1.0), ("\u2581b 中 中", 1.0), ("中", 1.0)],
