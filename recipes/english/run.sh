@@ -19,8 +19,8 @@ here=$(dirname "$0")
 train=("$data"/{librispeech_part,cv1_dev_en,speechocean762,ljspeech_part1,african_storybook_en,kathleen_arctic}/train.jsonl)
 train+=("$data"/{asterisk_prompts,picovoice_coffee}/train.jsonl "$data"/{an4,fsdd}/train.jsonl:2)
 train+=("$data"/{picovoice_wakewords,speech_commands_3w,ovos_words}/train.jsonl)
-[ -f $out/train.jsonl ] || python "$here/manifest.py" $out/train.jsonl "${train[@]}"
-[ -f $out/dev.jsonl ] || python "$here/manifest.py" $out/dev.jsonl "$data"/{librispeech_part,cv1_dev_en}/dev.jsonl
+[ -f $out/train.jsonl ] || python "$here/../tools/combine.py" --words $out/train.jsonl "${train[@]}"
+[ -f $out/dev.jsonl ] || python "$here/../tools/combine.py" --words $out/dev.jsonl "$data"/{librispeech_part,cv1_dev_en}/dev.jsonl
 [ -f $out/tokenizer/bpe.model ] ||
     unichoir tokenizer train-bpe $out/train.jsonl --vocab-size "${VOCAB:-500}" --output $out/tokenizer
 

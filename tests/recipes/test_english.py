@@ -133,7 +133,7 @@ def test_transcripts_become_words_and_repeat(tmp_path: Path, monkeypatch: pytest
     source = tmp_path / "set" / "train.jsonl"
     source.parent.mkdir()
     source.write_text(json.dumps({"key": "a", "wav": "a.wav", "txt": "DON\u2019T, Mr. X-ray!"}) + "\n")
-    call(script("english/manifest"), monkeypatch, tmp_path / "out" / "all.jsonl", f"{source}:2")
+    call(script("tools/combine"), monkeypatch, "--words", tmp_path / "out" / "all.jsonl", f"{source}:2")
     first, second = read_manifest(tmp_path / "out" / "all.jsonl")
     assert (first.key, second.key) == ("set/a/0", "set/a/1")
     assert first.txt == second.txt == "don't mr x ray"

@@ -149,15 +149,14 @@ class OnnxBackend(DecoderScores):
         if not self.config.streaming:
             raise DecodingError("this model cannot stream: its convolution is not causal")
         config, none = self.config, np.zeros(batch_size, np.int64)
+        shapes = {each.name: each.shape for each in self._encoder.get_inputs()}
+        *caches, _, _ = (shapes[name] for name in config.state_inputs)
         below = config.num_blocks - config.num_top_blocks if config.num_top_blocks else 0
-        att_cache: list[Floats] = []
-        cnn_cache: list[Floats] = []
-        for each in self._encoder.get_inputs():
-            if each.name.startswith("att_cache_") and len(each.shape) == 4:
-                places = num_left_frames * (2 if len(att_cache) < below else 1)
-                att_cache.append(np.zeros((batch_size, each.shape[1], places, each.shape[3]), np.float32))
-            elif each.name.startswith("cnn_cache_"):
-                cnn_cache.append(np.zeros((batch_size, *each.shape[1:]), np.float32))
+        att_cache = [
+            np.zeros((batch_size, heads, num_left_frames * (2 if block < below else 1), width), np.float32)
+            for block, (_, heads, _, width) in enumerate(caches[: config.num_blocks])
+        ]
+        cnn_cache = [np.zeros((batch_size, *shape[1:]), np.float32) for shape in caches[config.num_blocks :]]
         return OnnxState(att_cache, cnn_cache, none, none.copy())
 
     def join_states(self, states: Sequence[OnnxState]) -> OnnxState:

@@ -238,9 +238,8 @@ def _encoder_graph(encoder: Encoder, experts: bool, fused: bool) -> ir.Model:
     names, outputs = list(ENCODER_INPUTS), ["encoder_out", "encoder_out_lens"]
     if encoder.config.conv_causal:
         start, lens = encoder.initial_state(batch), torch.tensor([past, 2])
-        config, places = encoder.config, Dim("past")
-        times = [config.frames_merged] * config.num_blocks + [1] * config.num_top_blocks
-        for cache, each in zip(start.att_cache, times, strict=True):
+        places = Dim("past")
+        for cache, each in zip(start.att_cache, encoder.config.frames_of_blocks, strict=True):
             inputs.append(cache.new_zeros(batch, cache.shape[1], each * past, cache.shape[3]))
             shapes.append({0: rows, 2: each * places if each > 1 else places})
         inputs += [*start.cnn_cache, lens, lens, torch.arange(kept)]

@@ -85,8 +85,7 @@ class TorchBackend(DecoderScores):
         if not self.model.encoder.config.conv_causal:
             raise DecodingError("this model cannot stream: its convolution is not causal")
         state = self.model.encoder.initial_state(batch_size)
-        config = self.model.encoder.config
-        times = [config.frames_merged] * config.num_blocks + [1] * config.num_top_blocks
+        times = self.model.encoder.config.frames_of_blocks
         return replace(
             state,
             att_cache=tuple(  # empty places stand before the filled ones

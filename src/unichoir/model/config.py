@@ -9,6 +9,9 @@ import numpy as np
 
 from unichoir.errors import ConfigError
 
+LARGEST_CHUNK = 25
+"""Encoder frames in the largest chunk that training draws: a second of 40 ms frames."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FeedForwardConfig:
@@ -86,7 +89,8 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         if self.dim % self.num_heads:
             raise ConfigError(f"dim {self.dim} is not a multiple of num_heads {self.num_heads}")
-        if "rotary" in (self.position, "rotary" * bool(self.num_top_blocks)) and (self.dim // self.num_heads) % 2:
+        is_rotary = self.position == "rotary" or self.num_top_blocks > 0
+        if is_rotary and (self.dim // self.num_heads) % 2:
             raise ConfigError(f"rotary positions need an even head size, not {self.dim // self.num_heads}")
         if self.position == "sinusoidal" and (self.dim % 2 or self.num_positions < 1):
             raise ConfigError(
@@ -102,6 +106,11 @@ class EncoderConfig:
     def frames_merged(self) -> int:
         """Frames of the lower blocks in one frame of the encoder."""
         return 2 if self.num_top_blocks else 1
+
+    @property
+    def frames_of_blocks(self) -> list[int]:
+        """Frames of each block, those on top last, in one frame of the encoder."""
+        return [self.frames_merged] * self.num_blocks + [1] * self.num_top_blocks
 
     @property
     def subsampling_rate(self) -> int:
@@ -169,8 +178,8 @@ class ModelConfig:
         for name in ("ctc_weight", "reverse_weight", "label_smoothing", "chunk_probability"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigError(f"{name} {getattr(self, name)} must lie between 0 and 1")
-        if not 1 <= self.min_chunk_size <= 25:
-            raise ConfigError(f"min_chunk_size must lie between 1 and 25, found {self.min_chunk_size}")
+        if not 1 <= self.min_chunk_size <= LARGEST_CHUNK:
+            raise ConfigError(f"min_chunk_size must lie between 1 and {LARGEST_CHUNK}, found {self.min_chunk_size}")
         if self.reverse_weight > 0 and self.decoder.num_reverse_blocks == 0:
             raise ConfigError("reverse_weight above 0 needs a right-to-left decoder (num_reverse_blocks)")
         if self.dynamic_top_k and self.max_top_k < 2:

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unichoir.model.config import LARGEST_CHUNK
+
 MASKED = -1e30
 """Added to masked attention scores. Finite, so that a row with no key at all yields numbers and not NaN."""
 
@@ -40,10 +42,6 @@ def chunk_mask(num_frames: int, chunk: ChunkMask, device: torch.device | None = 
 def attention_bias(mask: Tensor) -> Tensor:
     """Bool mask to what is added to the scores: 0 where True, MASKED where False."""
     return torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, MASKED)
-
-
-LARGEST_CHUNK = 25
-"""Encoder frames in the largest chunk that is drawn: a second of 40 ms frames."""
 
 
 def draw_dynamic_chunk(
