@@ -2,7 +2,6 @@
 
 import io
 import struct
-import sys
 from fractions import Fraction
 
 import numpy as np
@@ -134,7 +133,11 @@ def test_a_gap_within_the_sound_is_silence() -> None:
             out.mux(sound.encode(frame))
         out.mux(sound.encode(None))
     expected = np.concatenate([source[: 2 * rate], np.zeros(2 * rate, np.float32), source[2 * rate :]])
-    found = load_audio(stream.getvalue(), sample_rate=rate)
+    with pytest.raises(AudioError, match=r"^film: no sound from 2\.0"):
+        load_audio(stream.getvalue(), name="film")
+    warnings: list[str] = []
+    found = load_audio(stream.getvalue(), sample_rate=rate, name="film", warn=warnings.append, strict=False)
+    assert warnings == ["film: no sound from 2.000 to 4.000 s, silence in its place"]
     assert abs(len(found) - len(expected)) <= 48
     np.testing.assert_allclose(found[: 6 * rate - 48], expected[: 6 * rate - 48], atol=1e-4)
 
@@ -210,16 +213,13 @@ def test_random_bytes_never_raise_anything_else() -> None:
     assert 0 < num_read < 120
 
 
-def test_sound_that_goes_on_after_its_header_is_an_error() -> None:
-    """A server asks for the length before it decodes: no file may then be longer."""
+def test_sound_that_goes_on_after_what_its_header_promises_is_all_read() -> None:
     content = write("matroska", "flac", bursts(48000), 48000)
     at = content.index(b"\x44\x89\x88") + 3
     assert struct.unpack_from(">d", content, at)[0] == pytest.approx(4000, abs=100)
     short = content[:at] + struct.pack(">d", 2000.0) + content[at + 8 :]
-    assert audio_duration(short) == 2.0
-    with pytest.raises(AudioError, match=r"^clip: damaged: the audio goes on after the 2\.000 s of its header"):
-        load_audio(short, name="clip")
-    assert len(load_audio(short, end=1.5)) == 24000
+    assert audio_duration(short) == pytest.approx(4.0, abs=0.01)
+    np.testing.assert_array_equal(load_audio(short), load_audio(content))
 
 
 @pytest.mark.parametrize("kind", ["m3u8", "ffconcat"])
@@ -236,18 +236,3 @@ def test_a_playlist_does_not_open_what_it_names(tmp_path, kind) -> None:
     for source in (path, path.read_bytes()):
         with pytest.raises(AudioError, match="cannot be decoded"):
             load_audio(source)
-
-
-def test_without_pyav_the_error_says_what_to_install(monkeypatch) -> None:
-    contents = {
-        "MP4 or QuickTime": write("mp4", "aac", bursts(48000, 0.5), 48000),
-        "Matroska or WebM": write("webm", "libopus", bursts(48000, 0.5), 48000),
-        "AAC": write("adts", "aac", bursts(48000, 0.5), 48000),
-        "Windows Media": write("asf", "wmav2", bursts(48000, 0.5), 48000),
-    }
-    monkeypatch.setitem(sys.modules, "av", None)
-    for kind, content in contents.items():
-        with pytest.raises(AudioError, match=rf"^clip: {kind}, which needs .* pip install 'unichoir\[av\]'"):
-            load_audio(content, name="clip")
-    with pytest.raises(AudioError, match=r"^clip: cannot be decoded \(Format not recognised\)$"):
-        load_audio(b"this is not audio at all, only text", name="clip")

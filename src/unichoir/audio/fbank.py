@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unichoir.audio.io import Samples
+from unichoir.configuration import check_ranges
 from unichoir.errors import AudioError, ConfigError
 
 Features = NDArray[np.float32]
@@ -45,6 +46,14 @@ class FbankConfig:
             object.__setattr__(self, "low_freq", 0.0 if is_whisper else 20.0)
         if self.snip_edges is None:
             object.__setattr__(self, "snip_edges", not is_whisper)
+        # Where there is no least value, another check below says more about it.
+        check_ranges(
+            self,
+            sample_rate=(1000, 1_000_000),
+            frame_length_ms=(0, 1000),
+            lead_frames=(-math.inf, 1000),
+            num_mel_bins=(-math.inf, 4096),
+        )
         if self.lead_frames < 0:
             raise ConfigError(f"lead_frames must not be negative, but is {self.lead_frames}")
         if is_whisper:
@@ -69,6 +78,7 @@ class FbankConfig:
             raise ConfigError(f"num_mel_bins must be at least 4, not {self.num_mel_bins}")
         if not 0 < self.frame_shift_ms <= self.frame_length_ms:
             raise ConfigError(f"frame_shift_ms {self.frame_shift_ms} must lie in (0, frame_length_ms]")
+        check_ranges(self, frame_shift_ms=(1, 1000))
         if not 0 <= low_freq < top <= nyquist:
             raise ConfigError(f"low_freq {low_freq} to high_freq {self.high_freq} is no band below {nyquist} Hz")
 

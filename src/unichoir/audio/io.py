@@ -3,31 +3,44 @@
 import contextlib
 import io
 import os
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, cast
+from shutil import copyfileobj
+from typing import Any, BinaryIO, cast
 
 import numpy as np
-import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from unichoir.audio.completeness import check_complete
-from unichoir.audio.containers import open_container
+from unichoir.audio.decoders import Block, Lost, decode, header_seconds, to_float
 from unichoir.errors import AudioError
 
 Samples = NDArray[np.float32]
 AudioSource = str | os.PathLike[str] | BinaryIO | bytes
+Warn = Callable[[str], None]
+"""Called with a line that names a recording and says what of it is missing, or not as one would think."""
 
 MIN_RATE, MAX_RATE = 2_000, 768_000
+MAX_CHANNELS = 64
+MAX_VALUES_PER_SECOND = MAX_CHANNELS * 48_000
+MAX_VALUES = 1 << 36
+"""Of all channels of a recording: 100 hours of 4 channels at 48 kHz. A few bytes can stand for more."""
 # Decoders and resamplers overshoot [-1, 1] a little; an array beyond this was surely meant on another scale.
 MAX_AMPLITUDE = 16.0
 # A segment may end this much after its file does: segment times are often rounded up.
 MAX_OVERSHOOT_SECONDS = 0.5
-# MP3 decoders disagree by a few frames (of at most 1152 samples) about padding; more than this is really missing.
-MP3_SLACK_SAMPLES = 4 * 1152
-BLOCK_SAMPLES = 1 << 20
-UNKNOWN_FRAMES = 1 << 62
+MEMORY_BYTES = 16 << 20
+"""Of what comes from a pipe; what is longer goes to the disk."""
+CANCELLED = 0.1
+"""Channels cancel where their mean has less of their energy than this part of what it has for independent channels."""
+LEAST_TOLD = 1600
+"""Samples by which it can be told: independent channels cancel for a moment by chance."""
+ENERGY_STEP = 7
+"""Of long blocks, energies are measured of every so-manyth sample."""
+MAX_NAMED = 3
+LOSS_SECONDS = 1.0
 
 
 def load_audio(
@@ -36,61 +49,276 @@ def load_audio(
     sample_rate: int = 16000,
     start: float | None = None,
     end: float | None = None,
+    channel: int | None = None,
     name: str | None = None,
+    warn: Warn | None = None,
+    strict: bool = True,
 ) -> Samples:
-    """Decode, mix to mono (mean of the channels) and resample.
+    """Decode, mix to mono and resample.
 
     Args:
-        source: a path, the bytes of a file, or a binary stream (read to its end). WAV, FLAC, Ogg Vorbis, Ogg Opus, MP3
-            and, with the extra `av`, what `containers` reads: MP4, Matroska, WebM and others.
+        source: a path, the bytes of a file, or a binary stream (left anywhere), of a kind that docs/transcribe.md
+            names. A pipe is as good as a file.
         sample_rate: rate of the result in Hz.
         start, end: the part to read, in seconds; None means the beginning and the end of the file.
+        channel: the one to take, from 1; None: their mean or, where they cancel each other, the louder one.
         name: what errors call the input; by default its path.
+        warn: called where channels cancel and, unless `strict`, where something is missing.
+        strict: what is missing is an AudioError.
 
     Returns:
         (N,) samples, nominally in [-1, 1].
 
     Raises:
-        AudioError: missing, unreadable, truncated, empty or not finite audio, or a part that lies outside of it.
+        AudioError: missing, unreadable, empty or not finite audio, or a part that lies outside of it.
     """
-    return read_audio(source, sample_rate=sample_rate, start=start, end=end, name=name)[0]
+    options: Any = {"start": start, "end": end, "channel": channel, "warn": warn, "strict": strict}
+    return read_audio(source, sample_rate=sample_rate, name=name, **options)[0]
 
 
 def read_audio(
-    source: AudioSource,
-    *,
-    sample_rate: int | None = None,
-    start: float | None = None,
-    end: float | None = None,
-    name: str | None = None,
+    source: AudioSource, *, sample_rate: int | None = None, name: str | None = None, **options: Any
 ) -> tuple[Samples, int]:
     """As `load_audio`, at the file's own rate by default; returns (N,) samples and their rate in Hz."""
-    with _open(source, name) as (sound, called):
-        rate = sample_rate or sound.samplerate
-        blocks = list(_mono_blocks(sound, start, end, rate, called))
-    return np.ascontiguousarray(np.concatenate(blocks)), rate
+    with open_recording(source, name) as recording:
+        blocks = list(recording.blocks(sample_rate, **options))
+        return np.ascontiguousarray(np.concatenate(blocks)), sample_rate or recording.sample_rate
 
 
 def audio_blocks(
-    source: AudioSource,
-    *,
-    sample_rate: int = 16000,
-    start: float | None = None,
-    end: float | None = None,
-    name: str | None = None,
+    source: AudioSource, *, sample_rate: int = 16000, name: str | None = None, **options: Any
 ) -> Iterator[Samples]:
-    """What `load_audio` gives, in blocks (N,) of about a minute at most: memory does not grow with the length.
+    """What `load_audio` gives, in blocks (N,) of some seconds: memory does not grow with the length.
 
     Raises AudioError as `load_audio` does, where the fault is met: blocks before it have been given by then.
     """
-    with _open(source, name) as (sound, called):
-        yield from _mono_blocks(sound, start, end, sample_rate, called)
+    with open_recording(source, name) as recording:
+        yield from recording.blocks(sample_rate, **options)
 
 
 def audio_duration(source: AudioSource, *, name: str | None = None) -> float:
-    """Length in seconds, from the file's headers. Raises AudioError as `load_audio` does, where headers tell."""
-    with _open(source, name) as (sound, _):
-        return float(sound.frames / sound.samplerate)
+    """Length in seconds, found by decoding. Raises AudioError as `load_audio` does, also for what is missing."""
+    with open_recording(source, name) as recording:
+        return recording.measure()
+
+
+@contextlib.contextmanager
+def open_recording(source: AudioSource, name: str | None = None) -> Iterator["Recording"]:
+    """A file as a recording that can be read several times. Raises AudioError for what cannot be opened."""
+    if isinstance(source, (str, os.PathLike)):
+        name = name or os.fspath(source)
+    name = name or str(getattr(source, "name", "") or "audio data")
+    with contextlib.ExitStack() as stack:
+        try:
+            if isinstance(source, (str, os.PathLike)):
+                source = cast(BinaryIO, stack.enter_context(Path(source).open("rb")))
+                file = source if source.seekable() else _spooled(source, stack)
+            elif isinstance(source, bytes):
+                file = io.BytesIO(source)
+            else:
+                file = source if _is_whole(source) else _spooled(source, stack)
+        except OSError as error:
+            raise AudioError(f"{name}: {error.strerror or error}") from None
+        except ValueError as error:  # a path with a null character
+            raise AudioError(f"{name!r}: {error}") from None
+        yield Recording(name, partial(decode, file), partial(header_seconds, file))
+
+
+def array_recording(samples: NDArray[Any], sample_rate: int, name: str = "samples") -> "Recording":
+    """An array as a recording; samples, errors: as for `check_samples`."""
+    block = Block(_check_array(samples, sample_rate, name), sample_rate, 0.0)
+    return Recording(name, lambda start, lost: iter([block]), lambda: block.end)
+
+
+def _is_whole(stream: BinaryIO) -> bool:
+    """Whether a stream can be gone back in and stands at its beginning."""
+    try:
+        return stream.seekable() and stream.tell() == 0
+    except (AttributeError, OSError):
+        return False
+
+
+def _spooled(stream: BinaryIO, stack: contextlib.ExitStack) -> BinaryIO:
+    """A copy of a stream that can be gone back in, as long as the stack is there."""
+    copy = stack.enter_context(tempfile.SpooledTemporaryFile(max_size=MEMORY_BYTES))  # noqa: SIM115
+    copyfileobj(stream, copy)
+    return cast(BinaryIO, copy)
+
+
+class Recording:
+    """Sound that can be read several times.
+
+    Args:
+        name: what errors and warnings call it.
+        decode, header_seconds: those functions of `decoders`, for one file.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        decode: Callable[[float, Lost], Iterator[Block]],
+        header_seconds: Callable[[], float | None],
+    ) -> None:
+        self.name = name
+        self._decode_from = decode
+        self._header_seconds = header_seconds
+        self._first: Block | None = None
+
+    @property
+    def sample_rate(self) -> int:
+        """Its own, in Hz: that of its beginning."""
+        return self._beginning.rate
+
+    @property
+    def num_channels(self) -> int:
+        """At its beginning."""
+        return len(self._beginning.samples)
+
+    def estimate(self) -> float:
+        """Seconds as its header tells, for progress only; 0 where it tells none."""
+        return self._header_seconds() or 0.0
+
+    def measure(self) -> float:
+        """Seconds, found by decoding. Raises AudioError, also for what is missing."""
+        losses = _Losses()
+        end = self._end(losses)
+        if not end:
+            raise AudioError(f"{self.name}: no samples")
+        losses.tell(self.name, None, strict=True)
+        return end
+
+    def blocks(
+        self,
+        sample_rate: int | None = None,
+        *,
+        start: float | None = None,
+        end: float | None = None,
+        channel: int | None = None,
+        warn: Warn | None = None,
+        strict: bool = True,
+    ) -> Iterator[Samples]:
+        """As `audio_blocks`, by default at its own rate. At least one block, and one that is not empty."""
+        first, last = start or 0.0, np.inf if end is None else end
+        if first < 0 or not first < last:
+            raise AudioError(f"{self.name}: the part starts at {first} s and ends at {last} s")
+        losses, resampler, num_samples, cancelled, reached = _Losses(first), None, 0, False, 0.0
+        for block in self._decode(first, losses):
+            rate, reached = block.rate, block.end
+            sample_rate = sample_rate or self.sample_rate
+            begin = max(0, round((first - block.time) * rate))
+            values = block.samples[:, begin : max(0, round((min(last, reached) - block.time) * rate))]
+            if not values.shape[1]:
+                continue
+            if channel is not None and channel <= self.num_channels:
+                values = self._same_channels(values, channel, block.time, losses)
+            mono, cancels = mix(values, channel, self.name)
+            cancelled |= cancels
+            _check_values(mono, round(block.time * rate) + begin, rate, self.name)
+            if resampler is None or resampler.from_rate != rate:
+                if resampler is not None:
+                    yield resampler.finish()
+                resampler = OnlineResampler(rate, sample_rate)
+            samples = resampler.process(mono)
+            num_samples += len(samples)
+            yield samples
+            if reached >= last:
+                break
+        else:
+            self._check_part(start, end, reached)
+        if resampler is not None:
+            samples = resampler.finish()
+            num_samples += len(samples)
+            yield samples
+        if not num_samples:
+            raise AudioError(f"{self.name}: no samples")
+        losses.tell(self.name, warn, strict)
+        if cancelled and warn is not None:
+            warn(f"{self.name}: the channels cancel each other, the louder one is taken where they do")
+
+    def _same_channels(
+        self, values: NDArray[np.float32], channel: int, time: float, losses: "_Losses"
+    ) -> NDArray[np.float32]:
+        """Channels (C, N) of a later block, among which is the one that was there at the beginning: in a part with one
+        channel that one, else silence."""
+        found, begun = len(values), self.num_channels
+        if found != begun and not losses.has_other_channels:
+            losses.has_other_channels = True
+            losses.add(time, f"{found} instead of {begun} channels from {time:.3f} s on")
+        if found >= channel:
+            return values
+        return np.repeat(values, channel, axis=0) if found == 1 else np.zeros((channel, values.shape[1]), np.float32)
+
+    @property
+    def _beginning(self) -> Block:
+        if self._first is None:
+            next(self._decode(0.0, _Losses()), None)
+        if self._first is None:
+            raise AudioError(f"{self.name}: no samples")
+        return self._first
+
+    def _decode(self, start: float, losses: "_Losses") -> Iterator[Block]:
+        """All blocks, or those from `start` on, checked for what they would cost. Raises AudioError."""
+        num_values = 0
+        for block in self._named(self._decode_from(start, losses.add)):
+            channels, length = block.samples.shape
+            _check_rate(block.rate, self.name)
+            if channels > MAX_CHANNELS or channels * block.rate > MAX_VALUES_PER_SECOND:
+                raise AudioError(f"{self.name}: {channels} channels at {block.rate} Hz are too many")
+            num_values += channels * length
+            if num_values > MAX_VALUES:
+                raise AudioError(f"{self.name}: more than {MAX_VALUES} samples of all channels, at {block.time:.0f} s")
+            self._first = self._first or block
+            yield block
+
+    def _end(self, losses: "_Losses") -> float:
+        """In seconds, found by decoding; 0 where there is no sound."""
+        return max((block.end for block in self._decode(0.0, losses)), default=0.0)
+
+    def _named(self, blocks: Iterator[Block]) -> Iterator[Block]:
+        """The same; errors say of which recording they are."""
+        try:
+            yield from blocks
+        except (AudioError, OSError) as error:
+            raise AudioError(f"{self.name}: {getattr(error, 'strerror', None) or error}") from None
+
+    def _check_part(self, start: float | None, end: float | None, length: float) -> None:
+        if start and start >= length:
+            length = length or self._end(_Losses())
+            raise AudioError(f"{self.name}: the part starts at {start} s, the audio lasts {length:.3f} s")
+        if end is not None and end > length + MAX_OVERSHOOT_SECONDS:
+            raise AudioError(
+                f"{self.name}: the part ends at {end} s (start {start or 0} s), the audio lasts {length:.3f} s"
+            )
+
+
+class _Losses:
+    """What is missing in a recording from `first` on, in seconds: as much as fits a line, however much it is."""
+
+    def __init__(self, first: float = 0.0) -> None:
+        self.has_other_channels = False
+        """Whether it has been said that the number of channels changes."""
+        self._first = first - LOSS_SECONDS
+        self._found: list[str] = []
+        self._count = 0
+
+    def add(self, place: float, what: str) -> None:
+        """At `place`, in seconds; one that has begun before the part may reach into it."""
+        if place < self._first:
+            return
+        self._count += 1
+        if self._count <= MAX_NAMED:
+            self._found.append(what)
+
+    def tell(self, name: str, warn: Warn | None, strict: bool) -> None:
+        """Say it to `warn` or, when strict, with an AudioError."""
+        if not self._count:
+            return
+        more = f"; and {self._count - MAX_NAMED} more such places" if self._count > MAX_NAMED else ""
+        line = f"{name}: {'; '.join(self._found)}{more}"
+        if strict:
+            raise AudioError(line)
+        if warn is not None:
+            warn(line)
 
 
 def resample(samples: Samples, from_rate: float, to_rate: float) -> Samples:
@@ -107,44 +335,75 @@ class OnlineResampler:
     """
 
     def __init__(self, from_rate: float, to_rate: float) -> None:
+        self.from_rate = from_rate
         self._stream = None if from_rate == to_rate else soxr.ResampleStream(from_rate, to_rate, 1, dtype="float32")
 
     def process(self, samples: Samples, last: bool = False) -> Samples:
         """The next samples (N,) at the new rate; `last` gives all that is left, and nothing may follow."""
         return samples if self._stream is None else self._stream.resample_chunk(samples, last=last)
 
+    def finish(self) -> Samples:
+        """All that is left; nothing may follow."""
+        return self.process(np.zeros(0, dtype=np.float32), last=True)
 
-def check_samples(samples: NDArray[Any], sample_rate: int, name: str = "samples") -> Samples:
+
+def mix(channels: NDArray[Any], channel: int | None, name: str) -> tuple[Samples, bool]:
+    """(C, N) to (N,): one channel, from 1, or for None their mean; and whether they cancel each other.
+
+    Then, as with a microphone in opposite phase, the louder channel is taken. What is not finite, or adds up to that,
+    is left so. Raises AudioError naming the recording for a channel that there is not.
+    """
+    if channel is not None:
+        if not 1 <= channel <= len(channels):
+            raise AudioError(f"{name}: there is no channel {channel}, there are {len(channels)}")
+        return np.ascontiguousarray(channels[channel - 1]), False
+    if len(channels) == 1:
+        return np.ascontiguousarray(channels[0]), False
+    with np.errstate(over="ignore", invalid="ignore"):
+        mono = channels.mean(axis=0)
+        if len(mono) < LEAST_TOLD:
+            return mono, False
+        step = max(1, min(ENERGY_STEP, len(mono) // 1000))
+        some = channels[:, ::step]
+        energies = np.einsum("cn,cn->c", some, some)
+        found = mono[::step]
+        if found @ found < CANCELLED * energies.mean() / len(channels):
+            return np.ascontiguousarray(channels[energies.argmax()]), True
+    return mono, False
+
+
+def check_samples(samples: NDArray[Any], sample_rate: int, name: str = "samples", *, is_block: bool = False) -> Samples:
     """Mono float32 samples from an array given by a user; the rate stays as it is.
 
     Args:
         samples: (N,) or (N, channels), float in [-1, 1] or int16.
         sample_rate: in Hz; only checked.
         name: what errors call the array.
+        is_block: it is a part of a stream, of which always the mean is taken: how a stream is cut must change nothing.
 
     Raises:
         AudioError: empty, not finite, another type or shape, values far outside [-1, 1], or an unusable rate.
     """
-    samples = np.asarray(samples)
-    _check_rate(sample_rate, name)
-    if samples.ndim not in (1, 2) or (samples.ndim == 2 and not 1 <= samples.shape[1] <= 64):
-        raise AudioError(f"{name}: expected shape (N,) or (N, channels), found {samples.shape}")
-    if samples.dtype == np.int16:
-        samples = samples.astype(np.float32) / np.float32(32768)
-    elif samples.dtype.kind != "f":
-        raise AudioError(f"{name}: expected float or int16 samples, found {samples.dtype}")
-    if not samples.shape[0]:
-        raise AudioError(f"{name}: no samples")
-    mono = _downmix(samples) if samples.ndim == 2 else samples
+    channels = _check_array(samples, sample_rate, name)
+    with np.errstate(over="ignore", invalid="ignore"):
+        mono = channels.mean(axis=0) if is_block else mix(channels, None, name)[0]
     _check_values(mono, 0, sample_rate, name)
     return np.ascontiguousarray(mono, dtype=np.float32)
 
 
-def _downmix(samples: NDArray[Any]) -> NDArray[np.floating[Any]]:
-    """(N, channels) to (N,). What is not finite, or adds up to that, `_check_values` finds."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        mono: NDArray[np.floating[Any]] = samples.mean(axis=1)
-    return mono
+def _check_array(samples: NDArray[Any], sample_rate: int, name: str) -> NDArray[np.floating[Any]]:
+    """(C, N) of an array as `check_samples` takes it; the values are not checked."""
+    samples = np.asarray(samples)
+    _check_rate(sample_rate, name)
+    if samples.ndim not in (1, 2) or (samples.ndim == 2 and not 1 <= samples.shape[1] <= MAX_CHANNELS):
+        raise AudioError(f"{name}: expected shape (N,) or (N, channels), found {samples.shape}")
+    if samples.dtype != np.int16 and samples.dtype.kind != "f":
+        raise AudioError(f"{name}: expected float or int16 samples, found {samples.dtype}")
+    if not samples.shape[0]:
+        raise AudioError(f"{name}: no samples")
+    with np.errstate(over="ignore"):  # what has become infinite is found with the values
+        samples = to_float(samples) if samples.dtype == np.int16 else samples.astype(np.float32, copy=False)
+    return samples[None] if samples.ndim == 1 else samples.T
 
 
 def _check_rate(sample_rate: int, name: str) -> None:
@@ -160,108 +419,3 @@ def _check_values(mono: NDArray[np.floating[Any]], first: int, sample_rate: int,
         raise AudioError(f"{name}: a sample is not a finite number (at {position / sample_rate:.3f} s)")
     if peak > MAX_AMPLITUDE:
         raise AudioError(f"{name}: float samples should lie in [-1, 1], found {peak:.6g} (int16 may be given as such)")
-
-
-class _Sound(Protocol):
-    """What is read from: a `soundfile.SoundFile` or a `ContainerFile`."""
-
-    @property
-    def samplerate(self) -> int: ...
-    @property
-    def frames(self) -> int: ...
-    @property
-    def channels(self) -> int: ...
-    @property
-    def slack(self) -> int:
-        """Frames that may be missing at the end though the header has promised them."""
-
-    def seek(self, frames: int) -> int: ...
-    def read(self, frames: int, dtype: str, always_2d: bool) -> NDArray[np.float32]:
-        """The next (N, channels), at most `frames` of them; N is 0 at the end only."""
-
-
-class _SoundFile(soundfile.SoundFile):  # type: ignore[misc]
-    @property
-    def slack(self) -> int:
-        return MP3_SLACK_SAMPLES if self.format in ("MP3", "MPEG") else 0
-
-
-@contextlib.contextmanager
-def _open(source: AudioSource, name: str | None) -> Iterator[tuple[_Sound, str]]:
-    with contextlib.ExitStack() as stack:
-        if isinstance(source, (str, os.PathLike)):
-            name = name or os.fspath(source)
-            try:
-                stream: BinaryIO = stack.enter_context(Path(source).open("rb"))
-            except OSError as error:
-                raise AudioError(f"{name}: {error.strerror or error}") from None
-            except ValueError as error:  # a path with a null character
-                raise AudioError(f"{name!r}: {error}") from None
-        else:
-            name = name or str(getattr(source, "name", "") or "audio data")
-            stream = io.BytesIO(source if isinstance(source, bytes) else source.read())
-        try:
-            # libsndfile reads a path itself, without a call back into Python for every few bytes.
-            readable = os.fspath(source) if isinstance(source, (str, os.PathLike)) else stream
-            sound = stack.enter_context(_sound_file(stream, readable, name))
-            _check_rate(sound.samplerate, name)
-            yield sound, name
-        except soundfile.SoundFileError as error:
-            raise AudioError(f"{name}: cannot be decoded ({_reason(error)})") from None
-
-
-def _sound_file(stream: BinaryIO, readable: str | BinaryIO, name: str) -> contextlib.AbstractContextManager[_Sound]:
-    try:
-        check_complete(stream, name)
-        sound = _SoundFile(readable)
-    except (TypeError, OSError) as error:  # TypeError: headerless audio (.raw), of which nothing is known
-        raise AudioError(f"{name}: cannot be read ({error})") from None
-    except soundfile.SoundFileError as error:
-        stream.seek(0)
-        return open_container(stream, name, _reason(error))
-    if sound.frames >= UNKNOWN_FRAMES:
-        raise AudioError(f"{name}: the header does not tell the length, as happens when FLAC is written to a pipe")
-    return cast("contextlib.AbstractContextManager[_Sound]", sound)
-
-
-def _reason(error: soundfile.SoundFileError) -> str:
-    return str(getattr(error, "error_string", error)).strip().rstrip(".")
-
-
-def _part(sound: _Sound, start: float | None, end: float | None, name: str) -> tuple[int, int]:
-    length = sound.frames / sound.samplerate
-    if start is not None and not 0 <= start < max(length, 1e-9):
-        raise AudioError(f"{name}: the part starts at {start} s, the audio lasts {length:.3f} s")
-    if end is not None and not (start or 0) < end <= length + MAX_OVERSHOOT_SECONDS:
-        raise AudioError(f"{name}: the part ends at {end} s (start {start or 0} s), the audio lasts {length:.3f} s")
-    first = round((start or 0) * sound.samplerate)
-    last = sound.frames if end is None else min(sound.frames, round(end * sound.samplerate))
-    return first, last
-
-
-def _mono_blocks(
-    sound: _Sound, start: float | None, end: float | None, sample_rate: int, name: str
-) -> Iterator[Samples]:
-    """At least one block, and one that is not empty: or an AudioError."""
-    position, last = first, _ = _part(sound, start, end, name)
-    if first:
-        sound.seek(first)
-    resampler = OnlineResampler(sound.samplerate, sample_rate)
-    block_frames, num_samples = max(1, BLOCK_SAMPLES // sound.channels), 0
-    while position < last:
-        block = sound.read(min(last - position, block_frames), dtype="float32", always_2d=True)
-        if not len(block):
-            break
-        mono = block[:, 0] if sound.channels == 1 else _downmix(block)
-        _check_values(mono, position, sound.samplerate, name)
-        position += len(block)
-        samples = resampler.process(mono)
-        num_samples += len(samples)
-        yield samples
-    if last - position > sound.slack:
-        found, promised = position / sound.samplerate, last / sound.samplerate
-        raise AudioError(f"{name}: truncated: the audio ends at {found:.3f} s of {promised:.3f} s")
-    samples = resampler.process(np.zeros(0, dtype=np.float32), last=True)
-    if not num_samples + len(samples):
-        raise AudioError(f"{name}: no samples")
-    yield samples
