@@ -30,6 +30,8 @@ class Running:
     server: Server
     engine: Engine
     loop: asyncio.AbstractEventLoop
+    thread: threading.Thread
+    """It ends when the server does."""
 
     @property
     def url(self) -> str:
@@ -70,7 +72,7 @@ def running(recognizer: Recognizer, **options: Any) -> Iterator[Running]:
     thread.start()
     try:
         assert started.wait(PATIENCE)
-        yield Running(server, server._engine, loops[0])
+        yield Running(server, server.engine, loops[0], thread)
     finally:
         server.should_exit = True
         thread.join(PATIENCE)

@@ -1,29 +1,37 @@
 """The engine's thread: who waits for whom, and what one failure costs the others."""
 
 import asyncio
+import contextlib
 import json
 import logging
+import threading
 from collections.abc import Callable, Iterator
 
+import httpx
 import numpy as np
 import pytest
+import websockets
 from tests.samples import SMALL_MODEL
 from tests.serving.harness import PATIENCE, RATE, Running, running, wenet_client
 
 from unichoir.api import load_recognizer
+from unichoir.decoding import scoring
+from unichoir.decoding.context import ContextGraph
 from unichoir.decoding.options import DecodingOptions, StreamingOptions
 from unichoir.decoding.recognizer import Recognizer
-from unichoir.errors import DecodingError
-from unichoir.serving.engine import Busy, Piece
+from unichoir.errors import DecodingError, UnichoirError
+from unichoir.serving.engine import DEATH, Busy, Draining, Piece
 from unichoir.text import itn
 from unichoir.text.written import WrittenForm
 
 
 async def recognise(server: Running, samples: np.ndarray, **options: object) -> tuple[list[str], str | None]:
     async with wenet_client(server.ws_url) as client:
-        await client.start(**options)
-        await client.play(samples)
-        return await client.end(), client.error
+        with contextlib.suppress(websockets.ConnectionClosed):  # by a server that has said why
+            await client.start(**options)
+            await client.play(samples)
+            return await client.end(), client.error
+        return await client.listen(), client.error
 
 
 def test_a_recording_waits_for_live_sessions(server: Running, included: Recognizer, clips, expected) -> None:
@@ -175,3 +183,91 @@ def test_metrics_count_what_was_done(serve: Callable[..., Running], clips) -> No
     assert server.metric("unichoir_final_latency_seconds_count") == 1
     assert server.metric("unichoir_queue_seconds") == 0
     assert server.metric("process_resident_memory_bytes") > 5e7
+
+
+@pytest.mark.parametrize("kind", [MemoryError, DecodingError])
+@pytest.mark.parametrize("verb", ["is_ready", "create_stream", "get_result"])
+def test_an_error_anywhere_in_one_session_ends_that_one_alone(
+    clips, expected, kind: type[Exception], verb: str
+) -> None:
+    recognizer = load_recognizer(SMALL_MODEL)
+    right = getattr(recognizer, verb)
+
+    def fail_with_the_odd_one(first: object, *more: object, **named: object) -> object:
+        options = first if isinstance(first, StreamingOptions) else first.options
+        if options.num_best == 7:
+            raise kind("the odd one")
+        return right(first, *more, **named)
+
+    with running(recognizer) as server:
+        setattr(recognizer, verb, fail_with_the_odd_one)
+
+        async def talk() -> list[tuple[list[str], str | None]]:
+            return await asyncio.gather(
+                recognise(server, clips[0], nbest=7), *(recognise(server, clip) for clip in clips)
+            )
+
+        (words, error), *good = asyncio.run(talk())
+        assert httpx.get(f"{server.url}/readyz").status_code == 200
+    assert good == [([text], None) for text in expected]
+    assert words == []
+    assert error == ("the odd one" if kind is DecodingError else "the recogniser has failed")
+
+
+@pytest.mark.parametrize("verb", ["decode_streams", "get_result"])
+def test_when_a_thread_dies_all_are_told_and_the_server_ends(clips, verb: str) -> None:
+    """By what is no error of a session: live sessions and recordings get a message, nobody new is taken."""
+    recognizer = load_recognizer(SMALL_MODEL)
+    recording = np.zeros(600 * RATE, np.float32)
+    with running(recognizer) as server:
+
+        async def upload() -> str:
+            async def in_the_server() -> None:
+                async for _ in server.engine.transcribe(recording, DecodingOptions(max_segment_seconds=1.0)):
+                    begun.set()
+
+            found = asyncio.run_coroutine_threadsafe(in_the_server(), server.loop)
+            with pytest.raises(UnichoirError) as raised:
+                await asyncio.wait_for(asyncio.wrap_future(found), PATIENCE)
+            return str(raised.value)
+
+        def die(*_: object, **__: object) -> None:
+            raise SystemExit(1)
+
+        async def talk() -> tuple[str, tuple[list[str], str | None]]:
+            waiting = asyncio.create_task(upload())
+            await asyncio.to_thread(begun.wait, PATIENCE)
+            setattr(recognizer, verb, die)
+            said = await asyncio.wait_for(recognise(server, clips[0]), PATIENCE)
+            return await waiting, said
+
+        begun = threading.Event()
+        uploaded, (words, error) = asyncio.run(talk())
+        assert uploaded == error == DEATH
+        assert words == []
+        assert not server.engine.is_alive
+        assert server.engine.is_dead
+        with pytest.raises(Draining):
+            server.engine.open_session()
+        server.thread.join(PATIENCE)
+        assert not server.thread.is_alive()
+
+
+def test_many_lists_of_hotwords_are_built_outside_of_the_engine(server: Running, clips, expected, monkeypatch) -> None:
+    """More lists than the recogniser keeps for nobody: each is built once, and never where streams are stepped."""
+    threads = []
+
+    def build(hotwords: object, tokenizer: object) -> ContextGraph:
+        threads.append(threading.current_thread().name)
+        return ContextGraph(hotwords, tokenizer)
+
+    monkeypatch.setattr(scoring, "ContextGraph", build)
+    count = scoring.MAX_GRAPHS + 8
+
+    async def talk() -> list[tuple[list[str], str | None]]:
+        phrases = [[f"SIX {'ABCDEFGHIJKLMNOPQRSTUVWXYZ'[number]} :0.001"] for number in range(count)]
+        return await asyncio.gather(*(recognise(server, clips[0], hotwords=each) for each in phrases))
+
+    assert asyncio.run(talk()) == [([expected[0]], None)] * count
+    assert len(threads) == count
+    assert not any(name.startswith("unichoir") for name in threads)

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import json
 import os
 import random
@@ -83,6 +84,19 @@ async def no_http(server: Running) -> None:
         await raw.rest()
 
 
+async def pings_and_never_reads(server: Running) -> None:
+    """What answers them would wait in the server's memory."""
+    async with RawSocket(server) as raw:
+        await raw.upgrade()
+        raw.writer.transport.pause_reading()
+        with contextlib.suppress(ConnectionError):
+            for _ in range(200):
+                for _ in range(1000):
+                    raw.frame(PING, bytes(125))
+                await asyncio.wait_for(raw.writer.drain(), PATIENCE)
+            pytest.fail("26 MB of pings were answered")
+
+
 async def headers_without_end(server: Running) -> None:
     async with RawSocket(server) as raw:
         raw.send(b"GET / HTTP/1.1\r\n" + b"X-A: " + b"a" * 200_000)
@@ -127,8 +141,8 @@ async def endless_fragments(server: Running) -> None:
     async with RawSocket(server) as raw:
         await raw.upgrade("/v1/realtime")
         raw.frame(TEXT, b"[")
-        for _ in range(200):
-            raw.frame(0, b"[" * 10_000)
+        for _ in range(230):  # 23 MB, more than one message may have
+            raw.frame(0, b"[" * 100_000)
         await raw.rest()
 
 
@@ -215,6 +229,7 @@ async def signals_in_any_order(server: Running) -> None:
 ATTACKS: list[Attack] = [
     no_http,
     headers_without_end,
+    pings_and_never_reads,
     handshake_and_nothing,
     reserved_opcode,
     without_mask,

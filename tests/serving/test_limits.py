@@ -180,8 +180,9 @@ def test_a_session_has_a_longest_duration(serve: Callable[..., Running]) -> None
     assert asyncio.run(talk()) == "a session may have 2 s of audio"
 
 
-@pytest.mark.parametrize("content", [b"\0" * 5000, "x" * 5000])
+@pytest.mark.parametrize("content", [b"\0" * 5000, "x" * 5000, b"\0" * (2 << 20)], ids=["bytes", "text", "huge"])
 def test_a_huge_message_closes_its_session_only(serve: Callable[..., Running], clips, expected, content) -> None:
+    """One beyond the limit is answered with words; beyond a MiB more the connection just ends."""
     narrow = serve(max_message_bytes=4096)
 
     async def talk() -> list[str]:
@@ -190,13 +191,34 @@ def test_a_huge_message_closes_its_session_only(serve: Callable[..., Running], c
             await good.play(clips[0][:8000])
             await bad.start()
             await bad.socket.send(content)
-            with pytest.raises(websockets.ConnectionClosed) as info:
-                await asyncio.wait_for(bad.socket.recv(), PATIENCE)
-            assert info.value.rcvd.code == 1009
+            messages, code = await to_the_end(bad.socket)
+            if len(content) == 5000:
+                (message,) = messages
+                assert message["status"] == "failed"
+                assert message["message"] == "a message of 5000 bytes is too long: this server takes 4096 bytes in one"
+            else:
+                assert (messages, code) == ([], 1009)
             await good.play(clips[0][8000:])
             return await good.end()
 
     assert asyncio.run(talk()) == [expected[0]]
+
+
+def test_a_minute_in_one_message(server: Running, clips) -> None:
+    """The whole recording at once, as the first thing that a client tries: as in many small messages."""
+    silence = np.zeros(14 * RATE, np.int16)
+    recording = np.concatenate([part for clip in clips[:4] for part in (clip, silence)])
+
+    async def talk(block: int) -> list[str]:
+        async with wenet_client(server.ws_url) as client:
+            await client.start(continuous_decoding=True)
+            await client.play(recording, block)
+            return await client.end()
+
+    assert len(recording) > 60 * RATE
+    at_once, in_blocks = asyncio.run(talk(len(recording))), asyncio.run(talk(1600))
+    assert len(at_once) == 4
+    assert at_once == in_blocks
 
 
 def test_draining_gives_open_sessions_their_last_words(serve: Callable[..., Running], clips, expected) -> None:
@@ -262,8 +284,9 @@ def test_a_signal_drains_and_ends_with_0(process, clips, expected, stop: signal.
         probe.connect(("127.0.0.1", int(first["url"].rsplit(":", 1)[1])))
 
 
-def test_the_command_refuses_what_makes_no_sense() -> None:
-    for options, words in (
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
         (["--chunk-size", "26"], "--chunk-size"),
         (["--silence-after-speech", "0.01"], "silence_after_speech"),
         (["--ssl-keyfile", __file__], "--ssl-certfile"),
@@ -272,9 +295,12 @@ def test_the_command_refuses_what_makes_no_sense() -> None:
         (["--api-key", "two words"], "api_key"),
         (["--host", "192.0.2.1", "--port", "0"], "192.0.2.1"),
         (["--host", "no host", "--port", "0"], "no host"),
-    ):
-        command = [sys.executable, "-m", "unichoir", "serve", *WITH_SMALL_MODEL, *options]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
-        assert done.returncode in (1, 2)
-        assert words in done.stderr
-        assert "Traceback" not in done.stderr
+    ],
+)
+def test_the_command_refuses_what_makes_no_sense(
+    run_command: Callable[..., tuple[int, str, str]], options: list[str], words: str
+) -> None:
+    code, _, errors = run_command("serve", *WITH_SMALL_MODEL, *options)
+    assert code in (1, 2)
+    assert words in errors
+    assert "Traceback" not in errors

@@ -59,10 +59,18 @@ def browsing(url: str, microphone: Path | None = None, **options: object) -> Ite
 
 @pytest.fixture
 def microphone(tmp_path: Path, clips) -> Path:
-    """What is said into it: a pause, the first clip, a pause."""
-    silence = np.zeros(RATE, np.int16)
-    soundfile.write(tmp_path / "spoken.wav", np.concatenate([silence, clips[0], silence, silence]), RATE)
+    """What is said into it: a pause, the second clip, a pause.
+
+    Pauses are of faint noise, as those of real microphones: where digital silence ends in a chunk, the small model
+    mishears the first words in many ways.
+    """
+    pauses = np.random.default_rng(0).integers(-10, 11, 3 * RATE).astype(np.int16)
+    soundfile.write(tmp_path / "spoken.wav", np.concatenate([pauses[:RATE], clips[1], pauses[RATE:]]), RATE)
     return tmp_path / "spoken.wav"
+
+
+HEARD = "FOUR EIGHT"
+"""Of the second clip, wherever chunks begin in it; its first word the small model may mishear."""
 
 
 def words_on(page: Page) -> str:
@@ -74,12 +82,12 @@ def test_speaking_to_the_page(server: Running, microphone: Path, expected) -> No
         expect(page.locator("#model")).to_contain_text(SMALL_MODEL.name)
         page.locator("#listen").click()
         expect(page.locator("#listen")).to_have_attribute("aria-pressed", "true")
-        expect(page.locator("#partial")).to_contain_text("SIX", timeout=PATIENCE_MS)
+        expect(page.locator("#partial")).to_contain_text(HEARD, timeout=PATIENCE_MS)
         expect(page.locator("#lines .text").first).to_be_visible(timeout=PATIENCE_MS)
         page.locator("#listen").click()
         expect(page.locator("#listen")).to_have_attribute("aria-pressed", "false")
         # Chromium resamples what its microphone plays, so that a word may be heard in another way.
-        found, spoken = words_on(page).split(), expected[0].split()
+        found, spoken = words_on(page).split(), expected[1].split()
         assert len(set(spoken) - set(found)) <= 1
         assert abs(len(found) - len(spoken)) <= 1
         page.locator("#times").check()
@@ -154,6 +162,14 @@ def test_a_file_that_is_no_audio_is_explained(server: Running, tmp_path: Path) -
         expect(page.locator("#error")).to_contain_text("letter.wav", timeout=PATIENCE_MS)
 
 
+def test_what_is_missing_in_a_recording_is_said(server: Running, clips, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "whole.wav", clips[0], RATE)
+    (tmp_path / "cut.wav").write_bytes((tmp_path / "whole.wav").read_bytes()[: -len(clips[0])])
+    with browsing(server.url) as page:
+        page.locator("#file").set_input_files(tmp_path / "cut.wav")
+        expect(page.locator("#status")).to_contain_text("Note: cut.wav: truncated", timeout=PATIENCE_MS)
+
+
 def test_the_key_is_asked_for(serve: Callable[..., Running], microphone: Path) -> None:
     with browsing(serve(api_key="secret").url, microphone) as page:
         page.locator("#key").fill("wrong")
@@ -163,7 +179,7 @@ def test_the_key_is_asked_for(serve: Callable[..., Running], microphone: Path) -
         page.locator("#key").press("Enter")
         expect(page.locator("#model")).to_contain_text(SMALL_MODEL.name, timeout=PATIENCE_MS)
         page.locator("#listen").click()
-        expect(page.locator("#partial")).to_contain_text("SIX", timeout=PATIENCE_MS)
+        expect(page.locator("#partial")).to_contain_text(HEARD, timeout=PATIENCE_MS)
 
 
 def test_everything_can_be_done_from_the_keyboard(server: Running, microphone: Path) -> None:

@@ -11,6 +11,8 @@ from tests.samples import CLIPS
 from tests.serving.forms import MODEL, client_of
 from tests.serving.harness import Running
 
+from unichoir.serving.settings import Settings, UnknownLanguage
+
 
 @pytest.fixture
 def create(server: Running) -> Iterator[Callable[..., Any]]:
@@ -22,11 +24,11 @@ def create(server: Running) -> Iterator[Callable[..., Any]]:
 @pytest.mark.parametrize(
     ("options", "param", "code"),
     [
-        ({"temperature": 0.2}, "temperature", "unsupported_value"),
         ({"temperature": "warm"}, "temperature", "invalid_value"),
-        ({"temperature": "nan"}, "temperature", "unsupported_value"),
-        ({"prompt": "Names:"}, "prompt", "unsupported_value"),
+        ({"temperature": "nan"}, "temperature", "invalid_value"),
+        ({"temperature": -1}, "temperature", "invalid_value"),
         ({"language": "de"}, "language", "unsupported_value"),
+        ({"language": "de-EN"}, "language", "unsupported_value"),
         ({"response_format": "diarized_json"}, "response_format", "unsupported_value"),
         ({"response_format": "xml"}, "response_format", "invalid_value"),
         ({"stream": True, "response_format": "srt"}, "response_format", "unsupported_value"),
@@ -68,6 +70,8 @@ def test_parameters_that_are_refused(
         {"prompt": ""},
         {"language": ""},
         {"language": "EN"},
+        {"language": "en-US"},
+        {"language": "en_gb"},
         {"chunking_strategy": "auto"},
         {"stream": False},
         {"extra_body": {"include": "logprobs"}},
@@ -78,6 +82,17 @@ def test_parameters_that_are_taken(create: Callable[..., Any], options: dict[str
     found = create(file=CLIPS[2], **options)
     assert found.text == "NINE ONE EIGHT TWO"
     assert (found.logprobs is not None) == ("extra_body" in options)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_clients_send_by_default_is_ignored_and_named(server: Running, stream: bool) -> None:
+    with client_of(server) as client:
+        create = client.audio.transcriptions.with_streaming_response.create
+        with create(file=CLIPS[2], model=MODEL, prompt="Names: Zoë", temperature=0.2, stream=stream) as answer:
+            assert answer.headers["X-Unichoir-Ignored"] == "prompt, temperature"
+            assert "NINE ONE EIGHT TWO" in answer.read().decode()
+        with create(file=CLIPS[2], model=MODEL, temperature=0, stream=stream) as answer:
+            assert "X-Unichoir-Ignored" not in answer.headers
 
 
 def test_models(serve: Callable[..., Running]) -> None:
@@ -110,3 +125,24 @@ def test_key(serve: Callable[..., Running]) -> None:
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="open-sesame") as client:
         found = client.audio.transcriptions.create(file=io.BytesIO(CLIPS[2].read_bytes()), model=MODEL)
     assert found.text == "NINE ONE EIGHT TWO"
+
+
+@pytest.mark.parametrize(
+    ("languages", "own", "name", "chosen"),
+    [
+        (("zh_TW", "en"), "", "zh_TW", "zh_TW"),
+        (("zh_TW", "en"), "", "zh-tw", "zh_TW"),
+        (("zh_TW", "en"), "", "en-US", "en"),
+        ((), "pt_BR", "pt-br", None),
+        ((), "en", "en_GB", None),
+        ((), "en", "", None),
+    ],
+)
+def test_languages_with_regions(languages: tuple[str, ...], own: str, name: str, chosen: str | None) -> None:
+    assert Settings(model_name="m", languages=languages, language=own).choose_language(name) == chosen
+
+
+@pytest.mark.parametrize("name", ["zh", "zh-CN", "-", "de_EN"])
+def test_languages_that_are_not_there(name: str) -> None:
+    with pytest.raises(UnknownLanguage):
+        Settings(model_name="m", languages=("zh_TW", "en")).choose_language(name)

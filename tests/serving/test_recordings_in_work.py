@@ -52,6 +52,34 @@ class Gate:
         self.passes.release(1000)
 
 
+def test_a_client_that_goes_away_ends_the_decoding(
+    serve: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a file that never ends; its slot is free when its thread has ended, not before."""
+    server, ended, begun = serve(), threading.Event(), threading.Event()
+
+    def endless(*_: object, **__: object) -> Iterator[np.ndarray]:
+        try:
+            while True:
+                begun.set()
+                yield np.zeros(1, np.float32)
+        finally:
+            ended.set()
+
+    with monkeypatch.context() as patch:
+        patch.setattr("unichoir.serving.transcriptions.audio_blocks", endless)
+        files = {"file": ("endless.flac", b"fLaC")}
+        request = httpx.Request("POST", f"{server.url}/v1/audio/transcriptions", data={"model": MODEL}, files=files)
+        connection = HTTPConnection(request.url.host, request.url.port, timeout=PATIENCE)
+        connection.request("POST", request.url.path, request.read(), dict(request.headers))
+        assert begun.wait(PATIENCE)
+        assert not ended.is_set()
+        connection.close()
+        assert ended.wait(PATIENCE)
+    with client_of(server) as other:
+        assert other.audio.transcriptions.create(file=CLIPS[2], model=MODEL).text == "NINE ONE EIGHT TWO"
+
+
 @pytest.mark.parametrize("stream", ["true", "false"])
 def test_a_client_that_goes_away_ends_the_work(
     serve: Callable[..., Running],

@@ -10,6 +10,7 @@ from fastapi import FastAPI, WebSocket
 from fastapi.responses import FileResponse, JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.datastructures import MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import HTTPConnection
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -22,6 +23,7 @@ from unichoir.serving.metrics import Metrics
 from unichoir.serving.realtime import RealtimeConnection
 from unichoir.serving.security import check_access
 from unichoir.serving.settings import Settings
+from unichoir.serving.transcriptions import IGNORED_HEADER
 from unichoir.serving.transcriptions import router as transcriptions
 from unichoir.serving.wenet import WenetConnection
 
@@ -54,6 +56,14 @@ def create_app(recognizer: Recognizer, settings: Settings) -> FastAPI:
     app.state.engine = engine
     add_error_handlers(app)
     app.add_middleware(Guard)
+    if settings.allowed_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.allowed_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["Retry-After", IGNORED_HEADER],
+        )
     app.include_router(transcriptions)
     app.mount("/web", StaticFiles(directory=WEB))
     _add_page_and_health(app, engine)
@@ -90,7 +100,11 @@ class Guard:
             await send(message)
 
         application: ASGIApp = self.app
-        if scope["path"].startswith("/v1/"):
+        names = {name for name, _ in scope["headers"]}
+        if {b"content-length", b"transfer-encoding"} <= names:  # a proxy before us may have believed the other one
+            message = "a request has Content-Length or Transfer-Encoding, not both"
+            application = ApiError(400, message, code="ambiguous_length").to_response()
+        elif scope["path"].startswith("/v1/"):
             engine: Engine = scope["app"].state.engine
             try:
                 check_access(HTTPConnection(scope), engine.settings)
@@ -113,6 +127,8 @@ def _add_page_and_health(app: FastAPI, engine: Engine) -> None:
 
     @app.get("/readyz")
     async def readyz() -> Response:
+        if not engine.is_alive:
+            return JSONResponse({"status": "the engine has stopped"}, 503)
         if engine.is_draining:
             return JSONResponse({"status": "draining"}, 503)
         if len(engine.sessions) >= engine.settings.max_sessions:

@@ -27,6 +27,17 @@ class ProtocolError(UnichoirError):
     """A message that the protocol does not allow and after which it cannot go on."""
 
 
+def parse_json(text: str) -> Any:
+    """What a client has sent. Raises ValueError for what is no JSON, is nested too deeply, or has a character that is
+    none: half of a surrogate pair cannot be sent back."""
+    try:
+        value = json.loads(text)
+        json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    return value
+
+
 class Connection(ABC):
     """One WebSocket client and its live session."""
 
@@ -84,13 +95,20 @@ class Connection(ABC):
                     self.outcome = self.outcome if message is None else "client_closed"
                     return
                 text = message.get("text")
-                await self.receive(message["bytes"] if text is None else text)
+                content = message["bytes"] if text is None else text
+                self._check_size(content)
+                await self.receive(content)
         except SessionExpired as error:
             await self._fail(str(error), "session_expired")
         except ProtocolError as error:
             await self._fail(str(error), "invalid_request_error")
         except WebSocketDisconnect:
             self.outcome = "client_closed"
+
+    def _check_size(self, content: str | bytes) -> None:
+        size, most = len(content), self.engine.settings.max_message_bytes
+        if size > most:
+            raise ProtocolError(f"a message of {size} bytes is too long: this server takes {most} bytes in one")
 
     async def _next_message(self) -> MutableMapping[str, Any] | None:
         """None after too long a silence. Who has ended the input may be silent until the results are there."""

@@ -1,8 +1,9 @@
-"""The engine's thread: one recogniser for all live sessions and all recordings.
+"""The engine: one recogniser for all live sessions and all recordings, in several threads.
 
-The event loop only puts audio into inboxes and takes events out of mailboxes. The thread takes what has arrived, steps
-all streams that have a chunk through the encoder together, and, where no stream is ready, goes on by one piece of one
-recording. So a live session waits for one step or one piece at most, and no computation ever holds up the event loop.
+The event loop only puts audio into inboxes and takes events out of mailboxes. The engine's thread takes what has
+arrived and steps all streams that have a chunk through the encoder together. What takes longer, the final results of
+utterances and the pieces of recordings, is done in others (`Background`). So a live session waits for one step of the
+others at most, and no computation ever holds up the event loop.
 """
 
 import asyncio
@@ -20,15 +21,15 @@ from unichoir.decoding.options import DecodingOptions
 from unichoir.decoding.recognizer import Recognizer
 from unichoir.decoding.transcript import Segment
 from unichoir.errors import UnichoirError
+from unichoir.serving.background import Background
 from unichoir.serving.hotwords import Builder
 from unichoir.serving.live import LiveStream
 from unichoir.serving.logs import log_failure
 from unichoir.serving.metrics import Metrics
-from unichoir.serving.session import Event, Session
+from unichoir.serving.session import Event, Failed, Session
 from unichoir.serving.settings import Settings
 
-PIECE_INTERVAL = 1.0
-"""Seconds after which a recording goes on by a piece even while streams are ready."""
+DEATH = "the recogniser has stopped working: the server ends"
 
 
 class Busy(UnichoirError):
@@ -56,6 +57,8 @@ class _Job:
         self.deliver = deliver
         self.position = 0.0
         self.is_abandoned = False
+        self.scorer: object = None
+        """What its searches need, held for them."""
 
 
 class Engine:
@@ -68,40 +71,47 @@ class Engine:
         self.hotwords = Builder(recognizer)
         self.sessions: set[Session] = set()
         self.is_draining = False
-        self._jobs: deque[_Job] = deque()
-        self._num_jobs = 0
+        self.on_death: Callable[[], None] = lambda: None
+        """Called in the event loop when a thread has died: nothing is recognised any more."""
+        self.is_dead = False
+        """Whether a thread has ended by an exception."""
+        self._jobs: set[_Job] = set()
         self._live: dict[Session, LiveStream] = {}
         self._wake = threading.Condition()
         self._arrived: dict[Session, None] = {}
+        self._finished: deque[tuple[LiveStream, Exception | None]] = deque()
+        """Streams with the final result of their utterance."""
         self._stopping = False
-        self._last_piece = 0.0
+        self._background = Background(self._die)
         metrics.sessions.set_function(lambda: len(self.sessions))
-        metrics.uploads.set_function(lambda: self._num_jobs)
+        metrics.uploads.set_function(lambda: len(self._jobs))
         metrics.queue_seconds.set_function(lambda: sum(session.backlog_ms for session in self.sessions) / 1000)
         self._thread = threading.Thread(target=self._run, name="unichoir-engine", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def is_alive(self) -> bool:
-        """Whether the thread works."""
-        return self._thread.is_alive()
+        """Whether all threads work."""
+        return not self.is_dead and self._thread.is_alive()
 
     @property
     def is_idle(self) -> bool:
         """Whether there is neither a session nor a recording."""
-        return not self.sessions and not self._num_jobs
+        return not self.sessions and not self._jobs
 
     def start(self) -> None:
-        """Start the thread, for the running event loop."""
+        """Start the threads, for the running event loop."""
         self._loop = asyncio.get_running_loop()
         self._thread.start()
+        self._background.start()
 
     async def stop(self) -> None:
-        """Stop the thread after what it is doing now; sessions that are open get nothing more."""
+        """Stop the threads after what they are doing now; sessions that are open get nothing more."""
         with self._wake:
             self._stopping = True
             self._wake.notify()
         await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._background.stop)
 
     def open_session(self) -> Session:
         """A new live session, with the server's own options. Raises Busy and Draining."""
@@ -118,22 +128,21 @@ class Engine:
         Leaving the loop abandons what is left. Raises Busy, Draining, and UnichoirError for what cannot be recognised.
         """
         self._check_draining()
-        if self._num_jobs >= self.settings.max_waiting_uploads:
-            raise Busy(f"{self._num_jobs} recordings are waiting already")
+        if len(self._jobs) >= self.settings.max_waiting_uploads:
+            raise Busy(f"{len(self._jobs)} recordings are waiting already")
         results: asyncio.Queue[Piece | Exception | None] = asyncio.Queue()
         job = _Job(self.recognizer.recognize_by_piece(samples, options), results.put_nowait)
-        self._num_jobs += 1
-        with self._wake:
-            self._jobs.append(job)
-            self._wake.notify()
+        self._jobs.add(job)
         try:
+            job.scorer = await self.hotwords.prepare(options)
+            self._background.add_piece(partial(self._recognize_piece, job))
             while (result := await results.get()) is not None:
                 if isinstance(result, Exception):
                     raise result
                 yield result
         finally:
             job.is_abandoned = True
-            self._num_jobs -= 1
+            self._jobs.discard(job)
 
     def drain(self) -> None:
         """Take nothing new, and end the input of all open sessions: they get their last results."""
@@ -142,8 +151,19 @@ class Engine:
             session.finish()
 
     def _check_draining(self) -> None:
+        if self.is_dead:
+            raise Draining(DEATH)
         if self.is_draining:
             raise Draining("this server is about to stop and takes nothing new")
+
+    def _end_all(self) -> None:
+        """Nobody waits for a thread that has died."""
+        for job in self._jobs:
+            job.deliver(UnichoirError(DEATH))
+        for session in list(self.sessions):
+            session.is_over = True
+            session.deliver([Failed(DEATH)], session.accepted_ms)
+        self.on_death()
 
     def _notify(self, session: Session) -> None:
         with self._wake:
@@ -153,34 +173,69 @@ class Engine:
     # What follows runs in the engine's thread.
 
     def _run(self) -> None:
-        while True:
-            with self._wake:
-                while not (
-                    self._arrived or self._jobs or self._stopping or any(live.is_ready for live in self._live.values())
-                ):
-                    self._wake.wait()
-                if self._stopping:
-                    return
-                arrived, self._arrived = self._arrived, {}
-            try:
+        try:
+            ready: list[LiveStream] = []
+            while True:
+                with self._wake:
+                    while not (self._arrived or self._finished or self._stopping or ready):
+                        self._wake.wait()
+                    if self._stopping:
+                        return
+                    arrived, self._arrived = self._arrived, {}
+                    finished, self._finished = self._finished, deque()
                 self._take(arrived)
-                ready = [live for live in self._live.values() if live.is_ready]
-                if ready:
+                self._take_finals(finished)
+                if ready := self._find_ready():
                     self._step(ready[: self.settings.max_batch])
-                if self._jobs and (not ready or time.monotonic() - self._last_piece > PIECE_INTERVAL):
-                    self._recognize_piece(self._jobs.popleft())
-            except Exception as error:  # the thread outlives whatever it may be
-                log_failure("engine_error", error)
+                    ready = self._find_ready()
+        except BaseException as error:
+            self._die(error)
+
+    def _die(self, error: BaseException) -> None:
+        """A thread cannot go on, whatever it was: without it sessions would wait for ever."""
+        self.is_dead = True
+        log_failure("engine_died", error)
+        self._call(self._end_all)
+
+    def _find_ready(self) -> list[LiveStream]:
+        ready, failed = [], []
+        for live in self._live.values():
+            self._guarded(live, live.look)
+            if live.is_over:
+                failed.append(live)
+            elif live.is_ready:
+                ready.append(live)
+        self._deliver(failed)
+        return ready
 
     def _take(self, arrived: Iterable[Session]) -> None:
         """Take what has arrived in the sessions."""
         for session in arrived:
             if session.is_over:
                 continue
-            live = self._live.get(session) or LiveStream(self.recognizer, session)
-            self._live[session] = live
-            self._guarded(live, live.take)
+            live = self._live.get(session) or self._begin(session)
+            if live is not None:
+                self._live[session] = live
+                self._guarded(live, live.take)
         self._deliver([self._live[session] for session in arrived if session in self._live])
+
+    def _begin(self, session: Session) -> LiveStream | None:
+        """None where it cannot begin, which the session is told."""
+        try:
+            return LiveStream(self.recognizer, session)
+        except Exception as error:
+            session.is_over = True
+            self._call(partial(_hand_over, [(session, [Failed(_reason(error))], 0.0)]))
+            return None
+
+    def _take_finals(self, finished: Iterable[tuple[LiveStream, Exception | None]]) -> None:
+        """Take the final results that have been found, and go on with what follows in those streams."""
+        lives = []
+        for live, error in finished:
+            if not live.is_over:
+                self._guarded(live, live.take_final if error is None else partial(_raise, error))
+                lives.append(live)
+        self._deliver(lives)
 
     def _step(self, ready: list[LiveStream]) -> None:
         """Go on by one chunk of each; those that come first now come last the next time."""
@@ -208,20 +263,44 @@ class Engine:
         try:
             action()
         except Exception as error:
-            if not isinstance(error, UnichoirError):
-                log_failure("session_error", error)
-            live.fail(str(error) if isinstance(error, UnichoirError) else "the recogniser has failed")
+            live.fail(_reason(error))
 
     def _deliver(self, lives: Iterable[LiveStream]) -> None:
-        """Hand the events of these to the event loop, and let go of those that are over."""
+        """Hand the events of these to the event loop, have final results found, and let go of those that are over."""
         letters = []
         for live in lives:
+            if live.awaits_final:
+                live.awaits_final = False
+                self._background.add_final(partial(self._find_final, live))
             letters.append((live.session, live.events, live.heard_ms))
             live.events = []
             if live.is_over:
                 live.session.is_over = True
-                del self._live[live.session]
-        self._call(partial(_hand_over, letters))
+                self._live.pop(live.session, None)
+        if letters:  # each call wakes the event loop
+            self._call(partial(_hand_over, letters))
+
+    def _call(self, function: Callable[[], None]) -> None:
+        """Have the event loop call it. When the loop is closed there is no one left to hear of it."""
+        assert self._loop is not None
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(function)
+
+    # What follows runs in the background.
+
+    def _find_final(self, live: LiveStream) -> None:
+        """The final result of a stream whose utterance has ended; until the engine takes it, nothing else touches the
+        stream."""
+        start, error = time.perf_counter(), None
+        try:
+            if not live.is_over:
+                self.recognizer.get_result(live.stream)  # which keeps it
+        except Exception as raised:
+            error = raised
+        self.metrics.compute_seconds.inc(time.perf_counter() - start)
+        with self._wake:
+            self._finished.append((live, error))
+            self._wake.notify()
 
     def _recognize_piece(self, job: _Job) -> None:
         """Go on with one recording by one piece; the next piece is that of the next recording."""
@@ -234,21 +313,26 @@ class Engine:
                     outcome = Piece(*found)
                     self.metrics.audio_seconds.inc(outcome.seconds - job.position)
                     job.position = outcome.seconds
-                    self._jobs.append(job)
+                    self._background.add_piece(partial(self._recognize_piece, job))
         except Exception as error:
             if not isinstance(error, UnichoirError):
                 log_failure("recording_error", error)
                 error = UnichoirError("the recogniser has failed")
             outcome = error
-        self._last_piece = time.monotonic()
         self.metrics.compute_seconds.inc(time.perf_counter() - start)
         self._call(partial(job.deliver, outcome))
 
-    def _call(self, function: Callable[[], None]) -> None:
-        """Have the event loop call it. When the loop is closed there is no one left to hear of it."""
-        assert self._loop is not None
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(function)
+
+def _reason(error: Exception) -> str:
+    """Why a session ends, in words for its client. What was not foreseen is for the logs."""
+    if isinstance(error, UnichoirError):
+        return str(error)
+    log_failure("session_error", error)
+    return "the recogniser has failed"
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 def _hand_over(letters: list[tuple[Session, list[Event], float]]) -> None:

@@ -19,6 +19,8 @@ class Recording:
 
     pieces: Sequence[Piece]
     duration: float
+    warnings: Sequence[str] = ()
+    """What of it is missing."""
 
     @property
     def transcript(self) -> Transcript:
@@ -41,6 +43,7 @@ def json_body(recording: Recording, parameters: Parameters) -> dict[str, Any]:
     """OpenAI's `Transcription`."""
     transcript = recording.transcript
     body: dict[str, Any] = {"text": transcript.text, "usage": usage_dict(recording.duration)}
+    body |= _warnings(recording.warnings)
     if "logprobs" in parameters.include:
         body["logprobs"] = [logprob_dict(token) for token in transcript.tokens]
     return body
@@ -60,6 +63,7 @@ def verbose_body(recording: Recording, parameters: Parameters, language: str, we
         "duration": round(recording.duration, 3),
         "text": transcript.text,
         "usage": usage_dict(recording.duration),
+        **_warnings(recording.warnings),
     }
     if "segment" in parameters.granularities:
         starts = [0.0, *(piece.seconds for piece in recording.pieces)]
@@ -91,12 +95,20 @@ def delta_event(delta: str, piece: Piece, duration: float, parameters: Parameter
     return event
 
 
-def done_event(text: str, tokens: Sequence[Token], duration: float, parameters: Parameters) -> dict[str, Any]:
+def done_event(
+    text: str, tokens: Sequence[Token], duration: float, parameters: Parameters, warnings: Sequence[str] = ()
+) -> dict[str, Any]:
     """OpenAI's `TranscriptionTextDoneEvent`."""
     event: dict[str, Any] = {"type": "transcript.text.done", "text": text, "usage": usage_dict(duration)}
+    event |= _warnings(warnings)
     if "logprobs" in parameters.include:
         event["logprobs"] = [logprob_dict(token) for token in tokens]
     return event
+
+
+def _warnings(warnings: Sequence[str]) -> dict[str, list[str]]:
+    """Ours; left out where there is nothing to say."""
+    return {"warnings": list(warnings)} if warnings else {}
 
 
 def segment_text(segment: Segment) -> str:

@@ -9,6 +9,7 @@ import anyio.to_thread
 from unichoir.decoding.context import Hotword, parse_hotwords
 from unichoir.decoding.options import SearchOptions
 from unichoir.decoding.recognizer import Recognizer
+from unichoir.decoding.scoring import PrefixScorer
 from unichoir.errors import DecodingError, UnichoirError
 from unichoir.serving.settings import Settings
 
@@ -43,13 +44,17 @@ class Builder:
         self._recognizer = recognizer
         self._limiter = anyio.CapacityLimiter(1)
 
-    async def prepare(self, options: SearchOptions) -> None:
-        """After this the recogniser has what it needs for these options. Raises InvalidHotwords."""
-        if options.hotwords:
-            try:
-                await anyio.to_thread.run_sync(partial(self._recognizer.scorer, options), limiter=self._limiter)
-            except UnichoirError as error:
-                raise _invalid(error) from None
+    async def prepare(self, options: SearchOptions) -> PrefixScorer | None:
+        """The recogniser has what it needs for these options as long as somebody holds what this returns.
+
+        Raises InvalidHotwords.
+        """
+        if not options.hotwords:
+            return None
+        try:
+            return await anyio.to_thread.run_sync(partial(self._recognizer.scorer, options), limiter=self._limiter)
+        except UnichoirError as error:
+            raise _invalid(error) from None
 
 
 def _invalid(error: UnichoirError) -> InvalidHotwords:

@@ -1,13 +1,17 @@
-"""HTTP connections that do not wait for ever: uvicorn has no limit on how long a request may take to arrive."""
+"""Connections that do not wait for ever, nor are waited for: uvicorn has no limit on how long a request may take to
+arrive, and none on what waits for a client to read it."""
 
 import asyncio
 import sys
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 REQUEST_TIMEOUT = 10.0
 """Seconds between two looks at a connection; one without a request at both is closed."""
+MAX_UNREAD_BYTES = 1 << 20
+"""Of answers that wait for a WebSocket client to read them."""
 SPARE_FILES = 64
 """Beside connections: models, logs, uploads on disk, the event loop's own."""
 
@@ -39,6 +43,17 @@ class ImpatientProtocol(H11Protocol):
             return
         self._idle_since = (self.cycle,) if is_idle else None
         self._timer = self.loop.call_later(REQUEST_TIMEOUT, self._look)
+
+
+class BoundedWebSocket(WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket, but a client that sends pings and never reads is disconnected: the answers wait in memory,
+    however many they are."""
+
+    def data_received(self, data: bytes) -> None:
+        """What a client has sent."""
+        super().data_received(data)
+        if self.transport.get_write_buffer_size() > MAX_UNREAD_BYTES:
+            self.transport.abort()
 
 
 def most_connections() -> int | None:

@@ -17,25 +17,31 @@ class LiveStream:
         """Not delivered yet."""
         self.is_over = False
         """Nothing will follow."""
+        self.awaits_final = False
+        """The utterance has ended, and nobody has been asked for its final result yet. Until that is taken the stream
+        stands still."""
+        self.is_ready = False
+        """Whether the stream had a chunk to encode when `look` was called."""
         self._recognizer = recognizer
         self._waiting: deque[Item] = deque()
         self._options = session.options
         self._closing: Signal | None = None
+        self._is_waiting = False
+        """For the final result of an utterance."""
         self._start_ms = 0.0
         self.stream = self._new_stream()
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether the stream has a chunk to encode."""
-        return not self.is_over and self._recognizer.is_ready(self.stream)
 
     @property
     def heard_ms(self) -> float:
         """Up to where the session's audio has been recognised."""
         return self.stream.heard_ms
 
+    def look(self) -> None:
+        """See whether the stream has a chunk to encode."""
+        self.is_ready = not self.is_over and self._recognizer.is_ready(self.stream)
+
     def take(self) -> None:
-        """Take what has arrived. What comes after a commit waits until the utterance is done."""
+        """Take what has arrived. What comes while an utterance is not done that has ended waits until it is."""
         while self.session.inbox:
             item = self.session.inbox.popleft()
             self.is_over = self.is_over or item == "abandon"
@@ -43,9 +49,16 @@ class LiveStream:
         self._go_on()
 
     def collect(self) -> None:
-        """Take the results of a step: final ones of utterances that have ended, else the partial one."""
-        if not self._take_finals():
+        """Take the partial result of a step. Where the utterance has ended, the final one has to be found first."""
+        if not self._has_ended:
             self.events.append(self._recognizer.get_result(self.stream))
+        self._go_on()
+
+    def take_final(self) -> None:
+        """Take the final result of the utterance, which has been found, and go on with the next one."""
+        self.events.append(self._recognizer.get_result(self.stream))
+        self._recognizer.reset(self.stream)
+        self._is_waiting = False
         self._go_on()
 
     def fail(self, message: str) -> None:
@@ -53,47 +66,47 @@ class LiveStream:
         self.events.append(Failed(message))
         self.is_over = True
 
+    @property
+    def _has_ended(self) -> bool:
+        return self._recognizer.is_endpoint(self.stream)
+
     def _go_on(self) -> None:
         while not self.is_over:
-            if self._closing and not self._is_stream_done():
+            if self._has_ended:
+                if not self._is_waiting:
+                    self.awaits_final = self._is_waiting = True
                 return
-            if self.is_over or not self._waiting:
-                return
-            item = self._waiting.popleft()
-            if isinstance(item, Audio):
-                self.stream.accept_waveform(item.samples, item.sample_rate)
-            elif isinstance(item, StreamingOptions):
-                self._options = item
-                if not self.stream.accepted_ms:
-                    self.stream = self._new_stream()
-            elif item == "clear":
-                self._start_ms += self.stream.accepted_ms
-                self.stream = self._new_stream()
-                self.events.append("cleared")
+            if self._closing:
+                if not self.stream.is_closed:
+                    return
+                self._end_stream(self._closing)
+            elif self._waiting:
+                self._handle(self._waiting.popleft())
             else:
-                self.stream.input_finished()
-                self._closing = item
+                return
 
-    def _take_finals(self) -> bool:
-        """The results of utterances that have ended; whether there was one."""
-        found = False
-        while self._recognizer.is_endpoint(self.stream):
-            self.events.append(self._recognizer.get_result(self.stream))
-            self._recognizer.reset(self.stream)
-            found = True
-        return found
+    def _handle(self, item: Item) -> None:
+        if isinstance(item, Audio):
+            self.stream.accept_waveform(item.samples, item.sample_rate)
+        elif isinstance(item, StreamingOptions):
+            self._options = item
+            if not self.stream.accepted_ms:
+                self.stream = self._new_stream()
+        elif item == "clear":
+            self._start_ms += self.stream.accepted_ms
+            self.stream = self._new_stream()
+            self.events.append("cleared")
+        else:
+            self.stream.input_finished()
+            self._closing = item
 
-    def _is_stream_done(self) -> bool:
-        """Whether a stream whose input has ended is recognised to its end; then another takes its place."""
-        self._take_finals()
-        if not self.stream.is_closed:
-            return False
+    def _end_stream(self, signal: Signal) -> None:
+        """A stream whose input has ended is recognised to its end; another takes its place."""
         self._start_ms += self.stream.accepted_ms
-        self.is_over = self._closing == "finish"
+        self.is_over = signal == "finish"
         self.events.append("ended" if self.is_over else "committed")
         self._closing = None
         self.stream = self._new_stream()
-        return True
 
     def _new_stream(self) -> Stream:
         return self._recognizer.create_stream(self._options, start_ms=round(self._start_ms))

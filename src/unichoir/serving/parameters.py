@@ -1,4 +1,4 @@
-"""What a client may choose about a transcription: OpenAI's parameters, of which none is accepted in silence."""
+"""What a client may choose about a transcription: OpenAI's parameters, of which none is ignored in silence."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +39,8 @@ class Parameters:
     """The only one to recognise; None: as the server says."""
     verbatim: bool | None = None
     """Whether to leave the bare words; None: as the server says."""
+    ignored: tuple[str, ...] = ()
+    """Parameters that clients send by default and that have no effect here; the answer names them."""
 
 
 def parse_parameters(fields: Mapping[str, Sequence[str]], settings: Settings) -> Parameters:
@@ -55,11 +57,11 @@ def parse_parameters(fields: Mapping[str, Sequence[str]], settings: Settings) ->
         language = settings.choose_language(scalars.get("language", ""))
     except UnknownLanguage as error:
         raise _unsupported("language", f"{shown(scalars['language'])}: {error}") from None
-    if scalars.get("prompt"):
-        raise _unsupported("prompt", "this model cannot be prompted; phrases to expect are keywords")
     if scalars.get("chunking_strategy", "auto") != "auto":
         raise _unsupported("chunking_strategy", "long audio is always cut at pauses, which is what auto means here")
-    _check_temperature(scalars.get("temperature", "0"))
+    ignored = ["prompt"] if scalars.get("prompt") else []
+    if _temperature(scalars.get("temperature", "0")):
+        ignored.append("temperature")
     if (response_format := scalars.get("response_format", "json")) == "diarized_json":
         raise _unsupported("response_format", "diarized_json: this model does not tell speakers apart")
     parameters = Parameters(
@@ -73,6 +75,7 @@ def parse_parameters(fields: Mapping[str, Sequence[str]], settings: Settings) ->
         hotwords=_hotwords(lists["keywords"], settings) if "keywords" in lists else None,
         language=language,
         verbatim=_truth("verbatim", scalars["verbatim"]) if "verbatim" in scalars else None,
+        ignored=tuple(ignored),
     )
     _check_together(parameters, has_granularities="timestamp_granularities" in lists)
     return parameters
@@ -118,14 +121,15 @@ def _hotwords(phrases: list[str], settings: Settings) -> tuple[Hotword, ...]:
         raise invalid_keywords(error) from None
 
 
-def _check_temperature(text: str) -> None:
+def _temperature(text: str) -> float:
     try:
         temperature = float(text)
+        if 0 <= temperature <= 2:
+            return temperature
     except ValueError:
-        message = f"temperature: {shown(text)!r} is not a number"
-        raise ApiError(400, message, code="invalid_value", param="temperature") from None
-    if temperature != 0:
-        raise _unsupported("temperature", "this model always takes what is most probable, which is 0")
+        pass
+    message = f"temperature: {shown(text)!r} is not a number from 0 to 2"
+    raise ApiError(400, message, code="invalid_value", param="temperature")
 
 
 def _check_together(parameters: Parameters, has_granularities: bool) -> None:

@@ -2,7 +2,6 @@
 
 import base64
 import binascii
-import json
 import uuid
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeAlias
@@ -11,7 +10,7 @@ import numpy as np
 
 from unichoir.decoding.formats import word_dict
 from unichoir.decoding.hypothesis import StreamResult
-from unichoir.serving.connection import Connection, ProtocolError
+from unichoir.serving.connection import Connection, ProtocolError, parse_json
 from unichoir.serving.formats import logprob_dict, usage_dict
 from unichoir.serving.hotwords import InvalidHotwords
 from unichoir.serving.realtime_config import KEYWORDS, LOGPROBS, PARTIAL, WORDS, InvalidUpdate, RealtimeConfig
@@ -110,8 +109,8 @@ class RealtimeConnection(Connection):
             if isinstance(message, bytes):
                 raise InvalidEvent("invalid_json", "events are JSON in text messages, this one is binary")
             try:
-                event = json.loads(message)
-            except (ValueError, RecursionError):
+                event = parse_json(message)
+            except ValueError:
                 raise InvalidEvent("invalid_json", "the event is not JSON") from None
             kind = event.get("type") if isinstance(event, dict) else None
             handler = self._handlers.get(kind) if isinstance(kind, str) else None
@@ -154,13 +153,14 @@ class RealtimeConnection(Connection):
             raise InvalidEvent("invalid_value", str(error), error.param) from None
         options = config.streaming_options(self.engine.settings.streaming)
         try:
-            await self.engine.hotwords.prepare(options)
+            scorer = await self.engine.hotwords.prepare(options)
         except InvalidHotwords as error:
             raise InvalidEvent("invalid_value", f"{KEYWORDS}: {error}", KEYWORDS) from None
         if options != self.session.options:
             if self._has_uncommitted:  # options are those of a stream: another begins
                 self._end_item()
             self.session.configure(options)
+            self.session.scorer = scorer
         self._config = config
         await self._send("session.updated", session=self._session())
 

@@ -11,10 +11,10 @@ import uvicorn
 from unichoir.decoding.recognizer import Recognizer
 from unichoir.errors import UnichoirError
 from unichoir.serving.app import create_app
-from unichoir.serving.engine import Engine
-from unichoir.serving.http import ImpatientProtocol, most_connections
+from unichoir.serving.engine import DEATH, Engine
+from unichoir.serving.http import BoundedWebSocket, ImpatientProtocol, most_connections
 from unichoir.serving.logs import configure_logs, log_event
-from unichoir.serving.settings import Settings
+from unichoir.serving.settings import MEBIBYTE, Settings
 
 POLL_SECONDS = 0.05
 
@@ -24,7 +24,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, engine: Engine) -> None:
         super().__init__(config)
-        self._engine = engine
+        self.engine = engine
         self._draining: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -39,31 +39,40 @@ class Server(uvicorn.Server):
         """Say where it listens as soon as it does."""
         await super().startup(sockets)
         self._loop = asyncio.get_running_loop()
+        self.engine.on_death = self._give_up
         if self.started:
-            log_event("listening", url=self.url, model=self._engine.settings.model_name)
+            log_event("listening", url=self.url, model=self.engine.settings.model_name)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal; in the main thread, between two steps of Python."""
-        if self._loop is None or self._draining is not None or self._engine.is_draining:
+        if self._loop is None or self._draining is not None or self.engine.is_draining:
             self.should_exit = self.force_exit = True
         else:
             self._loop.call_soon_threadsafe(self.drain)
 
+    def _give_up(self) -> None:
+        """The engine has died and fails whatever is open: stop when clients have been told. Whatever started this
+        process may start another."""
+        if self._draining is None:
+            self._draining = asyncio.create_task(self._stop_when_idle())
+
     def drain(self) -> None:
         """Take nothing new, wait for what is open, stop."""
         if self._draining is None:
-            self._draining = asyncio.create_task(self._drain())
+            log_event("draining", sessions=len(self.engine.sessions))
+            self.engine.drain()
+            self._draining = asyncio.create_task(self._stop_when_idle())
 
-    async def _drain(self) -> None:
-        log_event("draining", sessions=len(self._engine.sessions))
-        self._engine.drain()
+    async def _stop_when_idle(self) -> None:
+        """Or after `drain_timeout`. uvicorn closes connections at once, so it must not begin before they have their
+        last messages."""
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._idle(), self._engine.settings.drain_timeout)
-        log_event("stopping", sessions=len(self._engine.sessions))
+            await asyncio.wait_for(self._idle(), self.engine.settings.drain_timeout)
+        log_event("stopping", sessions=len(self.engine.sessions))
         self.should_exit = True
 
     async def _idle(self) -> None:
-        while not self._engine.is_idle:
+        while not self.engine.is_idle:
             await asyncio.sleep(POLL_SECONDS)
 
 
@@ -73,11 +82,13 @@ def make_server(recognizer: Recognizer, settings: Settings, **options: Any) -> S
     config = uvicorn.Config(
         app,
         http=ImpatientProtocol,
-        ws="websockets-sansio",
-        ws_max_size=settings.max_message_bytes,
+        ws=BoundedWebSocket,
+        # What is a little too long is answered with words (`Connection`); beyond that the connection just ends.
+        ws_max_size=settings.max_message_bytes + MEBIBYTE,
         ws_per_message_deflate=False,  # speech as PCM shrinks little, and every connection would pay for it
-        # Who is not read from for a while, because its audio waits, cannot answer pings either.
-        ws_ping_timeout=60.0,
+        # Who is not read from for a while, because its audio waits, cannot answer pings either, and ten minutes in one
+        # message take a while. `idle_timeout` ends those who say nothing.
+        ws_ping_timeout=None,
         limit_concurrency=most_connections(),
         timeout_graceful_shutdown=5,
         log_config=None,
@@ -102,3 +113,5 @@ def serve(recognizer: Recognizer, settings: Settings, host: str, port: int, **op
         server = make_server(recognizer, settings, **options)
         configure_logs()
         server.run(sockets=[listening])
+        if server.engine.is_dead:
+            raise UnichoirError(DEATH)

@@ -16,6 +16,8 @@ from unichoir.decoding.options import StreamingOptions
 from unichoir.errors import UnichoirError
 from unichoir.serving.settings import Settings
 
+MAX_BLOCK_SECONDS = 2.0
+"""Of audio that the engine's thread takes at once."""
 MAX_EVENTS = 256
 """Final results that wait for a client to read them."""
 
@@ -65,6 +67,8 @@ class Session:
         """As last configured."""
         self.is_over = False
         """Set by the engine's thread: it takes nothing more."""
+        self.scorer: object = None
+        """What `hotwords.Builder` has prepared for the options: held here, it is there for the engine."""
         self.latency = LatencyMeter()
         self.inbox: deque[Item] = deque()
         """The engine's thread takes from its left."""
@@ -102,14 +106,20 @@ class Session:
         """
         if self._input_ended or not len(samples):
             return
-        self.accepted_ms += 1000 * len(samples) / sample_rate
-        if self.accepted_ms > self._max_ms:
-            raise SessionExpired(f"a session may have {self._max_ms / 1000:g} s of audio")
-        self.latency.accepted(self.accepted_ms, time.monotonic())
-        self._put(Audio(samples, sample_rate))
-        if self.backlog_ms > self._max_backlog_ms:
-            self._has_room.clear()
-            await self._has_room.wait()
+        # In blocks, since the engine's thread takes each in one go, and all other sessions wait for it.
+        size = round(MAX_BLOCK_SECONDS * sample_rate)
+        for begin in range(0, len(samples), size):
+            block = samples[begin : begin + size]
+            self.accepted_ms += 1000 * len(block) / sample_rate
+            if self.accepted_ms > self._max_ms:
+                raise SessionExpired(f"a session may have {self._max_ms / 1000:g} s of audio")
+            self.latency.accepted(self.accepted_ms, time.monotonic())
+            self._put(Audio(block, sample_rate))
+            if self.backlog_ms > self._max_backlog_ms:
+                self._has_room.clear()
+                await self._has_room.wait()
+            if self._is_closed:
+                return
 
     def commit(self) -> None:
         """End the utterance here; "committed" follows its last final result."""

@@ -35,8 +35,8 @@ class Settings:
     """Streams that go through the encoder together."""
     max_backlog_seconds: float = 10.0
     """Audio of one session that waits to be recognised; clients that send faster are not read from for a while."""
-    max_message_bytes: int = MEBIBYTE
-    """Of one WebSocket message."""
+    max_message_bytes: int = 20 * MEBIBYTE
+    """Of one WebSocket message: ten minutes of int16 at 16 kHz."""
     idle_timeout: float = 30.0
     """Seconds without a message after which a session is closed."""
     max_session_seconds: float = 2 * 3600.0
@@ -50,6 +50,8 @@ class Settings:
     """Phrases in the list of one client, of 20 characters on average; 0: clients may give none."""
     api_key: str = ""
     """Bearer token that clients must show; empty: none."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names of this server, other than localhost; *: any. Addresses always count."""
     allowed_origins: tuple[str, ...] = ()
     """Origins of web pages, other than the server's own, that may use it."""
     drain_timeout: float = 30.0
@@ -76,12 +78,15 @@ class Settings:
     def choose_language(self, name: str) -> str | None:
         """What recognition is restricted to for a client that asks for `name`; None: to nothing.
 
-        An empty name is no wish. Raises UnknownLanguage.
+        An empty name is no wish; of a name with a region, as en-US, the language counts. Raises UnknownLanguage.
         """
-        choices = {language.lower(): language for language in self.languages}
-        if name.lower() in choices:
-            return choices[name.lower()]
-        if name and name.lower() != self.language.lower():
+        choices = {_normalized(language): language for language in self.languages}
+        wanted, own = _normalized(name), _normalized(self.language)
+        if wanted not in (*choices, own):
+            wanted = wanted.partition("-")[0]
+        if wanted in choices:
+            return choices[wanted]
+        if name and (not wanted or wanted != own):
             known = ", ".join(self.languages) or (f"{self.language} only" if self.language else "")
             raise UnknownLanguage(f"this model recognises {known or 'a language that the server does not know'}")
         return None
@@ -90,3 +95,8 @@ class Settings:
     def model_names(self) -> tuple[str, ...]:
         """All names of the model."""
         return (self.model_name, *self.aliases)
+
+
+def _normalized(language: str) -> str:
+    """As clients have it from their system, en-US or en_US, in one way."""
+    return language.lower().replace("_", "-")

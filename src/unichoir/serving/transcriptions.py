@@ -2,19 +2,22 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncGenerator, Coroutine, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import anyio
 import anyio.to_thread
+import numpy as np
 from fastapi import APIRouter, Request
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from unichoir.audio.io import Samples, audio_duration, load_audio
+from unichoir.audio.io import Samples, audio_blocks
 from unichoir.decoding.formats import write_transcript
 from unichoir.decoding.hypothesis import Token
 from unichoir.decoding.options import DecodingOptions
@@ -34,6 +37,8 @@ MAX_RECEIVING = 32
 MAX_DECODING = 2
 """Files that are decoded at once: each keeps a processor busy and takes memory for all of its samples."""
 RETRY_SECONDS = 5
+IGNORED_HEADER = "X-Unichoir-Ignored"
+"""Names the parameters of a request that have no effect."""
 MEDIA_TYPES = {"text": "text/plain", "srt": "application/x-subrip; charset=utf-8", "vtt": "text/vtt"}
 
 Result = TypeVar("Result")
@@ -62,11 +67,18 @@ async def create_transcription(request: Request) -> Response:
     """
     engine: Engine = request.app.state.engine
     with _refusals(engine):
-        parameters, samples = await _receive(request, engine)
+        parameters, sound = await _receive(request, engine)
         if parameters.stream:
-            return EventResponse(_events(engine, samples, parameters))
-        recording = await _while_connected(request.receive, _transcribe(engine, samples, parameters))
-    return _response(recording, parameters, engine)
+            return _marked(EventResponse(_events(engine, sound, parameters)), parameters)
+        recording = await _while_connected(request.receive, _transcribe(engine, sound, parameters))
+    return _marked(_response(recording, parameters, engine), parameters)
+
+
+def _marked(response: Response, parameters: Parameters) -> Response:
+    """With what has been ignored in a header of its own."""
+    if parameters.ignored:
+        response.headers[IGNORED_HEADER] = ", ".join(parameters.ignored)
+    return response
 
 
 class EventResponse(Response):
@@ -130,6 +142,16 @@ class _Desk:
             self.num_receiving -= 1
 
 
+@dataclass(frozen=True)
+class Sound:
+    """A recording that has arrived."""
+
+    samples: Samples
+    """(N,) at the model's rate."""
+    warnings: list[str]
+    """What of it is missing."""
+
+
 @contextmanager
 def _refusals(engine: Engine) -> Iterator[None]:
     """What refuses a request, or fails, becomes an ApiError and is counted."""
@@ -158,8 +180,8 @@ def _api_error(error: Exception) -> ApiError:
     return internal_error()
 
 
-async def _receive(request: Request, engine: Engine) -> tuple[Parameters, Samples]:
-    """The parameters of a request, and the samples (N,) of its file at the model's rate."""
+async def _receive(request: Request, engine: Engine) -> tuple[Parameters, Sound]:
+    """The parameters of a request, and its file, decoded."""
     settings = engine.settings
     if engine.is_draining:  # no need to send the file
         raise Draining("this server is about to stop and takes nothing new")
@@ -174,26 +196,40 @@ async def _receive(request: Request, engine: Engine) -> tuple[Parameters, Sample
             except InvalidHotwords as error:
                 raise invalid_keywords(error) from None
             rate = engine.recognizer.fbank_config.sample_rate
-            work = anyio.to_thread.run_sync(_decode, form.file, rate, settings.max_audio_seconds, limiter=desk.decoding)
-            return parameters, await _while_connected(request.receive, work)
+            stop = threading.Event()
+            decode = partial(_decode, form.file, rate, settings.max_audio_seconds, stop)
+            work = anyio.to_thread.run_sync(decode, limiter=desk.decoding)
+            return parameters, await _while_connected(request.receive, work, stop)
 
 
-def _decode(file: UploadedFile, sample_rate: int, max_seconds: float) -> Samples:
+def _decode(file: UploadedFile, sample_rate: int, max_seconds: float, stop: threading.Event) -> Sound:
+    """Headers may lie about the length: no more is decoded than may be, and nothing after `stop`, when nobody waits."""
+    parts: list[Samples] = []
+    warnings: list[str] = []
+    num_samples = 0
     try:
-        seconds = audio_duration(file.source, name=file.name)
-        if seconds > max_seconds:
-            message = f"{file.name}: {seconds:.1f} s long, and this server takes at most {max_seconds:g} s"
-            raise ApiError(413, message, code="audio_too_long", param=FILE_FIELD)
-        # No more is decoded than the headers have just promised: they cannot lie about the length.
-        return load_audio(file.source, sample_rate=sample_rate, name=file.name)
+        for block in audio_blocks(
+            file.source, sample_rate=sample_rate, name=file.name, warn=warnings.append, strict=False
+        ):
+            if stop.is_set():
+                raise ClientDisconnect
+            parts.append(block)
+            num_samples += len(block)
+            if num_samples > max_seconds * sample_rate:
+                message = f"{file.name}: longer than the {max_seconds:g} s that this server takes"
+                raise ApiError(413, message, code="audio_too_long", param=FILE_FIELD)
     except AudioError as error:
         raise ApiError(400, str(error), code="audio_unreadable", param=FILE_FIELD) from None
+    return Sound(np.concatenate(parts), warnings)
 
 
-async def _while_connected(receive: Receive, work: Coroutine[Any, Any, Result]) -> Result:
+async def _while_connected(
+    receive: Receive, work: Coroutine[Any, Any, Result], stop: threading.Event | None = None
+) -> Result:
     """The result of `work`, which is cancelled when the client goes away: then raises ClientDisconnect.
 
-    Nothing else may receive from the client meanwhile.
+    Nothing else may receive from the client meanwhile. stop: is set then; a thread looks at it, since nothing else ends
+    one.
     """
     tasks = working, _ = asyncio.create_task(work), asyncio.create_task(_wait_for_disconnect(receive))
     try:
@@ -202,6 +238,8 @@ async def _while_connected(receive: Receive, work: Coroutine[Any, Any, Result]) 
             raise ClientDisconnect
         return working.result()
     finally:
+        if stop is not None:
+            stop.set()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -227,22 +265,22 @@ def _pieces(engine: Engine, samples: Samples, parameters: Parameters) -> "aclosi
     return aclosing(engine.transcribe(samples, _options(engine, parameters)))
 
 
-async def _transcribe(engine: Engine, samples: Samples, parameters: Parameters) -> Recording:
-    async with _pieces(engine, samples, parameters) as pieces:
-        return Recording([piece async for piece in pieces], _seconds(engine, samples))
+async def _transcribe(engine: Engine, sound: Sound, parameters: Parameters) -> Recording:
+    async with _pieces(engine, sound.samples, parameters) as pieces:
+        return Recording([piece async for piece in pieces], _seconds(engine, sound.samples), sound.warnings)
 
 
-async def _events(engine: Engine, samples: Samples, parameters: Parameters) -> AsyncGenerator[dict[str, Any], None]:
-    duration, text = _seconds(engine, samples), ""
+async def _events(engine: Engine, sound: Sound, parameters: Parameters) -> AsyncGenerator[dict[str, Any], None]:
+    duration, text = _seconds(engine, sound.samples), ""
     tokens: list[Token] = []
     with _refusals(engine):
-        async with _pieces(engine, samples, parameters) as pieces:
+        async with _pieces(engine, sound.samples, parameters) as pieces:
             async for piece in pieces:
                 longer = canonical_text(f"{text} {segment_text(piece.segment)}")
                 yield delta_event(longer[len(text) :], piece, duration, parameters)
                 text = longer
                 tokens += piece.segment.tokens
-    yield done_event(text, tokens, duration, parameters)
+    yield done_event(text, tokens, duration, parameters, sound.warnings)
 
 
 def _response(recording: Recording, parameters: Parameters, engine: Engine) -> Response:

@@ -1,10 +1,11 @@
 """A multipart form with a file in it, read in pieces, so that its limits hold before all of it has arrived."""
 
-import os
+import errno
 import tempfile
+import time
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import anyio
 from python_multipart.exceptions import FormParserError
@@ -29,11 +30,14 @@ MAX_OVERHEAD_BYTES = 256 << 10
 """Of a form beside its file and its keywords: fields, headers of parts, boundaries."""
 MAX_HEADER_BYTES = 256
 """Of one keyword on average: headers and boundary of its part."""
+LEAST_RATE, GRACE_SECONDS, MAX_UPLOAD_SECONDS = 4096, 10.0, 1800.0
+"""Bytes in a second that an upload has on average after its first seconds, and the longest time that it may take."""
 FILE_FIELD = "file"
 
 
 class UploadedFile:
-    """The bytes of a file: in memory up to 1 MiB, beyond that in a temporary file, which `close` removes."""
+    """The bytes of a file: in memory up to 1 MiB, beyond that in a temporary file without a name, so that nothing of it
+    stays, however the process ends."""
 
     def __init__(self, name: str) -> None:
         self.name = shown(name.strip()) or "the file"
@@ -41,15 +45,14 @@ class UploadedFile:
         self.size = 0
         self._memory = bytearray()
         self._file: BinaryIO | None = None
-        self._path = ""
 
     @property
-    def source(self) -> bytes | str:
-        """The bytes or the path of all that has been written. Nothing may be written after this."""
+    def source(self) -> bytes | BinaryIO:
+        """All that has been written, to be read. Nothing may be written after this."""
         if self._file is None:
             return bytes(self._memory)
-        self._file.close()
-        return self._path
+        self._file.seek(0)
+        return self._file
 
     def fits_memory(self, num_bytes: int) -> bool:
         """Whether so many more bytes would stay in memory."""
@@ -63,8 +66,7 @@ class UploadedFile:
             self._memory += data
             return
         if self._file is None:
-            handle, self._path = tempfile.mkstemp(prefix="unichoir-")
-            self._file = os.fdopen(handle, "wb")
+            self._file = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 - until `close`
             self._file.write(self._memory)
             self._memory.clear()
         self._file.write(data)
@@ -75,8 +77,6 @@ class UploadedFile:
         if self._file is not None:
             with suppress(OSError):  # flushing to a full disk
                 self._file.close()
-            with suppress(OSError):
-                os.unlink(self._path)
 
 
 class Form:
@@ -95,7 +95,8 @@ async def receive_form(request: Request, names: Collection[str], settings: Setti
 
     Raises:
         ApiError: 415 for another content type, 413 as soon as more has arrived than a form may have whose file has
-            max_upload_bytes, 408 when nothing arrives for idle_timeout seconds, 400 for an unknown field, for too many
+            max_upload_bytes, 408 when nothing arrives for idle_timeout seconds or all of it too slowly, 507 for a full
+            disk, 400 for an unknown field, for too many
             fields, for a second file, for text that is not UTF-8, and for a body that is not a whole form.
         ClientDisconnect: the client has gone.
     """
@@ -128,6 +129,7 @@ async def receive_form(request: Request, names: Collection[str], settings: Setti
 
 async def _feed(parts: "_Parts", boundary: bytes, request: Request, max_bytes: int, idle_timeout: float) -> None:
     parser, stream, received = MultipartParser(boundary, parts.callbacks()), request.stream(), 0
+    start = time.monotonic()
     while True:
         try:
             with anyio.fail_after(idle_timeout):
@@ -139,14 +141,24 @@ async def _feed(parts: "_Parts", boundary: bytes, request: Request, max_bytes: i
         received += len(chunk)
         if received > max_bytes:
             raise _too_large(parts.max_file_bytes)
+        seconds = time.monotonic() - start
+        if received < LEAST_RATE * (seconds - GRACE_SECONDS) or seconds > MAX_UPLOAD_SECONDS:
+            message = f"{received} bytes in {seconds:.0f} s: an upload may not be so slow"
+            raise ApiError(408, message, code="upload_timeout")
         parser.write(chunk)
         data, file = parts.take_file_data(), parts.form.file
         if file is None or not data:
             continue
         if file.fits_memory(len(data)):
             file.write(data)
-        else:
+            continue
+        try:
             await run_in_threadpool(file.write, data)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            message = "this server has no room for the file at the moment"
+            raise ApiError(507, message, code="out_of_storage", kind="server_error") from None
     parser.finalize()
 
 

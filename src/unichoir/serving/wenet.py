@@ -8,7 +8,7 @@ import numpy as np
 
 from unichoir.decoding.hypothesis import Reading, StreamResult
 from unichoir.errors import DecodingError
-from unichoir.serving.connection import Connection, ProtocolError
+from unichoir.serving.connection import Connection, ProtocolError, parse_json
 from unichoir.serving.hotwords import InvalidHotwords, client_hotwords
 from unichoir.serving.session import Event
 
@@ -58,8 +58,8 @@ class WenetConnection(Connection):
 
     async def _receive_signal(self, text: str) -> None:
         try:
-            header = json.loads(text)
-        except (ValueError, RecursionError):
+            header = parse_json(text)
+        except ValueError:
             raise ProtocolError("Wrong protocol") from None
         if not isinstance(header, dict):
             raise ProtocolError("Wrong protocol")
@@ -88,7 +88,7 @@ class WenetConnection(Connection):
             try:
                 hotwords = client_hotwords(header["hotwords"], self.engine.settings)
                 options = replace(options, hotwords=hotwords)
-                await self.engine.hotwords.prepare(options)
+                self.session.scorer = await self.engine.hotwords.prepare(options)
             except InvalidHotwords as error:
                 raise ProtocolError(f"hotwords: {error}") from None
         self.session.configure(options)

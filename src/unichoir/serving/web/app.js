@@ -77,7 +77,6 @@ async function findModel() {
   if (model) return model;
   model = await fetchModel();
   $("model").textContent = model;
-  $("limits").hidden = model !== "unichoir-small-en";
   $("login").hidden = true;
   return model;
 }
@@ -166,7 +165,7 @@ function upload(files) {
       $("upload-name").textContent = file.name;
       say(`Sending ${file.name}.`);
       progress(0, "is being sent");
-      await transcribe(file, model, stop, {
+      const warnings = await transcribe(file, model, stop, {
         sent: (fraction) => {
           if (fraction < 1) return progress(fraction, `is being sent: ${Math.floor(fraction * 100)} %`);
           say(`Recognising ${file.name}.`);
@@ -178,7 +177,8 @@ function upload(files) {
         },
         line: (line) => transcript.add(recording, line),
       });
-      say(recording.lines.length > 0 ? `${file.name} is done.` : `${file.name} is done. No words were recognised.`);
+      const found = recording.lines.length > 0 ? [] : ["No words were recognised."];
+      say([`${file.name} is done.`, ...found, ...warnings.map((warning) => `Note: ${warning}.`)].join(" "));
     }
   });
 }

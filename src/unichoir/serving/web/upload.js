@@ -33,8 +33,8 @@ function parse(text) {
 }
 
 /**
- * Resolves when all is recognised, rejects with a Problem. `on`: {sent(fraction), recognised(position, duration),
- * line({start, end, text, words})}.
+ * Resolves when all is recognised, with the server's warnings, such as that the recording is cut off; rejects with a
+ * Problem. `on`: {sent(fraction), recognised(position, duration), line({start, end, text, words})}.
  */
 export async function transcribe(file, model, signal, on) {
   if (file.size === 0) throw new Problem("empty_file");
@@ -52,8 +52,8 @@ export async function transcribe(file, model, signal, on) {
   request.open("POST", address("v1/audio/transcriptions"));
   for (const [name, value] of Object.entries(headers())) request.setRequestHeader(name, value);
 
-  await new Promise((resolve, reject) => {
-    let done = false;
+  return new Promise((resolve, reject) => {
+    let warnings = null;
     let position = 0;
     const read = eventReader((event) => {
       if (event.type === "transcript.text.delta") {
@@ -65,7 +65,7 @@ export async function transcribe(file, model, signal, on) {
         position = event.position;
         on.recognised(position, event.duration);
       } else if (event.type === "transcript.text.done") {
-        done = true;
+        warnings = event.warnings ?? [];
       } else if (event.type === "error") {
         reject(Problem.fromServer(event.error));
       }
@@ -80,7 +80,7 @@ export async function transcribe(file, model, signal, on) {
       const { status, responseText } = request;
       if (status === 200) {
         read(responseText);
-        if (done) resolve();
+        if (warnings) resolve(warnings);
         else reject(new Problem("lost"));
       } else {
         const retryAfter = Number(request.getResponseHeader("Retry-After"));

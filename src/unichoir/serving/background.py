@@ -1,0 +1,83 @@
+"""Threads for what takes longer than a chunk: final results of live sessions, pieces of recordings."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+NUM_THREADS = 2
+"""The end of a long utterance must not hold up that of a short one."""
+PIECE_INTERVAL = 1.0
+"""Seconds after which a recording goes on by a piece even while final results wait."""
+
+Task = Callable[[], None]
+"""Must not raise: what it raises ends its thread."""
+
+
+class Background:
+    """Does tasks in the order in which they come, final results before pieces of recordings. Of pieces only one at a
+    time, so that recordings never hold up all threads. Tasks may be added from any thread."""
+
+    def __init__(self, on_death: Callable[[BaseException], None]) -> None:
+        """on_death: called in a thread that ends by an exception."""
+        self._on_death = on_death
+        self._finals: deque[Task] = deque()
+        self._pieces: deque[Task] = deque()
+        self._last_piece = 0.0
+        self._in_piece = self._stopping = False
+        self._wake = threading.Condition()
+        self._threads = [
+            threading.Thread(target=self._run, name=f"unichoir-background-{number}", daemon=True)
+            for number in range(NUM_THREADS)
+        ]
+
+    def start(self) -> None:
+        """Start the threads."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Stop the threads after what they are doing now, and wait for that; what waits is not done."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def add_final(self, task: Task) -> None:
+        """A final result: somebody has stopped speaking and waits."""
+        with self._wake:
+            self._finals.append(task)
+            self._wake.notify()
+
+    def add_piece(self, task: Task) -> None:
+        """A piece of a recording."""
+        with self._wake:
+            self._pieces.append(task)
+            self._wake.notify()
+
+    def _run(self) -> None:
+        try:
+            self._work()
+        except BaseException as error:
+            self._on_death(error)
+
+    def _work(self) -> None:
+        while True:
+            with self._wake:
+                self._wake.wait_for(lambda: self._stopping or self._finals or self._has_piece)
+                if self._stopping:
+                    return
+                is_due = time.monotonic() - self._last_piece > PIECE_INTERVAL
+                is_piece = self._has_piece and (is_due or not self._finals)
+                task = (self._pieces if is_piece else self._finals).popleft()
+                self._in_piece = self._in_piece or is_piece
+            task()
+            if is_piece:
+                with self._wake:
+                    self._in_piece, self._last_piece = False, time.monotonic()
+                    self._wake.notify()
+
+    @property
+    def _has_piece(self) -> bool:
+        return bool(self._pieces) and not self._in_piece
