@@ -161,7 +161,8 @@ def test_the_included_card(fixtures: Path) -> None:
     documented = (fixtures.parents[1] / "docs/results/included-model.md").read_text()
     for each in card.data.eval_results or []:
         chunk = "16" if "chunks of 16" in each.metric_name else "full"
-        row = f"| {each.dataset_name} | attention_rescoring | {chunk} | "
+        mode = each.metric_name.partition("(")[2].partition(",")[0]
+        row = f"| {each.dataset_name} | {mode} | {chunk} | "
         line = next(line for line in documented.splitlines() if line.startswith(row))  # the newest model stands first
         value = line.split("|")[4 if each.metric_type == "wer" else 9]
         assert float(value) == each.metric_value

@@ -1,16 +1,18 @@
 """SHA256SUMS: coreutils agree with it, and whatever is not as it was written is refused by name."""
 
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx
 import pytest
 from tests.samples import CLIPS, SMALL_MODEL
 
 from unichoir import api
 from unichoir.directory.sums import SUMS_FILE, check_sums, write_sums
-from unichoir.errors import CheckpointError
+from unichoir.errors import CheckpointError, ConfigError
 from unichoir.model.checkpoint import load_checkpoint
 
 
@@ -89,7 +91,7 @@ def test_a_configuration_that_is_valid_but_another_is_refused(included: Path) ->
 def test_what_lies_outside_is_not_even_read(included: Path, name: str) -> None:
     with (included / SUMS_FILE).open("a") as file:
         file.write(f"{'0' * 64}  {name}\n")
-    with pytest.raises(CheckpointError, match=r"SHA256SUMS, line 8: .* is not the name of a file in this directory"):
+    with pytest.raises(CheckpointError, match=r"SHA256SUMS, line 10: .* is not the name of a file in this directory"):
         check_sums(included)
 
 
@@ -104,7 +106,7 @@ def test_other_damage_to_the_list(included: Path) -> None:
     path = included / SUMS_FILE
     content = path.read_text()
     path.write_text(content + content.splitlines()[0] + "\n")
-    with pytest.raises(CheckpointError, match=r"line 8: 'bpe\.model' is listed twice"):
+    with pytest.raises(CheckpointError, match=r"line 10: 'bpe\.model' is listed twice"):
         check_sums(included)
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(CheckpointError, match="SHA256SUMS: cannot be read"):
@@ -136,8 +138,8 @@ def test_directories_of_earlier_releases_are_read(included: Path, checkpoint: Pa
 
 def test_newer_formats_are_refused(included: Path, checkpoint: Path) -> None:
     path = included / "config.json"
-    path.write_text(path.read_text().replace('"format_version": 2', '"format_version": 3'))
-    with pytest.raises(CheckpointError, match=r"model: format version 3, .* a newer release is needed"):
+    path.write_text(path.read_text().replace('"format_version": 3', '"format_version": 4'))
+    with pytest.raises(CheckpointError, match=r"model: format version 4, .* a newer release is needed"):
         api.load_model(included)
     path = checkpoint / "config.yaml"
     path.write_text(path.read_text().replace("format_version: 1", "format_version: 2"))
@@ -178,3 +180,59 @@ def test_pickles_alone_are_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "train.yaml").touch()
     with pytest.raises(CheckpointError, match=f"unichoir import-wenet {tmp_path} OUT"):
         api.load_model(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["weights.bin", "../weights.bin", "w" * 200])
+def test_weights_outside_of_the_list_are_refused(included: Path, name: str) -> None:
+    """A graph may have weights in another file. The sums of the graph are right, since that is what is attacked."""
+    graph = onnx.load(included / "ctc.onnx")
+    weight = next(each for each in graph.graph.initializer if each.data_type == onnx.TensorProto.INT8)
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value=name)
+    if len(name) < 100:
+        (included / name).write_bytes(weight.raw_data)
+    weight.ClearField("raw_data")
+    (included / "ctc.onnx").write_bytes(graph.SerializeToString())
+    write_sums(included)
+    with pytest.raises(CheckpointError, match=r"ctc\.onnx: has weights in '.+', which SHA256SUMS does not list"):
+        api.load_model(included)
+
+
+def test_weights_in_a_file_of_the_list_are_read(included: Path) -> None:
+    expected, graph = api.load_model(included).transcribe(CLIPS[0]).text, included / "encoder.onnx"
+    onnx.save(onnx.load(graph), graph, save_as_external_data=True, location="encoder.onnx.data")
+    write_sums(included)
+    assert "encoder.onnx.data" in listed(included)
+    assert api.load_model(included).transcribe(CLIPS[0]).text == expected
+
+
+@pytest.mark.parametrize("kind", ["pipe", "deep", "folder"])
+def test_configurations_that_are_no_files_or_have_no_bottom(included: Path, checkpoint: Path, kind: str) -> None:
+    """A named pipe would be waited for without end; nesting would end in Python's recursion."""
+    for directory, name, load in (
+        (included, "config.json", api.load_model),
+        (checkpoint, "config.yaml", load_checkpoint),
+    ):
+        path = directory / name
+        path.unlink()
+        (directory / SUMS_FILE).unlink()
+        if kind == "pipe":
+            os.mkfifo(path)
+        elif kind == "folder":
+            path.mkdir()
+        else:
+            path.write_text("[" * 100_000)
+        with pytest.raises((CheckpointError, ConfigError)) as raised:
+            load(directory)
+        assert len(str(raised.value)) < 600
+
+
+def test_a_graph_that_is_empty_is_named(included: Path) -> None:
+    """Cut to nothing it is damaged; listed as such it is no graph."""
+    (included / "ctc.onnx").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"ctc\.onnx: truncated, damaged or changed"):
+        check_sums(included)
+    write_sums(included)
+    check_sums(included)
+    with pytest.raises(CheckpointError, match=r"ctc\.onnx: cannot be read"):
+        api.load_model(included)

@@ -40,6 +40,12 @@ def _numbers_of_event_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
 
 
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than the runs do; test_plot.py draws, and so does a whole run in test_trainer.py."""
+    monkeypatch.setattr("unichoir.training.trainer.plot_training", lambda folder: folder / "training.png")
+
+
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with train.jsonl (16 utterances), dev.jsonl (4) and tokenizer/."""

@@ -8,11 +8,17 @@ from typing import Any
 import torch
 from torch import distributed, multiprocessing
 
+PRELOADED = ["pytest", "torch.distributed.fsdp", "torch._dynamo", "unichoir.training.trainer"]
+"""Imported once by the process from which the others are forked: each would take seconds for them."""
+
 
 def run_processes(count: int, folder: Path, function: Callable[..., None], *arguments: Any) -> None:
     """Call `function(*arguments)` in `count` new processes with a process group; raises when one of them fails."""
     meeting = folder / f"meeting-{function.__name__}-{count}"
-    multiprocessing.spawn(_join, (count, str(meeting), function, arguments), nprocs=count)
+    multiprocessing.set_forkserver_preload(PRELOADED)
+    multiprocessing.start_processes(
+        _join, (count, str(meeting), function, arguments), nprocs=count, start_method="forkserver"
+    )
 
 
 def _join(rank: int, count: int, meeting: str, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:

@@ -1,4 +1,8 @@
+import contextlib
 import json
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -6,6 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from unichoir.directory.replacing import replace_directory, restore_directory
+from unichoir.directory.sums import write_sums
 from unichoir.errors import CheckpointError
 from unichoir.training.checkpointing import (
     BestCheckpoint,
@@ -73,3 +79,50 @@ def test_only_overtaken_checkpoints_are_removed(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     remove_strays(tmp_path, [BestCheckpoint(step=2, score=0.0, loss=0.0)])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["average", "step-00000002", "step-notes"]
+
+
+def test_what_is_averaged_is_as_it_was_written(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        save_file({"weight": torch.ones(300)}, tmp_path / name / "model.safetensors")
+        write_sums(tmp_path / name)
+    content = bytearray((tmp_path / "b" / "model.safetensors").read_bytes())
+    content[-9] ^= 1
+    (tmp_path / "b" / "model.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"b.model\.safetensors: truncated, damaged or changed"):
+        average_weights([tmp_path / "a", tmp_path / "b"])
+
+
+class Killed(BaseException):
+    """As if the process had ended here."""
+
+
+@pytest.mark.parametrize("steps", range(5))
+def test_a_directory_that_is_replaced_is_never_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    """Killed before any of the renames and removals: the old or the new content is there, or comes back."""
+    done: list[str] = []
+
+    def counted(function: Callable[..., None]) -> Callable[..., None]:
+        def call(*arguments: object, **options: object) -> None:
+            if len(done) == steps:
+                raise Killed
+            done.append(function.__name__)
+            function(*arguments, **options)
+
+        return call
+
+    for name, text in ((".new", "new"), ("kept", "old")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(text)
+    with monkeypatch.context() as patch, contextlib.suppress(Killed):
+        patch.setattr(os, "replace", counted(os.replace))
+        patch.setattr(shutil, "rmtree", counted(shutil.rmtree))
+        replace_directory(tmp_path / ".new", tmp_path / "kept")
+    assert len(done) == min(steps, 4)
+    restore_directory(tmp_path / "kept")
+    assert (tmp_path / "kept" / "file").read_text() == ("old" if steps < 3 else "new")
+    write_directory(tmp_path / "kept", lambda folder: (folder / "file").write_text("newer"))
+    assert (tmp_path / "kept" / "file").read_text() == "newer"
+    assert not list(tmp_path.glob(".kept*"))

@@ -20,13 +20,14 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from unichoir.configuration import to_mapping
 from unichoir.errors import ConfigError
 from unichoir.model.asr_model import AsrModel
+from unichoir.model.checkpoint import save_checkpoint
 from unichoir.model.masks import ChunkMask
 from unichoir.stopping import StopRequest
-from unichoir.training import trainer
+from unichoir.text.tokenizer import load_tokenizer
 from unichoir.training.config import ExperimentConfig, experiment_from_mapping
 from unichoir.training.feeding import BatchRequest, Position, load, requests, updates
 from unichoir.training.parallel import Layout, ParallelConfig, Spread
-from unichoir.training.setup import prepare
+from unichoir.training.setup import fit_vocabulary, prepare
 from unichoir.training.trainer import train
 from unichoir.training.validation import to_device
 from unichoir.training.world import World
@@ -64,8 +65,8 @@ class StopAt(StopRequest):
 def train_all(content: dict[str, Any], corpus: Path, output: Path, layouts: Layouts, stop_at: int | None) -> None:
     """One run after another, in folders named after the layouts."""
     with pytest.MonkeyPatch.context() as patch:
-        # It would take most of the time of such short runs.
-        patch.setattr(trainer, "plot_training", lambda folder: folder / "training.png")
+        # As in conftest.py, here in other processes.
+        patch.setattr("unichoir.training.trainer.plot_training", lambda folder: folder / "training.png")
         for name, parallel in layouts.items():
             config = experiment_from_mapping({**content, "parallel": dict(parallel)}, "experiment")
             stop = None if stop_at is None else StopAt(stop_at)
@@ -75,14 +76,15 @@ def train_all(content: dict[str, Any], corpus: Path, output: Path, layouts: Layo
 @pytest.fixture
 def content(experiment: Experiment) -> dict[str, Any]:
     """Twelve updates of up to four batches over two epochs, some of the last ones fewer; dropout on, except within
-    experts, whose rows several processes mix. The optimizer's eps is above the noise of sums in another order."""
+    experts, whose rows several processes mix. The optimizer's eps is above the noise of sums in another order. A block
+    of the encoder and one of each decoder are spread by themselves."""
     config = experiment(
         data={"max_frames_in_batch": 100, "length_jitter": 0.0},
         trainer={"max_epochs": 2, "accumulate": 4, "log_every": 1, "average_best": 2},
         optim={"learning_rate": 0.003, "eps": 1e-4, "grad_clip": 1.0},
     )
     experts = {"hidden_dim": 16, "num_experts": 8, "top_k": 2}
-    encoder = replace(config.model.encoder, hidden_dropout=0.0)
+    encoder = replace(config.model.encoder, num_blocks=1, hidden_dropout=0.0)
     decoder = replace(config.model.decoder, hidden_dropout=0.0)
     mapping = to_mapping(replace(config, model=replace(config.model, encoder=encoder, decoder=decoder)))
     for part in ("encoder", "decoder"):
@@ -90,14 +92,17 @@ def content(experiment: Experiment) -> dict[str, Any]:
     return mapping
 
 
-def events(folder: Path) -> EventAccumulator:
-    accumulator = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0, "tensors": 0})
+def events(path: Path) -> EventAccumulator:
+    accumulator = EventAccumulator(str(path), size_guidance={"scalars": 0, "tensors": 0})
     accumulator.Reload()
     return accumulator
 
 
 def losses(folder: Path) -> dict[int, float]:
-    return {event.step: event.value for event in events(folder).Scalars("train/loss")}
+    """TensorBoard orders the files of a run by the second in which they begin, then by process: those of two parts that
+    begin within one second may change places. So each file is read by itself."""
+    accumulators = [events(file) for file in (folder / "tensorboard").iterdir()]
+    return {event.step: event.value for accumulator in accumulators for event in accumulator.Scalars("train/loss")}
 
 
 def assert_same(ours: Path, reference: Path) -> None:
@@ -116,6 +121,13 @@ def assert_same(ours: Path, reference: Path) -> None:
 
 
 def test_every_layout_learns_what_one_process_learns(content: dict[str, Any], corpus: Path, tmp_path: Path) -> None:
+    """From words and from a teacher."""
+    tokenizer = load_tokenizer(content["tokenizer"])
+    tokenizer.save(tmp_path / "teacher")
+    torch.manual_seed(5)
+    model = AsrModel(fit_vocabulary(experiment_from_mapping(content, "experiment").model, tokenizer))
+    save_checkpoint(tmp_path / "teacher", model, {"fbank": content["fbank"]})
+    content["teacher"] = {"checkpoint": str(tmp_path / "teacher"), "weight": 1.0}
     train_all(content, corpus, tmp_path, {"one": {}, "checkpointing": {"activation_checkpointing": True}}, None)
     run_processes(2, tmp_path, train_all, content, corpus, tmp_path, TWO, None)
     run_processes(4, tmp_path, train_all, content, corpus, tmp_path, FOUR, None)
@@ -181,7 +193,7 @@ def test_the_comparison_covers_idle_experts_and_processes(
     """In the run that others are compared with there are updates in which a layer leaves experts without any frame,
     and updates of fewer batches than four processes."""
     train_all(content, corpus, tmp_path, {"one": {}}, None)
-    log = events(tmp_path / "one")
+    log = events(tmp_path / "one" / "tensorboard")
     loads = [
         tensor_util.make_ndarray(event.tensor_proto) for tag in log.Tags()["tensors"] for event in log.Tensors(tag)
     ]

@@ -82,6 +82,20 @@ def test_stopped_and_resumed_equals_uninterrupted(experiment: Experiment, corpus
     assert_same(tmp_path / "whole", tmp_path / "parts")
 
 
+def test_a_finished_run_is_extended(experiment: Experiment, corpus: Path, tmp_path: Path) -> None:
+    """To what a longer one would have been, where the learning rate does not know of the end."""
+    short, long = (
+        experiment(trainer={"max_epochs": epochs}, optim={"schedule": "constant", "warmup_steps": 1})
+        for epochs in (1, 3)
+    )
+    assert run(short, corpus, tmp_path / "extended").finished
+    assert run(long, corpus, tmp_path / "extended").finished
+    run(long, corpus, tmp_path / "whole")
+    assert_same(tmp_path / "whole", tmp_path / "extended")
+    before = newest_state(tmp_path / "extended")[0]["step"]
+    assert run(short, corpus, tmp_path / "extended").step == before  # beyond its end already
+
+
 def test_stop_within_an_epoch_of_many_batches(experiment: Experiment, corpus: Path, tmp_path: Path) -> None:
     """And with parts of the model that do not learn, or more slowly."""
     config = experiment(

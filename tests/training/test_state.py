@@ -1,12 +1,18 @@
 """States of a run on disk: written in the background, complete or not there, and never read when damaged."""
 
+import hashlib
+import io
 import json
+import os
+import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from torch.distributed.checkpoint.metadata import BytesStorageMetadata, MetadataIndex
 
 from unichoir.errors import CheckpointError
 from unichoir.training.state import StateFolder, training_tensors
@@ -139,6 +145,49 @@ def test_a_state_of_another_model_is_refused(tmp_path: Path, world: World) -> No
     other.optimizer = torch.optim.AdamW(other.model.parameters(), lr=0.1, fused=True)
     with pytest.raises(CheckpointError, match="step-00000001: does not fit this run"):
         other.read_newest()
+
+
+class Evil:
+    """Whoever unpickles this makes a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("kind", ["call", "object", "elsewhere"])
+def test_a_crafted_state_runs_nothing(tmp_path: Path, world: World, kind: str) -> None:
+    """Its sums are right: who can write the folder can write them, too."""
+    run, evil = Run(tmp_path / "states", world, seed=1), tmp_path / "evil"
+    run.learn()
+    run.save(1)
+    run.states.finish()
+    (state,) = run.states.states()
+    metadata = pickle.loads((state / ".metadata").read_bytes())
+    place = next(each for each in metadata.storage_data if each.fqn == "model.0.weight")
+    if kind == "call":
+        metadata.planner_data = Evil(evil)
+    elif kind == "object":  # a tensor that the metadata call a pickle
+        content = io.BytesIO()
+        torch.save(Evil(evil), content)
+        metadata.state_dict_metadata["model.0.weight"] = BytesStorageMetadata()
+        info = replace(metadata.storage_data.pop(place), offset=0, length=len(content.getvalue()))
+        metadata.storage_data[MetadataIndex("model.0.weight")] = info
+        (state / info.relative_path).write_bytes(content.getvalue())
+    else:
+        shutil.copy(state / metadata.storage_data[place].relative_path, tmp_path / "other.distcp")
+        metadata.storage_data[place] = replace(metadata.storage_data[place], relative_path="../../other.distcp")
+    (state / ".metadata").write_bytes(pickle.dumps(metadata))
+    sums = json.loads((state / "sums-0.json").read_text())
+    for name in sums:
+        written = (state / name).read_bytes()
+        sums[name] = [len(written), hashlib.sha256(written).hexdigest()]
+    (state / "sums-0.json").write_text(json.dumps(sums))
+    with pytest.raises(CheckpointError, match=r"posix\.mkdir|BytesStorageMetadata|the file \.\./\.\./other"):
+        Run(tmp_path / "states", world, seed=2).read_newest()
+    assert not evil.exists()
 
 
 def test_a_failed_write_is_raised_and_leaves_the_state_before(tmp_path: Path, world: World) -> None:

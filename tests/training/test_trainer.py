@@ -23,6 +23,7 @@ from unichoir.training.checkpointing import average_weights
 from unichoir.training.config import ExperimentConfig
 from unichoir.training.feeding import BatchRequest, Loaded, Position
 from unichoir.training.learner import Learner
+from unichoir.training.plot import plot_training
 from unichoir.training.reporting import Reporter
 from unichoir.training.setup import Setup, prepare
 from unichoir.training.trainer import Trainer, train
@@ -166,7 +167,10 @@ def test_unusable_utterances_are_named_once_and_counted(experiment: Experiment, 
         train(config, [tmp_path / "bad.jsonl"], [corpus / "dev.jsonl"], tmp_path / "none")
 
 
-def test_a_whole_run_learns_and_leaves_usable_checkpoints(experiment: Experiment, corpus: Path, tmp_path: Path) -> None:
+def test_a_whole_run_learns_and_leaves_usable_checkpoints(
+    experiment: Experiment, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unichoir.training.trainer.plot_training", plot_training)
     config = experiment(
         trainer={"max_steps": 9, "max_epochs": None, "validate_every": 2, "keep_best": 3, "average_best": 2}
     )

@@ -5,6 +5,7 @@ unchecked. Sums tell damage and mistakes; who can change the files can change th
 """
 
 import hashlib
+import mmap
 import os
 import re
 from pathlib import Path
@@ -19,6 +20,9 @@ MODEL_FILES = (
 )
 """What a model is read from, as patterns; all of it lies in the directory itself."""
 
+_LOCATION = b"\x0a\x08location\x12"
+"""A key and the beginning of its value, of less than 128 bytes as names of files have; other lengths give other names,
+which no list has."""
 _LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 _BLOCK_SIZE = 1 << 20
 
@@ -54,6 +58,23 @@ def check_sums(directory: Path) -> None:
         if found != expected:
             reason = f"truncated, damaged or changed (its SHA-256 is not that of {SUMS_FILE})"
             raise CheckpointError(f"{path}: {reason}: get the model again")
+        others = _external_files(path) - listed.keys() if path.suffix == ".onnx" else set()
+        if others:
+            raise CheckpointError(f"{path}: has weights in '{min(others)}', which {SUMS_FILE} does not list")
+
+
+def _external_files(graph: Path) -> set[str]:
+    """The files in which an ONNX graph has weights: the values of the key `location` in its protocol buffers."""
+    names: set[str] = set()
+    if not graph.stat().st_size:  # which has no place in memory
+        return names
+    with graph.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        place = content.find(_LOCATION)
+        while place >= 0:
+            begin = place + len(_LOCATION) + 1
+            names.add(content[begin : begin + content[begin - 1]].decode("utf-8", "replace"))
+            place = content.find(_LOCATION, begin)
+    return names
 
 
 def _model_files(directory: Path) -> list[Path]:

@@ -11,6 +11,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from unichoir.directory.replacing import replace_directory
+from unichoir.directory.sums import check_sums
 from unichoir.errors import CheckpointError
 from unichoir.training.feeding import Position
 
@@ -72,16 +74,18 @@ def write_directory(directory: Path, write: Callable[[Path], None]) -> None:
             with path.open("rb") as file:
                 os.fsync(file.fileno())
     sync_directory(temporary)
-    shutil.rmtree(directory, ignore_errors=True)
-    os.replace(temporary, directory)
+    replace_directory(temporary, directory)
     sync_directory(directory.parent)
 
 
 def average_weights(directories: Sequence[Path]) -> dict[str, Tensor]:
     """The mean of the weights of several checkpoint directories, tensor by tensor, summed in float64.
 
-    Integer tensors (counters) are taken from the first. Raises CheckpointError for a missing or differing file.
+    Integer tensors (counters) are taken from the first. Raises CheckpointError for a missing or differing file,
+    and for one that is not as it was written.
     """
+    for directory in directories:
+        check_sums(directory)
     paths = [directory / WEIGHTS for directory in directories]
     try:
         files: list[Any] = [safe_open(path, framework="pt") for path in paths]

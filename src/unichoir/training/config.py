@@ -13,6 +13,7 @@ from unichoir.data.dataset import DataConfig
 from unichoir.errors import ConfigError
 from unichoir.model.checkpoint import read_yaml
 from unichoir.model.config import NAMED_CONFIGS, ModelConfig
+from unichoir.training.distillation import TeacherConfig
 from unichoir.training.optim import OptimConfig
 from unichoir.training.parallel import ParallelConfig
 
@@ -81,6 +82,8 @@ class ExperimentConfig:
     """Checkpoint directory to start from, of the same shapes and vocabulary."""
     init_encoder: str | None = None
     """Checkpoint directory whose encoder and feature statistics to start from: vocabulary and decoders may differ."""
+    teacher: TeacherConfig | None = None
+    """An encoder that sees whole utterances, to whose frames ours keeps: how a pretrained one learns chunks."""
     feature_cache: str | None = None
     """Folder for computed features: faster from the second epoch on; 32 kB per second of speech and speed."""
     fbank: FbankConfig = field(default_factory=FbankConfig)
@@ -98,11 +101,13 @@ class ExperimentConfig:
             raise ConfigError("init and init_encoder: only one can be where training starts")
 
 
-# May differ between a run and its continuation: they steer when to look and how fast, not what is learnt.
+# May differ between a run and its continuation: they steer when to look, how fast and for how long, not what is learnt.
 FREE_KEYS = frozenset(
     {
         "feature_cache",
         *(f"parallel.{name}" for name in to_mapping(ParallelConfig())),
+        "trainer.max_epochs",
+        "trainer.max_steps",
         "trainer.max_minutes",
         "trainer.num_workers",
         "trainer.log_every",

@@ -15,20 +15,21 @@ from unichoir.model.config import draw_top_k
 from unichoir.model.masks import ChunkMask, draw_dynamic_chunk
 from unichoir.model.moe import balance_experts, recomputing
 from unichoir.training.config import ExperimentConfig
+from unichoir.training.distillation import Teacher
 from unichoir.training.feeding import BatchRequest, Loaded
 from unichoir.training.optim import build_optimizer, clip_gradient, freeze_parts, learning_rate, set_learning_rate
 from unichoir.training.parallel import Spread
 from unichoir.training.validation import empty_batch, to_device
 from unichoir.training.world import World
 
-LOSSES = ("loss", "ctc", "attention", "load")
+LOSSES = ("loss", "ctc", "attention", "load", "teacher")
 
 
 class Learner:
     """A model that learns: spread over the processes, with its optimizer."""
 
-    def __init__(self, model: AsrModel, config: ExperimentConfig, world: World) -> None:
-        self.model, self.config, self.world = model, config, world
+    def __init__(self, model: AsrModel, config: ExperimentConfig, world: World, teacher: Teacher | None = None) -> None:
+        self.model, self.config, self.world, self.teacher = model, config, world, teacher
         freeze_parts(model, config.optim)
         self.spread = Spread(model, config.parallel, world, config.trainer.precision)
         self.optimizer = build_optimizer(model, config.optim)
@@ -66,12 +67,16 @@ class Learner:
         seed = self.config.trainer.seed
         torch.manual_seed(seed_of(seed, request))
         chunk, top_k = self.draw(request, batch)
+        inputs = to_device(batch, self.world.device)
         with self.autocast():
-            output = self.spread(*to_device(batch, self.world.device), chunk, top_k)
+            output = self.spread(*inputs, chunk, top_k)
+            distance = torch.zeros_like(output.loss)
+            if self.teacher:
+                distance = self.teacher.weight * self.teacher.distance(*inputs[:2])
         share_of_update = len(batch.keys) / num_utterances
-        (output.loss * share_of_update).backward()
-        losses = torch.stack([output.loss, output.ctc, output.attention, output.load]).detach()
-        return share_of_update * losses
+        loss = output.loss + distance
+        (loss * share_of_update).backward()
+        return share_of_update * torch.stack([loss, output.ctc, output.attention, output.load, distance]).detach()
 
     def take_part(self) -> None:
         """Nothing to learn here, but other processes wait for this one in their forward and backward passes."""

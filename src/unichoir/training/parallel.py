@@ -28,7 +28,7 @@ from unichoir.model.asr_model import AsrModel
 from unichoir.model.blocks import ENCODER_BLOCKS
 from unichoir.model.decoder import DecoderBlock
 from unichoir.model.experts import Experts
-from unichoir.model.moe import recomputing
+from unichoir.model.moe import ready_for_compiler, recomputing
 from unichoir.training.expert_parallel import spread_experts
 from unichoir.training.world import World
 
@@ -102,6 +102,8 @@ class Spread:
         self._experts = [module for module in model.modules() if isinstance(module, Experts)]
         if self.layout.expert > 1:
             self._spread_experts()
+        if config.compile:
+            ready_for_compiler()
         for block in blocks:
             if config.activation_checkpointing:
                 _checkpoint(block)

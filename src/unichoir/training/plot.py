@@ -179,7 +179,8 @@ def plot_training(output: Path) -> Path:
     rows = max(-(-len(panels) // COLUMNS), 1)
     names = list(history.loads)
     map_inches = 1.2 + 0.16 * len(names) if names else 0.0
-    figure = Figure(figsize=(5.4 * min(max(len(panels), 1), COLUMNS), 3.4 * rows + map_inches), layout="constrained")
+    size = 5.4 * min(max(len(panels), 1), COLUMNS), 3.4 * rows + map_inches
+    figure = Figure(figsize=size, dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(
         rows + bool(names), min(max(len(panels), 1), COLUMNS), height_ratios=[3.4] * rows + [map_inches] * bool(names)
@@ -192,7 +193,9 @@ def plot_training(output: Path) -> Path:
         figure.text(0.5, 0.5, "no figures recorded", ha="center", va="center")
     path = output / PICTURE
     partial = path.with_suffix(".partial.png")
-    figure.savefig(partial, dpi=110)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # saving would lay it out once more
+    figure.savefig(partial)
     partial.replace(path)
     return path
 

@@ -7,10 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from unichoir.audio.augment import AugmentConfig
+from unichoir.audio.fbank import FbankConfig
+from unichoir.configuration import from_mapping
 from unichoir.data.cmvn import GlobalCmvn, sum_features
 from unichoir.data.dataset import ExampleReader, FrameRate, measure_durations, unknown_language
 from unichoir.data.features import FeatureReader
@@ -20,14 +23,20 @@ from unichoir.directory.hub import find_directory
 from unichoir.directory.sums import check_sums
 from unichoir.errors import ConfigError, TrainingError
 from unichoir.model.asr_model import AsrModel
-from unichoir.model.checkpoint import load_weights, read_weights
+from unichoir.model.checkpoint import load_checkpoint, load_weights, read_weights
 from unichoir.model.config import ModelConfig
+from unichoir.model.encoder import Encoder
 from unichoir.text.tokenizer import Tokenizer, load_tokenizer
 from unichoir.training.config import ExperimentConfig
 from unichoir.training.corpus import Corpus, ListedCorpus, ShardedCorpus
+from unichoir.training.distillation import Teacher, find_teacher
 from unichoir.training.feeding import BatchDataset
 from unichoir.training.world import World
 
+UNKNOWN_UTTERANCES = 20_000
+"""Of a larger manifest the texts of so many utterances are looked at, the first."""
+UNKNOWN_WARNED, UNKNOWN_REFUSED = 0.01, 0.5
+"""Of the tokens of a manifest's texts those that the vocabulary does not know."""
 CMVN_UTTERANCES = 20_000
 """Of a larger corpus the statistics of the features are those of so many utterances, taken evenly."""
 
@@ -46,6 +55,8 @@ class Setup:
     dev: BatchDataset
     skipped: dict[str, str]
     """Utterances whose audio cannot even be opened, by key, and why."""
+    warnings: tuple[str, ...]
+    """What is odd about the manifests, a line each."""
     train_manifests: tuple[str, ...]
     """As they were named."""
     dev_manifests: tuple[str, ...]
@@ -60,8 +71,8 @@ def prepare(
     tokenizer = load_tokenizer(config.tokenizer)
     config = dataclasses.replace(config, model=fit_vocabulary(config.model, tokenizer))
     features = FeatureReader(fbank=config.fbank, cache_dir=Path(config.feature_cache) if config.feature_cache else None)
-    corpus, train, broken = read_corpus(train_manifests, config)
-    dev, broken_in_dev = read_manifests(dev_manifests, "dev")
+    corpus, train, broken, warnings = read_corpus(train_manifests, config, tokenizer)
+    dev, broken_in_dev, warnings_of_dev = read_manifests(dev_manifests, "dev", tokenizer)
     check_languages([*train, *dev], tokenizer)
 
     encoder = config.model.encoder
@@ -87,6 +98,7 @@ def prepare(
         dev_corpus=ListedCorpus(dev),
         dev=dataset((), None),
         skipped=broken | broken_in_dev,
+        warnings=(*warnings, *warnings_of_dev),
         train_manifests=tuple(os.fspath(manifest) for manifest in train_manifests),
         dev_manifests=tuple(os.fspath(manifest) for manifest in dev_manifests),
     )
@@ -99,10 +111,30 @@ def check_languages(utterances: Sequence[Utterance], tokenizer: Tokenizer) -> No
             raise ConfigError(f"utterance '{utterance.key}': {unknown_language(utterance.lang, tokenizer.languages)}")
 
 
+def check_units(name: str, utterances: Sequence[Utterance], tokenizer: Tokenizer, *, is_dev: bool = False) -> list[str]:
+    """A warning for a manifest, called `name`, whose texts the vocabulary cannot write in full: they train on `<unk>`.
+
+    Raises ConfigError where it cannot write most of a training manifest: that is the tokenizer of another language.
+    """
+    total = unknown = 0
+    example = ""
+    for utterance in utterances[:UNKNOWN_UTTERANCES]:
+        ids = tokenizer.encode(utterance.txt)
+        found = ids.count(tokenizer.unk_id)
+        example = example or (f"'{utterance.key}': {utterance.txt:.60}" if found else "")
+        total, unknown = total + len(ids), unknown + found
+    share = unknown / total if total else 0.0
+    what = f"{name}: the vocabulary does not know {share:.1%} of the tokens of its texts, first in {example}"
+    if share > UNKNOWN_REFUSED and not is_dev:
+        raise ConfigError(f"{what}: is the tokenizer that of another language?")
+    return [f"warning: {what}"] if share > UNKNOWN_WARNED else []
+
+
 def read_corpus(
-    manifests: Sequence[str | os.PathLike[str]], config: ExperimentConfig
-) -> tuple[Corpus, Sequence[Utterance], dict[str, str]]:
-    """What to learn from; the utterances that may be joined to others; those that cannot be opened, with the reason.
+    manifests: Sequence[str | os.PathLike[str]], config: ExperimentConfig, tokenizer: Tokenizer
+) -> tuple[Corpus, Sequence[Utterance], dict[str, str], list[str]]:
+    """What to learn from; the utterances that may be joined to others; those that cannot be opened, with the reason;
+    the warnings of `check_units`.
 
     One list of shards, or manifests that are read into memory. Raises ConfigError for both together, and for what does
     not go with shards.
@@ -110,8 +142,8 @@ def read_corpus(
     names = [os.fspath(manifest) for manifest in manifests]
     listed = [name for name in names if not is_shard_list(name)]
     if len(listed) == len(names):
-        utterances, broken = read_manifests(manifests, "training")
-        return ListedCorpus(utterances), utterances, broken
+        utterances, broken, warnings = read_manifests(manifests, "training", tokenizer)
+        return ListedCorpus(utterances), utterances, broken, warnings
     if listed:
         raise ConfigError(
             f"{listed[0]}: cannot be mixed with lists of shards; `unichoir shard` makes shards of it, too"
@@ -120,7 +152,7 @@ def read_corpus(
         raise ConfigError("augment.concat: utterances of shards cannot be joined")
     shards = [shard for name in names for shard in read_shard_list(name)]
     corpus = ShardedCorpus(shards, shards_in_window=config.data.shards_in_window, seed=config.trainer.seed)
-    return corpus, (), {}
+    return corpus, (), {}, []
 
 
 def new_model(setup: Setup, output: Path, say: Callable[[str], None], world: World) -> AsrModel:
@@ -157,6 +189,20 @@ def new_model(setup: Setup, output: Path, say: Callable[[str], None], world: Wor
     return model
 
 
+def load_teacher(config: ExperimentConfig, student: Encoder, device: torch.device) -> Teacher | None:
+    """The encoder of the checkpoint that `teacher` names, if it names one, beside the one that learns.
+
+    Raises CheckpointError for a checkpoint that cannot be read, and ConfigError for one that does not fit.
+    """
+    if config.teacher is None:
+        return None
+    directory = find_directory(config.teacher.checkpoint)
+    model, sections = load_checkpoint(directory)
+    if from_mapping(FbankConfig, sections.get("fbank", {}), f"{directory / 'config.yaml'}: fbank") != config.fbank:
+        raise ConfigError(f"teacher: {directory} takes other features (its `fbank` differs from that of this run)")
+    return find_teacher(config.teacher, model.encoder.to(device), student)
+
+
 def feature_statistics(setup: Setup, say: Callable[[str], None], world: World) -> GlobalCmvn:
     """Of the training speech; each process reads a part of it. Raises TrainingError when no frame can be read."""
     wanted = min(setup.corpus.num_utterances, CMVN_UTTERANCES)
@@ -183,12 +229,16 @@ def fit_vocabulary(model: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
     return model.with_vocab_size(tokenizer.vocab_size)
 
 
-def read_manifests(manifests: Sequence[str | os.PathLike[str]], purpose: str) -> tuple[list[Utterance], dict[str, str]]:
-    """The utterances of several manifests with their durations, and those that cannot be opened, with the reason.
+def read_manifests(
+    manifests: Sequence[str | os.PathLike[str]], purpose: Literal["training", "dev"], tokenizer: Tokenizer
+) -> tuple[list[Utterance], dict[str, str], list[str]]:
+    """The utterances of several manifests with their durations; those that cannot be opened, with the reason; the
+    warnings of `check_units`.
 
-    Raises TrainingError when there is none, or a key occurs twice.
+    Raises TrainingError when there is none, or a key occurs twice, and ConfigError as `check_units` does.
     """
-    listed = [utterance for manifest in manifests for utterance in read_manifest(manifest)]
+    sets = [(str(manifest), read_manifest(manifest)) for manifest in manifests]
+    listed = [utterance for _, utterances in sets for utterance in utterances]
     repeated = [key for key, count in Counter(utterance.key for utterance in listed).items() if count > 1]
     if repeated:
         raise TrainingError(f"key '{repeated[0]}' occurs twice in the {purpose} manifests")
@@ -196,7 +246,9 @@ def read_manifests(manifests: Sequence[str | os.PathLike[str]], purpose: str) ->
     if not utterances:
         why = f": {broken[0].key}: {broken[0].reason}" if broken else ""
         raise TrainingError(f"no {purpose} utterance in {', '.join(map(str, manifests)) or 'no manifest'}{why}")
-    return utterances, {skipped.key: skipped.reason for skipped in broken}
+    is_dev = purpose == "dev"
+    warnings = [warning for name, each in sets for warning in check_units(name, each, tokenizer, is_dev=is_dev)]
+    return utterances, {skipped.key: skipped.reason for skipped in broken}, warnings
 
 
 def pick_device(name: str) -> torch.device:

@@ -25,6 +25,7 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 from unichoir.errors import CheckpointError
 from unichoir.model.asr_model import AsrModel
 from unichoir.training.checkpointing import sync_directory
+from unichoir.training.state_reader import StateReader, TensorPlanner
 from unichoir.training.world import World
 
 KEPT = 2
@@ -116,7 +117,7 @@ class StateFolder:
     def read(self, path: Path, tensors: dict[str, Any]) -> None:
         """Fill the tensors in place with those of a state. Raises CheckpointError if they do not fit."""
         try:
-            load(tensors, checkpoint_id=path, process_group=self.world.saving)
+            load(tensors, storage_reader=StateReader(path), planner=TensorPlanner(), process_group=self.world.saving)
         except (Exception, CheckpointException) as error:  # torch raises whatever it meets, or wraps it in this
             raise CheckpointError(f"{path}: does not fit this run: {str(error).strip().splitlines()[-1]}") from None
 

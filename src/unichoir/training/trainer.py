@@ -45,7 +45,7 @@ from unichoir.training.learner import Learner
 from unichoir.training.metrics import RunningMeans, Stopwatch, clock_time, memory_gb
 from unichoir.training.plot import plot_training
 from unichoir.training.reporting import Reporter
-from unichoir.training.setup import Setup, new_model, pick_device, prepare
+from unichoir.training.setup import Setup, load_teacher, new_model, pick_device, prepare
 from unichoir.training.state import StateFolder, training_tensors
 from unichoir.training.validation import Validation, validate
 from unichoir.training.world import World, join_world
@@ -114,7 +114,8 @@ class Trainer:
         else:
             self.model = AsrModel(self.config.model).to(self.device)
             self.progress = found[1]
-        self.learner = Learner(self.model, self.config, world)
+        teacher = load_teacher(self.config, self.model.encoder, self.device)
+        self.learner = Learner(self.model, self.config, world, teacher)
         if found is not None:
             self.states.read(found[0], training_tensors(self.model, self.learner.optimizer))
         if world.is_first:
@@ -133,6 +134,8 @@ class Trainer:
         """Train to the planned end, through the time budget, or until a signal."""
         with self.stop:
             self.announce()
+            for warning in self.setup.warnings:
+                self.report.line(warning)
             self.note_skipped(self.setup.skipped)
             batches = self.training_batches()
             while not self.is_asked_to_stop():
@@ -360,7 +363,8 @@ class Trainer:
         self.report.expert_loads(self.expert_loads(), progress.step)
         self.summary = (
             f"loss {means['loss']:.3f} ctc {means['ctc']:.3f} attention {means['attention']:.3f} "
-            f"gradient {means['gradient']:.2f} rate {means['learning_rate']:.2e} "
+            + (f"teacher {means['teacher']:.3f} " if self.config.teacher else "")
+            + f"gradient {means['gradient']:.2f} rate {means['learning_rate']:.2e} "
             f"{means['audio_seconds_per_second']:.0f} s/s"
         )
         self.report.line(f"{place}: {self.summary}, {means['stall']:.0%} waiting for data, {remaining} left")
