@@ -79,20 +79,25 @@ class ToneBackend:
         hint = np.resize(encoder_out.mean(axis=0), len(TOKENS)) / 5
         return log_softmax(self.after[int(reverse), prefix[-1]] + self.place[int(reverse), len(prefix)] + hint)
 
-    def next_token_log_probs(self, encoder_out: Any, prefixes: Any) -> Any:
-        return np.stack([self.next_token(False, encoder_out, row.tolist()) for row in prefixes]).astype(np.float32)
+    def decoder(self, encoder_out: Any, reverse: bool = False) -> "ToneDecoder":
+        return ToneDecoder(self, encoder_out, reverse)
 
-    def continuations(self, encoder_out: Any, hyps: Any) -> Any:
-        every = [[[2, *hyp[:length]] for length in range(len(hyp) + 1)] for hyp in hyps]
-        return [np.stack([self.next_token(False, encoder_out, each) for each in beginnings]) for beginnings in every]
 
-    def score_hypotheses(self, encoder_out: Any, hyps: Any, reverse: bool) -> Any:
-        scores = []
-        for hyp in hyps:
-            order = [2, *(reversed(hyp) if reverse else hyp), 2]
-            steps = [self.next_token(reverse, encoder_out, order[:n])[order[n]] for n in range(1, len(order))]
-            scores.append(np.array(steps))
-        return scores
+@dataclass
+class ToneDecoder:
+    """A decoder that has nothing in store: every row anew."""
+
+    backend: ToneBackend
+    encoder_out: Any
+    reverse: bool
+
+    def continuations(self, hyps: Any) -> list[np.ndarray]:
+        return [
+            np.stack(
+                [self.backend.next_token(self.reverse, self.encoder_out, [2, *hyp[:n]]) for n in range(len(hyp) + 1)]
+            )
+            for hyp in hyps
+        ]
 
 
 @pytest.fixture

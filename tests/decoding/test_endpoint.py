@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from unichoir.audio.fbank import compute_fbank
@@ -151,6 +151,7 @@ def utterances(log_probs: np.ndarray, options: StreamingOptions) -> Iterator[tup
     ),
     early=st.booleans(),
 )
+@example(runs=[(0, 2), (0, 2), (3, 3), (0, 10), (5, 2), (0, 2)], chunk_size=1, rules=SHORT, early=True)
 def test_a_stream_is_cut_where_the_rules_say(
     runs: list[tuple[int, int]],
     chunk_size: int,

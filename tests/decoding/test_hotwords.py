@@ -17,7 +17,7 @@ from unichoir.decoding.hypothesis import Hypothesis
 from unichoir.decoding.options import DecodingOptions, EndpointRules, SearchOptions, StreamingOptions
 from unichoir.decoding.prefix_beam import ctc_prefix_beam_search
 from unichoir.decoding.recognizer import Recognizer
-from unichoir.decoding.rescoring import BONUS_WEIGHT, attention_rescoring
+from unichoir.decoding.rescoring import BONUS_WEIGHT, Rescorer
 from unichoir.decoding.search import search
 from unichoir.errors import DecodingError
 
@@ -77,14 +77,14 @@ def test_search_adds_hotwords(recognizer, graph, encoder_out, log_probs) -> None
     plain = replace(options, hotwords=())
     assert recognizer.search(encoder_out, log_probs, plain) == ctc_prefix_beam_search(log_probs, 10)
     rescored = recognizer.search(encoder_out, log_probs, replace(options, mode="attention_rescoring", ctc_weight=0.7))
-    assert rescored == attention_rescoring(recognizer.backend, encoder_out, found, 0.7)
+    assert rescored == Rescorer(recognizer.backend, encoder_out, 0.7)(found)
 
 
 def test_rescoring_weighs_the_bonus_apart_from_the_audio(backend: ToneBackend, encoder_out: np.ndarray) -> None:
     plain = [Hypothesis((3, 4), -1.0, (0, 2)), Hypothesis((4,), -4.0, (1,))]
     boosted = [replace(hyp, score=hyp.score + bonus, bonus=bonus) for hyp, bonus in zip(plain, (0.5, 9.0), strict=True)]
-    before = {hyp.tokens: hyp for hyp in attention_rescoring(backend, encoder_out, plain, 0.7)}
-    after = attention_rescoring(backend, encoder_out, boosted, 0.7)
+    before = {hyp.tokens: hyp for hyp in Rescorer(backend, encoder_out, 0.7)(plain)}
+    after = Rescorer(backend, encoder_out, 0.7)(boosted)
     assert [hyp.tokens for hyp in after] == [(4,), (3, 4)]
     for hyp, bonus in zip(after, (9.0, 0.5), strict=True):
         assert hyp.bonus == pytest.approx(BONUS_WEIGHT * bonus)
@@ -142,8 +142,13 @@ def test_a_graph_is_built_once_for_a_list(recognizer: Recognizer, monkeypatch: p
     assert len(built) == 1
     for boost in range(1, scoring.MAX_GRAPHS + 1):
         recognizer.scorer(DecodingOptions(hotwords=(Hotword("high", boost),)))
-    assert recognizer.scorer(DecodingOptions(hotwords=PHRASES)) is not first
-    assert len(built) == scoring.MAX_GRAPHS + 2
+    assert recognizer.scorer(DecodingOptions(hotwords=PHRASES)) is first  # which somebody holds
+    assert len(built) == scoring.MAX_GRAPHS + 1
+    del first
+    for boost in range(1, scoring.MAX_GRAPHS + 1):
+        recognizer.scorer(DecodingOptions(hotwords=(Hotword("high", boost),)))
+    recognizer.scorer(DecodingOptions(hotwords=PHRASES))
+    assert len(built) > scoring.MAX_GRAPHS + 1
 
 
 def test_options_travel_and_are_keys() -> None:

@@ -122,7 +122,7 @@ def test_a_language_alone_is_no_speech_to_endpoints(recognizer: Recognizer, play
 
 @pytest.mark.parametrize("mode", ["ctc_prefix_beam_search", "attention_rescoring"])
 def test_silence_is_not_rescored(recognizer: Recognizer, backend: ToneBackend, play: Any, listen: Listen, mode: Any):
-    backend.score_hypotheses = None  # type: ignore[assignment, method-assign]
+    backend.decoder = None  # type: ignore[assignment, method-assign]
     rules = EndpointRules(silence_after_speech=0.4, silence_before_speech=1.0, max_utterance=None)
     options = StreamingOptions(chunk_size=2, mode=mode, endpoint=rules)
     stream = recognizer.create_stream(options)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+from tests.decoders import token_scores
 
 from unichoir.audio.fbank import FbankConfig
 from unichoir.decoding.backend import ModelInfo
@@ -72,10 +73,10 @@ def test_decoders_against_wenet(onnx: OnnxBackend, reference, reverse: bool) -> 
     length = reference["decoder_in_lens"][0]
     hyp = reference["decoder_in"][0, 1:length].tolist()
     encoder_out = reference["encoder_out_full"][0, : reference["encoder_out_full_lens"][0]]
-    (scores,) = onnx.score_hypotheses(encoder_out, [hyp], reverse)
+    (scores,) = token_scores(onnx, encoder_out, [hyp], reverse)
     targets = [*(hyp[::-1] if reverse else hyp), 2]
     np.testing.assert_allclose(scores, expected[np.arange(length), targets], atol=1e-3)
-    assert onnx.score_hypotheses(encoder_out, [], reverse) == []
+    assert token_scores(onnx, encoder_out, [], reverse) == []
 
 
 def test_too_few_frames(onnx: OnnxBackend) -> None:
@@ -103,7 +104,9 @@ def test_calls_from_several_threads(onnx: OnnxBackend, reference) -> None:
             np.testing.assert_array_equal(found, encode(row))
 
 
-@pytest.mark.parametrize("name", ["encoder.onnx", "ctc.onnx", "decoder.onnx", "reverse_decoder.onnx"])
+@pytest.mark.parametrize(
+    "name", ["encoder.onnx", "ctc.onnx", "decoder_memory.onnx", "decoder.onnx", "reverse_decoder.onnx"]
+)
 def test_missing_or_damaged_graph(copied: Path, name: str) -> None:
     path = copied / name
     content = path.read_bytes()
@@ -118,7 +121,7 @@ def test_missing_or_damaged_graph(copied: Path, name: str) -> None:
 
 def test_a_graph_in_the_wrong_place(copied: Path) -> None:
     shutil.copy(copied / "ctc.onnx", copied / "decoder.onnx")
-    with pytest.raises(CheckpointError, match=r"decoder\.onnx: has the inputs encoder_out, expected encoder_out, tok"):
+    with pytest.raises(CheckpointError, match=r"decoder\.onnx: has the inputs encoder_out, expected tokens, pos"):
         OnnxBackend(copied)
 
 
@@ -132,11 +135,11 @@ def test_not_a_model_directory(tmp_path: Path) -> None:
 def test_bad_config(copied: Path) -> None:
     path = copied / "config.json"
     content = json.loads(path.read_text())
-    path.write_text(json.dumps(content | {"format_version": 3, "new": 1}))
-    with pytest.raises(CheckpointError, match="format version 3, this release reads 2: a newer release is needed"):
+    path.write_text(json.dumps(content | {"format_version": 4, "new": 1}))
+    with pytest.raises(CheckpointError, match="format version 4, this release reads 3: a newer release is needed"):
         OnnxBackend(copied)
-    path.write_text(json.dumps(content | {"format_version": 1}))
-    with pytest.raises(CheckpointError, match="format version 1, this release reads 2: export it again"):
+    path.write_text(json.dumps(content | {"format_version": 2}))
+    with pytest.raises(CheckpointError, match="format version 2, this release reads 3: export it again"):
         OnnxBackend(copied)
     path.write_text(json.dumps(content | {"colour": "red"}))
     with pytest.raises(ConfigError, match=r"config\.json: unknown key 'colour'"):

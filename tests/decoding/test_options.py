@@ -18,8 +18,8 @@ from unichoir.errors import DecodingError
         {"num_left_chunks": 4},
         {"ctc_weight": -0.1},
         {"ctc_weight": float("nan")},
-        {"corrections": -1},
-        {"corrections": True},
+        {"attention_beam": -1},
+        {"attention_beam": True},
         {"reverse_weight": 1.5},
         {"max_length": 0},
         {"length_penalty": float("inf")},
@@ -36,8 +36,8 @@ def test_refused(wrong: dict[str, object]) -> None:
 def test_accepted() -> None:
     DecodingOptions()
     DecodingOptions(chunk_size=0)
-    DecodingOptions(ctc_weight=None, corrections=None)
-    DecodingOptions(ctc_weight=0.0, corrections=0)
+    DecodingOptions(ctc_weight=None, attention_beam=None)
+    DecodingOptions(ctc_weight=0.0, attention_beam=0)
     DecodingOptions(chunk_size=1, num_left_chunks=0, reverse_weight=1.0, max_segment_seconds=None, max_length=1)
 
 
@@ -64,8 +64,8 @@ def test_accepted() -> None:
         {"ctc_weight": -0.1},
         {"ctc_weight": float("inf")},
         {"ctc_weight": "0.5"},
-        {"corrections": -1},
-        {"corrections": 1.0},
+        {"attention_beam": -1},
+        {"attention_beam": 1.0},
         {"reverse_weight": 1.1},
         {"reverse_weight": float("nan")},
         {"partial_words": 1},
@@ -106,7 +106,7 @@ def test_durations_too_short(wrong: dict[str, object]) -> None:
 
 def test_accepted_for_streams() -> None:
     assert StreamingOptions().num_left_frames == 64
-    StreamingOptions(ctc_weight=None, corrections=3)
+    StreamingOptions(ctc_weight=None, attention_beam=3)
     assert StreamingOptions(chunk_size=25, num_left_chunks=60).num_left_frames == 1500
     StreamingOptions(chunk_size=1, num_left_chunks=0, beam_size=1, ctc_weight=0, reverse_weight=0, endpoint=None)
     EndpointRules(silence_before_speech=None, silence_after_speech=None, max_utterance=None, blank_threshold=0)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from unichoir.decoding.hypothesis import Hypothesis
-from unichoir.decoding.rescoring import attention_rescoring
+from unichoir.decoding.rescoring import Rescorer
 from unichoir.errors import DecodingError
 
 HYPS = [
@@ -32,7 +32,7 @@ def test_formula(backend, encoder_out: np.ndarray, ctc_weight: float, reverse_we
         + ctc_weight * hyp.score
         for hyp in HYPS
     }
-    found = attention_rescoring(backend, encoder_out, HYPS, ctc_weight, reverse_weight)
+    found = Rescorer(backend, encoder_out, ctc_weight, reverse_weight)(HYPS)
     assert {hyp.tokens: pytest.approx(hyp.score) for hyp in found} == expected
     assert [hyp.score for hyp in found] == sorted(expected.values(), reverse=True)
     assert {hyp.tokens: hyp.frames for hyp in found} == {hyp.tokens: hyp.frames for hyp in HYPS}
@@ -41,5 +41,5 @@ def test_formula(backend, encoder_out: np.ndarray, ctc_weight: float, reverse_we
 def test_a_model_without_the_reverse_decoder(backend, encoder_out: np.ndarray) -> None:
     object.__setattr__(backend.info, "has_reverse_decoder", False)
     with pytest.raises(DecodingError, match=r"reverse_weight 0\.2: this model has no right-to-left decoder"):
-        attention_rescoring(backend, encoder_out, HYPS, reverse_weight=0.2)
-    assert attention_rescoring(backend, encoder_out, HYPS, reverse_weight=0.0)
+        Rescorer(backend, encoder_out, reverse_weight=0.2)
+    assert Rescorer(backend, encoder_out, reverse_weight=0.0)(HYPS)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.decoders import token_scores
 from tests.samples import SMALL_MODEL
 
 from unichoir.api import load_recognizer
@@ -181,7 +182,7 @@ def test_a_final_result_follows_the_mode_and_stays(recognizer: Recognizer, backe
         expected = {}
         for reading in first.nbest:
             ids = [token.id for token in reading.tokens]
-            left, right = (backend.score_hypotheses(encoder_out, [ids], reverse)[0].sum() for reverse in (False, True))
+            left, right = (token_scores(backend, encoder_out, [ids], reverse)[0].sum() for reverse in (False, True))
             expected[tuple(ids)] = 0.6 * left + 0.4 * right + 0.7 * reading.score
         found = {tuple(token.id for token in reading.tokens): reading.score for reading in result.nbest}
         assert found == pytest.approx(expected)
@@ -204,7 +205,7 @@ def test_a_final_result_is_computed_once(recognizer: Recognizer, backend, play) 
     while not recognizer.is_endpoint(stream):
         recognizer.decode_streams([stream])
     final = recognizer.get_result(stream)
-    backend.score_hypotheses = None
+    backend.decoder = None
     assert recognizer.get_result(stream) is final
     with pytest.raises(DecodingError, match="has to be reset"):
         recognizer.decode_streams([stream])
@@ -212,7 +213,7 @@ def test_a_final_result_is_computed_once(recognizer: Recognizer, backend, play) 
 
 def test_silence_has_no_words_whatever_the_decoders_think_of(recognizer: Recognizer, backend, play, listen) -> None:
     """Decoders to which every word is more probable than none."""
-    backend.score_hypotheses = lambda encoder_out, hyps, reverse: [np.full(len(hyp) + 1, 9.0) for hyp in hyps]
+    backend.next_token = lambda reverse, encoder_out, prefix: np.full(6, 9.0)
     silence, tone = play([], 12.0, noise=0), play([(3, 0.2, 0.5)], 1.0, noise=0)
     options = StreamingOptions(beam_size=4, num_best=2)
     finals = listen(recognizer, recognizer.create_stream(options), [silence, tone]).finals

@@ -60,7 +60,7 @@ def build(name: str) -> AsrModel:
         # Both tables of positions end before utterances and hypotheses do.
         return small_model(
             feed_forward=FeedForwardConfig(
-                hidden_dim=12, num_experts=3, top_k=2, shared_hidden_dim=16, activation="gelu"
+                hidden_dim=12, num_experts=3, top_k=2, shared_hidden_dim=24, activation="gelu"
             ),
             decoder={"position": "learned", "num_positions": 12},
             front="conv1d",

@@ -13,6 +13,7 @@ import onnx_ir
 import onnxruntime
 import pytest
 import torch
+from tests.decoders import next_token_log_probs, token_scores
 
 from unichoir.audio.fbank import FbankConfig
 from unichoir.decoding.encoding import encode_utterance
@@ -214,17 +215,17 @@ def test_ctc_and_decoders(exports, name: str) -> None:
     np.testing.assert_allclose(backend.ctc_log_probs(encoder_out[None])[0], expected, **TOLERANCE)
     hyps = [[4, 3, 3, 9], [], [5], rng.integers(0, backend.info.vocab_size, 30).tolist()]
     for reverse in (False, True) if model.right_decoder is not None else (False,):
-        scores = backend.score_hypotheses(encoder_out, hyps, reverse)
+        scores = token_scores(backend, encoder_out, hyps, reverse)
         for hyp, found in zip(hyps, scores, strict=True):
             log_probs = torch_decoder(model, encoder_out, hyp[::-1] if reverse else hyp, reverse)
             targets = [*(hyp[::-1] if reverse else hyp), model.config.eos_id]
             np.testing.assert_allclose(found, log_probs[np.arange(len(targets)), targets], **TOLERANCE)
-    prefixes = np.array([[2, 4, 3], [2, 5, 9]])
-    following = [torch_decoder(model, encoder_out, prefix[1:].tolist(), False)[-1] for prefix in prefixes]
-    np.testing.assert_allclose(backend.next_token_log_probs(encoder_out, prefixes), following, **TOLERANCE)
+    prefixes = [[4, 3], [5, 9]]
+    following = [torch_decoder(model, encoder_out, prefix, False)[-1] for prefix in prefixes]
+    np.testing.assert_allclose(next_token_log_probs(backend, encoder_out, prefixes), following, **TOLERANCE)
     if model.right_decoder is None:
         with pytest.raises(DecodingError, match="right-to-left"):
-            backend.score_hypotheses(encoder_out, hyps, True)
+            token_scores(backend, encoder_out, hyps, True)
 
 
 def torch_decoder(model: AsrModel, encoder_out: np.ndarray, tokens: list[int], reverse: bool) -> np.ndarray:
@@ -350,19 +351,19 @@ def test_model_directory(exports, checkpoint: Path, tmp_path: Path) -> None:
 def test_what_rescoring_takes_for_its_own(checkpoint: Path, tmp_path: Path, run_command) -> None:
     """From the command line to the model that is loaded; a configuration that says nothing of it is read as before."""
     out = tmp_path / "out"
-    code, _, errors = run_command("export", checkpoint, out, "--ctc-weight", 0.25, "--corrections", 7)
+    code, _, errors = run_command("export", checkpoint, out, "--ctc-weight", 0.25, "--attention-beam", 7, "--reencode")
     assert code == 0, errors
     info = OnnxBackend(out).info
-    assert (info.ctc_weight, info.corrections) == (0.25, 7)
+    assert (info.ctc_weight, info.attention_beam, info.reencode) == (0.25, 7, True)
     content = json.loads((out / "config.json").read_text())
-    assert (content["model"].pop("ctc_weight"), content["model"].pop("corrections")) == (0.25, 7)
+    assert [content["model"].pop(name) for name in ("ctc_weight", "attention_beam", "reencode")] == [0.25, 7, True]
     for name in ("config.json", "SHA256SUMS"):
         (out / name).unlink()
     (out / "config.json").write_text(json.dumps(content))
-    assert OnnxBackend(out).info == replace(info, ctc_weight=0.5, corrections=0)
+    assert OnnxBackend(out).info == replace(info, ctc_weight=0.5, attention_beam=0, reencode=False)
     export_onnx(checkpoint, out)
-    assert OnnxBackend(out).info == replace(info, ctc_weight=0.5, corrections=0)
-    for name in ("ctc_weight", "corrections"):
+    assert OnnxBackend(out).info == replace(info, ctc_weight=0.5, attention_beam=0, reencode=False)
+    for name in ("ctc_weight", "attention_beam"):
         with pytest.raises(DecodingError, match=f"{name}: .*, found -1"):
             export_onnx(checkpoint, out, **{name: -1})  # type: ignore[arg-type]
         flag = "--" + name.replace("_", "-")

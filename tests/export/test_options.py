@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from tests.decoders import token_scores
 from torch import nn
 
 from unichoir.decoding.onnx_backend import OnnxBackend
@@ -49,8 +50,8 @@ def test_whole_utterances_and_hypotheses(exports, top_k: int | None) -> None:
         expected, _, _ = model.encoder(torch.from_numpy(feats[row, None, :length]), torch.tensor([length]), top_k=limit)
         assert_same(found[row, : lens[row]], expected[0].numpy())
     hyps = [[4, 3, 3, 9], [5]]
-    scores = TorchBackend(model, top_k=top_k).score_hypotheses(found[0], hyps, False)
-    for ours, right in zip(backend.score_hypotheses(found[0], hyps, False), scores, strict=True):
+    scores = token_scores(TorchBackend(model, top_k=top_k), found[0], hyps, False)
+    for ours, right in zip(token_scores(backend, found[0], hyps, False), scores, strict=True):
         assert_same(ours, right)
 
 

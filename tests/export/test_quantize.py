@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from tests.decoders import token_scores
 from torch import nn
 
 from unichoir.decoding.encoding import encode_utterance
@@ -21,13 +22,15 @@ from unichoir.export.quantize import (
     Int8Conv1dFront,
     Int8Conv2dFront,
     Int8Linear,
+    Int8Mixture,
     quantize_frames,
     quantize_model,
 )
 from unichoir.export.torch_backend import TorchBackend
 from unichoir.model.asr_model import AsrModel
+from unichoir.model.config import FeedForwardConfig
 from unichoir.model.feed_forward import ACTIVATIONS
-from unichoir.model.moe import Router, expert_load
+from unichoir.model.moe import MoE, Router, expert_load
 from unichoir.model.subsampling import Conv1dFront, Conv2dFront
 
 NAMES = ("rotary_moe_int8", "dense_batch_norm_int8", "whisper_moe_int8")
@@ -138,6 +141,50 @@ def test_whispers_front_as_rows_is_the_convolution(is_start: torch.Tensor | None
         assert float((found - expected).abs().max()) < 0.02
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("shared", [0, 100])
+@pytest.mark.parametrize("bias", [False, True])
+def test_small_experts_as_one_wide_network_give_the_same_sum(shared: int, bias: bool) -> None:
+    """Against the experts themselves, each of which gets its frames: with 3 chosen of 4, with fewer, in a wide and in a
+    narrow network beside them."""
+    config = FeedForwardConfig(
+        hidden_dim=20, num_experts=4, top_k=3, activation="gelu", bias=bias, shared_hidden_dim=shared
+    )
+    moe = MoE(24, config, dropout=0.0).eval()
+    for parameter in moe.parameters():
+        parameter.copy_(torch.randn_like(parameter) / 4)
+    mixture, x, mask = Int8Mixture(moe), torch.randn(2, 50, 24), torch.ones(2, 50, dtype=torch.bool)
+    for top_k in (None, torch.tensor([1]), torch.tensor([2])):
+        expected, found = moe(x, mask, top_k), mixture(x, mask, top_k)
+        assert float((found - expected).norm() / expected.norm()) < 0.03
+    assert float((mixture(x, mask) - mixture(x, mask, torch.tensor([1]))).norm() / expected.norm()) > 0.1
+
+
+def test_only_small_experts_are_computed_without_being_chosen() -> None:
+    def worthwhile(**sizes: int) -> bool:
+        return Int8Mixture.worthwhile(MoE(8, FeedForwardConfig(**sizes), dropout=0.0))
+
+    assert worthwhile(hidden_dim=128, num_experts=4, top_k=2, shared_hidden_dim=1536)
+    assert worthwhile(hidden_dim=8, num_experts=5, top_k=4)
+    assert not worthwhile(hidden_dim=8, num_experts=5, top_k=3)
+    assert not worthwhile(hidden_dim=8, num_experts=8, top_k=2)
+
+
+def test_products_of_the_same_frames_are_one(exports) -> None:
+    """Queries, keys and values; of a decoder's memory all keys and values."""
+    for name in NAMES:
+        products = {
+            part: [node.input[1] for node in graph.node if node.op_type == "MatMulIntegerToFloat"]
+            for part in ("encoder", "decoder_memory")
+            if (graph := onnx.load(exports[name].directory / f"{part}.onnx").graph)
+        }
+        (joined,) = products["decoder_memory"]
+        assert joined.count("+") == 1  # one block
+        attention = [each for each in products["encoder"] if "self_attn.linear_q" in each]
+        assert all(each.count("+") == 2 for each in attention)
+        assert attention
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_graphs_compute_what_the_modules_define(exports, name: str) -> None:
     backend, reference = exports[name].backend, TorchBackend(quantized(exports[name].model))
@@ -152,7 +199,7 @@ def test_graphs_compute_what_the_modules_define(exports, name: str) -> None:
     np.testing.assert_allclose(backend.ctc_log_probs(memory[None]), reference.ctc_log_probs(memory[None]), atol=1e-4)
     hyps = [[4, 3, 3, 9], [], [5], [4, 3, 7]]
     for reverse in (False, True) if backend.info.has_reverse_decoder else (False,):
-        pairs = zip(*(engine.score_hypotheses(memory, hyps, reverse) for engine in (backend, reference)), strict=True)
+        pairs = zip(*(token_scores(engine, memory, hyps, reverse) for engine in (backend, reference)), strict=True)
         for score, expected_score in pairs:
             np.testing.assert_allclose(score, expected_score, rtol=0, atol=ONE_CODE)
 
@@ -250,7 +297,7 @@ def test_fewer_experts_than_trained(exports, name: str) -> None:
     np.testing.assert_allclose(found[0], expected[0], rtol=0, atol=tolerance)
     hyps = [[4, 3], [5]]
     for score, right in zip(
-        limited.score_hypotheses(found[0], hyps, True), reference.score_hypotheses(found[0], hyps, True), strict=True
+        token_scores(limited, found[0], hyps, True), token_scores(reference, found[0], hyps, True), strict=True
     ):
         np.testing.assert_allclose(score, right, rtol=0, atol=tolerance)
     eager, _, _ = TorchBackend(exports[name].model, top_k=1).encode_chunk(feats, lengths, None, -1)

@@ -22,7 +22,7 @@ from unichoir.decoding.greedy import ctc_greedy_search
 from unichoir.decoding.options import DecodingOptions
 from unichoir.decoding.recognizer import Recognizer
 from unichoir.errors import CheckpointError
-from unichoir.export.quantize import quantize_model
+from unichoir.export.quantize import LARGEST_ANYWHERE, quantize_model
 from unichoir.export.sherpa import SHERPA_FBANK, export_sherpa
 from unichoir.export.sherpa_parity import check_offline, check_streaming
 from unichoir.model.asr_model import AsrModel
@@ -76,7 +76,7 @@ def exported(
     done = export_sherpa(source, directory, quantize=quantize)
     recognizer = load_recognizer(source, num_threads=1)
     if quantize:
-        quantize_model(recognizer.backend.model)
+        quantize_model(recognizer.backend.model, LARGEST_ANYWHERE)
     ours = Recognizer(recognizer.backend, recognizer.tokenizer, FbankConfig(high_freq=-400.0, snip_edges=False))
     return Exported(directory, ours, done.notes)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from tests.decoders import next_token_log_probs, token_scores
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -82,15 +83,15 @@ def test_hypotheses(backend, reference, reverse: bool) -> None:
     encoder_out = reference["encoder_out_full"]
     lens = reference["encoder_out_full_lens"]
     row = 0
-    scores = backend.score_hypotheses(encoder_out[row, : lens[row]], [asked[row], [], asked[row][:1]], reverse)
+    scores = token_scores(backend, encoder_out[row, : lens[row]], [asked[row], [], asked[row][:1]], reverse)
     targets = [*hyps[row], backend.info.eos_id]
     np.testing.assert_allclose(scores[0], [expected[row, i, token] for i, token in enumerate(targets)], atol=1e-4)
     assert [len(each) for each in scores] == [len(targets), 1, 2]
     np.testing.assert_allclose(scores[1], expected[row, 0, backend.info.eos_id], atol=1e-4)
     if not reverse:
-        following = backend.next_token_log_probs(encoder_out[row, : lens[row]], inputs[:1, :3])
+        following = next_token_log_probs(backend, encoder_out[row, : lens[row]], inputs[:1, 1:3].tolist())
         np.testing.assert_allclose(following[0], expected[row, 2], atol=1e-4)
-    assert backend.score_hypotheses(encoder_out[row], [], reverse) == []
+    assert token_scores(backend, encoder_out[row], [], reverse) == []
 
 
 def test_what_a_model_lacks(exports) -> None:
@@ -100,7 +101,7 @@ def test_what_a_model_lacks(exports) -> None:
     with pytest.raises(DecodingError, match="cannot stream"):
         backend.encode_chunk(feats, np.array([20]), state, -1)
     with pytest.raises(DecodingError, match="right-to-left"):
-        backend.score_hypotheses(np.zeros((3, 24), np.float32), [[3]], True)
+        token_scores(backend, np.zeros((3, 24), np.float32), [[3]], True)
 
 
 def test_gradients_and_devices(backend) -> None:
@@ -124,8 +125,8 @@ def exercise(backend: TorchBackend, reference) -> Iterator[np.ndarray]:
     yield backend.encode_chunk(feats[:, :5], np.array([5, 5]))[0]
     yield backend.ctc_log_probs(encoder_out)
     for reverse in (False, True):
-        yield from backend.score_hypotheses(encoder_out[0], [[3, 4], [3, 5, 6], []], reverse)
-    yield backend.next_token_log_probs(encoder_out[0], np.array([[2, 3], [2, 4]]))
+        yield from token_scores(backend, encoder_out[0], [[3, 4], [3, 5, 6], []], reverse)
+    yield next_token_log_probs(backend, encoder_out[0], [[3], [4]])
 
 
 @pytest.mark.parametrize("top_k", [None, 1])

@@ -5,10 +5,12 @@ import dataclasses
 import pytest
 import torch
 
+from unichoir.audio.fbank import FbankConfig
 from unichoir.configuration import from_mapping, to_mapping
+from unichoir.decoding.backend import ModelInfo
 from unichoir.errors import ConfigError
 from unichoir.model.asr_model import AsrModel
-from unichoir.model.config import NAMED_CONFIGS, EncoderConfig, FeedForwardConfig, ModelConfig
+from unichoir.model.config import NAMED_CONFIGS, DecoderConfig, EncoderConfig, FeedForwardConfig, ModelConfig
 
 
 def num_parameters(config: ModelConfig) -> int:
@@ -77,3 +79,49 @@ def test_shapes_that_cannot_be_built_are_refused() -> None:
         EncoderConfig(conv_kernel=4, conv_causal=False)
     with pytest.raises(ConfigError, match="top_k"):
         FeedForwardConfig(num_experts=4, top_k=0)
+
+
+@pytest.mark.parametrize(
+    ("cls", "name", "value"),
+    [
+        (EncoderConfig, "num_blocks", 10**9),
+        (EncoderConfig, "num_blocks", -1),
+        (EncoderConfig, "num_heads", 0),
+        (EncoderConfig, "dim", 10**12),
+        (EncoderConfig, "input_dim", 0),
+        (EncoderConfig, "conv_kernel", 0),
+        (EncoderConfig, "dropout", 1.0),
+        (EncoderConfig, "dropout", float("nan")),
+        (DecoderConfig, "num_blocks", 10**9),
+        (DecoderConfig, "num_positions", 0),
+        (FeedForwardConfig, "hidden_dim", 0),
+        (FeedForwardConfig, "hidden_dim", 10**30),
+        (ModelConfig, "blank_id", -1),
+        (ModelConfig, "vocab_size", 10**9),
+        (FbankConfig, "frame_shift_ms", 1e-9),
+        (FbankConfig, "frame_length_ms", 1e9),
+        (FbankConfig, "frame_length_ms", float("nan")),
+        (FbankConfig, "sample_rate", 10**9),
+        (FbankConfig, "num_mel_bins", 10**9),
+        (FbankConfig, "lead_frames", 10**9),
+        (ModelInfo, "blank_id", -1),
+        (ModelInfo, "subsampling_rate", 0),
+        (ModelInfo, "encoder_dim", 10**12),
+        (ModelInfo, "ctc_weight", float("inf")),
+    ],
+)
+def test_numbers_beyond_reason_are_refused_by_name(cls: type, name: str, value: float) -> None:
+    needed = {"vocab_size": 10, "encoder_dim": 4, "sos_id": 2, "eos_id": 2} if cls is ModelInfo else {}
+    with pytest.raises(ConfigError, match=rf"^a\.yaml: {name} .*{str(value)[:4]}") as raised:
+        from_mapping(cls, {**needed, name: value}, "a.yaml")
+    assert len(str(raised.value)) < 200
+
+
+def test_what_is_shown_of_a_value_is_short() -> None:
+    """As of a YAML file whose aliases make a list of ten lists of ten lists ..."""
+    value: object = "x"
+    for _ in range(30):
+        value = [value] * 10
+    with pytest.raises(ConfigError) as raised:
+        from_mapping(EncoderConfig, {"dim": value}, "a.yaml")
+    assert len(str(raised.value)) < 2000

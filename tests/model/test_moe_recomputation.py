@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from unichoir.model.asr_model import AsrModel, LossOutput
 from unichoir.model.config import DecoderConfig, EncoderConfig, FeedForwardConfig, ModelConfig
-from unichoir.model.moe import MoE, expert_load, recomputing, take_load_loss
+from unichoir.model.moe import MoE, expert_load, ready_for_compiler, recomputing, take_load_loss
 
 LAYER = FeedForwardConfig(
     hidden_dim=12,
@@ -136,6 +136,7 @@ def test_a_compiled_layer_is_recorded_once_too() -> None:
         return contextlib.nullcontext(), recomputing()
 
     expected = results(layer)
+    ready_for_compiler()  # as `Spread` does before it compiles blocks
     compiled = torch.compile(layer, backend="aot_eager")
     for forward in (compiled, lambda *args: checkpoint(compiled, *args, use_reentrant=False, context_fn=contexts)):
         for found, right in zip(results(forward), expected, strict=True):

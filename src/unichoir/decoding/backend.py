@@ -7,6 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from unichoir.configuration import check_ranges
+
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
@@ -29,14 +31,45 @@ class ModelInfo:
     """The share of the right-to-left decoder in rescoring when the caller does not choose one."""
     ctc_weight: float = 0.5
     """Of CTC in rescoring when the caller does not choose one."""
-    corrections: int = 0
-    """Tokens that the left-to-right decoder may correct in rescoring when the caller does not choose."""
+    attention_beam: int = 0
+    """Width of the left-to-right decoder's own search in rescoring when the caller does not choose; 0: none."""
+    reencode: bool = False
+    """Whether final results of streams come from the whole utterance, heard again, when the caller does not choose."""
     top_k: int = 0
     """Experts chosen for each frame; an engine may be limited to fewer. 0: no experts, or no choice."""
+
+    def __post_init__(self) -> None:
+        last = self.vocab_size - 1
+        check_ranges(
+            self,
+            vocab_size=(1, 1 << 24),
+            encoder_dim=(1, 1 << 20),
+            blank_id=(0, last),
+            sos_id=(0, last),
+            eos_id=(0, last),
+            subsampling_rate=(1, 64),
+            right_context=(0, 1000),
+            reverse_weight=(0, 1),
+            ctc_weight=(0, 1000),
+            attention_beam=(0, 1000),
+            top_k=(0, 4096),
+        )
 
     def num_encoder_frames(self, num_feature_frames: int) -> int:
         """How many encoder frames come out of so many feature frames; 0 when they are too few for one."""
         return max(0, (num_feature_frames - self.right_context - 1) // self.subsampling_rate + 1)
+
+
+class Decoder(Protocol):
+    """An attention decoder before one utterance. What it has computed once it does not compute again."""
+
+    def continuations(self, hyps: Sequence[Sequence[int]]) -> list[Floats]:
+        """The log-probabilities of what follows each beginning of each hypothesis.
+
+        hyps: token ids without sos and eos, of any lengths, even 0, in the order in which the decoder writes.
+        Returns for each an array (U_i + 1, V): row u is of the token after the first u.
+        """
+        ...
 
 
 class Backend(Protocol):
@@ -91,28 +124,10 @@ class Backend(Protocol):
         """CTC log-probabilities (B, T', V) of encoder_out (B, T', D), frame by frame."""
         ...
 
-    def score_hypotheses(
-        self, encoder_out: Floats, hyps: Sequence[Sequence[int]], reverse: bool
-    ) -> list[NDArray[np.floating[Any]]]:
-        """The decoder's log-probability of each token of each hypothesis and of the closing eos.
+    def decoder(self, encoder_out: Floats, reverse: bool = False) -> Decoder:
+        """The left-to-right decoder, or with `reverse` the right-to-left one, before one utterance (T', D) without
+        padding, T' > 0.
 
-        encoder_out: (T', D) one utterance without padding; hyps: token ids without sos and eos, of any lengths, even 0.
-        Returns for each an array (U_i + 1,). With `reverse` the right-to-left decoder scores the reversed hypothesis
-        and the array is in the order scored: last token first, eos at the end.
-        """
-        ...
-
-    def continuations(self, encoder_out: Floats, hyps: Sequence[Sequence[int]]) -> list[Floats]:
-        """The left-to-right decoder's log-probabilities of what follows each beginning of each hypothesis.
-
-        encoder_out: (T', D) one utterance without padding; hyps: token ids without sos and eos, of any lengths, even 0.
-        Returns for each an array (U_i + 1, V): row u is of the token after the first u.
-        """
-        ...
-
-    def next_token_log_probs(self, encoder_out: Floats, prefixes: Ints) -> Floats:
-        """The left-to-right decoder's log-probabilities (N, V) of the token after each prefix.
-
-        encoder_out: (T', D) one utterance without padding; prefixes: (N, U), sos first.
+        Raises DecodingError for `reverse` without a right-to-left decoder.
         """
         ...

@@ -1,7 +1,6 @@
-"""What the engines behind `Backend` share: padding, hypotheses as a tree for a decoder, its output as scores."""
+"""What the engines behind `Backend` share: a decoder that knows what it has computed, padding, checks."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,72 +11,84 @@ from unichoir.errors import DecodingError
 
 
 @dataclass(frozen=True)
-class PrefixTree:
-    """Hypotheses as a decoder's input, every beginning that some of them share computed once.
-
-    An n-best list differs in few tokens: its tree has a third of the tokens of its hypotheses, or less.
-    """
+class DecoderStep:
+    """Tokens that a decoder has to compute, and what it needs for it."""
 
     tokens: Ints
-    """(S,) token ids, sos first."""
+    """(S,) token ids."""
     positions: Ints
-    """(S,) how many tokens come before each."""
+    """(S,) how many tokens come before each in its hypothesis."""
     visible: NDArray[np.bool_]
-    """(S, S) True where the second is the first or comes before it."""
-    paths: list[Ints]
-    """Of each hypothesis the places of sos and of its tokens, (U_i + 1,)."""
+    """(S, P + S) which of the past tokens and of these each one sees: those of its hypothesis before it, and itself."""
+    past: Floats
+    """(P, ...) what the engine has returned for the tokens before these."""
 
 
-def prefix_tree(hyps: Sequence[Sequence[int]], sos_id: int) -> PrefixTree:
-    """The tree of hypotheses (token ids without sos), of any lengths, even 0."""
-    parents, tokens, positions = [0], [sos_id], [0]
-    children: dict[tuple[int, int], int] = {}
-    paths = []
-    for hyp in hyps:
+Run = Callable[[DecoderStep], tuple[Floats, Floats]]
+"""The engine's decoder on one utterance: log-probabilities (S, V) of what follows each token, and (S, ...) what later
+steps need of it."""
+
+
+class TreeDecoder:
+    """`decoding.backend.Decoder`: the hypotheses asked for so far as a tree, every token of which is computed once.
+
+    Hypotheses of one utterance differ in few tokens, and a search asks for the same ones again with one token more.
+    """
+
+    def __init__(self, run: Run, sos_id: int, empty: Floats) -> None:
+        """empty: the past of no tokens, (0, ...)."""
+        self._run = run
+        self._tokens, self._parents, self._depths = [sos_id], [-1], [0]
+        self._children: dict[tuple[int, int], int] = {}
+        self._log_probs: list[Floats] = []
+        self._states = empty
+        """A row for each token computed, and room for more."""
+
+    def continuations(self, hyps: Sequence[Sequence[int]]) -> list[Floats]:
+        """See `Decoder.continuations`."""
+        paths = [self._path(hyp) for hyp in hyps]
+        if len(self._log_probs) < len(self._tokens):
+            self._compute(len(self._log_probs))
+        return [np.stack([self._log_probs[place] for place in path]) for path in paths]
+
+    def _path(self, hyp: Sequence[int]) -> list[int]:
+        """The places of sos and of each token of a hypothesis in the tree, into which new ones are put."""
         path = [0]
         for token in hyp:
-            step = (path[-1], token)
-            if step not in children:
-                children[step] = len(tokens)
-                parents.append(path[-1])
-                tokens.append(token)
-                positions.append(len(path))
-            path.append(children[step])
-        paths.append(np.array(path))
-    visible = np.eye(len(tokens), dtype=np.bool_)
-    for place in range(1, len(tokens)):  # parents come before their children
-        visible[place] |= visible[parents[place]]
-    return PrefixTree(np.array(tokens), np.array(positions), visible, paths)
+            step = (path[-1], int(token))
+            place = self._children.setdefault(step, len(self._tokens))
+            if place == len(self._tokens):
+                self._tokens.append(step[1])
+                self._parents.append(step[0])
+                self._depths.append(len(path))
+            path.append(place)
+        return path
 
+    def _compute(self, begin: int) -> None:
+        """The tokens from place `begin` on; of those before, only what they see goes to the engine."""
+        new = range(begin, len(self._tokens))
+        seen = [self._ancestors(place) for place in new]
+        past = sorted({place for places in seen for place in places if place < begin})
+        column = {place: number for number, place in enumerate([*past, *new])}
+        visible = np.zeros((len(new), len(column)), np.bool_)
+        for row, places in zip(visible, seen, strict=True):
+            row[[column[place] for place in places]] = True
+        tokens, positions = (np.array(each[begin:], np.int64) for each in (self._tokens, self._depths))
+        log_probs, found = self._run(DecoderStep(tokens, positions, visible, self._states[past]))
+        self._log_probs += list(log_probs)
+        if len(self._states) < new.stop:  # twice the room, or every step would copy all that came before
+            room = np.empty((2 * new.stop, *found.shape[1:]), found.dtype)
+            room[:begin] = self._states[:begin]
+            self._states = room
+        self._states[new] = found
 
-class DecoderScores(ABC):
-    """The two ways in which `Backend` asks its decoders, on top of the engine's one way to run them."""
-
-    info: ModelInfo
-
-    def score_hypotheses(self, encoder_out: Floats, hyps: Sequence[Sequence[int]], reverse: bool) -> list[Floats]:
-        """See `Backend.score_hypotheses`. Raises DecodingError for `reverse` without a right-to-left decoder."""
-        if not hyps:
-            return []
-        ordered = [hyp[::-1] for hyp in hyps] if reverse else hyps
-        tree = prefix_tree(ordered, self.info.sos_id)
-        log_probs = self._decode(encoder_out, tree, reverse)
-        return [log_probs[path, [*hyp, self.info.eos_id]] for path, hyp in zip(tree.paths, ordered, strict=True)]
-
-    def continuations(self, encoder_out: Floats, hyps: Sequence[Sequence[int]]) -> list[Floats]:
-        """See `Backend.continuations`."""
-        tree = prefix_tree(hyps, self.info.sos_id)
-        log_probs = self._decode(encoder_out, tree, reverse=False)
-        return [log_probs[path] for path in tree.paths]
-
-    def next_token_log_probs(self, encoder_out: Floats, prefixes: Ints) -> Floats:
-        """See `Backend.next_token_log_probs`."""
-        tree = prefix_tree(prefixes[:, 1:].tolist(), self.info.sos_id)
-        return self._decode(encoder_out, tree, reverse=False)[[path[-1] for path in tree.paths]]
-
-    @abstractmethod
-    def _decode(self, encoder_out: Floats, tree: PrefixTree, reverse: bool) -> Floats:
-        """Log-probabilities (S, V) of what follows each token of the tree; encoder_out: (T', D)."""
+    def _ancestors(self, place: int) -> list[int]:
+        """The place itself and all before it."""
+        found = []
+        while place >= 0:
+            found.append(place)
+            place = self._parents[place]
+        return found
 
 
 def check_top_k(top_k: int | None, info: ModelInfo) -> None:

@@ -70,7 +70,7 @@ def force_align(
     Raises DecodingError for a text without words, with a word that the vocabulary cannot write or that is too long for
     the recording, and as `Recognizer.recognize` does.
     """
-    options = replace(options or DecodingOptions(), vad="none")
+    options = replace(options or DecodingOptions(), vad="none", reencode=False)
     wanted = _encode(text, recognizer.tokenizer, options.language)
     blank_id = recognizer.backend.info.blank_id
     columns, labels = np.unique([blank_id, *wanted.ids], return_inverse=True)

@@ -4,7 +4,9 @@ import json
 import math
 import re
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from typing import Any, Literal, get_args
 
@@ -52,17 +54,19 @@ def write_transcript(
     where spaces part fields; the rest is escaped where the format knows how, and replaced where it does not.
 
     name: of the recording, for the formats that have one (json, verbose_json, ctm).
+    A transcript of channels one by one has its segments in text, too, a line each, and names the channel of each.
+
     subtitles: how srt and vtt break and show text; None: as by default.
     segments: all words of the transcript by the lines of a known text: segments of the formats that have some, of which
         json then is one, and no cue goes over their ends. None: `speech_segments` for those that cannot do without.
     """
     writers: dict[Format, Callable[[], str]] = {
-        "text": lambda: plain_line(transcript.text) + "\n",
+        "text": lambda: _plain_text(transcript),
         "json": lambda: _line(_json(transcript, name, segments)),
         "verbose_json": lambda: _line(verbose_dict(transcript, name, segments)),
         "srt": lambda: to_srt(_cues(transcript, subtitles, segments)),
         "vtt": lambda: to_vtt(_cues(transcript, subtitles, segments)),
-        "tsv": lambda: _tsv(_segments(transcript, segments)),
+        "tsv": lambda: _tsv(transcript, _segments(transcript, segments)),
         "ctm": lambda: _ctm(transcript, name),
         "textgrid": lambda: _textgrid(transcript, _segments(transcript, segments)),
     }
@@ -70,7 +74,8 @@ def write_transcript(
 
 
 def speech_segments(words: Sequence[Word]) -> list[list[Word]]:
-    """Words by what is said at once: parted after a sentence's end, at pauses of more than 0.8 s, and before 30 s."""
+    """Words by what is said at once: parted after a sentence's end, at pauses of more than 0.8 s, before 30 s, and
+    where the channel changes."""
     segments: list[list[Word]] = []
     for word in words:
         last = segments[-1] if segments else None
@@ -79,6 +84,7 @@ def speech_segments(words: Sequence[Word]) -> list[list[Word]]:
             or word.start_ms - last[-1].end_ms > SEGMENT_PAUSE_MS
             or word.end_ms - last[0].start_ms > MAX_SEGMENT_MS
             or ends_sentence(last[-1].text)
+            or word.channel != last[-1].channel
         ):
             segments.append([word])
         else:
@@ -141,7 +147,7 @@ def verbose_dict(transcript: Transcript, name: str, segments: Segments | None = 
             tokens=[token.id for token in tokens],
             avg_logprob=mean,
         )
-        found.append({**segment, "words": [word_dict(word) for word in words]})
+        found.append({**segment, **_channel(words), "words": [word_dict(word) for word in words]})
     return {
         "file": name,
         "task": "transcribe",
@@ -149,14 +155,16 @@ def verbose_dict(transcript: Transcript, name: str, segments: Segments | None = 
         "duration": transcript.duration_ms / 1000,
         "text": transcript.text,
         "segments": found,
+        **({"warnings": list(transcript.warnings)} if transcript.warnings else {}),
     }
 
 
 def _json(transcript: Transcript, name: str, segments: Segments | None) -> dict[str, Any]:
     content = {"file": name, **transcript.to_dict()}
-    if segments is not None:
+    if segments is not None or _has_channels(transcript):
         content["segments"] = [
             {
+                **_channel(words),
                 "text": _text(words),
                 "start_ms": words[0].start_ms,
                 "end_ms": words[-1].end_ms,
@@ -167,15 +175,31 @@ def _json(transcript: Transcript, name: str, segments: Segments | None) -> dict[
     return content
 
 
+def _plain_text(transcript: Transcript) -> str:
+    if not _has_channels(transcript):
+        return plain_line(transcript.text) + "\n"
+    return "".join(f"[{words[0].channel}] {_text(words)}\n" for words in speech_segments(transcript.words))
+
+
 def _cues(transcript: Transcript, options: SubtitleOptions | None, segments: Segments | None) -> list[Cue]:
     ends = {total - 1 for total in accumulate(map(len, segments or ()))}
-    return make_cues(transcript.words, options, duration_ms=transcript.duration_ms, ends=ends)
+    if not _has_channels(transcript):
+        return make_cues(transcript.words, options, duration_ms=transcript.duration_ms, ends=ends)
+    cues: list[Cue] = []
+    for channel, words in _by_channel(transcript.words).items():
+        own = make_cues(words, options, duration_ms=transcript.duration_ms)
+        cues += (replace(cue, lines=(f"[{channel}] {cue.lines[0]}", *cue.lines[1:])) for cue in own)
+    return sorted(cues, key=lambda cue: cue.start_ms)
 
 
-def _tsv(segments: Segments) -> str:
-    """Whisper's: start and end in ms, and the text."""
-    rows = (f"{words[0].start_ms}\t{words[-1].end_ms}\t{_text(words)}\n" for words in segments)
-    return "start\tend\ttext\n" + "".join(rows)
+def _tsv(transcript: Transcript, segments: Segments) -> str:
+    """Whisper's: start and end in ms, and the text; the channel where there are some."""
+    named = _has_channels(transcript)
+    rows = (
+        f"{words[0].start_ms}\t{words[-1].end_ms}\t{_text(words)}" + (f"\t{words[0].channel}\n" if named else "\n")
+        for words in segments
+    )
+    return "start\tend\ttext" + ("\tchannel\n" if named else "\n") + "".join(rows)
 
 
 def _ctm(transcript: Transcript, name: str) -> str:
@@ -185,22 +209,25 @@ def _ctm(transcript: Transcript, name: str) -> str:
     """
     file = re.sub("^;+", lambda match: "_" * len(match[0]), field_text(name))
     return "".join(
-        f"{file} 1 {word.start_ms / 1000:.3f} {max(word.end_ms - word.start_ms, 0) / 1000:.3f} "
+        f"{file} {word.channel or 1} {word.start_ms / 1000:.3f} {max(word.end_ms - word.start_ms, 0) / 1000:.3f} "
         f"{_CTM_ALTERNATIVES.sub(_NO_ALTERNATIVE, field_text(word.text))} {word.confidence:.3f}\n"
-        for word in transcript.words
+        for words in _by_channel(transcript.words).values()
+        for word in words
         if plain_line(word.text)
     )
 
 
 def _textgrid(transcript: Transcript, segments: Segments) -> str:
-    """Praat's long format with two tiers of intervals: words, and the segments in which they are said.
+    """Praat's long format with two tiers of intervals for each channel: words, and the segments in which they are said.
 
     Written by hand: the format is twenty lines, and the libraries for it are made to edit such files.
     """
-    tiers = {
-        "words": [(word.start_ms, word.end_ms, plain_line(word.text)) for word in transcript.words],
-        "segments": [(words[0].start_ms, words[-1].end_ms, _text(words)) for words in segments],
-    }
+    tiers: dict[str, list[tuple[int, int, str]]] = {}
+    for channel, words in (_by_channel(transcript.words) or {None: []}).items():
+        own = [each for each in segments if each[0].channel == channel]
+        after = "" if channel is None else f" {channel}"
+        tiers[f"words{after}"] = [(word.start_ms, word.end_ms, plain_line(word.text)) for word in words]
+        tiers[f"segments{after}"] = [(each[0].start_ms, each[-1].end_ms, _text(each)) for each in own]
     intervals = {tier: _spoken(rows) for tier, rows in tiers.items()}
     end_ms = max(1, transcript.duration_ms, *(row[1] for rows in intervals.values() for row in rows))
     head = f'File type = "ooTextFile"\nObject class = "TextGrid"\n\nxmin = 0\nxmax = {end_ms / 1000:.3f}\n'
@@ -244,13 +271,36 @@ def _segments(transcript: Transcript, segments: Segments | None) -> Segments:
 
 
 def _with_tokens(transcript: Transcript, segments: Segments) -> Iterator[tuple[Sequence[Word], list[Token]]]:
-    """Each segment with the tokens that begin before the next one does."""
-    tokens = list(transcript.tokens)
-    for place, words in enumerate(segments):
-        following = segments[place + 1][0].start_ms if place + 1 < len(segments) else math.inf
-        own = [token for token in tokens if token.start_ms < following]
-        del tokens[: len(own)]
+    """Each segment with the tokens of its channel that begin before the next one of it does."""
+    waiting: dict[int | None, deque[Token]] = {}
+    for token in transcript.tokens:
+        waiting.setdefault(token.channel, deque()).append(token)
+    following: list[float] = []
+    starts: dict[int | None, float] = {}
+    for words in reversed(segments):
+        following.append(starts.get(words[0].channel, math.inf))
+        starts[words[0].channel] = words[0].start_ms
+    for words, end in zip(segments, reversed(following), strict=True):
+        own, left = [], waiting.get(words[0].channel, deque())
+        while left and left[0].start_ms < end:
+            own.append(left.popleft())
         yield words, own
+
+
+def _has_channels(transcript: Transcript) -> bool:
+    return any(word.channel is not None for word in transcript.words)
+
+
+def _by_channel(words: Sequence[Word]) -> dict[int | None, list[Word]]:
+    found: dict[int | None, list[Word]] = {}
+    for word in sorted(words, key=lambda word: word.channel or 0):
+        found.setdefault(word.channel, []).append(word)
+    return found
+
+
+def _channel(words: Sequence[Word]) -> dict[str, int]:
+    channel = words[0].channel
+    return {} if channel is None else {"channel": channel}
 
 
 def _line(content: dict[str, Any]) -> str:

@@ -28,6 +28,8 @@ class Token:
     end_ms: int
     confidence: float
     """Highest CTC probability of the token in the frames it is aligned to, 0 to 1."""
+    channel: int | None = None
+    """Of the recording, from 1, where each was transcribed by itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,8 @@ class Word:
     end_ms: int
     confidence: float
     """That of its least certain token, 0 to 1: it never falls when the model is more certain of any of them."""
+    channel: int | None = None
+    """Of the recording, from 1, where each was transcribed by itself."""
 
 
 def mean_confidence(words: Sequence[Word]) -> float:
@@ -73,6 +77,8 @@ class Transcript:
     duration_ms: int
     language: str | None = None
     """As the model has heard it; None for a model without language tokens, and where it has heard none."""
+    warnings: tuple[str, ...] = ()
+    """What of the recording is missing, or not as one would think."""
 
     @property
     def spoken(self) -> str:
@@ -80,7 +86,8 @@ class Transcript:
         return _spoken(self.nbest)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dicts, lists and numbers, ready for JSON; `spoken` where something is written in another form."""
+        """Plain dicts, lists and numbers, ready for JSON; `spoken` where something is written in another form,
+        `channel` where channels were transcribed one by one, `warnings` where there are some."""
         return {**asdict(self, dict_factory=_plain), **_said(self.nbest)}
 
 
@@ -157,9 +164,13 @@ def _said(nbest: Sequence[Alternative | Reading]) -> dict[str, str]:
     return {} if all(reading.spoken is None for reading in nbest) else {"spoken": _spoken(nbest)}
 
 
+_OPTIONAL = ("spoken", "channel", "warnings")
+"""Fields that are left out where they say nothing."""
+
+
 def _plain(items: list[tuple[str, Any]]) -> dict[str, Any]:
     return {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in items
-        if not (name == "spoken" and value is None)
+        if name not in _OPTIONAL or value not in (None, ())
     }

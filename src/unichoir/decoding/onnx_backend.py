@@ -3,28 +3,31 @@
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import onnxruntime
+from onnxruntime import InferenceSession
 
 from unichoir.audio.fbank import FbankConfig
-from unichoir.configuration import from_mapping
+from unichoir.configuration import check_ranges, from_mapping
 from unichoir.decoding.backend import Floats, Ints, ModelInfo
 from unichoir.decoding.device import Device
-from unichoir.decoding.engine import DecoderScores, PrefixTree, check_top_k, zero_padding
+from unichoir.decoding.engine import DecoderStep, TreeDecoder, check_top_k, zero_padding
 from unichoir.directory.sums import check_sums
 from unichoir.errors import CheckpointError, ConfigError, DecodingError
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 CONFIG_FILE = "config.json"
 ENCODER_FILE, CTC_FILE = "encoder.onnx", "ctc.onnx"
 DECODER_FILE, REVERSE_DECODER_FILE = "decoder.onnx", "reverse_decoder.onnx"
+MEMORY_FILE, REVERSE_MEMORY_FILE = "decoder_memory.onnx", "reverse_decoder_memory.onnx"
+"""Of each decoder what is computed once for an utterance, and what goes on from token to token."""
 
 ENCODER_INPUTS = ("feats", "feats_lengths")
 STATE_INPUTS = ("att_cache", "cnn_cache", "att_cache_lens", "offset")
@@ -32,7 +35,10 @@ STATE_INPUTS = ("att_cache", "cnn_cache", "att_cache_lens", "offset")
 KEPT_INPUT = "kept"
 """Of an encoder with a state: which of the frames in view the next state holds."""
 CTC_INPUTS = ("encoder_out",)
-DECODER_INPUTS = ("encoder_out", "tokens", "positions", "visible")
+MEMORY_INPUTS = ("encoder_out",)
+MEMORY_OUTPUTS = ("keys", "values")
+"""These for each block of the decoder, with a number behind; inputs of its steps."""
+DECODER_INPUTS = ("tokens", "positions", "visible", "past")
 TOP_K_INPUT = "top_k"
 """Of the encoder and the decoders, after all others, where they have experts."""
 SLOW_OPTIMIZERS = ["SkipLayerNormFusion"]
@@ -64,6 +70,10 @@ class ModelDirectoryConfig:
     """Blocks of the encoder with a convolution; None: all."""
     num_top_blocks: int = 0
     """Blocks on top, each frame of which is merged from two frames of those below."""
+
+    def __post_init__(self) -> None:
+        blocks = (0, 1000)
+        check_ranges(self, parameters=(0, 1e15), num_blocks=blocks, num_convolutions=blocks, num_top_blocks=blocks)
 
     @property
     def state_inputs(self) -> list[str]:
@@ -108,7 +118,16 @@ def state_inputs(num_blocks: int, num_convolutions: int) -> list[str]:
     return [*(f"{name}_{number}" for name, count in counts for number in range(count)), *STATE_INPUTS[2:]]
 
 
-class OnnxBackend(DecoderScores):
+class _Decoder(NamedTuple):
+    """The graphs of a decoder."""
+
+    memory: InferenceSession
+    names: Sequence[str]
+    """Of what `memory` gives and `steps` takes."""
+    steps: InferenceSession
+
+
+class OnnxBackend:
     """`decoding.backend.Backend` over a model directory.
 
     num_threads: for one call; None: as many as there are cores, at most 8. top_k: experts of a frame, if fewer than the
@@ -137,12 +156,17 @@ class OnnxBackend(DecoderScores):
         self._top_k = {name: np.array([top_k or self.info.top_k], np.int64) for name in experts}
         self._encoder = load(self.directory / ENCODER_FILE, (*ENCODER_INPUTS, *streaming, *experts))
         self._ctc = load(self.directory / CTC_FILE, CTC_INPUTS)
-        self._decoder = load(self.directory / DECODER_FILE, (*DECODER_INPUTS, *experts))
-        self._reverse_decoder = (
-            load(self.directory / REVERSE_DECODER_FILE, (*DECODER_INPUTS, *experts))
-            if self.info.has_reverse_decoder
-            else None
-        )
+        self._decoders = {False: self._load_decoder(load, MEMORY_FILE, DECODER_FILE, experts)}
+        if self.info.has_reverse_decoder:
+            self._decoders[True] = self._load_decoder(load, REVERSE_MEMORY_FILE, REVERSE_DECODER_FILE, experts)
+
+    def _load_decoder(
+        self, load: Callable[..., InferenceSession], memory: str, steps: str, experts: Sequence[str]
+    ) -> _Decoder:
+        """Both graphs of a decoder."""
+        read = load(self.directory / memory, MEMORY_INPUTS)
+        names = [each.name for each in read.get_outputs()]
+        return _Decoder(read, names, load(self.directory / steps, (*DECODER_INPUTS, *names, *experts)))
 
     def initial_state(self, batch_size: int, num_left_frames: int = 0) -> OnnxState:
         """See `Backend.initial_state`."""
@@ -204,15 +228,22 @@ class OnnxBackend(DecoderScores):
         log_probs: Floats = self._ctc.run(None, {"encoder_out": encoder_out})[0]
         return log_probs
 
-    def _decode(self, encoder_out: Floats, tree: PrefixTree, reverse: bool) -> Floats:
-        """See `DecoderScores._decode`."""
-        decoder = self._reverse_decoder if reverse else self._decoder
-        if decoder is None:
+    def decoder(self, encoder_out: Floats, reverse: bool = False) -> TreeDecoder:
+        """See `Backend.decoder`."""
+        if reverse not in self._decoders:
             raise DecodingError("this model has no right-to-left decoder")
-        inputs: list[Any] = [encoder_out, tree.tokens, tree.positions, tree.visible]
-        feed = {name: value[None] for name, value in zip(DECODER_INPUTS, inputs, strict=True)}
-        log_probs: Floats = decoder.run(None, feed | self._top_k)[0][0]
-        return log_probs
+        decoder = self._decoders[reverse]
+        memory = decoder.memory.run(None, {"encoder_out": encoder_out[None]})
+        fixed = dict(zip(decoder.names, memory, strict=True)) | self._top_k
+
+        def run(step: DecoderStep) -> tuple[Floats, Floats]:
+            inputs: list[Any] = [step.tokens, step.positions, step.visible, step.past]
+            feed = {name: value[None] for name, value in zip(DECODER_INPUTS, inputs, strict=True)}
+            log_probs, states = decoder.steps.run(None, feed | fixed)
+            return log_probs[0], states[0]
+
+        empty = np.zeros((0, len(decoder.names) // 2, 2 * self.info.encoder_dim), np.float32)
+        return TreeDecoder(run, self.info.sos_id, empty)
 
 
 def load_model_directory(
@@ -231,11 +262,11 @@ def read_config(directory: Path) -> ModelDirectoryConfig:
     path = directory / CONFIG_FILE
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: no such model directory")
+    if not path.is_file():
+        raise CheckpointError(f"{directory}: not a model directory (it has no {CONFIG_FILE})")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{directory}: not a model directory (it has no {CONFIG_FILE})") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
     version = content.get("format_version") if isinstance(content, dict) else None
     if isinstance(version, int) and version != FORMAT_VERSION:
@@ -251,6 +282,9 @@ def _session_options(num_threads: int | None) -> onnxruntime.SessionOptions:
     options.log_severity_level = 3
     # A pattern is kept for every combination of input shapes, and those of speech do not repeat.
     options.enable_mem_pattern = False
+    # Processors without VNNI add pairs of int8 products in 16 bits, which overflow. There, and only there, weights
+    # become unsigned as they are loaded, whose products are exact.
+    options.add_session_config_entry("session.x64quantprecision", "1")
     # Within a call threads wait for each other spinning, since waking them takes as long as a small product. Between
     # calls they must not: they would take the cores from the next graph, whose threads are others.
     options.add_session_config_entry("session.intra_op.allow_spinning", "1")
@@ -278,14 +312,12 @@ def _prepare_cuda(directory: Path, config: ModelDirectoryConfig) -> None:
             onnxruntime.preload_dlls()
 
 
-def _load(
-    path: Path, inputs: Sequence[str], options: onnxruntime.SessionOptions, device: Device
-) -> onnxruntime.InferenceSession:
+def _load(path: Path, inputs: Sequence[str], options: onnxruntime.SessionOptions, device: Device) -> InferenceSession:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     cuda = [(CUDA_PROVIDER, CUDA_OPTIONS)] if device == "cuda" else []
     try:
-        session = onnxruntime.InferenceSession(
+        session = InferenceSession(
             path,
             options,
             providers=[*cuda, "CPUExecutionProvider"],

@@ -37,9 +37,12 @@ class SearchOptions:
     """Hypotheses kept by prefix beam, attention beam and rescoring; of recordings also the n-best list."""
     ctc_weight: float | None = None
     """Rescoring: weight of the CTC score beside the decoders'; None: the model's own."""
-    corrections: int | None = None
-    """Rescoring: tokens that the left-to-right decoder may correct in the best hypothesis, which then competes with the
-    others; 0: none; None: the model's own."""
+    attention_beam: int | None = None
+    """Rescoring: width of a search by the left-to-right decoder alone, whose hypotheses compete with those of CTC; 0:
+    none; None: the model's own."""
+    reencode: bool | None = None
+    """Rescoring of what is heard in chunks: at its end the encoder hears the whole utterance once more, without chunks,
+    and it is searched anew, so that its final result is that of a recording; None: if the model wants it."""
     reverse_weight: float | None = None
     """Rescoring: share of the right-to-left decoder, 0 to 1; None: the model's own."""
     hotwords: tuple[Hotword, ...] = ()
@@ -76,8 +79,12 @@ class SearchOptions:
         _at_least("beam_size", self.beam_size, 1)
         if self.ctc_weight is not None:
             _in_range("ctc_weight", self.ctc_weight, 0, math.inf)
-        if self.corrections is not None:
-            _at_least("corrections", self.corrections, 0)
+        if self.attention_beam is not None:
+            _at_least("attention_beam", self.attention_beam, 0)
+        if not isinstance(self.reencode, bool | None):
+            raise DecodingError(f"reencode: expected True, False or None, found {self.reencode!r}")
+        if self.reencode and self.mode != "attention_rescoring":
+            raise DecodingError(f"reencode: {self.mode} has no second pass, only attention_rescoring does")
         if self.reverse_weight is not None:
             _in_range("reverse_weight", self.reverse_weight, 0, 1)
 
@@ -113,6 +120,8 @@ class DecodingOptions(SearchOptions):
             _at_least("chunk_size", self.chunk_size, 0)
         if self.num_left_chunks >= 0 and not self.chunk_size:
             raise DecodingError("num_left_chunks: without a chunk_size there are no chunks to limit")
+        if self.reencode and not self.chunk_size:
+            raise DecodingError("reencode: without a chunk_size the encoder hears the whole utterance at once")
         if self.max_length is not None:
             _at_least("max_length", self.max_length, 1)
         _in_range("length_penalty", self.length_penalty, -math.inf, math.inf)

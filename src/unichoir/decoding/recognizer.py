@@ -19,7 +19,7 @@ from unichoir.decoding.hypothesis import Alternative, Hypothesis, Reading, Strea
 from unichoir.decoding.language import LanguageTokens
 from unichoir.decoding.options import DecodingOptions, SearchOptions, StreamingOptions
 from unichoir.decoding.pieces import CtcDetector, batched_by_length, find_pieces, take_turns
-from unichoir.decoding.rescoring import attention_rescoring, corrected, num_corrections
+from unichoir.decoding.rescoring import Rescorer, attention_beam_of, attention_rescoring, is_reencoded
 from unichoir.decoding.rewriting import last_words, rewrite_segments, written_or_said
 from unichoir.decoding.scoring import LanguageModel, PrefixScorer, Scorers
 from unichoir.decoding.search import search
@@ -159,9 +159,10 @@ class Recognizer:
         T' is 0 for too few frames. Raises DecodingError for a model whose output is not a number.
         """
         self.languages.check(options.language)
+        chunks = (None,) if is_reencoded(self.backend.info, options) else (options.chunk_size, options.num_left_chunks)
         return [
             (encoder_out, self.languages.restrict(log_probs, options.language))
-            for encoder_out, log_probs in encode_batch(self.backend, feats, options.chunk_size, options.num_left_chunks)
+            for encoder_out, log_probs in encode_batch(self.backend, feats, *chunks)
         ]
 
     def search(self, encoder_out: Floats, log_probs: Floats, options: DecodingOptions) -> list[Hypothesis]:
@@ -221,7 +222,7 @@ class Recognizer:
             # Where a rule has found nothing but silence, the decoders are not asked to think of words for it.
             is_silent = utterance.is_over and not self.languages.spoken(hyps[0].tokens)
             if options.mode == "attention_rescoring" and utterance.num_frames and not is_silent:
-                hyps = self._rescore(utterance.encoder_out, hyps, options)
+                hyps = self._hear_again(stream) if stream.is_reencoded else self._rescore(stream, hyps)
             result, context = self._result(stream, hyps, timed=True), Context(before=stream.before)
             utterance.result = written_or_said(result, self.written_form(options, result.language), context)
         return utterance.result
@@ -253,14 +254,21 @@ class Recognizer:
             if not self.is_endpoint(stream):
                 yield self.get_result(stream)
 
-    def _rescore(self, encoder_out: Floats, hyps: Sequence[Hypothesis], options: StreamingOptions) -> list[Hypothesis]:
-        """The second pass over an utterance of a stream; encoder_out: (T', D), T' > 0."""
-        rescored = attention_rescoring(self.backend, encoder_out, hyps, options.ctc_weight, options.reverse_weight)
-        if not num_corrections(self.backend.info, options):
-            return rescored
+    def _hear_again(self, stream: Stream) -> list[Hypothesis]:
+        """The utterance of a stream through the encoder once more, without chunks; returns its n-best."""
+        options, whole = stream.options, DecodingOptions(language=stream.options.language)
+        ((encoder_out, log_probs),) = self.encode([stream.utterance_feats], whole)
+        stream.utterance.replace_encoder_out(encoder_out)
+        return search(self.backend, encoder_out, log_probs, options, self.languages, stream.scorer)
+
+    def _rescore(self, stream: Stream, hyps: Sequence[Hypothesis]) -> list[Hypothesis]:
+        """The second pass over an utterance of a stream, of at least one frame."""
+        encoder_out, options = stream.utterance.encoder_out, stream.options
+        if not attention_beam_of(self.backend.info, options):  # nothing new that would need a CTC score
+            return Rescorer(self.backend, encoder_out, options.ctc_weight, options.reverse_weight)(hyps)
         restrict = partial(self.languages.restrict, language=options.language)
         log_probs = restrict(self.backend.ctc_log_probs(encoder_out[None])[0])
-        return corrected(self.backend, encoder_out, log_probs, rescored, options, self.scorer(options), restrict)
+        return attention_rescoring(self.backend, encoder_out, log_probs, hyps, options, stream.scorer, restrict)
 
     def _encode_windows(
         self, streams: Sequence[Stream], num_left_frames: int

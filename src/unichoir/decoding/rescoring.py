@@ -1,11 +1,15 @@
-"""Second pass: the attention decoders score the CTC n-best (U2, arXiv 2012.05481; both directions: 2106.05642)."""
+"""Second pass: the attention decoders score the CTC n-best (U2, arXiv 2012.05481; both directions: 2106.05642).
+
+The left-to-right one may also search for hypotheses of its own: what is found is then not limited to what CTC knows.
+"""
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from unichoir.decoding.backend import Backend, Floats, ModelInfo
-from unichoir.decoding.correction import correct, ctc_score
+from unichoir.decoding.alignment import ctc_scores
+from unichoir.decoding.attention_beam import attention_beam_search
+from unichoir.decoding.backend import Backend, Decoder, Floats, ModelInfo
 from unichoir.decoding.hypothesis import Hypothesis
 from unichoir.decoding.options import SearchOptions
 from unichoir.decoding.scoring import PrefixScorer
@@ -13,36 +17,63 @@ from unichoir.errors import DecodingError
 
 BONUS_WEIGHT = 1.0
 """Chosen on dev sets with hotwords (docs/results/hotwords.md)."""
+MARGIN = 2.0
+"""By so many nats a hypothesis of the decoder's own search may be worse than the best one and still grow."""
+LONGER, MORE = 1.5, 10
+"""The decoder's own hypotheses have at most so many times the tokens of the best of CTC, and so many more: a decoder
+that has lost the thread repeats itself without end."""
 
 
-def attention_rescoring(
-    backend: Backend,
-    encoder_out: Floats,
-    hyps: Sequence[Hypothesis],
-    ctc_weight: float | None = None,
-    reverse_weight: float | None = None,
-) -> list[Hypothesis]:
-    """The hypotheses of CTC prefix beam search with new scores, best first.
+class Rescorer:
+    """The decoders in front of one utterance, and what their scores count.
 
     score = (1 - r) * left-to-right + r * right-to-left + ctc_weight * CTC + bonus, with r = `reverse_weight`, each
     decoder's score the sum over the tokens and its eos, and as bonus `BONUS_WEIGHT` times that of the search.
-    encoder_out: (T', D) without padding; a weight of None: the model's own.
+    encoder_out: (T', D) without padding, T' > 0; a weight of None: the model's own.
     Raises DecodingError when r > 0 and the model has no right-to-left decoder.
     """
-    ctc_weight = backend.info.ctc_weight if ctc_weight is None else ctc_weight
-    reverse_weight = backend.info.reverse_weight if reverse_weight is None else reverse_weight
-    if reverse_weight > 0 and not backend.info.has_reverse_decoder:
-        raise DecodingError(f"reverse_weight {reverse_weight}: this model has no right-to-left decoder")
-    tokens = [hyp.tokens for hyp in hyps]
-    scores = [(1 - reverse_weight) * float(s.sum()) for s in backend.score_hypotheses(encoder_out, tokens, False)]
-    if reverse_weight > 0:
-        reverse_scores = backend.score_hypotheses(encoder_out, tokens, True)
-        scores = [score + reverse_weight * float(s.sum()) for score, s in zip(scores, reverse_scores, strict=True)]
-    rescored = [_rescored(hyp, score, ctc_weight) for hyp, score in zip(hyps, scores, strict=True)]
-    return sorted(rescored, key=lambda hyp: hyp.score, reverse=True)
+
+    def __init__(
+        self,
+        backend: Backend,
+        encoder_out: Floats,
+        ctc_weight: float | None = None,
+        reverse_weight: float | None = None,
+    ) -> None:
+        info = backend.info
+        self.ctc_weight = info.ctc_weight if ctc_weight is None else ctc_weight
+        self.reverse_weight = info.reverse_weight if reverse_weight is None else reverse_weight
+        if self.reverse_weight > 0 and not info.has_reverse_decoder:
+            raise DecodingError(f"reverse_weight {self.reverse_weight}: this model has no right-to-left decoder")
+        self.left = backend.decoder(encoder_out)
+        self._right = backend.decoder(encoder_out, reverse=True) if self.reverse_weight > 0 else None
+        self._eos_id = info.eos_id
+
+    def __call__(self, hyps: Sequence[Hypothesis]) -> list[Hypothesis]:
+        """The hypotheses of CTC prefix beam search with new scores, best first."""
+        tokens = [hyp.tokens for hyp in hyps]
+        scores = [(1 - self.reverse_weight) * score for score in sequence_scores(self.left, tokens, self._eos_id)]
+        if self._right is not None:
+            reverse_scores = sequence_scores(self._right, [each[::-1] for each in tokens], self._eos_id)
+            scores = [left + self.reverse_weight * right for left, right in zip(scores, reverse_scores, strict=True)]
+        rescored = [self._rescored(hyp, score) for hyp, score in zip(hyps, scores, strict=True)]
+        return sorted(rescored, key=lambda hyp: hyp.score, reverse=True)
+
+    def _rescored(self, hyp: Hypothesis, score: float) -> Hypothesis:
+        bonus = BONUS_WEIGHT * hyp.bonus
+        return replace(hyp, score=score + self.ctc_weight * (hyp.score - hyp.bonus) + bonus, bonus=bonus)
 
 
-def corrected(
+def sequence_scores(decoder: Decoder, sequences: Sequence[Sequence[int]], eos_id: int) -> list[float]:
+    """A decoder's log-probability of each sequence and its end; sequences: in the order in which it writes."""
+    found = decoder.continuations(sequences)
+    return [
+        float(log_probs[range(len(tokens) + 1), [*tokens, eos_id]].sum())
+        for log_probs, tokens in zip(found, sequences, strict=True)
+    ]
+
+
+def attention_rescoring(
     backend: Backend,
     encoder_out: Floats,
     log_probs: Floats,
@@ -51,31 +82,43 @@ def corrected(
     scorer: PrefixScorer | None = None,
     restrict: Callable[[Floats], Floats] | None = None,
 ) -> list[Hypothesis]:
-    """Rescored hypotheses and what the left-to-right decoder makes of the best one (`correction`), best first.
+    """The hypotheses of CTC prefix beam search and, as options or model want, of the left-to-right decoder's own beam
+    search, with the scores of `Rescorer`, best first. Beside the decoder's own, as many of CTC are scored.
 
-    hyps: of `attention_rescoring` with the same options; log_probs: (T', V) of CTC, restricted to the options'
-    language; scorer: that of the search; restrict: to the language, for the decoder (N, V). The list does not grow
-    beyond `beam_size`. Does nothing where options and model want no corrections, and where CTC cannot write what the
-    decoder wants.
+    encoder_out: (T', D) of one utterance without padding, T' > 0; log_probs: (T', V) of CTC, restricted to the options'
+    language; hyps: at least one, best first; scorer: that of the search; restrict: to the language, for the decoder
+    (N, V). No more hypotheses come back than `beam_size`, or than came. What CTC cannot write at all does not count.
+    Raises DecodingError as `Rescorer` does.
     """
-    rounds = num_corrections(backend.info, options)
-    if not rounds:
-        return list(hyps)
-    tokens = correct(backend, encoder_out, hyps[0].tokens, rounds, restrict)
-    if any(hyp.tokens == tokens for hyp in hyps):
-        return list(hyps)
-    ctc = ctc_score(log_probs, tokens, backend.info.blank_id)
-    if not math.isfinite(ctc):
-        return list(hyps)
-    bonus = _bonus(scorer, tokens)
-    found = Hypothesis(tokens, ctc + bonus, bonus=bonus)
-    rescored = attention_rescoring(backend, encoder_out, [found], options.ctc_weight, options.reverse_weight)
-    return sorted([*hyps, *rescored], key=lambda hyp: hyp.score, reverse=True)[: max(options.beam_size, len(hyps))]
+    rescorer = Rescorer(backend, encoder_out, options.ctc_weight, options.reverse_weight)
+    width = attention_beam_of(backend.info, options)
+    if not width:
+        return rescorer(hyps)
+    most = min(len(encoder_out), int(LONGER * len(hyps[0].tokens)) + MORE)
+    drafts = [hyp.tokens for hyp in hyps]
+    known = hyps[:width]
+    rescorer.left.continuations([hyp.tokens for hyp in known])  # in one run what the search would ask for one by one
+    own = attention_beam_search(rescorer.left, backend.info, width, most, 0.0, restrict, MARGIN, drafts)
+    new = [hyp.tokens for hyp in own if hyp.tokens not in {hyp.tokens for hyp in known}]
+    bonuses = [_bonus(scorer, tokens) for tokens in new]
+    scores = ctc_scores(log_probs, new, backend.info.blank_id)
+    found = [
+        Hypothesis(tokens, score + bonus, bonus=bonus)
+        for tokens, score, bonus in zip(new, scores, bonuses, strict=True)
+        if math.isfinite(score)
+    ]
+    return rescorer([*known, *found])[: max(options.beam_size, len(hyps))]
 
 
-def num_corrections(info: ModelInfo, options: SearchOptions) -> int:
-    """How many the options want or, where they leave it open, the model."""
-    return info.corrections if options.corrections is None else options.corrections
+def attention_beam_of(info: ModelInfo, options: SearchOptions) -> int:
+    """How wide the decoder searches: as the options want or, where they leave it open, the model."""
+    return info.attention_beam if options.attention_beam is None else options.attention_beam
+
+
+def is_reencoded(info: ModelInfo, options: SearchOptions) -> bool:
+    """Whether the second pass hears the whole utterance: as the options want or, if they leave it open, the model."""
+    wanted = info.reencode if options.reencode is None else options.reencode
+    return wanted and options.mode == "attention_rescoring"
 
 
 def _bonus(scorer: PrefixScorer | None, tokens: Sequence[int]) -> float:
@@ -87,8 +130,3 @@ def _bonus(scorer: PrefixScorer | None, tokens: Sequence[int]) -> float:
         state, added = scorer.extend(state, token)
         total += added
     return total + scorer.finish(state)
-
-
-def _rescored(hyp: Hypothesis, score: float, ctc_weight: float) -> Hypothesis:
-    bonus = BONUS_WEIGHT * hyp.bonus
-    return replace(hyp, score=score + ctc_weight * (hyp.score - hyp.bonus) + bonus, bonus=bonus)

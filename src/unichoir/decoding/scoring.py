@@ -1,8 +1,9 @@
 """What a search may know of token sequences beyond the audio: phrases to expect, a language model."""
 
+from collections import deque
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any, Protocol
+from weakref import WeakValueDictionary
 
 from unichoir.decoding.context import ContextGraph, Hotword
 from unichoir.decoding.options import STREAMING_MODES, SearchOptions, require_prefix_beam
@@ -10,7 +11,7 @@ from unichoir.errors import DecodingError
 from unichoir.text.tokenizer import Tokenizer
 
 MAX_GRAPHS = 16
-"""Lists of hotwords that are kept ready."""
+"""Lists of hotwords that are kept ready though nobody uses them: those that were asked for last."""
 
 
 class PrefixScorer(Protocol):
@@ -67,17 +68,15 @@ class JointScorer:
 class Scorers:
     """The scorers of one tokenizer and, if there is one, language model, as options want them.
 
-    The graph of a list of hotwords is built once, as long as not too many others are asked for. For any thread.
+    The graph of a list of hotwords is built once, and is there as long as somebody holds what `of` has returned. For
+    any thread.
     """
 
     def __init__(self, tokenizer: Tokenizer, language_model: LanguageModel | None = None) -> None:
+        self._tokenizer = tokenizer
         self._language_model = language_model
-
-        @lru_cache(maxsize=MAX_GRAPHS)
-        def graph(hotwords: tuple[Hotword, ...]) -> ContextGraph:
-            return ContextGraph(hotwords, tokenizer)
-
-        self._graph = graph
+        self._graphs: WeakValueDictionary[tuple[Hotword, ...], ContextGraph] = WeakValueDictionary()
+        self._recent: deque[ContextGraph] = deque(maxlen=MAX_GRAPHS)
 
     def of(self, options: SearchOptions) -> PrefixScorer | None:
         """None where nothing is to be added.
@@ -97,3 +96,11 @@ class Scorers:
                 if getattr(options, name) is not None:
                     raise DecodingError(f"{name}: there is no language model")
         return scorers[0] if len(scorers) == 1 else JointScorer(scorers) if scorers else None
+
+    def _graph(self, hotwords: tuple[Hotword, ...]) -> ContextGraph:
+        graph = self._graphs.get(hotwords)
+        if graph is None:
+            graph = self._graphs.setdefault(hotwords, ContextGraph(hotwords, self._tokenizer))
+        if graph not in self._recent:
+            self._recent.append(graph)
+        return graph

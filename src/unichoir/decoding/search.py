@@ -7,9 +7,9 @@ from unichoir.decoding.backend import Backend, Floats
 from unichoir.decoding.greedy import ctc_greedy_search
 from unichoir.decoding.hypothesis import Hypothesis
 from unichoir.decoding.language import LanguageTokens
-from unichoir.decoding.options import DecodingOptions
+from unichoir.decoding.options import DecodingOptions, StreamingOptions
 from unichoir.decoding.prefix_beam import ctc_prefix_beam_search
-from unichoir.decoding.rescoring import attention_rescoring, corrected
+from unichoir.decoding.rescoring import attention_rescoring
 from unichoir.decoding.scoring import PrefixScorer
 
 
@@ -17,7 +17,7 @@ def search(
     backend: Backend,
     encoder_out: Floats,
     log_probs: Floats,
-    options: DecodingOptions,
+    options: DecodingOptions | StreamingOptions,
     languages: LanguageTokens | None = None,
     scorer: PrefixScorer | None = None,
 ) -> list[Hypothesis]:
@@ -30,12 +30,12 @@ def search(
     if options.mode == "ctc_greedy_search":
         return [ctc_greedy_search(log_probs, blank_id)]
     restrict = partial((languages or LanguageTokens()).restrict, language=options.language)
-    if options.mode == "attention":
-        return attention_beam_search(
-            backend, encoder_out, options.beam_size, options.max_length, options.length_penalty, restrict
-        )
+    if isinstance(options, DecodingOptions) and options.mode == "attention":
+        # By default as many steps as frames; WeNet takes the most frames of the batch.
+        length = len(encoder_out) if options.max_length is None else options.max_length
+        decoder = backend.decoder(encoder_out)
+        return attention_beam_search(decoder, backend.info, options.beam_size, length, options.length_penalty, restrict)
     hyps = ctc_prefix_beam_search(log_probs, options.beam_size, blank_id, scorer)
     if options.mode == "ctc_prefix_beam_search":
         return hyps
-    hyps = attention_rescoring(backend, encoder_out, hyps, options.ctc_weight, options.reverse_weight)
-    return corrected(backend, encoder_out, log_probs, hyps, options, scorer, restrict)
+    return attention_rescoring(backend, encoder_out, log_probs, hyps, options, scorer, restrict)

@@ -17,8 +17,9 @@ from unichoir.decoding.backend import Backend, Floats
 from unichoir.decoding.endpoint import EndpointDetector
 from unichoir.decoding.hypothesis import Hypothesis, StreamResult
 from unichoir.decoding.language import LanguageTokens
-from unichoir.decoding.options import StreamingOptions
+from unichoir.decoding.options import MAX_LEFT_FRAMES, StreamingOptions
 from unichoir.decoding.prefix_beam import PrefixBeam
+from unichoir.decoding.rescoring import is_reencoded
 from unichoir.decoding.rewriting import last_words
 from unichoir.decoding.scoring import PrefixScorer
 from unichoir.decoding.transcript import FrameClock
@@ -45,12 +46,15 @@ class Stream:
         """What the times of its results count from."""
         self.state = backend.initial_state(1, options.num_left_frames)
         self._backend = backend
+        self._is_heard_again = is_reencoded(backend.info, options)
         self._languages = languages or LanguageTokens()
-        self._scorer = scorer
+        self.scorer = scorer
+        """What hotwords and language model add in its searches."""
         self._config = fbank_config
         self._frame_ms = FrameClock.of(backend.info, fbank_config).step_ms
         self._fbank = OnlineFbank(fbank_config)
         self._feats: list[Floats] = []
+        self._encoded: list[Floats] = []
         self._num_feats = 0
         self._has_feats = False
         self._levels = [np.zeros(0, np.float32)]
@@ -75,7 +79,7 @@ class Stream:
             raise AudioError(f"stream: the sample rate was {self._sample_rate} Hz and cannot become {sample_rate} Hz")
         if np.shape(samples)[:1] == (0,):
             return
-        mono = check_samples(samples, sample_rate, "stream")
+        mono = check_samples(samples, sample_rate, "stream", is_block=True)
         if self._resampler is None:
             self._sample_rate, self._resampler = sample_rate, OnlineResampler(sample_rate, self._config.sample_rate)
         self._num_accepted += len(mono)
@@ -119,6 +123,20 @@ class Stream:
         return self._levels[0]
 
     @property
+    def is_reencoded(self) -> bool:
+        """Whether the encoder is to hear this utterance once more, whole: one that is longer than a stream's memory
+        stays as it was heard."""
+        return self._is_heard_again and self.utterance.num_frames <= MAX_LEFT_FRAMES
+
+    @property
+    def utterance_feats(self) -> Floats:
+        """The feature frames (T, M) of this utterance's encoder frames, of a stream whose utterances are re-encoded."""
+        info = self._backend.info
+        length = info.subsampling_rate * (self.utterance.num_frames - 1) + info.right_context + 1
+        feats: Floats = np.concatenate([*self._encoded, *self._feats])[:length]
+        return feats
+
+    @property
     def is_ready(self) -> bool:
         """Whether there is a chunk to encode: a whole one, or the last."""
         if self._num_feats >= self._window_length:
@@ -147,7 +165,10 @@ class Stream:
 
     def advance(self, encoder_out: Floats, log_probs: Floats, state: Any) -> None:
         """Take what the encoder has made of `window`: (t, D), its CTC log-probabilities (t, V), the next state."""
-        feats = self._feats[0][self._backend.info.subsampling_rate * self.options.chunk_size :]
+        taken = self._backend.info.subsampling_rate * self.options.chunk_size
+        if self._is_heard_again:
+            self._encoded.append(self._feats[0][:taken].copy())
+        feats = self._feats[0][taken:]
         self._num_feats = len(feats)
         # What waits for the rest of its chunk must not hold on to all that came with it.
         self._feats = [feats if self.is_ready else feats.copy()]
@@ -159,7 +180,10 @@ class Stream:
         last, rest = self.utterance, self._rest
         if last.result is not None:
             self.before = last_words(last.result.text) or self.before
-        self._levels = [self.levels[self._backend.info.subsampling_rate * last.num_frames :].copy()]
+        done = self._backend.info.subsampling_rate * last.num_frames
+        self._levels = [self.levels[done:].copy()]
+        if self._is_heard_again:
+            self._encoded = [np.concatenate(self._encoded)[done:]] if self._encoded else []
         self.is_closed = self.is_done and not last.is_over
         self.state = self._backend.restart_positions(self.state)
         self.utterance = self._utterance(last.number + 1, last.first_frame + last.num_frames)
@@ -188,7 +212,7 @@ class Stream:
         return self.start_ms + round(frame * self._frame_ms)
 
     def _utterance(self, number: int, first_frame: int) -> "Utterance":
-        languages, scorer = self._languages, self._scorer
+        languages, scorer = self._languages, self.scorer
         return Utterance(self._backend, self.options, number, first_frame, self._frame_ms, languages, scorer)
 
 
@@ -234,6 +258,10 @@ class Utterance:
         if len(self._encoder_out) > 1:
             self._encoder_out = [np.concatenate(self._encoder_out)]
         return self._encoder_out[0]
+
+    def replace_encoder_out(self, encoder_out: Floats) -> None:
+        """What the encoder has made of the same frames when it heard them again: (T', D)."""
+        self._encoder_out = [encoder_out]
 
     def nbest(self, is_final: bool = False) -> list[Hypothesis]:
         """The hypotheses of CTC prefix beam search, best first; is_final: no frame will follow."""

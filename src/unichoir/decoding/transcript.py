@@ -108,10 +108,8 @@ def _fit_words(
     for (first, last), (start, end) in zip(words, edges, strict=True):
         if start >= end:
             continue
-        starts[first], ends[last] = start, end
-        for place in range(first, last + 1):
-            starts[place] = min(max(starts[place], start), end)
-            ends[place] = min(max(ends[place], start), end)
+        places = slice(first, last + 1)
+        starts[places], ends[places] = _fit(starts[places], ends[places], start, end)
     # What spells nothing, as a lone space, stands between them.
     spelling = {place for first, last in words for place in range(first, last + 1)}
     for place in set(range(len(ids))) - spelling:
@@ -119,6 +117,20 @@ def _fit_words(
         after = starts[place + 1] if place + 1 in spelling else np.inf
         starts[place] = min(max(starts[place], before), after)
         ends[place] = max(starts[place], min(ends[place], after))
+
+
+def _fit(starts: Sequence[float], ends: Sequence[float], start: float, end: float) -> tuple[list[float], list[float]]:
+    """The tokens of a word between its edges: cut off there, or all closer together if that leaves nothing of one."""
+    first, last = starts[0], ends[-1]
+    cut_starts = [start, *(min(max(at, start), end) for at in starts[1:])]
+    cut_ends = [*(min(max(at, start), end) for at in ends[:-1]), end]
+    if all(begin < until for begin, until in zip(cut_starts, cut_ends, strict=True)):
+        return cut_starts, cut_ends
+    # An edge is infinite at the end of the sound.
+    start = start if np.isfinite(start) else min(first, end - 1)
+    end = end if np.isfinite(end) else max(last, start + 1)
+    scale = (end - start) / (last - first)
+    return [start + scale * (at - first) for at in starts], [start + scale * (at - first) for at in ends]
 
 
 def group_words(tokens: Sequence[Token], tokenizer: Tokenizer) -> tuple[Word, ...]:

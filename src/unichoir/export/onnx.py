@@ -28,12 +28,17 @@ from unichoir.decoding.onnx_backend import (
     ENCODER_INPUTS,
     FORMAT_VERSION,
     KEPT_INPUT,
+    MEMORY_FILE,
+    MEMORY_INPUTS,
+    MEMORY_OUTPUTS,
     REVERSE_DECODER_FILE,
+    REVERSE_MEMORY_FILE,
     ModelDirectoryConfig,
     OnnxBackend,
     state_inputs,
 )
 from unichoir.decoding.options import SearchOptions
+from unichoir.directory.replacing import replace_directory
 from unichoir.directory.sums import write_sums
 from unichoir.errors import CheckpointError
 from unichoir.export import graph
@@ -59,14 +64,15 @@ def export_onnx(
     *,
     quantize: Quantization | None = None,
     ctc_weight: float | None = None,
-    corrections: int | None = None,
+    attention_beam: int | None = None,
+    reencode: bool = False,
 ) -> dict[str, float]:
     """Write the model directory of a checkpoint, ours or WeNet's (`train.yaml`).
 
     quantize: float16 halves the files; weights are rounded, routers are not, and computation stays in float32. int8
     quarters them, and products are computed in whole numbers (`export.quantize`). None: float32.
-    ctc_weight, corrections: those of rescoring where its caller does not choose any (`SearchOptions`), from now on the
-    model's own; None: 0.5 and 0.
+    ctc_weight, attention_beam, reencode: those of rescoring where its caller does not choose any (`SearchOptions`),
+    from now on the model's own; None: 0.5 and 0.
     Returns the largest difference between ONNX and torch of each part. Raises CheckpointError or ConfigError when the
     checkpoint cannot be read, CheckpointError when a part differs by more than `parity.TOLERANCE` or `out_dir` holds
     something else, and DecodingError for a weight or number below 0; `out_dir` is then left as it was.
@@ -74,7 +80,14 @@ def export_onnx(
     source = Path(checkpoint_dir)
     model, fbank = load_any_checkpoint(source)
     return export_model(
-        model, fbank, source, Path(out_dir), quantize=quantize, ctc_weight=ctc_weight, corrections=corrections
+        model,
+        fbank,
+        source,
+        Path(out_dir),
+        quantize=quantize,
+        ctc_weight=ctc_weight,
+        attention_beam=attention_beam,
+        reencode=reencode,
     )
 
 
@@ -86,10 +99,11 @@ def export_model(
     *,
     quantize: Quantization | None = None,
     ctc_weight: float | None = None,
-    corrections: int | None = None,
+    attention_beam: int | None = None,
+    reencode: bool = False,
 ) -> dict[str, float]:
     """As `export_onnx`, for a model in memory; `units.txt`, `bpe.model` and the card are those of `files_dir`."""
-    info = own_defaults(model_info(model), ctc_weight, corrections)
+    info = own_defaults(model_info(model), ctc_weight, attention_beam, reencode)
     if out_dir.exists() and not (out_dir / CONFIG_FILE).is_file() and (out_dir.is_file() or any(out_dir.iterdir())):
         raise CheckpointError(f"{out_dir}: exists and is not a model directory")
     check_parts_fit(model, load_tokenizer(files_dir), fbank, files_dir)
@@ -109,19 +123,19 @@ def export_model(
         differences = check_parity(TorchBackend(model), OnnxBackend(partial), fbank, streaming, quantize == "int8")
         card.write(partial)
         write_sums(partial)
-        shutil.rmtree(out_dir, ignore_errors=True)
-        os.replace(partial, out_dir)
+        replace_directory(partial, out_dir)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return differences
 
 
-def own_defaults(info: ModelInfo, ctc_weight: float | None, corrections: int | None) -> ModelInfo:
+def own_defaults(info: ModelInfo, ctc_weight: float | None, attention_beam: int | None, reencode: bool) -> ModelInfo:
     """The info with these as the model's own; None: as it is. Raises DecodingError for values below 0."""
-    SearchOptions(ctc_weight=ctc_weight, corrections=corrections)
+    SearchOptions(ctc_weight=ctc_weight, attention_beam=attention_beam)
+    info = replace(info, reencode=reencode)
     if ctc_weight is not None:
         info = replace(info, ctc_weight=float(ctc_weight))
-    return info if corrections is None else replace(info, corrections=corrections)
+    return info if attention_beam is None else replace(info, attention_beam=attention_beam)
 
 
 def write_graphs(
@@ -166,10 +180,12 @@ def _graphs(model: AsrModel, fused: bool) -> dict[str, Callable[[], ir.Model]]:
     graphs: dict[str, Callable[[], ir.Model]] = {
         ENCODER_FILE: partial(_encoder_graph, model.encoder, experts, fused),
         CTC_FILE: partial(_ctc_graph, model.ctc, model.config.encoder.dim),
-        DECODER_FILE: partial(_decoder_graph, model.left_decoder, experts),
+        MEMORY_FILE: partial(_memory_graph, model.left_decoder),
+        DECODER_FILE: partial(_decoder_graph, model.left_decoder, experts, fused),
     }
     if model.right_decoder is not None:
-        graphs[REVERSE_DECODER_FILE] = partial(_decoder_graph, model.right_decoder, experts)
+        graphs[REVERSE_MEMORY_FILE] = partial(_memory_graph, model.right_decoder)
+        graphs[REVERSE_DECODER_FILE] = partial(_decoder_graph, model.right_decoder, experts, fused)
     return graphs
 
 
@@ -212,20 +228,32 @@ class _CtcLogProbs(nn.Module):
         return self.ctc.log_probs(encoder_out)
 
 
-class _DecoderLogProbs(nn.Module):
-    """A decoder over a tree of hypotheses of one utterance, without padding."""
+class _DecoderMemory(nn.Module):
+    """What a decoder's steps look at in an utterance, as separate tensors."""
+
+    def __init__(self, decoder: TransformerDecoder) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, encoder_out: Tensor) -> tuple[Tensor, ...]:
+        return tuple(each for both in self.decoder.read(encoder_out) for each in both)
+
+
+class _DecoderStep(nn.Module):
+    """A decoder over new tokens of a tree of hypotheses; `rest` is its memory and perhaps top_k."""
 
     def __init__(self, decoder: TransformerDecoder) -> None:
         super().__init__()
         self.decoder = decoder
 
     def forward(
-        self, encoder_out: Tensor, tokens: Tensor, positions: Tensor, visible: Tensor, *top_k: Tensor
-    ) -> Tensor:
-        frames, rows = (torch.full((1,), each.shape[1], dtype=torch.int64) for each in (encoder_out, tokens))
+        self, tokens: Tensor, positions: Tensor, visible: Tensor, past: Tensor, *rest: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        end = 2 * len(self.decoder.blocks)
+        memory, top_k = list(zip(rest[:end:2], rest[1:end:2], strict=True)), rest[end:]
         tree = TokenTree(positions, visible)
-        logits = self.decoder(encoder_out, frames, tokens, rows, tree, top_k[0] if top_k else None)
-        return torch.log_softmax(logits.float(), dim=-1)
+        logits, states = self.decoder.step(memory, tokens, tree, past, top_k[0] if top_k else None)
+        return torch.log_softmax(logits.float(), dim=-1), states
 
 
 # The sizes of the examples below mean nothing, but must differ from each other and from 0 and 1: the exporter takes
@@ -255,18 +283,34 @@ def _ctc_graph(ctc: Ctc, dim: int) -> ir.Model:
     return to_onnx(_CtcLogProbs(ctc), [torch.zeros(2, 3, dim)], shapes, CTC_INPUTS, ["log_probs"], num_fixed=1)
 
 
-def _decoder_graph(decoder: TransformerDecoder, experts: bool) -> ir.Model:
-    frames, tokens = 7, 5
+def _memory_names(decoder: TransformerDecoder) -> list[str]:
+    return [f"{name}_{number}" for number in range(len(decoder.blocks)) for name in MEMORY_OUTPUTS]
+
+
+def _memory_graph(decoder: TransformerDecoder) -> ir.Model:
+    encoder_out = torch.zeros(1, 7, decoder.embedding.embedding_dim)
+    names = _memory_names(decoder)
+    shapes = [{1: Dim("frames")}]
+    return to_onnx(_DecoderMemory(decoder), [encoder_out], shapes, MEMORY_INPUTS, names, num_fixed=1)
+
+
+def _decoder_graph(decoder: TransformerDecoder, experts: bool, fused: bool) -> ir.Model:
+    frames, tokens, past, blocks = 7, 5, 9, len(decoder.blocks)
+    dim, heads = decoder.embedding.embedding_dim, decoder.num_heads
     inputs = [
-        torch.zeros(1, frames, decoder.embedding.embedding_dim),
         torch.zeros(1, tokens, dtype=torch.int64),
         torch.zeros(1, tokens, dtype=torch.int64),
-        torch.ones(1, tokens, tokens, dtype=torch.bool),
+        torch.ones(1, tokens, past + tokens, dtype=torch.bool),
+        torch.zeros(1, past, blocks, 2 * dim),
+        *(torch.zeros(1, heads, frames, dim // heads) for _ in range(2 * blocks)),
     ]
-    places = Dim("tokens")
-    shapes = [{1: Dim("frames")}, {1: places}, {1: places}, {1: places, 2: places}]
-    module = _DecoderLogProbs(decoder)
-    return to_onnx(module, inputs, shapes, DECODER_INPUTS, ["log_probs"], num_fixed=4, experts=experts)
+    places, before = Dim("tokens"), Dim("past")
+    shapes: list[dict[int, Any]] = [{1: places}, {1: places}, {1: places, 2: Dim("visible")}, {1: before}]
+    shapes += [{2: Dim("frames")}] * (2 * blocks)
+    names = [*DECODER_INPUTS, *_memory_names(decoder)]
+    outputs = ["log_probs", "states"]
+    module = _DecoderStep(decoder)
+    return to_onnx(module, inputs, shapes, names, outputs, num_fixed=4, experts=experts, fused=fused)
 
 
 def _round_to_float16(model: AsrModel) -> None:

@@ -7,6 +7,7 @@ Those of int8 use two operators of ONNX Runtime's own, which do in one pass what
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from onnx import TensorProto
 from onnx.defs import OpSchema
 from onnxscript import opset18
@@ -95,16 +96,16 @@ _FUSED_ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "relu": op.Relu,
 }
 """In one pass, for graphs that need ONNX Runtime anyway."""
+FUSED_ACTIVATIONS: dict[Any, Callable[..., Any]] = {
+    torch.ops.aten.silu.default: _FUSED_ACTIVATIONS["swish"],
+    torch.ops.aten.gelu.default: _FUSED_ACTIVATIONS["gelu"],
+}
+"""The same for torch's operators."""
 
 
 def int8_linear(x: Any, weight: Any, scale: Any, bias: Any, codes: str) -> Any:
     """`unichoir::int8_linear`: see `quantize.Int8Linear`."""
-    inner, outer = weight.shape
-    frames = x if len(x.shape) == 2 else op.Reshape(x, op.Constant(value_ints=[-1, inner]))
-    y = _product(*_quantize_frames(frames, codes), weight, scale, bias, codes)
-    if len(x.shape) == 2:
-        return y
-    return op.Reshape(y, op.Concat(op.Shape(x, start=0, end=-1), op.Constant(value_ints=[outer]), axis=0))
+    return _product(*_quantize_frames(x, codes), weight, scale, bias, codes)
 
 
 def int8_experts(
@@ -142,17 +143,19 @@ def int8_experts(
 
 
 def _quantize_frames(x: Any, codes: str) -> tuple[Any, Any]:
-    """See `quantize.quantize_frames`: (N, K) to codes (N, K) and scales, here (N, 1)."""
+    """See `quantize.quantize_frames`: (..., K) to codes (..., K) and scales, here (..., 1).
+
+    QuantizeLinear with a scale for every frame would do the division, too, but wants frames in rows, and as many zero
+    points as there are frames: that takes more nodes, and with few frames the nodes are what takes the time.
+    """
     values = op.Abs(x) if codes == "symmetric" else x
-    column = op.Constant(value_ints=[1])
-    peak = op.ReduceMax(values, column, keepdims=0)
+    peak = op.ReduceMax(values, op.Constant(value_ints=[-1]), keepdims=1)
     scale = op.Mul(op.Max(peak, _float(least_peak(codes))), _float(peak_to_scale(codes)))
-    quantized = op.QuantizeLinear(x, scale, op.Expand(_zero_point(codes), op.Shape(scale)), axis=0)
-    return quantized, op.Unsqueeze(scale, column)
+    return op.QuantizeLinear(op.Div(x, scale), _float(1.0), _zero_point(codes)), scale
 
 
 def _product(codes: Any, scales: Any, weight: Any, scale: Any, bias: Any, kind: str) -> Any:
-    """See `quantize.product`; scales: (N, 1)."""
+    """See `quantize.product`; scales: (..., 1)."""
     y = op.Mul(_matmul_integer_to_float(codes, weight, _float(1.0), scale, _zero_point(kind)), scales)
     return y if bias is None else op.Add(y, bias)
 

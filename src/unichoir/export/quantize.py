@@ -23,7 +23,7 @@ from unichoir.model.convolution import ConvolutionModule
 from unichoir.model.encoder import MergePairs
 from unichoir.model.experts import Experts
 from unichoir.model.feed_forward import ACTIVATIONS, FeedForward
-from unichoir.model.moe import MoE
+from unichoir.model.moe import MoE, Router
 from unichoir.model.subsampling import Conv1dFront, Conv2dFront, blank_first_frame
 
 Codes = Literal["symmetric", "swish", "gelu", "relu"]
@@ -32,6 +32,11 @@ ZERO_POINT: dict[str, int] = {"symmetric": 128, "swish": 64, "gelu": 48, "relu":
 """The code of 0. Fixed, so that nothing about a frame but its scale has to be known to multiply it."""
 FLOOR: dict[str, float] = {"swish": 0.27847, "gelu": 0.16998}
 """No value of the activation is below minus this."""
+LARGEST = 127
+"""What the largest weight of an output becomes."""
+LARGEST_ANYWHERE = 63
+"""The same where nobody tells ONNX Runtime to be exact: processors without VNNI add two products in 16 bits, and
+2 * 255 * 63 is the most that has room there."""
 TINY = 1e-20
 """The smallest peak of a frame: a frame of zeros has a scale, too."""
 
@@ -54,9 +59,9 @@ def quantize_frames(x_NK: Tensor, codes: str) -> tuple[Tensor, Tensor]:
     return codes_NK.clamp(0, 255).to(torch.uint8), scale_N
 
 
-def quantize_weight(weight_MK: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights of a linear layer (M, K) as int8 (K, M), from -127 to 127, and the scale of each output (M,)."""
-    scale_M = weight_MK.abs().amax(dim=1).clamp(min=TINY) / 127
+def quantize_weight(weight_MK: Tensor, largest: int = LARGEST) -> tuple[Tensor, Tensor]:
+    """Weights of a linear layer (M, K) as int8 (K, M), from -largest to largest, and the scale of each output (M,)."""
+    scale_M = weight_MK.abs().amax(dim=1).clamp(min=TINY) / largest
     return torch.round(weight_MK / scale_M.unsqueeze(1)).to(torch.int8).t().contiguous(), scale_M
 
 
@@ -133,9 +138,9 @@ class Int8Linear(nn.Module):
     scale: Tensor
     bias: Tensor | None
 
-    def __init__(self, weight_MK: Tensor, bias: Tensor | None, codes: Codes) -> None:
+    def __init__(self, weight_MK: Tensor, bias: Tensor | None, codes: Codes, largest: int = LARGEST) -> None:
         super().__init__()
-        weight, scale = quantize_weight(weight_MK.detach())
+        weight, scale = quantize_weight(weight_MK.detach(), largest)
         self.register_buffer("weight", weight)
         self.register_buffer("scale", scale)
         self.register_buffer("bias", None if bias is None else bias.detach())
@@ -149,13 +154,13 @@ class Int8Linear(nn.Module):
 class Int8Experts(nn.Module):
     """`Experts` in int8, the weights of each expert for themselves."""
 
-    def __init__(self, experts: Experts) -> None:
+    def __init__(self, experts: Experts, largest: int = LARGEST) -> None:
         super().__init__()
         self.num_experts, self.activation = len(experts.w_1), experts.activation
         self.has_bias = experts.bias_1 is not None
         for layer in (1, 2):
             for e in range(self.num_experts):
-                weight, scale = quantize_weight(getattr(experts, f"w_{layer}")[e].detach())
+                weight, scale = quantize_weight(getattr(experts, f"w_{layer}")[e].detach(), largest)
                 self.register_buffer(f"w_{layer}_{e}", weight)
                 self.register_buffer(f"scale_{layer}_{e}", scale)
                 if self.has_bias:
@@ -175,21 +180,79 @@ class Int8Experts(nn.Module):
         return y
 
 
+class Int8Mixture(nn.Module):
+    """A `MoE` in int8 as one wide feed-forward network: the hidden units of all experts side by side, after those of
+    the shared expert, each times the gate of its expert.
+
+    An expert that was not chosen counts 0. That is the same sum as that over the chosen experts, but computes what the
+    others would give, too. For experts that are small beside what a frame computes anyway it is faster than to sort
+    frames by expert (`worthwhile`).
+    """
+
+    spread: Tensor
+    shared_units: Tensor
+    bias_2: Tensor
+    shared_bias_2: Tensor
+
+    def __init__(self, moe: MoE, largest: int = LARGEST) -> None:
+        super().__init__()
+        if hasattr(moe, "router"):
+            self.router = moe.router
+        experts, shared = moe.experts, moe.shared_expert
+        num_experts, hidden, dim = experts.w_1.shape
+        self.num_experts, self.activation = num_experts, experts.activation
+        first, second = [experts.w_1.flatten(0, 1)], [experts.w_2.transpose(1, 2).flatten(0, 1)]
+        biases = [] if experts.bias_1 is None else [experts.bias_1.flatten()]
+        width = 0
+        if shared is not None:
+            first, second = [shared.w_1.weight, *first], [shared.w_2.weight.t(), *second]
+            biases = [shared.w_1.bias, *biases] if biases else []
+            width = len(shared.w_1.weight)
+        self.w_1 = Int8Linear(torch.cat(first), torch.cat(biases) if biases else None, "symmetric", largest)
+        self.w_2 = Int8Linear(torch.cat(second).t(), None, self.activation, largest)
+        of_experts = torch.eye(num_experts).repeat_interleave(hidden, dim=1)
+        self.register_buffer("spread", torch.cat([torch.zeros(num_experts, width), of_experts], dim=1))
+        self.register_buffer("shared_units", (torch.arange(self.spread.shape[1]) < width).float())
+        none = torch.zeros(num_experts, dim)
+        self.register_buffer("bias_2", none if experts.bias_2 is None else experts.bias_2.detach())
+        shared_bias = None if shared is None else shared.w_2.bias
+        self.register_buffer("shared_bias_2", none[0] if shared_bias is None else shared_bias.detach())
+
+    @staticmethod
+    def worthwhile(moe: MoE) -> bool:
+        """Whether those not chosen add at most a quarter to what a frame computes in its experts and the shared one."""
+        experts = moe.experts
+        shared = 0 if moe.shared_expert is None else len(moe.shared_expert.w_1.weight)
+        hidden, chosen = experts.w_1.shape[1], moe.top_k
+        return moe.balance_bias is None and 4 * (experts.num_experts - chosen) * hidden <= chosen * hidden + shared
+
+    def forward(self, x: Tensor, mask: Tensor, top_k: Tensor | None = None, router: Router | None = None) -> Tensor:
+        """See `MoE.forward`. What stands in padding is computed like any frame."""
+        x_ND = x.reshape(-1, x.shape[-1])
+        gates_NK, experts_NK, _ = (self.router if router is None else router)(x_ND, top_k)
+        is_chosen_NKE = experts_NK.unsqueeze(2) == torch.arange(self.num_experts)
+        gates_NE = (gates_NK.unsqueeze(2) * is_chosen_NKE).sum(dim=1)
+        hidden = ACTIVATIONS[self.activation](self.w_1(x_ND)) * torch.addmm(self.shared_units, gates_NE, self.spread)
+        y_ND = self.w_2(hidden) + torch.addmm(self.shared_bias_2, gates_NE, self.bias_2)
+        y: Tensor = y_ND.reshape(x.shape)
+        return y
+
+
 class Int8Conv2dFront(nn.Module):
     """`Conv2dFront` as products of patches: the nine places a convolution sees, side by side, are one row."""
 
     patch_index_1: Tensor
     patch_index_2: Tensor
 
-    def __init__(self, front: Conv2dFront, input_dim: int) -> None:
+    def __init__(self, front: Conv2dFront, input_dim: int, largest: int = LARGEST) -> None:
         super().__init__()
         channels, out = front.conv_1.out_channels, front.out
         places = (input_dim - 1) // 2
         self.conv_1 = nn.Linear(9, channels)
         self.conv_1.load_state_dict({"weight": _patch_weight(front.conv_1), "bias": front.conv_1.state_dict()["bias"]})
-        self.conv_2 = Int8Linear(_patch_weight(front.conv_2), front.conv_2.bias, "relu")
+        self.conv_2 = Int8Linear(_patch_weight(front.conv_2), front.conv_2.bias, "relu", largest)
         by_place = out.weight.detach().reshape(out.out_features, channels, -1).transpose(1, 2).flatten(1)
-        self.out = Int8Linear(by_place, out.bias, "relu")
+        self.out = Int8Linear(by_place, out.bias, "relu", largest)
         self.register_buffer("patch_index_1", _patch_index(places))
         self.register_buffer("patch_index_2", _patch_index((places - 1) // 2))
 
@@ -204,13 +267,14 @@ class Int8Conv2dFront(nn.Module):
 class Int8Conv1dFront(nn.Module):
     """`Conv1dFront` as products of three frames side by side; the first, of the few features, in fp32."""
 
-    def __init__(self, front: Conv1dFront) -> None:
+    def __init__(self, front: Conv1dFront, largest: int = LARGEST) -> None:
         super().__init__()
         first = front.conv_1
         self.conv_1 = nn.Linear(3 * first.in_channels, first.out_channels)
         weight = first.weight.detach().transpose(1, 2).flatten(1)
         self.conv_1.load_state_dict({"weight": weight, "bias": first.state_dict()["bias"]})
-        self.conv_2 = Int8Linear(front.conv_2.weight.transpose(1, 2).flatten(1), front.conv_2.bias, "gelu")
+        second = front.conv_2
+        self.conv_2 = Int8Linear(second.weight.transpose(1, 2).flatten(1), second.bias, "gelu", largest)
 
     def forward(self, x: Tensor, is_start: Tensor | None = None) -> Tensor:
         """(B, T, M) to (B, T', D), as `Conv1dFront.forward`."""
@@ -238,32 +302,43 @@ def _patches(x: Tensor, index: Tensor) -> Tensor:
     return torch.cat([x[:, : frames - 2 : 2], x[:, 1 : frames - 1 : 2], x[:, 2::2]], dim=3)
 
 
-def quantize_model(model: AsrModel) -> None:
-    """Put int8 modules in place of all that multiply frames with weights. For inference only; each weight is freed
-    when it has been replaced, so that little more memory is needed than the model has."""
+def quantize_model(model: AsrModel, largest: int = LARGEST) -> None:
+    """Put int8 modules in place of all that multiply frames with weights; largest: what the largest weights become.
+
+    For inference only; each weight is freed when it has been replaced, so that little more memory is needed than the
+    model has.
+    """
+
+    def replace(parent: nn.Module, name: str, codes: Codes) -> None:
+        linear = getattr(parent, name)
+        setattr(parent, name, Int8Linear(linear.weight, linear.bias, codes, largest))
+
+    for parent in list(model.modules()):
+        for name, module in list(parent.named_children()):
+            if isinstance(module, MoE) and Int8Mixture.worthwhile(module):
+                setattr(parent, name, Int8Mixture(module, largest))
     for module in list(model.modules()):
         if isinstance(module, MultiHeadAttention):
             for name in ("linear_q", "linear_k", "linear_v", "linear_out", "linear_pos"):
                 if hasattr(module, name):
-                    _replace(module, name, "symmetric")
+                    replace(module, name, "symmetric")
         elif isinstance(module, ConvolutionModule):
-            _replace(module, "pointwise_conv1", "symmetric")
-            _replace(module, "pointwise_conv2", "swish")
+            replace(module, "pointwise_conv1", "symmetric")
+            replace(module, "pointwise_conv2", "swish")
         elif isinstance(module, FeedForward):
-            _replace(module, "w_1", "symmetric")
-            _replace(module, "w_2", module.activation)
+            replace(module, "w_1", "symmetric")
+            replace(module, "w_2", module.activation)
         elif isinstance(module, MoE):
-            setattr(module, "experts", Int8Experts(module.experts))  # noqa: B010 - for the type checker an Experts
+            setattr(module, "experts", Int8Experts(module.experts, largest))  # noqa: B010 - for the type checker an Experts
         elif isinstance(module, MergePairs):
-            _replace(module, "linear", "symmetric")
+            replace(module, "linear", "symmetric")
         for name in ("ctc_lo", "output_layer"):
             if hasattr(module, name):
-                _replace(module, name, "symmetric")
+                replace(module, name, "symmetric")
     front, input_dim = model.encoder.subsampling, model.encoder.config.input_dim
-    int8_front = Int8Conv1dFront(front) if isinstance(front, Conv1dFront) else Int8Conv2dFront(front, input_dim)
+    int8_front = (
+        Int8Conv1dFront(front, largest)
+        if isinstance(front, Conv1dFront)
+        else Int8Conv2dFront(front, input_dim, largest)
+    )
     setattr(model.encoder, "subsampling", int8_front)  # noqa: B010
-
-
-def _replace(parent: nn.Module, name: str, codes: Codes) -> None:
-    linear = getattr(parent, name)
-    setattr(parent, name, Int8Linear(linear.weight, linear.bias, codes))

@@ -17,7 +17,7 @@ from unichoir.audio.fbank import FbankConfig
 from unichoir.errors import CheckpointError
 from unichoir.export import graph
 from unichoir.export.checkpoint import check_parts_fit, load_any_checkpoint, new_directory
-from unichoir.export.quantize import quantize_model
+from unichoir.export.quantize import LARGEST_ANYWHERE, quantize_model
 from unichoir.export.sherpa_parity import check_offline, check_streaming
 from unichoir.export.tracing import to_onnx
 from unichoir.model.asr_model import AsrModel
@@ -64,7 +64,7 @@ def export_sherpa(source: Path, output: Path, *, quantize: Literal["int8"] | Non
             raise CheckpointError(f"{source}: fbank.{name} is {getattr(fbank, name)}: {only}")
     fused = quantize == "int8"
     if fused:
-        quantize_model(model)
+        quantize_model(model, LARGEST_ANYWHERE)
     differences = {}
     with new_directory(output) as folder:
         graph.save(offline_graph(model, fused), folder / OFFLINE_FILE)

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from unichoir.decoding.backend import Floats, Ints, ModelInfo
 from unichoir.decoding.device import Device
-from unichoir.decoding.engine import DecoderScores, PrefixTree, check_top_k, zero_padding
+from unichoir.decoding.engine import DecoderStep, TreeDecoder, check_top_k, zero_padding
 from unichoir.errors import DecodingError
 from unichoir.model.asr_model import AsrModel
 from unichoir.model.decoder import TokenTree
@@ -43,7 +43,7 @@ def check_device(device: Device) -> None:
         raise DecodingError(f"device cuda: the installed PyTorch {why}")
 
 
-class TorchBackend(DecoderScores):
+class TorchBackend:
     """`decoding.backend.Backend` over an `AsrModel`, without gradients.
 
     The model is used as it is: whoever lends a model in training puts it into evaluation mode. device: where the model
@@ -125,19 +125,25 @@ class TorchBackend(DecoderScores):
             log_probs: Floats = self.model.ctc.log_probs(self._floats(encoder_out)).cpu().numpy()
         return log_probs
 
-    def _decode(self, encoder_out: Floats, tree: PrefixTree, reverse: bool) -> Floats:
-        """See `DecoderScores._decode`."""
+    def decoder(self, encoder_out: Floats, reverse: bool = False) -> TreeDecoder:
+        """See `Backend.decoder`."""
         decoder = self.model.right_decoder if reverse else self.model.left_decoder
         if decoder is None:
             raise DecodingError("this model has no right-to-left decoder")
         with torch.inference_mode():
-            memory, memory_lens = self._floats(encoder_out[None]), self._ints(np.array([len(encoder_out)]))
-            tokens, num_tokens = self._ints(tree.tokens[None]), self._ints(np.array([len(tree.tokens)]))
-            visible = torch.tensor(tree.visible[None], device=tokens.device)
-            shape = TokenTree(self._ints(tree.positions[None]), visible)
-            logits = decoder(memory, memory_lens, tokens, num_tokens, shape, self._top_k)
-            log_probs: Floats = torch.log_softmax(logits[0].float(), dim=-1).cpu().numpy()
-        return log_probs
+            memory = decoder.read(self._floats(encoder_out[None]))
+
+        def run(step: DecoderStep) -> tuple[Floats, Floats]:
+            with torch.inference_mode():
+                visible = torch.tensor(step.visible[None], device=memory[0][0].device)
+                tree = TokenTree(self._ints(step.positions[None]), visible)
+                tokens, past = self._ints(step.tokens[None]), self._floats(step.past[None])
+                logits, states = decoder.step(memory, tokens, tree, past, self._top_k)
+                log_probs = torch.log_softmax(logits[0].float(), dim=-1)
+            return log_probs.cpu().numpy(), states[0].float().cpu().numpy()
+
+        empty = np.zeros((0, len(decoder.blocks), 2 * self.info.encoder_dim), np.float32)
+        return TreeDecoder(run, self.info.sos_id, empty)
 
     def _floats(self, array: NDArray[Any]) -> Tensor:
         return torch.tensor(array, dtype=torch.float32, device=self.model.encoder.cmvn_mean.device)

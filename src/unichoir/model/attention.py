@@ -61,6 +61,10 @@ def _heads(x: Tensor, num_heads: int) -> Tensor:
     return x.reshape(x.shape[0], x.shape[1], num_heads, x.shape[2] // num_heads).transpose(1, 2)
 
 
+KeysValues = tuple[Tensor, Tensor]
+"""What attention looks at, each (B, H, S, head_dim)."""
+
+
 class MultiHeadAttention(nn.Module):
     """Scaled dot-product attention over several heads: queries (B, T, D), memory (B or 1, S, D), bias to the scores."""
 
@@ -73,13 +77,18 @@ class MultiHeadAttention(nn.Module):
         self.linear_v = nn.Linear(dim, dim)
         self.linear_out = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, memory: Tensor, bias: Tensor) -> Tensor:
-        """bias: broadcastable to (B, H, T, S), added to the scores (see `masks.attention_bias`)."""
+    def forward(self, x: Tensor, memory: Tensor | KeysValues, bias: Tensor) -> Tensor:
+        """memory: (B or 1, S, D), or what `keys_values` makes of it; bias: broadcastable to (B, H, T, S), added to the
+        scores (see `masks.attention_bias`)."""
         q = _heads(self.linear_q(x), self.num_heads)
-        k = _heads(self.linear_k(memory), self.num_heads)
-        v = _heads(self.linear_v(memory), self.num_heads)
-        # One utterance scored against many hypotheses: its keys and values are computed once.
-        return self.attend(q, k.expand(q.shape[0], -1, -1, -1), v.expand(q.shape[0], -1, -1, -1), bias)
+        k, v = self.keys_values(memory) if isinstance(memory, Tensor) else memory
+        if k.shape[0] != q.shape[0]:  # one utterance before many hypotheses: its keys and values are computed once
+            k, v = k.expand(q.shape[0], -1, -1, -1), v.expand(q.shape[0], -1, -1, -1)
+        return self.attend(q, k, v, bias)
+
+    def keys_values(self, memory: Tensor) -> KeysValues:
+        """(B, S, D) to keys and values, each (B, H, S, head_dim)."""
+        return _heads(self.linear_k(memory), self.num_heads), _heads(self.linear_v(memory), self.num_heads)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
         """q: (B, H, T, head_dim), k and v: (B, H, S, head_dim). Returns (B, T, D)."""

@@ -89,12 +89,12 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) ->
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file whose top level is a mapping; ConfigError names the file otherwise."""
+    if not path.is_file():  # a named pipe would be waited for
+        raise ConfigError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())[:300]})") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected a mapping at the top level")
     return content

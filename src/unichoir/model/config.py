@@ -7,10 +7,13 @@ from typing import Literal
 
 import numpy as np
 
+from unichoir.configuration import check_ranges
 from unichoir.errors import ConfigError
 
 LARGEST_CHUNK = 25
 """Encoder frames in the largest chunk that training draws: a second of 40 ms frames."""
+MAX_WIDTH, MAX_BLOCKS, MAX_VOCABULARY = 1 << 20, 1000, 1 << 24
+DROPOUTS = dict.fromkeys(("dropout", "attention_dropout", "hidden_dropout"), (0.0, 0.999))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +51,7 @@ class FeedForwardConfig:
         for name in ("softmax_first", "shared_hidden_dim", "shared_router", "balance_rate", "load_loss_weight"):
             if getattr(self, name) and not self.num_experts:
                 raise ConfigError(f"{name} needs experts, but num_experts is 0")
+        check_ranges(self, hidden_dim=(1, MAX_WIDTH), num_experts=(0, 4096), shared_hidden_dim=(0, MAX_WIDTH))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +91,17 @@ class EncoderConfig:
     """Dropout between the two linear layers of a feed-forward network."""
 
     def __post_init__(self) -> None:
+        check_ranges(
+            self,
+            input_dim=(1, 4096),
+            dim=(1, MAX_WIDTH),
+            num_blocks=(0, MAX_BLOCKS),
+            num_heads=(1, 1024),
+            subsampling_channels=(1, MAX_WIDTH),
+            conv_kernel=(1, 1001),
+            num_top_blocks=(0, MAX_BLOCKS),
+            **DROPOUTS,
+        )
         if self.dim % self.num_heads:
             raise ConfigError(f"dim {self.dim} is not a multiple of num_heads {self.num_heads}")
         is_rotary = self.position == "rotary" or self.num_top_blocks > 0
@@ -145,6 +160,16 @@ class DecoderConfig:
     attention_dropout: float = 0.0
     hidden_dropout: float = 0.0
 
+    def __post_init__(self) -> None:
+        check_ranges(
+            self,
+            num_blocks=(0, MAX_BLOCKS),
+            num_reverse_blocks=(0, MAX_BLOCKS),
+            num_heads=(1, 1024),
+            num_positions=(1, MAX_WIDTH),
+            **DROPOUTS,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
@@ -175,6 +200,8 @@ class ModelConfig:
     that fewer can be used in recognition."""
 
     def __post_init__(self) -> None:
+        ids = (0, MAX_VOCABULARY)
+        check_ranges(self, vocab_size=ids, blank_id=ids, sos_id=ids, eos_id=ids)
         for name in ("ctc_weight", "reverse_weight", "label_smoothing", "chunk_probability"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigError(f"{name} {getattr(self, name)} must lie between 0 and 1")

@@ -6,7 +6,6 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.nn import functional
 
 from unichoir.model.config import FeedForwardConfig
@@ -110,7 +109,8 @@ def _here(weight: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """The part of a stack that this process holds, in the type of the products."""
     if weight is None:
         return None
-    local: Tensor = weight.to_local() if isinstance(weight, DTensor) else weight
+    # A DTensor, not asked for by its class: that alone would take a second to import.
+    local: Tensor = weight.to_local() if hasattr(weight, "to_local") else weight
     return local.to(dtype)
 
 
@@ -120,7 +120,6 @@ def _grouped_linear(x_SD: Tensor, w: Tensor, bias: Tensor | None, offsets_E: Ten
     return y if bias is None else y + bias.index_select(0, expert_S)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def has_grouped_products(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether `torch.nn.functional.grouped_mm` works here: tried once, in values and gradients against single products.
 

@@ -6,12 +6,14 @@ experts of gate * FFN_e(x), the gate a softmax over the k largest router logits.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
+from unichoir.model import experts
 from unichoir.model.config import FeedForwardConfig
 from unichoir.model.dispatch import TRAINING_ALIGNMENT, combine, dispatch
 from unichoir.model.experts import Experts
@@ -175,11 +177,19 @@ _is_recomputation = False
 recomputes in threads of its own, while the one that asked for gradients waits."""
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _keep_load_loss(moe: MoE, load_loss: Tensor) -> None:
-    """Outside of compiled code: that would leave out what it does not keep, and save other tensors when recomputing."""
+    """Compiled code would leave out what it does not keep, and save other tensors when recomputing."""
     if not _is_recomputation:
         moe.load_loss = load_loss
+
+
+@functools.cache
+def ready_for_compiler() -> None:
+    """Tell torch's compiler what is not to be compiled. Not by decorators, for which every process would import it."""
+    global _keep_load_loss
+    _keep_load_loss = torch.compiler.disable(_keep_load_loss)  # type: ignore[no-untyped-call]
+    constant = torch.compiler.assume_constant_result
+    experts.has_grouped_products = constant(experts.has_grouped_products)  # type: ignore[no-untyped-call]
 
 
 @contextmanager
