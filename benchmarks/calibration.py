@@ -1,6 +1,6 @@
 """Whether the confidence of words can be believed: a table and reliability diagrams, from results of an evaluation.
 
-    unichoir evaluate unichoir-small-en an4/dev.jsonl fsdd/dev.jsonl --output results
+    unichoir evaluate unichoir-base-en an4/dev.jsonl fsdd/dev.jsonl --output results
     python benchmarks/calibration.py results/results.json --plot calibration.svg
 
 Of each set the first setting in the file.

@@ -2,6 +2,7 @@
 
     python benchmarks/long_stream.py an4/train.jsonl --minutes 60
     python benchmarks/long_stream.py an4/dev.jsonl --noise 0.0003 --left 8 --anew
+    python benchmarks/long_stream.py fsdd/dev.jsonl --pause 3 --every 8
 
 Utterances of a manifest, one after the other with a pause after each, go through one stream of the included model in
 blocks of 100 ms. Prints the resident memory on the way, whether the results tile the stream, and the word errors over
@@ -81,13 +82,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifest", help="of utterances with text")
     parser.add_argument("--minutes", type=float, help="go round the manifest for so long; else once through it")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="only every Nth utterance of the manifest")
+    parser.add_argument("--model", help="name or directory; else the included one")
     parser.add_argument("--pause", type=float, default=1.5, help="seconds after each utterance")
     parser.add_argument("--noise", type=float, default=0.0, help="standard deviation of the pauses; 0: digital silence")
     parser.add_argument("--left", type=int, default=4, help="chunks before its own that a frame sees")
     parser.add_argument("--anew", action="store_true", help="start the encoder anew with every utterance")
     arguments = parser.parse_args()
-    recognizer, options = load_recognizer(None), StreamingOptions(num_left_chunks=arguments.left)
-    utterances, played = read_manifest(arguments.manifest), []
+    recognizer, options = load_recognizer(arguments.model), StreamingOptions(num_left_chunks=arguments.left)
+    utterances, played = read_manifest(arguments.manifest)[:: arguments.every], []
     order = cycle(utterances) if arguments.minutes else utterances
     began, finals, minutes = time.perf_counter(), [], 0
     blocks = blocks_of(order, arguments.pause, arguments.noise, played)

@@ -185,9 +185,9 @@ def measure_once(folder: Path, config: ExperimentConfig, processes: int, data: S
 
 def prepare(arguments: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], list[Path]]:
     """The experiment that all layouts share, and its manifests. Computes the features, which takes a while once."""
-    load_tokenizer(arguments.tokenizer)  # what would fail in every process fails here, once
+    tokenizer = load_tokenizer(arguments.tokenizer)  # what would fail in every process fails here, once
     manifest = Path(arguments.manifest).resolve()
-    utterances, _ = read_manifests([manifest], "training")
+    utterances, *_ = read_manifests([manifest], "training", tokenizer)
     if any(utterance.byte_range for utterance in utterances):
         raise UnichoirError(f"{manifest}: names shards; give a manifest of files")
     dev = folder / "dev.jsonl"

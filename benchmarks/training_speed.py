@@ -46,10 +46,10 @@ SECONDS, TOKENS_PER_SECOND = 10, 4
 
 def matrix_rate(device: torch.device) -> float:
     """Floating-point operations per second of a large square product in bf16: the best of some."""
-    size = 8192 if device.type == "cuda" else 1024
+    size, repeats = (8192, 20) if device.type == "cuda" else (1024, 5)
     x, y = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
     timer = Timer(device)
-    return 2 * size**3 / min(timer.seconds(lambda: x @ y) for _ in range(20))
+    return 2 * size**3 / min(timer.seconds(lambda: x @ y) for _ in range(repeats))
 
 
 def data_sheet(name: str, memory: float) -> Gpu | None:

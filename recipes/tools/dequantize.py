@@ -1,0 +1,134 @@
+"""Turn a model directory in int8 back into a checkpoint: python dequantize.py MODEL CONFIG OUT.
+
+CONFIG is the experiment that the model was trained with: graphs do not say what layers they were made of. OUT is a
+checkpoint that `init` of another experiment may name. So you can fine-tune a model of which you only have the graphs.
+Each weight is its code times its scale: it differs from what it was before the export by the rounding to int8.
+"""
+
+import argparse
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import onnx
+import torch
+from onnx import numpy_helper
+from torch import Tensor
+
+from unichoir.errors import CheckpointError
+from unichoir.model.asr_model import AsrModel
+from unichoir.model.checkpoint import load_weights, save_checkpoint
+from unichoir.text.tokenizer import load_tokenizer
+from unichoir.training.config import load_experiment
+from unichoir.training.setup import fit_vocabulary
+
+GRAPHS = {
+    "encoder": "",
+    "ctc": "",
+    "decoder_memory": "left_",
+    "decoder": "left_",
+    "reverse_decoder_memory": "right_",
+    "reverse_decoder": "right_",
+}
+"""The graphs of a model directory, and what the names of their parameters begin with in a checkpoint."""
+
+
+def parameters(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a graph with the names of the modules they come from: 'encoder.blocks.0.norm_ff.weight'."""
+    graph = onnx.load(path).graph
+    named = {tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy()) for tensor in graph.initializer}
+    products = {node.output[0]: node.input[1] for node in graph.node if node.op_type == "MatMul"}
+    for node in graph.node:
+        # A float weight has been transposed in the graph and lost its name, but its bias has not.
+        product, bias = (*node.input, "", "")[:2]
+        if node.op_type == "Add" and bias.endswith(".bias") and products.get(product) in named:
+            yield bias.removesuffix("bias") + "weight", named[products[product]].t()
+    yield from ((name, tensor) for name, tensor in named.items() if "." in name)
+
+
+def separate(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of single layers, where a graph has those of several side by side (`Int8Mixture`, joined products).
+
+    Weights are whole here: (outputs, inputs) in float32.
+    """
+    for joined, tensor in tensors.items():
+        names = joined.split("+")
+        leaf = names[0].rpartition(".")[2]
+        if leaf == "scale" or ".scale_" in joined:
+            continue
+        if tensor.dtype == torch.int8:
+            scales = [name.removesuffix("weight") + "scale" for name in names]
+            scale = "+".join(scales) if leaf == "weight" else joined.replace(".w_", ".scale_")
+            tensor = tensor.t() * tensors[scale].unsqueeze(1)
+        widths = [len(expected[name]) for name in names] if len(names) > 1 else [len(tensor)]
+        for name, part in zip(names, tensor.split(widths), strict=True):
+            moe, _, layer = name.removesuffix(".weight").removesuffix(".bias").rpartition(".")
+            stack = expected.get(f"{moe}.experts.{layer}")
+            if stack is None or stack.ndim != 3:
+                yield name, part
+            else:
+                yield from _of_mixture(moe, layer, part, name.endswith("weight"), stack)
+        if joined.endswith(("bias_2", "shared_bias_2")):
+            moe, _, leaf = joined.rpartition(".")
+            yield (f"{moe}.experts.bias_2" if leaf == "bias_2" else f"{moe}.shared_expert.w_2.bias"), tensor
+
+
+def _of_mixture(moe: str, layer: str, tensor: Tensor, is_weight: bool, stack: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """The shared expert's part of a wide layer and that of the others; stack: what the experts' weights are like."""
+    num_experts, outputs, inputs = stack.shape
+    if layer == "w_1":
+        hidden = num_experts * outputs
+        shared, others = tensor[:-hidden], tensor[-hidden:].unflatten(0, (num_experts, outputs))
+    else:
+        hidden = num_experts * inputs
+        shared, others = tensor[:, :-hidden], tensor[:, -hidden:].unflatten(1, (num_experts, inputs)).transpose(0, 1)
+    kind = "weight" if is_weight else "bias"
+    yield f"{moe}.shared_expert.{layer}.{kind}", shared
+    yield f"{moe}.experts.{layer if is_weight else layer.replace('w', 'bias')}", others
+
+
+def whole(tensors: Mapping[str, Tensor], name: str, like: Tensor) -> Tensor:
+    """The parameter `name`, of the shape of `like`.
+
+    Raises CheckpointError if the graphs do not have it.
+    """
+    if name.rpartition(".")[0].endswith(".experts") and name not in tensors:  # each expert for itself
+        return torch.stack([whole(tensors, f"{name}_{expert}", each) for expert, each in enumerate(like)])
+    if name not in tensors:
+        raise CheckpointError(f"the graphs have no {name}: is this the configuration of the model?")
+    tensor = tensors[name]
+    if tensor.numel() != like.numel():
+        raise CheckpointError(f"{name} has {tensor.numel()} values, in the configuration {like.numel()}")
+    # Convolutions are products of frames side by side.
+    if like.ndim == 3 and like.shape[2] == 3 and tensor.ndim == 2:
+        return tensor.unflatten(1, (like.shape[2], like.shape[1])).transpose(1, 2)
+    return tensor.reshape(like.shape)
+
+
+def main() -> None:
+    """Convert as the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, help="model directory")
+    parser.add_argument("config", type=Path, help="the experiment's YAML file")
+    parser.add_argument("output", type=Path, help="checkpoint to write")
+    arguments = parser.parse_args()
+    experiment = load_experiment(arguments.config)
+    tokenizer = load_tokenizer(arguments.model)
+    model = AsrModel(fit_vocabulary(experiment.model, tokenizer))
+    tensors: dict[str, Tensor] = {}
+    for graph, side in GRAPHS.items():
+        path = arguments.model / f"{graph}.onnx"
+        if path.is_file():
+            for name, tensor in parameters(path):
+                tensors["+".join(side + each for each in name.split("+"))] = tensor
+    expected = model.state_dict()
+    found = dict(separate(tensors, expected))
+    weights = {name: whole(found, name, like).to(like.dtype) for name, like in expected.items()}
+    load_weights(model, weights, arguments.model)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(arguments.output)
+    save_checkpoint(arguments.output, model, {"fbank": asdict(experiment.fbank)})
+
+
+if __name__ == "__main__":
+    main()
