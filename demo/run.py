@@ -161,7 +161,7 @@ def run(manifest: Path, model_name: str | None) -> int:
 def main() -> int:
     """Run the demo; 0 when every recording was recognised, whatever the words."""
     parser = argparse.ArgumentParser(description="Transcribe recordings, whole and as a stream, and count the errors.")
-    default = Path(__file__).resolve().parent / "words.jsonl"
+    default = Path(__file__).resolve().parent / "clips.jsonl"
     parser.add_argument("manifest", nargs="?", type=Path, default=default, help="JSON lines with key, wav and txt")
     parser.add_argument("--model", help="name or directory of a model (default: the included one)")
     arguments = parser.parse_args()

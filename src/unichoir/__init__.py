@@ -8,6 +8,7 @@ for result in model.stream(blocks_of_samples, sample_rate=16000):
     print(result.text)
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from unichoir.decoding.vad_options import VadOptions
     from unichoir.errors import UnichoirError
     from unichoir.text.written import WrittenForm
+
+# ONNX Runtime reports how it is used, unless this is set before it is imported. Processes that are started from here
+# inherit it.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 

@@ -1,14 +1,16 @@
 """Load a model, transcribe and stream with it: what `unichoir` offers to Python programs."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Any, BinaryIO, TypeAlias, TypeVar, cast
+from typing import Any, Literal, TypeAlias, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unichoir.audio.io import AudioSource, audio_blocks, audio_duration, check_samples, resample
+from unichoir.audio.io import AudioSource, Recording, array_recording, open_recording
+from unichoir.decoding.channels import join_channels
 from unichoir.decoding.context import Hotword, parse_hotwords
 from unichoir.decoding.device import Device
 from unichoir.decoding.forced import force_align
@@ -32,6 +34,7 @@ from unichoir.text.written import WrittenForm
 __all__ = [
     "DEFAULT_MODEL",
     "MODELS",
+    "Channel",
     "Hotwords",
     "Model",
     "Stream",
@@ -48,6 +51,7 @@ __all__ = [
 ]
 
 Hotwords: TypeAlias = Iterable[Hotword | str | tuple[str, float]]
+Channel: TypeAlias = int | Literal["mix", "each"]
 _Options = TypeVar("_Options", DecodingOptions, StreamingOptions)
 
 
@@ -97,12 +101,14 @@ class Model:
         written: WrittenForm | None = None,
         verbatim: bool | None = None,
         progress: Progress | None = None,
+        channel: Channel = "mix",
+        strict: bool = False,
     ) -> Transcript:
         """Recognise one recording of any length; of a file no more than some minutes are in memory at a time.
 
         Args:
-            source: path, bytes or binary stream of an audio file (WAV, FLAC, Ogg, MP3; with the extra `av` MP4,
-                Matroska, WebM and others, films too), or samples: (N,) or (N, channels), float in [-1, 1] or int16.
+            source: path, bytes or binary stream of an audio file, of a kind that docs/transcribe.md names, or samples:
+                (N,) or (N, channels), float in [-1, 1] or int16.
             sample_rate: of samples, in Hz; not for files, which know it themselves.
             decoding, chunk_size: short for these two fields of `options`, which they override.
             hotwords: phrases to expect, or (phrase, boost); in place of those of `options` (docs/hotwords.md).
@@ -111,16 +117,30 @@ class Model:
                 that come with the model count. A failure leaves, with a logged warning, the bare words
                 (docs/written-form.md).
             verbatim: True: the bare words, as `spoken` has them in any case, without marks and case of the model.
-            progress: called with the seconds of audio done and the seconds in all.
+            progress: called with the seconds of audio done and the seconds in all, which may be an estimate.
+            channel: a number from 1; "mix": the mean of all channels or, where they cancel each other, the louder one;
+                "each": every channel by itself, and in the transcript words and tokens have their channel.
+            strict: audio of which something is missing is an error. Else what there is is recognised, and the
+                transcript's `warnings` say what is missing.
 
         Raises:
-            AudioError: audio that cannot be read, is empty or not finite; samples without their rate.
+            AudioError: audio that cannot be read, is empty or not finite; samples without their rate; a channel that
+                there is not.
             DecodingError: options that make no sense or that the model cannot fulfil.
         """
         fields = {"mode": decoding, "chunk_size": chunk_size, "written": written, "verbatim": verbatim}
         options = _with(options or DecodingOptions(), hotwords, **fields)
-        blocks, advance = self._blocks(source, sample_rate, progress)
-        return self.recognizer.recognize_blocks(blocks, options, advance)
+        with _open(source, sample_rate) as recording:
+            if channel != "each":
+                read = _Reading(recording, self.sample_rate, channel, strict, progress)
+                return read.finish(self.recognizer.recognize_blocks(read.blocks(), options, read.progress))
+            count = recording.num_channels
+            read = _Reading(recording, self.sample_rate, "mix", strict, progress, count)
+            parts = [
+                self.recognizer.recognize_blocks(read.blocks(number), options, read.progress)
+                for number in range(1, count + 1)
+            ]
+            return read.finish(join_channels(parts))
 
     def align(
         self,
@@ -130,16 +150,19 @@ class Model:
         sample_rate: int | None = None,
         options: DecodingOptions | None = None,
         progress: Progress | None = None,
+        channel: int | Literal["mix"] = "mix",
+        strict: bool = False,
     ) -> Transcript:
         """When the words of `text` are said in one recording of any length (docs/align.md).
 
-        source, sample_rate, progress: as for `transcribe`. options: of their fields only those of chunks, language and
-        length of segments matter. A text that is not what is said gets times, too, but low confidence.
-        Raises AudioError as `transcribe` does, DecodingError for a text without words, with a word that the model's
-        vocabulary cannot write or that is too long for the recording.
+        source, sample_rate, progress, channel, strict: as for `transcribe`. options: of their fields only those of
+        chunks, language and length of segments matter. A text that is not what is said gets times, too, but low
+        confidence. Raises AudioError as `transcribe` does, DecodingError for a text without words, with a word that the
+        model's vocabulary cannot write or that is too long for the recording.
         """
-        blocks, advance = self._blocks(source, sample_rate, progress)
-        return force_align(self.recognizer, blocks, text, options, advance)
+        with _open(source, sample_rate) as recording:
+            read = _Reading(recording, self.sample_rate, channel, strict, progress)
+            return read.finish(force_align(self.recognizer, read.blocks(), text, options, read.progress))
 
     def create_stream(
         self,
@@ -210,26 +233,63 @@ class Model:
         )
         return _changes(_results(stream, blocks, sample_rate), empty_finals)
 
-    def _blocks(
-        self, source: AudioSource | NDArray[Any], sample_rate: int | None, progress: Progress | None
-    ) -> tuple[Iterable[NDArray[np.float32]], Callable[[float], None] | None]:
-        """The recording in blocks (N,) at the model's rate, and `progress` of the seconds done alone."""
-        if not (isinstance(source, (str, os.PathLike, bytes)) or hasattr(source, "read")):
-            if sample_rate is None:
-                raise AudioError("samples: their sample_rate is needed, in Hz")
-            samples = resample(check_samples(source, sample_rate), sample_rate, self.sample_rate)
-            return [samples], _of_total(progress, len(samples) / self.sample_rate)
+
+def _open(source: AudioSource | NDArray[Any], sample_rate: int | None) -> AbstractContextManager[Recording]:
+    if isinstance(source, (str, os.PathLike, bytes)) or hasattr(source, "read"):
         if sample_rate is not None:
             raise AudioError("sample_rate is for arrays of samples: files know their own")
-        name = str(getattr(source, "name", "") or "audio data") if hasattr(source, "read") else None
-        if not isinstance(source, (str, os.PathLike, bytes)):
-            source = cast(BinaryIO, source).read()
-        blocks = audio_blocks(source, sample_rate=self.sample_rate, name=name)
-        return blocks, progress and _of_total(progress, audio_duration(source, name=name))
+        return open_recording(cast(AudioSource, source))
+    if sample_rate is None:
+        raise AudioError("samples: their sample_rate is needed, in Hz")
+    return nullcontext(array_recording(source, sample_rate))
 
 
-def _of_total(progress: Progress | None, total: float) -> Callable[[float], None] | None:
-    return None if progress is None else lambda done: progress(min(done, total), total)
+class _Reading:
+    """A recording on its way through a recogniser, and what has to be said of it.
+
+    Args:
+        recording: to be read.
+        sample_rate: in Hz, of its blocks.
+        channel, strict: as `Model.transcribe` takes them, but for "each".
+        progress: called with the seconds done and those in all, an estimate, of `times` readings.
+    """
+
+    def __init__(
+        self,
+        recording: Recording,
+        sample_rate: int,
+        channel: int | Literal["mix"],
+        strict: bool,
+        progress: Progress | None,
+        times: int = 1,
+    ) -> None:
+        self._recording = recording
+        self._sample_rate = sample_rate
+        if not isinstance(channel, int) and channel != "mix":
+            raise AudioError(f"channel '{channel}': expected a number from 1, mix or each")
+        self._channel = None if channel == "mix" else channel
+        self._strict = strict
+        self._warnings: list[str] = []
+        self._progress = progress
+        self._total = recording.estimate() * times if progress is not None else 0.0
+        self._before = self._done = 0.0
+
+    def blocks(self, channel: int | None = None) -> Iterable[NDArray[np.float32]]:
+        """From the beginning, of this channel if one is named."""
+        self._before += self._done
+        self._done = 0.0
+        warn, channel = self._warnings.append, channel or self._channel
+        return self._recording.blocks(self._sample_rate, channel=channel, warn=warn, strict=self._strict)
+
+    def progress(self, done: float) -> None:
+        """So many seconds of this reading are done."""
+        self._done = done
+        if self._progress is not None:
+            self._progress(self._before + done, max(self._total, self._before + done))
+
+    def finish(self, transcript: Transcript) -> Transcript:
+        """The transcript with what has to be said."""
+        return replace(transcript, warnings=tuple(dict.fromkeys(self._warnings)))
 
 
 class Stream:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import reprlib
 import types
 import typing
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ def from_mapping(cls: type[T], mapping: object, where: str) -> T:
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
     unknown = [str(key) for key in mapping if key not in fields]
     if unknown:
-        raise ConfigError(f"{where}: unknown key '{unknown[0]}' (known: {', '.join(sorted(fields))})")
+        raise ConfigError(f"{where}: unknown key '{unknown[0][:100]}' (known: {', '.join(sorted(fields))})")
     hints = typing.get_type_hints(cls)
     values: dict[str, Any] = {}
     for name, field in fields.items():
@@ -46,6 +47,24 @@ def to_mapping(config: object) -> dict[str, Any]:
     }
 
 
+def check_ranges(config: object, **ranges: tuple[float, float]) -> None:
+    """Raises ConfigError for a field whose number does not lie in its range, both ends included; None is not looked at.
+
+    Numbers beyond reason would otherwise end in memory, time or arithmetic that fails far from here.
+    """
+    for name, (least, most) in ranges.items():
+        value = getattr(config, name)
+        if value is not None and not least <= value <= most:
+            raise ConfigError(f"{name} must lie between {least:g} and {most:g}, found {shown(value)}")
+
+
+def shown(value: object) -> str:
+    """For a message: short, whatever was read."""
+    brief = reprlib.Repr()
+    brief.maxlevel = 2
+    return brief.repr(value)
+
+
 def _plain(value: object) -> object:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return to_mapping(value)
@@ -65,7 +84,7 @@ def _convert(hint: Any, value: object, where: str) -> Any:
         return _convert(hint, value, where)
     if origin is typing.Literal:
         if value not in arguments:
-            raise ConfigError(f"{where}: {value!r} is not one of {', '.join(map(repr, arguments))}")
+            raise ConfigError(f"{where}: {shown(value)} is not one of {', '.join(map(repr, arguments))}")
         return value
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
@@ -88,5 +107,5 @@ def _convert(hint: Any, value: object, where: str) -> Any:
     if hint is float and isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
         return float(value)  # YAML 1.1 takes 1e-3, without a point or a sign, for a string
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise ConfigError(f"{where}: expected {hint.__name__}, found {value!r}")
+        raise ConfigError(f"{where}: expected {hint.__name__}, found {shown(value)}")
     return value

@@ -18,7 +18,7 @@ from unichoir.extras import training_extras
 from unichoir.text.english_punctuation import PUNCTUATION_FILE
 from unichoir.text.tokenizer import Tokenizer, load_tokenizer
 
-DEFAULT_MODEL = "unichoir-small-en"
+DEFAULT_MODEL = "unichoir-base-en"
 WEIGHTS_FILE = "model.safetensors"
 LM_FILE = "lm.bin"
 """The language model of a model directory, packed (`unichoir lm add`)."""

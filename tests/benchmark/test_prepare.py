@@ -30,7 +30,7 @@ def prepare(candidate: Candidate, samples: Floats, root: Path | None, begins: Ca
 
 @pytest.fixture(scope="module")
 def home(tiny: Callable[..., Candidate], samples: Floats, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return prepare(tiny(), samples, tmp_path_factory.mktemp("models"))
+    return prepare(tiny(reverse_blocks=0), samples, tmp_path_factory.mktemp("models"))
 
 
 def test_all_is_there_and_nothing_else(home: Path) -> None:
@@ -42,7 +42,7 @@ def test_all_is_there_and_nothing_else(home: Path) -> None:
 def test_exported_models_compute_what_calibrated_ones_do(
     home: Path, tiny: Callable[..., Candidate], feats: Floats, folder: str
 ) -> None:
-    model, calibration = build_model(tiny().model), load_calibration(home)
+    model, calibration = build_model(tiny(reverse_blocks=0).model), load_calibration(home)
     calibration.apply(model)
     for name, weight in (calibration.uniform_routers if folder == "int8-uniform" else {}).items():
         model.get_submodule(name).router.gate.weight.data.copy_(torch.from_numpy(weight))
@@ -57,7 +57,7 @@ def test_exported_models_compute_what_calibrated_ones_do(
 
 def test_what_is_there_is_used_again(home: Path, tiny: Callable[..., Candidate], samples: Floats) -> None:
     begun: list[str] = []
-    assert prepare(tiny(), samples, home.parent, begun.append) == home
+    assert prepare(tiny(reverse_blocks=0), samples, home.parent, begun.append) == home
     assert not begun
 
 
@@ -66,7 +66,7 @@ def test_other_settings_are_other_models(home: Path, tiny: Callable[..., Candida
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        prepare(tiny(), samples[::-1], home.parent, stop)
+        prepare(tiny(reverse_blocks=0), samples[::-1], home.parent, stop)
     # And what was interrupted has left nothing.
     assert [path.name for path in home.parent.iterdir()] == [home.name]
 
@@ -74,7 +74,7 @@ def test_other_settings_are_other_models(home: Path, tiny: Callable[..., Candida
 def test_what_fails_leaves_nothing(tiny: Callable[..., Candidate], tmp_path: Path) -> None:
     broken: NDArray[np.float32] = np.zeros(100, np.float32)  # no frame to calibrate with
     with pytest.raises(UnichoirError):
-        prepare(tiny(experts=0), broken, tmp_path)
+        prepare(tiny(experts=0, reverse_blocks=0), broken, tmp_path)
     assert not list(tmp_path.iterdir())
 
 

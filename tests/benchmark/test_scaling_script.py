@@ -55,12 +55,16 @@ def test_whole_steps_are_compared_with_a_large_product() -> None:
     )
     assert not ended.returncode, ended.stderr
     moe, dense = table(ended.stdout)
+    (rate,) = re.findall(r"TFLOP/s of one large product: (\S+),", ended.stdout)
     for row in (moe, dense):
         assert row["batch"] == "10 s"
-        assert 0 < int(row["of the product"].removesuffix("%")) < 100
+        # More than 100 % where the processor has no bf16: torch computes the large product in it, and much else not.
+        share = int(row["of the product"].removesuffix("%")) / 100
+        assert share == pytest.approx(float(row["TFLOP/s"]) / float(rate), rel=0.1)
+        assert share > 0
         assert float(row["peak GB"]) == pytest.approx(float(row["planned GB"]), abs=0.02)
         speed = float(row["batch"].removesuffix(" s")) / float(row["ms of a step"]) * 1000
-        assert float(row["s of audio / s"]) == pytest.approx(speed, rel=0.02)
+        assert float(row["s of audio / s"]) == pytest.approx(speed, abs=0.6)  # a whole number
     assert float(moe["the layer alone"]) > 0
     assert dense["the layer alone"] == "-"
 

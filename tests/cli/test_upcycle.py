@@ -174,7 +174,6 @@ def test_split_on_speech(dense: Path, speech: Path, tmp_path: Path, capsys: pyte
     shapes = [(layer.num_experts, layer.top_k, layer.balance_rate, tuple(layer.experts.w_1.shape)) for layer in layers]
     assert shapes == [(3, 1, 1e-3, (3, 4, 16))] * 4
     assert load_tokenizer(out).tokens == load_tokenizer(dense).tokens
-    assert max(export_onnx(out, tmp_path / "onnx").values()) < 1e-4
     # All that is no feed-forward layer is as it was.
     weights = after.state_dict()
     for name, tensor in before.state_dict().items():

@@ -1,6 +1,7 @@
 import io
 import json
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -191,6 +192,25 @@ def test_shards_keep_audio_on_disk(tmp_path):
 def test_a_bad_shard(tmp_path, members, message):
     with pytest.raises(ManifestError, match=rf"s\.tar: .*{message}"):
         read_manifest(make_shard(tmp_path / "s.tar", members))
+
+
+def test_sizes_that_a_shard_only_claims_take_no_memory(tmp_path):
+    """A sparse member of 8 GiB, a transcript of 2 MiB, a list that says that an utterance has 8 TiB."""
+    claimed = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": str(8 << 30)}
+    with tarfile.open(tmp_path / "sparse.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        for name, content in (("a.txt", b"x"), ("a.wav", b"1\n0\n1\n".ljust(512, b"\0") + b"y")):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            member.pax_headers = {**claimed, "GNU.sparse.name": name} if name == "a.wav" else {}
+            archive.addfile(member, io.BytesIO(content))
+    with pytest.raises(ManifestError, match=r"sparse\.tar: a\.wav: is a sparse file"):
+        read_manifest(tmp_path / "sparse.tar")
+    make_shard(tmp_path / "long.tar", [("a.txt", b"x" * (2 << 20)), ("a.wav", b"y")])
+    with pytest.raises(ManifestError, match=r"long\.tar: a\.txt: has 2097152 bytes, and may have 1048576"):
+        read_manifest(tmp_path / "long.tar")
+    (utterance,) = read_manifest(make_shard(tmp_path / "s.tar", [("a.txt", b"x"), ("a.wav", audio_bytes(1.0))]))
+    with pytest.raises(AudioError, match=r"s\.tar: a: truncated"):
+        load_utterance(replace(utterance, byte_range=(512, 8 << 40)))
 
 
 def test_damaged_and_missing_shards(tmp_path):

@@ -20,6 +20,7 @@ CORPORA = ("librispeech", "aishell", "wenetspeech")
 TINY = {
     "model": "moe-tiny",
     "model.encoder.num_blocks": 1,
+    "model.encoder.subsampling_channels": 8,
     "trainer.max_epochs": 1,
     "trainer.accumulate": 1,
     "trainer.precision": "fp32",

@@ -46,7 +46,7 @@ TINY = {
     "data.max_frames_in_batch": 1000,
     "augment.rooms.num_responses": 1,
 }
-SMALL = {"VOCAB": "200", "IMPORT": "--top-blocks 1 --reverse-blocks 1", "WRITTEN_HOURS": "1e-7"}
+SMALL = {"VOCAB": "200", "IMPORT": "--top-blocks 1", "WRITTEN_HOURS": "1e-7"}
 
 
 def write_data(folder: Path) -> None:
@@ -113,7 +113,8 @@ def test_english(whisper: Path, tmp_path: Path) -> None:
     shutil.copytree(SMALL_MODEL, tmp_path / "packaged")
     run(whisper, tmp_path / "data", tmp_path / "packaged", folder=tmp_path)
     assert [len(read_manifest(out / f"{name}.jsonl")) for name in ("train", "dev")] == [4 * (13 + 2), 2]
-    for name in ("top", "all"):
+    assert len(read_manifest(out / "train-again.jsonl")) == 4 * (10 + 2 + 6 + 2)
+    for name in ("top", "all", "again"):
         model, _ = load_checkpoint(out / f"run-{name}" / "average")
         layer = model.config.encoder.feed_forward
         assert (layer.num_experts, layer.shared_hidden_dim) == ((0, 0) if name == "top" else (4, 1536))

@@ -20,6 +20,7 @@ TEXTS = {
 }
 TINY = {
     "model.encoder.num_blocks": 1,
+    "model.encoder.subsampling_channels": 8,
     "trainer.max_epochs": 1,
     "trainer.precision": "fp32",
     "optim.warmup_steps": 1,

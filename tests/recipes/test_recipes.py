@@ -14,6 +14,12 @@ from unichoir.data.manifest import read_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 SYLLABLES = ["ba", "ke", "li", "mo", "nu", "pra", "ste", "tri", "wo", "zu", "fen", "gar", "hil", "jon", "dur"]
+TINY = {
+    "model.encoder.num_blocks": 1,
+    "model.encoder.subsampling_channels": 8,
+    "trainer.max_epochs": 1,
+    "trainer.precision": "fp32",  # not every processor computes in bf16
+}
 
 
 def write_corpus(folder: Path, seed: int) -> None:
@@ -37,7 +43,8 @@ def write_corpus(folder: Path, seed: int) -> None:
 
 def run(recipe: str, data: Path, folder: Path) -> None:
     environment = {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
-    command = ["bash", str(ROOT / "recipes" / recipe / "run.sh"), str(data), "--set", "trainer.max_epochs=1"]
+    changes = [part for key, value in TINY.items() for part in ("--set", f"{key}={value}")]
+    command = ["bash", str(ROOT / "recipes" / recipe / "run.sh"), str(data), *changes]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 

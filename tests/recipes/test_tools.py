@@ -11,10 +11,20 @@ from types import ModuleType
 import numpy as np
 import pytest
 import soundfile
+import torch
+import yaml
 from tests.samples import REFERENCES, SMALL_MODEL
 
 from unichoir.api import load_recognizer
+from unichoir.audio.fbank import FbankConfig
+from unichoir.configuration import to_mapping
 from unichoir.data.manifest import load_utterance, read_manifest
+from unichoir.errors import CheckpointError
+from unichoir.export.onnx import export_model
+from unichoir.model.asr_model import AsrModel
+from unichoir.model.checkpoint import load_checkpoint
+from unichoir.model.config import DecoderConfig, EncoderConfig, FeedForwardConfig, ModelConfig
+from unichoir.text.tokenizer import CharTokenizer, load_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 RATE = 16000
@@ -83,3 +93,51 @@ def test_combined_manifests_point_to_the_same_audio_and_repeat(tmp_path: Path, m
     for first, second in zip([utterance for utterance in original for _ in range(2)], combined, strict=True):
         assert os.path.samefile(first.wav, second.wav)
         assert first.txt == second.txt
+
+
+def test_a_model_in_int8_becomes_a_checkpoint_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what graphs hold in other ways: joined products, small experts as one wide network, convolutions as products
+    of frames, float weights that were transposed. Nothing is lost but the rounding to 8 bits."""
+    tokenizer = CharTokenizer(["<blank>", "<unk>", "<sos/eos>", *"abcd"])
+    small = FeedForwardConfig(hidden_dim=4, num_experts=4, top_k=2, shared_hidden_dim=32, activation="gelu")
+    large = FeedForwardConfig(hidden_dim=12, num_experts=4, top_k=2)
+    encoder = EncoderConfig(
+        input_dim=80,
+        dim=16,
+        num_heads=2,
+        num_blocks=1,
+        num_top_blocks=1,
+        front="conv1d",
+        subsampling_channels=None,
+        block="transformer",
+        position="sinusoidal",
+        feed_forward=small,
+    )
+    decoder = DecoderConfig(num_blocks=2, num_reverse_blocks=1, num_heads=2, feed_forward=large, position="learned")
+    config = ModelConfig(vocab_size=7, encoder=encoder, decoder=decoder, reverse_weight=0.3)
+    torch.manual_seed(3)
+    model = AsrModel(config).eval()
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    tokenizer.save(tmp_path)
+    fbank = FbankConfig(kind="whisper", lead_frames=2)
+    export_model(model, fbank, tmp_path, tmp_path / "model", quantize="int8")
+    experiment = {"tokenizer": "here", "model": to_mapping(config), "fbank": to_mapping(fbank)}
+    experiment |= {"optim": {"learning_rate": 0.1}, "trainer": {"max_steps": 1}}
+    (tmp_path / "experiment.yaml").write_text(yaml.safe_dump(experiment))
+    tool = script("tools/dequantize")
+    call(tool, monkeypatch, tmp_path / "model", tmp_path / "experiment.yaml", tmp_path / "checkpoint")
+    found, sections = load_checkpoint(tmp_path / "checkpoint")
+    assert found.config == config
+    assert sections["fbank"] == to_mapping(fbank)
+    assert load_tokenizer(tmp_path / "checkpoint").tokens == tokenizer.tokens
+    weights, expected = found.state_dict(), model.state_dict()
+    assert weights.keys() == expected.keys()
+    for name, weight in expected.items():
+        rounding = 1e-6 if weight.ndim < 2 or "norm" in name else 0.005  # of the largest weights of an output, 1.2
+        torch.testing.assert_close(weights[name], weight, rtol=0, atol=rounding, msg=name)
+    assert any(not torch.equal(weights[name], weight) for name, weight in expected.items())
+    experiment["model"]["decoder"]["num_blocks"] = 3
+    (tmp_path / "experiment.yaml").write_text(yaml.safe_dump(experiment))
+    with pytest.raises(CheckpointError, match="is this the configuration of the model"):
+        call(tool, monkeypatch, tmp_path / "model", tmp_path / "experiment.yaml", tmp_path / "other")

@@ -18,7 +18,7 @@ from unichoir.decoding.encoding import encode_utterance
 from unichoir.decoding.greedy import ctc_greedy_search
 from unichoir.decoding.onnx_backend import OnnxBackend
 from unichoir.decoding.prefix_beam import ctc_prefix_beam_search
-from unichoir.decoding.rescoring import attention_rescoring
+from unichoir.decoding.rescoring import Rescorer
 
 PARTS = ("features", "encoder", "greedy", "beam", "rescoring")
 MAX_CHUNKS, MAX_CHUNK_SECONDS = 8, 2.0
@@ -109,7 +109,7 @@ class Worker:
         times.append(time.perf_counter())
         hyps = ctc_prefix_beam_search(log_probs, blank_id=blank_id)
         times.append(time.perf_counter())
-        attention_rescoring(self._backend, encoder_out, hyps)
+        Rescorer(self._backend, encoder_out)(hyps)
         times.append(time.perf_counter())
         return dict(zip(PARTS, np.diff(times).tolist(), strict=True))
 

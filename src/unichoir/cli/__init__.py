@@ -26,7 +26,7 @@ from unichoir.cli import (
     wenet,
     whisper,
 )
-from unichoir.cli.common import print_error
+from unichoir.cli.common import ClosedStream, print_error
 from unichoir.errors import UnichoirError
 
 app = typer.Typer(
@@ -78,6 +78,7 @@ def root(
 
 def main() -> None:
     """Run the command line; errors of ours become one line and exit code 1."""
+    _replace_closed_streams()
     for output in (sys.stdout, sys.stderr):
         # A terminal that cannot show a character is no reason to fail.
         if hasattr(output, "reconfigure"):
@@ -88,9 +89,27 @@ def main() -> None:
         print_error(error)
         sys.exit(1)
     except BrokenPipeError:
-        # The reader has seen enough; Python would complain once more when it closes the stream.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader has seen enough.
+        _abandon_output()
         sys.exit(1)
     except OSError as error:
         print_error(UnichoirError(f"{error.filename}: {error.strerror}") if error.filename else error)
+        _abandon_output()
         sys.exit(1)
+
+
+def _replace_closed_streams() -> None:
+    """No file that is opened later may get the number of a standard stream, and no result be lost in silence."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+            stream = open(number, "w") if name == "stderr" else ClosedStream(f"standard {name[3:]}put")  # noqa: SIM115
+            setattr(sys, name, stream)
+
+
+def _abandon_output() -> None:
+    """What could not be written is not tried again: Python would complain once more when it closes the stream."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

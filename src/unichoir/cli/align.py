@@ -8,8 +8,15 @@ from typing import Annotated, ClassVar
 
 import typer
 
-from unichoir.cli.arguments import DeviceOption, LanguageOption, ModelArguments
-from unichoir.cli.common import STANDARD_INPUT, note, progress_bar, refuse
+from unichoir.cli.arguments import (
+    ChannelOption,
+    DeviceOption,
+    LanguageOption,
+    ModelArguments,
+    StrictOption,
+    parse_channel,
+)
+from unichoir.cli.common import STANDARD_INPUT, note, progress_bar, refuse, warn, write_whole
 from unichoir.cli.fleet import MAX_NAMED, model_source, report_failures
 from unichoir.cli.formats import SubtitleArguments, parse_formats
 from unichoir.cli.grouping import grouped
@@ -99,6 +106,8 @@ def align(
         typer.Option(metavar="FILE", help="Write here, not to standard output.", dir_okay=False, show_default=False),
     ] = None,
     language: LanguageOption = None,
+    channel: ChannelOption = None,
+    strict: StrictOption = False,
     device: DeviceOption = "cpu",
 ) -> None:
     """Find when each word of a known text is said (forced alignment).
@@ -122,7 +131,8 @@ def align(
     options = DecodingOptions(language=language)
     refuse({"--lm": model.lm != DEFAULT_LM}, "has no part in an alignment: the words are known")
     if many.output_dir is not None:
-        refuse({"TEXT": text_file, "--text": text, "--output": output}, "has no place with --output-dir")
+        alone = {"TEXT": text_file, "--text": text, "--output": output, "--channel": channel, "--strict": strict}
+        refuse(alone, "has no place with --output-dir")
         many.align(audio, model, device, options, formats, shown)
         return
     refuse({"--retry-failed": many.retry_failed}, "needs --output-dir")
@@ -130,6 +140,9 @@ def align(
         raise typer.BadParameter("a file or --text, one of them", param_hint="TEXT")
     if len(formats) > 1:
         raise typer.BadParameter("several formats need a manifest and --output-dir", param_hint="--format")
+    chosen = parse_channel(channel)
+    if chosen == "each":
+        raise typer.BadParameter("one text is not said in each channel: N or mix", param_hint="--channel")
     if text is None:
         text = _read(text_file or Path())
     loaded = model.load(device)
@@ -139,12 +152,15 @@ def align(
             text,
             options=options,
             progress=lambda done, total: bar(round(done), round(total)),
+            channel=chosen,
+            strict=strict,
         )
+    warn(transcript.warnings)
     written = write_transcript(transcript, formats[0], audio, shown, segments=words_by_line(transcript.words, text))
     if output is None:
         sys.stdout.write(written)
     else:
-        output.write_text(written, encoding="utf-8", errors="backslashreplace", newline="\n")
+        write_whole(output, written)
     if transcript.confidence < LOW_CONFIDENCE:
         _warn(audio, transcript.confidence)
 

@@ -21,7 +21,7 @@ from unichoir.text.itn import ITN_LANGUAGES, ItnLanguage
 from unichoir.text.written import WrittenForm
 
 if TYPE_CHECKING:
-    from unichoir.api import Model
+    from unichoir.api import Channel, Model
     from unichoir.decoding.recognizer import Recognizer
 
 DEVICE_HELP = "Where the model computes: the CPU, or an NVIDIA GPU (not for int8)."
@@ -52,6 +52,15 @@ LanguageOption = Annotated[
         show_default=False,
     ),
 ]
+ChannelOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|mix|each",
+        help="Number of a channel; the mean of all; or each by itself, as of a telephone call.",
+        show_default="mix",
+    ),
+]
+StrictOption = Annotated[bool, typer.Option("--strict", help="A recording of which something is missing is an error.")]
 LanguageModelOption = Annotated[
     str,
     typer.Option(
@@ -62,6 +71,17 @@ LanguageModelOption = Annotated[
         "default: the model's own, if it has one.",
     ),
 ]
+
+
+def parse_channel(text: str | None) -> "Channel":
+    """A number from 1, mix or each; None is mix."""
+    if text == "each":
+        return "each"
+    if text is None or text == "mix":
+        return "mix"
+    if text.isascii() and text.isdecimal() and int(text) > 0:
+        return int(text)
+    raise typer.BadParameter(f"'{text}' is neither mix nor each nor a number from 1", param_hint="--channel")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,13 +127,22 @@ class SearchArguments:
             help="Weight of the CTC score in attention_rescoring; else the model's.",
         ),
     ] = None
-    corrections: Annotated[
+    attention_beam: Annotated[
         int | None,
         typer.Option(
             min=0,
             metavar="N",
             show_default=False,
-            help="Tokens that the decoder may correct in attention_rescoring, 0 for none; else the model's.",
+            help="Width of the decoder's own search in attention_rescoring, 0 for none; else the model's.",
+        ),
+    ] = None
+    reencode: Annotated[
+        bool | None,
+        typer.Option(
+            "--reencode/--no-reencode",
+            show_default=False,
+            help="Final results of what is heard in chunks: the encoder hears each utterance once more, whole; else as "
+            "the model wants.",
         ),
     ] = None
     reverse_weight: Annotated[
@@ -151,7 +180,8 @@ class SearchArguments:
         return {
             "beam_size": self.beam_size,
             "ctc_weight": self.ctc_weight,
-            "corrections": self.corrections,
+            "attention_beam": self.attention_beam,
+            "reencode": self.reencode,
             "reverse_weight": self.reverse_weight,
             "hotwords": () if self.hotwords is None else read_hotwords(self.hotwords, boost or DEFAULT_BOOST),
         }

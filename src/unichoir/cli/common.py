@@ -1,16 +1,21 @@
 """What the commands share: progress bars, lines for people, checks of option values."""
 
+import errno
+import io
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from unichoir.data.storage import replacing
 from unichoir.decoding.options import MODES, Mode
+from unichoir.errors import UnichoirError
 
 STANDARD_INPUT = "-"
 # Text, because a Path would spoil URLs.
@@ -68,6 +73,48 @@ def note(text: str) -> None:
 def print_error(error: Exception) -> None:
     """One line, whatever the message holds."""
     note(f"error: {' '.join(str(error).split())}")
+
+
+def warn(lines: Iterable[str]) -> None:
+    """A warning each, on standard error."""
+    for line in lines:
+        note(f"warning: {' '.join(line.split())}")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """To a file that gets its name when it is complete; to a pipe or a device as it is.
+
+    Raises UnichoirError that names the file.
+    """
+    content = text.encode("utf-8", errors="backslashreplace")
+    try:
+        if path.exists() and not path.is_file():
+            path.write_bytes(content)
+        else:
+            with replacing(path) as file:
+                file.write(content)
+    except OSError as error:
+        raise UnichoirError(f"{path}: {error.strerror or error}") from None
+
+
+class ClosedStream(io.TextIOBase):
+    """In place of a standard stream that whoever started the program has closed: whatever is done to it fails."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @property
+    def buffer(self) -> "ClosedStream":
+        """The stream of bytes."""
+        return self
+
+    def read(self, size: int | None = -1) -> NoReturn:
+        """Raises OSError."""
+        raise OSError(errno.EBADF, "is closed", self.name)
+
+    def write(self, text: str) -> NoReturn:
+        """Raises OSError."""
+        raise OSError(errno.EBADF, "is closed", self.name)
 
 
 class _UnitColumn(ProgressColumn):

@@ -93,8 +93,10 @@ def evaluate(
     from unichoir.evaluation.evaluate import plan
 
     modes, chunk_sizes = parse_modes(decoding), parse_chunk_sizes(chunk_size)
+    # Only one of the modes has a second pass that could hear everything again.
+    rescores = search.reencode and "attention_rescoring" in modes
     base = search.decoding_options(
-        mode=modes[0],
+        mode="attention_rescoring" if rescores else modes[0],
         chunk_size=max(size or 0 for size in chunk_sizes),
         num_left_chunks=num_left_chunks,
         language=language,

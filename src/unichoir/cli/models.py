@@ -50,16 +50,24 @@ def export(
             help="The weight of CTC in rescoring, for all who use the model and choose none. Else 0.5.",
         ),
     ] = None,
-    corrections: Annotated[
+    attention_beam: Annotated[
         int | None,
         typer.Option(
             min=0,
             metavar="N",
             show_default=False,
-            help="The tokens that the decoder may correct in rescoring, for all who use the model and choose none. "
+            help="The width of the decoder's own search in rescoring, for all who use the model and choose none. "
             "Else 0.",
         ),
     ] = None,
+    reencode: Annotated[
+        bool,
+        typer.Option(
+            "--reencode",
+            help="Final results of streams come from the whole utterance, heard once more, for all who use the model "
+            "and do not choose.",
+        ),
+    ] = False,
 ) -> None:
     """Turn a checkpoint of training into an ONNX model directory, which needs no PyTorch, and check that they agree.
 
@@ -76,7 +84,8 @@ def export(
             raise typer.BadParameter(
                 "float16 is not for sherpa-onnx: use int8, or leave it out", param_hint="--quantize"
             )
-        for flag, value in (("--ctc-weight", ctc_weight), ("--corrections", corrections)):
+        own = {"--ctc-weight": ctc_weight, "--attention-beam": attention_beam, "--reencode": reencode or None}
+        for flag, value in own.items():
             if value is not None:
                 raise typer.BadParameter("sherpa-onnx does not rescore: leave it out", param_hint=flag)
         export_for_sherpa(checkpoint, output, quantize)
@@ -85,7 +94,12 @@ def export(
         from unichoir.directory.hub import find_directory
         from unichoir.export.onnx import export_onnx
     differences = export_onnx(
-        find_directory(checkpoint), output, quantize=quantize, ctc_weight=ctc_weight, corrections=corrections
+        find_directory(checkpoint),
+        output,
+        quantize=quantize,
+        ctc_weight=ctc_weight,
+        attention_beam=attention_beam,
+        reencode=reencode,
     )
     for part, difference in differences.items():
         note(f"{part}: ONNX differs from torch by at most {difference:.1e}")

@@ -19,8 +19,9 @@ from unichoir.cli.fleet import ReplicaArguments, serve_on_cluster
 from unichoir.cli.grouping import grouped
 from unichoir.text.tokenizer import load_tokenizer
 
-SMALL_MODEL = 50_000_000
-"""Parameters below which products are too small to be shared by threads (docs/results/serving.md)."""
+SMALL_MODEL = 200_000_000
+"""Parameters below which products are too small to be shared by threads, of which the server has several anyway
+(docs/results/serving.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,14 @@ class NetworkArguments:
             envvar="UNICHOIR_API_KEY", metavar="KEY", help="Bearer token that clients must show.", show_default=False
         ),
     ] = ""
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A name by which clients reach this server, other than localhost and addresses; *: any.",
+            show_default=False,
+        ),
+    ] = None
     allow_origin: Annotated[
         list[str] | None,
         typer.Option(metavar="ORIGIN", help="Of other web pages that may connect; *: all.", show_default=False),
@@ -72,7 +81,7 @@ class LimitArguments:
     max_batch: Annotated[int, typer.Option(min=1, help="Streams encoded together.")] = 16
     idle_timeout: Annotated[float, typer.Option(metavar="S", help="Silence of a client that ends its session.")] = 30.0
     max_session_minutes: Annotated[float, typer.Option(metavar="MIN", help="Audio of one session.")] = 120.0
-    max_message_kb: Annotated[int, typer.Option(min=1, metavar="KB", help="One WebSocket message.")] = 1024
+    max_message_kb: Annotated[int, typer.Option(min=1, metavar="KB", help="One WebSocket message.")] = 20480
     max_upload_mb: Annotated[int, typer.Option(min=1, metavar="MB", help="One file.")] = 100
     max_audio_minutes: Annotated[float, typer.Option(metavar="MIN", help="Audio of one file.")] = 120.0
     max_waiting_uploads: Annotated[int, typer.Option(min=1, help="Files in work and waiting.")] = 8
@@ -127,8 +136,8 @@ def serve(
     The page is at / (microphones need https or localhost). A WebSocket at / speaks WeNet's protocol, one at
     /v1/realtime OpenAI's realtime transcription events; files go to /v1/audio/transcriptions. /healthz, /readyz and
     /metrics are for operators. Logs are JSON lines on standard error, without audio and without text. SIGTERM takes
-    nothing new, lets open sessions have their last result and ends with exit code 0. Models of less than 50M parameters
-    compute on one thread unless --threads says otherwise.
+    nothing new, lets open sessions have their last result and ends with exit code 0. Models of less than 200M
+    parameters compute on one thread unless --threads says otherwise.
 
     Examples:
 
@@ -163,6 +172,7 @@ def serve(
         streaming=streams.streaming_options(search, **common),
         decoding=search.decoding_options(mode=streams.decoding, **common, **long.fields()),
         api_key=network.api_key,
+        allowed_hosts=tuple(name.lower() for name in (network.host, *(network.allow_host or ()))),
         allowed_origins=tuple(network.allow_origin or ()),
         log_text=log_text,
         **limits.settings(),

@@ -16,7 +16,7 @@ from unichoir.cli.arguments import (
     SearchArguments,
     WrittenArguments,
 )
-from unichoir.cli.common import note, write_line
+from unichoir.cli.common import note, warn, write_line
 from unichoir.cli.cutting import StreamArguments
 from unichoir.cli.grouping import grouped
 from unichoir.cli.stream_output import Format, TextLines, make_output
@@ -132,7 +132,9 @@ def _run(session: "Session", source: "str | Microphone", sample_rate: int, speed
     from unichoir.stopping import StopRequest
 
     if isinstance(source, str):
-        samples = load_audio(source, sample_rate=sample_rate)
+        warnings: list[str] = []
+        samples = load_audio(source, sample_rate=sample_rate, warn=warnings.append, strict=False)
+        warn(warnings)
         with StopRequest() as stop:
             return session.run(play(samples, sample_rate, speed, stop.__bool__), sample_rate)
     with StopRequest() as stop, source:

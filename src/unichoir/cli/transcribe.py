@@ -10,15 +10,18 @@ import typer
 from rich.progress import Progress, TaskID
 
 from unichoir.cli.arguments import (
+    ChannelOption,
     DeviceOption,
     FusionArguments,
     LanguageOption,
     LeftChunksOption,
     ModelArguments,
     SearchArguments,
+    StrictOption,
     WrittenArguments,
+    parse_channel,
 )
-from unichoir.cli.common import STANDARD_INPUT, make_progress, print_error, refuse
+from unichoir.cli.common import STANDARD_INPUT, make_progress, print_error, refuse, warn, write_whole
 from unichoir.cli.cutting import LongArguments
 from unichoir.cli.fleet import FleetArguments
 from unichoir.cli.formats import FormatOption, SubtitleArguments, parse_formats
@@ -36,8 +39,8 @@ def transcribe(
         list[str],
         typer.Argument(
             metavar="FILE",
-            help="WAV, FLAC, Ogg Vorbis, Ogg Opus or MP3; MP4, Matroska, WebM, ... with the extra av; - for standard "
-            "input. With --ray: manifests.",
+            help="WAV, FLAC, Ogg, MP3, ...; MP4, WebM and nearly all else with the extra av; - for standard input. "
+            "With --ray: manifests.",
         ),
     ],
     model: ModelArguments,
@@ -55,6 +58,8 @@ def transcribe(
     ] = 0,
     num_left_chunks: LeftChunksOption = -1,
     language: LanguageOption = None,
+    channel: ChannelOption = None,
+    strict: StrictOption = False,
     output_format: FormatOption = None,
     output_dir: Annotated[
         Path | None,
@@ -68,7 +73,8 @@ def transcribe(
 
     Text comes without a file name for one file and after it for several; JSON is one object per line with words, times
     in ms, confidence and the n-best list. Several formats, and subtitles, TSV or TextGrids of several files, need
-    --output-dir. A file that cannot be read is reported, the others are done, and the exit code is 1.
+    --output-dir. A file that cannot be read is reported, the others are done, and the exit code is 1. One that ends
+    early or has a hole is transcribed as far as it goes, with a warning on standard error.
 
     Examples:
 
@@ -79,6 +85,8 @@ def transcribe(
         unichoir transcribe film.flac --format srt --max-line-length 37 > film.srt
 
         sox recording.raw -t wav - | unichoir transcribe - --chunk-size 16
+
+        unichoir transcribe call.wav --channel each
 
         unichoir transcribe --ray local train.jsonl dev.jsonl --output transcripts
     """
@@ -94,7 +102,7 @@ def transcribe(
         **long.fields(),
     )
     if fleet.ray is not None:
-        refuse({"--output-dir": output_dir}, "has no place with --ray")
+        refuse({"--output-dir": output_dir, "--channel": channel, "--strict": strict}, "has no place with --ray")
         formats = parse_formats(output_format or "json")
         fleet.transcribe(files, model, device, options, formats, subtitles.options(formats))
         return
@@ -102,10 +110,12 @@ def transcribe(
     formats = parse_formats(output_format or "text")
     _check_output(formats, len(files), output_dir is not None)
     shown = subtitles.options(formats)
+    chosen = parse_channel(channel)
     loaded = model.load(device)
     outputs = plan_outputs(files, output_dir, formats) if output_dir else None
     write = partial(_write, files, formats, shown, outputs)
-    if not _transcribe_all(partial(loaded.transcribe, options=options), files, write):
+    recognise = partial(loaded.transcribe, options=options, channel=chosen, strict=strict)
+    if not _transcribe_all(recognise, files, write):
         raise typer.Exit(1)
 
 
@@ -156,16 +166,22 @@ def _write(
     transcript: Transcript,
     place: int,
 ) -> None:
-    name = files[place]
+    warn(transcript.warnings)
+    name, failures = files[place], []
     for output_format in formats:
         content = write_transcript(transcript, output_format, name, subtitles)
         if outputs is not None:
-            path = outputs[place][output_format]
-            path.write_text(content, encoding="utf-8", errors="backslashreplace", newline="\n")
+            try:
+                write_whole(outputs[place][output_format], content)
+            except UnichoirError as error:
+                failures.append(str(error))
         else:
             named = output_format == "text" and len(files) > 1
-            sys.stdout.write(f"{name}: {content}" if named else content)
+            lines = content.splitlines(keepends=True)
+            sys.stdout.write("".join(f"{name}: {line}" for line in lines) if named else content)
             sys.stdout.flush()
+    if failures:
+        raise UnichoirError("; ".join(failures))
 
 
 def plan_outputs(files: Sequence[str], directory: Path, formats: Sequence[Format]) -> list[dict[Format, Path]]:

@@ -140,7 +140,7 @@ def _audio_of(utterance: Utterance, codec: Codec | Literal["keep"]) -> tuple[byt
     samples, rate = read_audio(source, start=utterance.start, end=utterance.end, name=name)
     wanted: Codec = "flac" if codec == "keep" else codec
     content = encode_audio(samples, rate, wanted, name)
-    return content, SUFFIXES[wanted], audio_duration(content, name=name)
+    return content, SUFFIXES[wanted], len(samples) / rate
 
 
 def _check_key(key: str) -> None:

@@ -85,8 +85,9 @@ def read_bytes(location: str, offset: int | None = None, size: int | None = None
         return _fetch(location) if is_url(location) else Path(location).read_bytes()
     if not is_url(location):
         with Path(location).open("rb") as file:
+            there = max(0, file.seek(0, io.SEEK_END) - offset)
             file.seek(offset)
-            content = file.read(size)
+            content = file.read(min(size, there))  # a list may name any size, and reading makes room for it first
     else:
         content = _fetch(location, offset, size)
     if len(content) < size:
@@ -107,7 +108,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
     That holds when several processes write the same file, or one is killed; it then leaves `NAME.*.tmp` behind.
     """
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+    # A name that is nearly too long can still be taken.
+    temporary = path.with_name(f"{path.name[:40]}.{uuid.uuid4().hex}.tmp")
     try:
         with temporary.open("xb") as file:
             yield file

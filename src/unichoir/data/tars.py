@@ -10,6 +10,8 @@ from unichoir.errors import ManifestError
 
 AUDIO_SUFFIXES = frozenset({"wav", "flac", "mp3", "ogg", "opus", "m4a"})
 BLOCK = tarfile.BLOCKSIZE
+MAX_TEXT_BYTES, MAX_AUDIO_BYTES = 1 << 20, 1 << 30
+"""Of one utterance."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,17 +56,19 @@ def _pairs(location: str, archive: tarfile.TarFile, with_audio: bool) -> Iterato
         if not member.isfile():
             continue
         stem, _, suffix = member.name.rpartition(".")
+        if member.issparse():  # its size is what it would be with all of its holes
+            raise ManifestError(f"{location}: {member.name}: is a sparse file, which has no place in a shard")
         if stem != pair.key:
             yield from _complete(pair)
             pair = Pair(key=stem)
         if suffix == "txt":
             try:
-                text = _content(archive, member).decode("utf-8").strip()
+                text = _content(location, archive, member, MAX_TEXT_BYTES).decode("utf-8").strip()
             except UnicodeDecodeError:
                 raise ManifestError(f"{location}: {member.name}: not UTF-8") from None
             pair = Pair(key=stem, txt=text, place=pair.place, audio=pair.audio)
         elif suffix.lower() in AUDIO_SUFFIXES:
-            audio = _content(archive, member) if with_audio else b""
+            audio = _content(location, archive, member, MAX_AUDIO_BYTES) if with_audio else b""
             pair = Pair(key=stem, txt=pair.txt, place=(member.offset_data, member.size), audio=audio)
     yield from _complete(pair)
 
@@ -75,7 +79,9 @@ def _complete(pair: Pair) -> Iterator[Pair]:
         yield pair
 
 
-def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+def _content(location: str, archive: tarfile.TarFile, member: tarfile.TarInfo, most: int) -> bytes:
+    if member.size > most:
+        raise ManifestError(f"{location}: {member.name}: has {member.size} bytes, and may have {most}")
     content = archive.extractfile(member)
     return content.read() if content else b""
 

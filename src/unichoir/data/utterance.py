@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from unichoir.audio.io import Samples, audio_duration, load_audio
+from unichoir.audio.io import Samples, Warn, audio_duration, load_audio, open_recording
 from unichoir.data.storage import is_url, read_bytes
 from unichoir.errors import AudioError
 
@@ -28,14 +28,25 @@ class Utterance:
     """(offset, size) of the audio file inside `wav`, when that is a tar."""
 
 
-def load_utterance(utterance: Utterance, sample_rate: int = 16000) -> Samples:
-    """(N,) samples of the utterance. Raises AudioError, naming the file, as `load_audio` does."""
+def load_utterance(utterance: Utterance, sample_rate: int = 16000, warn: Warn | None = None) -> Samples:
+    """(N,) samples of the utterance.
+
+    warn: called with what is missing; None: that is an error. Raises AudioError, naming the file, as `load_audio` does.
+    """
     source, name = utterance_source(utterance)
-    return load_audio(source, sample_rate=sample_rate, start=utterance.start, end=utterance.end, name=name)
+    return load_audio(
+        source,
+        sample_rate=sample_rate,
+        start=utterance.start,
+        end=utterance.end,
+        name=name,
+        warn=warn,
+        strict=warn is None,
+    )
 
 
 def utterance_duration(utterance: Utterance) -> float:
-    """Seconds: as the manifest says, else from the headers of the audio. Raises AudioError."""
+    """Seconds: as the manifest says, else found by decoding. Raises AudioError."""
     if utterance.duration is not None:
         return utterance.duration
     start = utterance.start or 0.0
@@ -43,6 +54,14 @@ def utterance_duration(utterance: Utterance) -> float:
         return utterance.end - start
     source, name = utterance_source(utterance)
     return audio_duration(source, name=name) - start
+
+
+def estimated_duration(utterance: Utterance) -> float:
+    """Seconds as `utterance_duration`, but of an audio file as its header tells. Raises AudioError."""
+    if utterance.duration is not None or utterance.end is not None:
+        return utterance_duration(utterance)
+    with open_recording(*utterance_source(utterance)) as recording:
+        return recording.estimate() - (utterance.start or 0.0)
 
 
 def utterance_source(utterance: Utterance) -> tuple[str | bytes, str]:

@@ -21,6 +21,7 @@ from unichoir.decoding.backend import Floats
 from unichoir.decoding.hypothesis import Hypothesis, Word
 from unichoir.decoding.options import DecodingOptions, Mode
 from unichoir.decoding.recognizer import Recognizer
+from unichoir.decoding.rescoring import is_reencoded
 from unichoir.errors import AudioError, DecodingError
 from unichoir.evaluation.calibration import Calibration, Judged, correct_words, measure_calibration
 from unichoir.text.normalize import canonical_text, normalize_for_scoring
@@ -105,7 +106,11 @@ def plan(
     return tuple(
         tuple(
             dataclasses.replace(
-                base, mode=mode, chunk_size=size or None, num_left_chunks=base.num_left_chunks if size else -1
+                base,
+                mode=mode,
+                chunk_size=size or None,
+                num_left_chunks=base.num_left_chunks if size else -1,
+                reencode=base.reencode if size and mode == "attention_rescoring" else None,
             )
             for mode in modes
         )
@@ -126,7 +131,8 @@ def evaluate(
 
     Args:
         recognizer: used in this process; or what makes one in each of the processes.
-        groups: from `plan`; the options of a group differ in nothing that the encoder sees, so it runs once for them.
+        groups: from `plan`; the options of a group differ in nothing that the encoder sees, so it runs once for them,
+            and once more for those that want `reencode`.
         jobs: processes, where `recognizer` is of the second kind.
         progress: called with (done, total) after each utterance.
         watch: called after each utterance that was recognised, before the next one; with a recogniser in this process.
@@ -219,7 +225,8 @@ def recognize_all(
     """One recording under each of the options; samples: (N,) at the recogniser's rate.
 
     Texts and confidences are those of `Recognizer.recognize`, but features are computed once and the encoder runs once
-    for each group. To align words is no part of the time: only who wants their times and confidences needs it.
+    for each group, and once more where some of its options want `reencode`. To align words is no part of the time: only
+    who wants their times and confidences needs it.
     """
     texts: dict[DecodingOptions, list[str]] = {options: [] for group in groups for options in group}
     words: dict[DecodingOptions, list[Word]] = {options: [] for options in texts}
@@ -229,8 +236,15 @@ def recognize_all(
             continue
         feats, feats_seconds = _timed(compute_fbank, piece.samples, recognizer.fbank_config)
         for group in groups:
-            [(encoder_out, log_probs)], encoder_seconds = _timed(recognizer.encode, [feats], group[0])
+            first = dataclasses.replace(group[0], reencode=False)
+            once = _timed(recognizer.encode, [feats], first)
+            again: tuple[list[tuple[Floats, Floats]], float] | None = None
             for options in group:
+                [(encoder_out, log_probs)], encoder_seconds = once
+                if options.chunk_size and is_reencoded(recognizer.backend.info, options):
+                    again = again or _timed(recognizer.encode, [feats], options)
+                    [(encoder_out, log_probs)], more_seconds = again
+                    encoder_seconds += more_seconds
                 hyps, search_seconds = _timed(_search, recognizer, encoder_out, log_probs, options)
                 seconds[options] += feats_seconds + encoder_seconds + search_seconds
                 for hyp in hyps[:1]:

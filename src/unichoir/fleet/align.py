@@ -87,7 +87,9 @@ def _align(model: Model, utterance: Utterance, options: DecodingOptions) -> Resu
     if options.language is None and utterance.lang in model.recognizer.languages.ids:
         options = dataclasses.replace(options, language=utterance.lang)
     try:
-        samples = load_utterance(utterance, model.sample_rate)
-        return model.align(samples, utterance.txt, sample_rate=model.sample_rate, options=options).to_dict()
+        warnings: list[str] = []
+        samples = load_utterance(utterance, model.sample_rate, warnings.append)
+        found = model.align(samples, utterance.txt, sample_rate=model.sample_rate, options=options)
+        return dataclasses.replace(found, warnings=tuple(warnings)).to_dict()
     except UnichoirError as error:
         return {"error": str(error)}

@@ -81,6 +81,7 @@ def _transcript(result: Result) -> Transcript:
             **result,
             "tokens": tuple(Token(**token) for token in result["tokens"]),
             "words": tuple(Word(**word) for word in result["words"]),
+            "warnings": tuple(result.get("warnings", ())),
             "nbest": tuple(Alternative(**{**each, "tokens": tuple(each["tokens"])}) for each in result["nbest"]),
         }
     )

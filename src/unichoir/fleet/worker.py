@@ -14,7 +14,7 @@ import numpy as np
 from unichoir.api import load_recognizer
 from unichoir.audio.io import Samples
 from unichoir.data.storage import is_url
-from unichoir.data.utterance import Utterance, load_utterance, utterance_duration
+from unichoir.data.utterance import Utterance, estimated_duration, load_utterance
 from unichoir.decoding.device import Device
 from unichoir.decoding.options import DEFAULT_LM, DecodingOptions
 from unichoir.decoding.recognizer import Recognizer
@@ -157,25 +157,30 @@ def _seconds(utterance: Utterance) -> float:
     if utterance.duration is None and is_url(utterance.wav):  # to be fetched once only, then, and by itself
         return MAX_BATCH_SECONDS
     try:
-        return utterance_duration(utterance)
+        return estimated_duration(utterance)
     except AudioError:  # which will be told when it is loaded
         return 0.0
 
 
 def recognize(recognizer: Recognizer, batch: Sequence[Utterance], options: DecodingOptions) -> list[Result]:
     """For each utterance what `Transcript.to_dict` gives or, under `error`, why there is none."""
-    loaded = [_load(utterance, recognizer.fbank_config.sample_rate) for utterance in batch]
-    recordings = [samples for samples in loaded if not isinstance(samples, str)]
+    rate = recognizer.fbank_config.sample_rate
+    loaded = [_load(utterance, rate) for utterance in batch]
+    recordings = [samples for samples, _ in loaded if not isinstance(samples, str)]
     found = iter(_recognize_together(recognizer, recordings, options))
-    return [{"error": each} if isinstance(each, str) else next(found) for each in loaded]
+    return [
+        {"error": samples} if isinstance(samples, str) else {**next(found), **warnings} for samples, warnings in loaded
+    ]
 
 
-def _load(utterance: Utterance, sample_rate: int) -> Samples | str:
-    """The samples, or why there are none."""
+def _load(utterance: Utterance, sample_rate: int) -> tuple[Samples | str, Result]:
+    """The samples, or why there are none; and under `warnings` what is missing, if something is."""
+    warnings: list[str] = []
     try:
-        return load_utterance(utterance, sample_rate)
+        samples = load_utterance(utterance, sample_rate, warnings.append)
     except AudioError as error:
-        return str(error)
+        return str(error), {}
+    return samples, {"warnings": warnings} if warnings else {}
 
 
 def _recognize_together(

@@ -4,6 +4,7 @@ By wetext (extra `itn`): the grammars of WeTextProcessing as finite-state transd
 wrong is not taken from it, so that a number may stay in words but is never another number: see `_is_right`.
 """
 
+import threading
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,8 @@ _MAX_WORDS = 64
 """Given to the grammar at once: its time and memory grow with the text."""
 _CONTEXT = 16
 """What the grammar makes of the last words may change with those that follow, unless nothing follows."""
+_GRAMMAR_IN_USE = threading.Lock()
+"""wetext's objects remember the text that they are at."""
 _UNITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _TEENS = (
     *("ten", "eleven", "twelve", "thirteen", "fourteen"),
@@ -94,9 +97,10 @@ def _changes(text: str, starts: Sequence[int], language: ItnLanguage) -> Iterato
     """Words [first, end) and how they are written, in order, as far as the grammar is to be believed."""
     grammar = load_grammar(language)
     try:
-        if grammar.normalize(text) == text:
-            return  # which is told seven times as fast as what has changed
-        mappings = grammar.normalize_with_mapping(text).mappings
+        with _GRAMMAR_IN_USE:
+            if grammar.normalize(text) == text:
+                return  # which is told seven times as fast as what has changed
+            mappings = grammar.normalize_with_mapping(text).mappings
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         raise DecodingError(f"inverse text normalisation fails on '{text[:80]}': {error}") from None
     for change in mappings:

@@ -146,8 +146,11 @@ def _beginning(words: Sequence[str]) -> str:
 def _session(file: Path) -> Any:
     import onnxruntime
 
+    options = onnxruntime.SessionOptions()
+    # Many of these models are in int8, whose products overflow on processors without VNNI unless they must be exact.
+    options.add_session_config_entry("session.x64quantprecision", "1")
     try:
-        return onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # of many kinds, without a common base
         raise CheckpointError(f"{file}: not a model that ONNX Runtime loads: {_first_line(error)}") from None
 
