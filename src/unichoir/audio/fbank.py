@@ -2,10 +2,11 @@
 
 import dataclasses
 import math
-from typing import Any, Literal
+from functools import cache
+from typing import Literal
 
-import kaldi_native_fbank
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from unichoir.audio.io import Samples
@@ -17,6 +18,8 @@ Features = NDArray[np.float32]
 
 WHISPER_FLOOR = -6.0
 """Of log10 energies. Whisper itself clamps to 8 below the utterance's maximum, which no stream can know."""
+FRAMES_AT_ONCE = 256
+"""As many as stay in a processor's cache."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -167,92 +170,174 @@ class OnlineFbank:
 
     def __init__(self, config: FbankConfig) -> None:
         self._config = config
-        self._extractor = kaldi_native_fbank.OnlineFbank(_options(config))
-        self._edges = _ReflectedEdges(config) if config.kind == "whisper" else None
-        self._popped = 0
-        self._finished = False
+        self._edges = _Edges(config)
+        self._pending = np.zeros(0, dtype=np.float32)
+        """Padded audio from the first sample of the next frame on."""
+        self._ready: list[Features] = []
+        self._has_popped = self._finished = False
 
     def accept_waveform(self, samples: Samples) -> None:
         """Add (N,) samples in [-1, 1] at the configured rate. Raises AudioError after `input_finished`."""
         if self._finished:
             raise AudioError("samples were given after the end of the audio")
-        samples = samples.astype(np.float32, copy=False)
-        self._extract(self._edges.process(samples) if self._edges else samples * np.float32(32768))
+        self._extract(self._edges.process(samples.astype(np.float32, copy=False)))
 
     def input_finished(self) -> None:
         """No samples will follow; but for kaldi's `snip_edges` this completes the last frames."""
         if not self._finished:
             self._finished = True
-            if self._edges:
-                self._extract(self._edges.finish())
-            self._extractor.input_finished()
+            self._extract(self._edges.finish())
 
     def pop(self) -> Features:
         """(t, M): the frames completed since the last call, which are then forgotten."""
-        first, ready = self._popped, self._extractor.num_frames_ready
-        feats = np.empty((ready - first, self._config.num_mel_bins), dtype=np.float32)
-        # One by one, since the extractor has no call for several: a twentieth of the time that computing them takes.
-        for row in range(len(feats)):
-            feats[row] = self._extractor.get_frame(first + row)
-        self._extractor.pop(len(feats))
-        self._popped = ready
-        if self._config.kind == "whisper":
-            feats = (np.maximum(feats * np.float32(1 / math.log(10)), np.float32(WHISPER_FLOOR)) + 4) / 4
-        return feats if first else self._config.add_lead(feats)
+        empty = np.zeros((0, self._config.num_mel_bins), dtype=np.float32)
+        feats = np.concatenate(self._ready) if self._ready else empty
+        self._ready.clear()
+        if self._has_popped or not len(feats):
+            return feats
+        self._has_popped = True
+        return self._config.add_lead(feats)
 
-    def _extract(self, samples: Samples) -> None:
-        if len(samples):
-            self._extractor.accept_waveform(self._config.sample_rate, samples)
+    def _extract(self, padded: Samples) -> None:
+        length, shift = self._config.frame_length, self._config.frame_shift
+        self._pending = np.concatenate([self._pending, padded])
+        if len(self._pending) < length:
+            return
+        windows = sliding_window_view(self._pending, length)[::shift]
+        for begin in range(0, len(windows), FRAMES_AT_ONCE):
+            self._ready.append(_filters(self._config).features(windows[begin : begin + FRAMES_AT_ONCE]))
+        self._pending = self._pending[len(windows) * shift :]
 
 
-class _ReflectedEdges:
-    """Audio in blocks with what Whisper puts before and after it: its first and last samples, reflected."""
+class _Edges:
+    """Audio in blocks with what stands before and after it, so that all frames are whole: its first and last samples,
+    mirrored. Kaldi repeats the very first and the very last sample (and mirrors nothing with `snip_edges`), Whisper
+    does not."""
 
     def __init__(self, config: FbankConfig) -> None:
-        self._before = config.frame_length // 2
-        # Whisper reflects as much at the end and then drops the last frame; this is what the others need.
-        self._after = config.frame_length // 2 - config.frame_shift
-        self._begun = False
+        self._config = config
+        self._repeats = int(config.kind == "kaldi")
+        self._before = config.frame_length // 2 - self._repeats * (config.frame_shift // 2)
+        if config.snip_edges:
+            self._before = 0
+        self._num_samples = 0
+        self._begun = bool(config.snip_edges)
         self._kept = np.zeros(0, dtype=np.float32)
+        """All of it before the first frame can be whole; then as much of its end as may be mirrored."""
 
     def process(self, samples: Samples) -> Samples:
         """What can be told of the padded audio after these (N,) samples."""
+        self._num_samples += len(samples)
         if self._begun:
-            self._kept = np.concatenate([self._kept, samples[-self._after - 1 :]])[-self._after - 1 :]
+            self._keep_end(samples)
             return samples
         self._kept = np.concatenate([self._kept, samples])
-        return self._begin() if len(self._kept) > self._before else self._kept[:0]
+        return self._begin() if self._before + len(self._kept) > self._config.frame_length else self._kept[:0]
 
     def finish(self) -> Samples:
         """The rest of it."""
+        config = self._config
         rest = self._kept[:0] if self._begun else self._begin()
-        return np.concatenate([rest, self._kept[-2 : -self._after - 2 : -1]])
+        frames = config.num_frames(self._num_samples) - config.lead_frames
+        missing = (frames - 1) * config.frame_shift + config.frame_length - self._before - self._num_samples
+        if config.snip_edges or frames <= 0 or missing <= 0:
+            return rest
+        return np.concatenate([rest, self._mirrored(self._kept[::-1], missing)])
 
     def _begin(self) -> Samples:
         start, self._begun = self._kept, True
-        self._kept = start[-self._after - 1 :].copy()
-        mirrored = start[self._before : 0 : -1]
-        return np.concatenate([np.zeros(self._before - len(mirrored), dtype=np.float32), mirrored, start])
+        self._keep_end(start[:0])
+        return np.concatenate([self._mirrored(start, self._before)[::-1], start])
+
+    def _keep_end(self, samples: Samples) -> None:
+        if not self._config.snip_edges:
+            most = self._config.frame_length
+            self._kept = np.concatenate([self._kept, samples[-most:]])[-most:]
+
+    def _mirrored(self, samples: Samples, count: int) -> Samples:
+        """`count` samples beyond the first of these, the nearest first."""
+        if self._repeats:  # again and again where they are too few
+            turn = np.concatenate([samples, samples[::-1]])
+            return np.resize(turn, count) if len(turn) else np.zeros(count, np.float32)
+        mirrored = samples[1 : count + 1]
+        return np.concatenate([mirrored, np.zeros(count - len(mirrored), dtype=np.float32)])
 
 
-def _options(config: FbankConfig) -> Any:
-    options = kaldi_native_fbank.FbankOptions()
-    frame, mel = options.frame_opts, options.mel_opts
-    frame.samp_freq = config.sample_rate
-    frame.frame_length_ms = config.frame_length_ms
-    frame.frame_shift_ms = config.frame_shift_ms
-    frame.dither = 0.0
-    mel.num_bins = config.num_mel_bins
-    mel.low_freq = config.low_freq
-    mel.high_freq = config.high_freq
-    options.energy_floor = 0.0
-    if config.kind == "kaldi":
-        frame.snip_edges = config.snip_edges
-        return options
-    frame.snip_edges = True  # Kaldi mirrors otherwise than Whisper: see `_ReflectedEdges`
-    frame.window_type = "hann"  # periodic; Kaldi's own, "hanning", is symmetric
-    frame.preemph_coeff = 0.0
-    frame.remove_dc_offset = frame.round_to_power_of_two = False
-    mel.is_librosa = mel.use_slaney_mel_scale = True
-    mel.norm = "slaney"
-    return options
+class _Filters:
+    """From windows of samples to features. What a frame becomes does not depend on the frames beside it."""
+
+    def __init__(self, config: FbankConfig) -> None:
+        self._config = config
+        length, steps = config.frame_length, np.arange(config.frame_length)
+        if config.kind == "whisper":
+            self._size = length
+            self._window = (0.5 - 0.5 * np.cos(2 * np.pi * steps / length)).astype(np.float32)  # Hann's, periodic
+        else:
+            self._size = 1 << (length - 1).bit_length()
+            povey = (0.5 - 0.5 * np.cos(2 * np.pi * steps / (length - 1))) ** 0.85
+            self._window = (povey * 32768).astype(np.float32)
+        weights = _slaney_weights(config) if config.kind == "whisper" else _mel_weights(config, self._size)
+        # Filters overlap with their neighbours only: of all products of spectrum and filters one in forty is not zero.
+        # Each has one at least, since `reduceat` does not know an empty sum.
+        supports = [np.flatnonzero(row) if row.any() else np.zeros(1, np.int64) for row in weights]
+        self._bins = np.concatenate(supports)
+        self._starts = np.cumsum([0, *map(len, supports[:-1])])
+        self._weights = np.concatenate([row[support] for row, support in zip(weights, supports, strict=True)])
+
+    def features(self, windows: NDArray[np.float32]) -> Features:
+        """(t, frame_length) samples to (t, M) features."""
+        is_kaldi = self._config.kind == "kaldi"
+        if is_kaldi:
+            frames = windows - windows.mean(axis=1, keepdims=True)
+            frames[:, 1:] -= np.float32(0.97) * frames[:, :-1]
+            frames[:, 0] *= np.float32(1 - 0.97)
+            frames *= self._window
+        else:
+            frames = windows * self._window
+        spectrum = np.fft.rfft(frames, self._size)
+        power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32, copy=False)
+        energies = np.add.reduceat(power[:, self._bins] * self._weights, self._starts, axis=1)
+        feats: Features
+        if is_kaldi:
+            feats = np.log(np.maximum(energies, np.finfo(np.float32).eps))
+        else:
+            logs = np.log10(np.maximum(energies, np.finfo(np.float32).tiny))
+            feats = (np.maximum(logs, np.float32(WHISPER_FLOOR)) + 4) / 4
+        return feats
+
+
+@cache
+def _filters(config: FbankConfig) -> _Filters:
+    return _Filters(config)
+
+
+def _mel_weights(config: FbankConfig, size: int) -> NDArray[np.float32]:
+    """(M, size / 2 + 1) triangles between points at equal distances in mel, as Kaldi has them."""
+
+    def mel(frequency: float | NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(1127 * np.log(1 + np.asarray(frequency) / 700))
+
+    nyquist = config.sample_rate / 2
+    top = config.high_freq if config.high_freq > 0 else nyquist + config.high_freq
+    edges = np.linspace(mel(config.low_freq or 0.0), mel(top), config.num_mel_bins + 2)
+    weights = _triangles(edges, mel(np.arange(size // 2 + 1) * config.sample_rate / size))
+    weights[:, -1] = 0  # Kaldi leaves the highest frequency out
+    return weights.astype(np.float32)
+
+
+def _slaney_weights(config: FbankConfig) -> NDArray[np.float32]:
+    """(M, length / 2 + 1) triangles of one area by Slaney's mel scale (Auditory Toolbox, 1998): linear up to 1 kHz,
+    200 / 3 Hz to a mel, then 27 mels to a factor of 6.4."""
+    nyquist, length = config.sample_rate / 2, config.frame_length
+    top = 15 + 27 * math.log(nyquist / 1000) / math.log(6.4)
+    mels = np.linspace(0, top, config.num_mel_bins + 2)
+    edges = np.where(mels < 15, mels * 200 / 3, 1000 * 6.4 ** ((mels - 15) / 27))
+    weights = _triangles(edges, np.arange(length // 2 + 1) * config.sample_rate / length)
+    return (weights * (2 / (edges[2:] - edges[:-2]))[:, None]).astype(np.float32)
+
+
+def _triangles(edges: NDArray[np.float64], points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(M, K): the height at each of K points of the M triangles, of height 1, between every three of M + 2 edges."""
+    left, centre, right = (edges[place : len(edges) - 2 + place, None] for place in range(3))
+    heights = np.minimum((points - left) / (centre - left), (right - points) / (right - centre))
+    return np.maximum(heights, 0)
