@@ -21,6 +21,7 @@ from unichoir.decoding.device import Device
 from unichoir.decoding.engine import DecoderStep, TreeDecoder, check_top_k, zero_padding
 from unichoir.directory.sums import check_sums
 from unichoir.errors import CheckpointError, ConfigError, DecodingError
+from unichoir.saturation import saturates
 
 FORMAT_VERSION = 3
 CONFIG_FILE = "config.json"
@@ -282,9 +283,8 @@ def _session_options(num_threads: int | None) -> onnxruntime.SessionOptions:
     options.log_severity_level = 3
     # A pattern is kept for every combination of input shapes, and those of speech do not repeat.
     options.enable_mem_pattern = False
-    # Processors without VNNI add pairs of int8 products in 16 bits, which overflow. There, and only there, weights
-    # become unsigned as they are loaded, whose products are exact.
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    # With 1 weights become unsigned as they are loaded.
+    options.add_session_config_entry("session.x64quantprecision", "1" if saturates() else "0")
     # Within a call threads wait for each other spinning, since waking them takes as long as a small product. Between
     # calls they must not: they would take the cores from the next graph, whose threads are others.
     options.add_session_config_entry("session.intra_op.allow_spinning", "1")

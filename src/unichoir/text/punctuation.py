@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unichoir.errors import CheckpointError, DecodingError, UnichoirError
+from unichoir.saturation import saturates
 from unichoir.text.english_punctuation import PUNCTUATION_FILE, load_english_punctuation
 from unichoir.text.marked import NO_CONTEXT, Context, Marked, Punctuator
 from unichoir.text.normalize import canonical_text, is_cjk
@@ -147,8 +148,7 @@ def _session(file: Path) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    # Many of these models are in int8, whose products overflow on processors without VNNI unless they must be exact.
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    options.add_session_config_entry("session.x64quantprecision", "1" if saturates() else "0")
     try:
         return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # of many kinds, without a common base
