@@ -46,9 +46,11 @@ class NoiseConfig:
     min_voices: int = 3
     """The number of voices in babble is drawn evenly between this and `max_voices`."""
     max_voices: int = 8
+    """See `min_voices`."""
     min_snr_db: float = 5.0
     """The signal to noise ratio is drawn evenly between this and `max_snr_db`."""
     max_snr_db: float = 25.0
+    """See `min_snr_db`."""
 
     def __post_init__(self) -> None:
         _check_fraction("noise probability", self.probability)
@@ -72,12 +74,15 @@ class RoomConfig:
     min_rt60: float = 0.2
     """Reverberation time, in seconds until an echo is 60 dB weaker: drawn evenly between this and `max_rt60`."""
     max_rt60: float = 0.6
+    """See `min_rt60`."""
     min_side: float = 3.0
     """Length and width in metres are drawn evenly between this and `max_side`; heights lie between 2.4 and 3.5."""
     max_side: float = 8.0
+    """See `min_side`."""
     min_distance: float = 0.3
     """From the speaker to the microphone, in metres: drawn evenly between this and `max_distance`."""
     max_distance: float = 3.0
+    """See `min_distance`."""
 
     def __post_init__(self) -> None:
         _check_fraction("rooms probability", self.probability)
@@ -125,6 +130,7 @@ class PaddingConfig:
     min_level_db: float = -90.0
     """The root mean square of faint noise against an amplitude of 1 is drawn evenly between this and `max_level_db`."""
     max_level_db: float = -50.0
+    """See `min_level_db`."""
 
     def __post_init__(self) -> None:
         _check_fraction("padding probability", self.probability)
@@ -141,11 +147,15 @@ class SpecAugmentConfig:
     """Masks over time and frequency (SpecAugment, arXiv 1904.08779)."""
 
     num_time_masks: int = 2
+    """Stretches of time that are masked."""
     max_time_frames: int = 50
+    """Longest mask over time, in feature frames."""
     max_time_fraction: float = 0.2
     """Of the utterance, for each mask: short words would vanish under 50 frames."""
     num_freq_masks: int = 2
+    """Bands of frequency that are masked."""
     max_freq_bins: int = 10
+    """Widest mask over frequency, in mel bins."""
 
     def __post_init__(self) -> None:
         _check_fraction("max_time_fraction", self.max_time_fraction)
@@ -158,7 +168,9 @@ class SpecSubConfig:
     """Stretches of frames replaced by earlier ones (U2++, arXiv 2106.05642)."""
 
     num: int = 3
+    """Stretches that are replaced."""
     max_frames: int = 30
+    """Longest stretch, in feature frames."""
     max_fraction: float = 0.1
     """Of the utterance, for each stretch."""
 
@@ -202,14 +214,21 @@ class AugmentConfig:
     narrowband: float = 0.0
     """How often an utterance is as if recorded at 8 kHz, without anything above 4 kHz; noise comes on top of it."""
     rooms: RoomConfig = RoomConfig()
+    """Reverberation."""
     noise: NoiseConfig = NoiseConfig()
+    """Added noise."""
     telephone: TelephoneConfig = TelephoneConfig()
+    """Telephone lines."""
     padding: PaddingConfig = PaddingConfig()
+    """Silence around utterances."""
     spec_augment: SpecAugmentConfig = SpecAugmentConfig()
+    """Masks over features."""
     spec_sub: SpecSubConfig = SpecSubConfig()
+    """Frames replaced by earlier ones."""
     spec_trim_frames: int = 0
     """Up to this many frames are cut from the end (SpecTrim)."""
     concat: ConcatConfig = ConcatConfig()
+    """Utterances that are joined."""
 
     def __post_init__(self) -> None:
         if not self.speeds or not all(0.5 <= speed <= 2 for speed in self.speeds):

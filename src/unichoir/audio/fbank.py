@@ -31,8 +31,11 @@ class FbankConfig:
     sample_rate: int = 16000
     """In Hz."""
     num_mel_bins: int = 80
+    """Mel filters, and so numbers in a frame."""
     frame_length_ms: float = 25.0
+    """Length of the window of a frame."""
     frame_shift_ms: float = 10.0
+    """Time from one frame to the next."""
     low_freq: float | None = None
     """Lower edge of the lowest filter in Hz. None becomes what the kind implies: 20 with kaldi, 0 with whisper."""
     high_freq: float = 0.0

@@ -53,8 +53,11 @@ class DataConfig:
     min_seconds: float = 0.1
     """Shorter utterances are skipped; the length is that after speed perturbation."""
     max_seconds: float = 30.0
+    """Longer utterances are skipped."""
     min_tokens: int = 1
+    """Utterances with fewer tokens are skipped."""
     max_tokens: int = 400
+    """Utterances with more tokens are skipped."""
     max_frames_in_batch: int = 12000
     """Feature frames of a batch, padding included."""
     max_batch_size: int = 256

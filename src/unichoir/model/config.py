@@ -29,6 +29,7 @@ class FeedForwardConfig:
     bias: bool = True
     """Whether the two linear layers have biases."""
     activation: Literal["swish", "relu", "gelu"] = "swish"
+    """Between the two linear layers."""
     softmax_first: bool = False
     """Softmax over all experts before the k are chosen, gates not renormalised (arXiv 2410.07524)."""
     shared_hidden_dim: int = 0
@@ -61,9 +62,13 @@ class EncoderConfig:
     input_dim: int = 80
     """Mel bins."""
     dim: int = 256
+    """Width of a frame. A multiple of `num_heads`."""
     num_blocks: int = 12
+    """Blocks, without those on top."""
     num_heads: int = 4
+    """Attention heads of each block."""
     feed_forward: FeedForwardConfig = field(default_factory=FeedForwardConfig)
+    """The feed-forward layers of all blocks."""
     front: Literal["conv2d", "conv1d"] = "conv2d"
     """conv2d: two 3x3 convolutions of stride 2, one frame every 40 ms. conv1d: Whisper's two convolutions over time,
     one frame every 20 ms; it needs `fbank.lead_frames: 2`."""
@@ -72,7 +77,9 @@ class EncoderConfig:
     block: Literal["conformer", "transformer"] = "conformer"
     """transformer: self-attention and one feed-forward layer, each after a norm, as in Whisper; no convolution."""
     conv_kernel: int = 15
+    """Frames that the convolution of a Conformer block spans."""
     conv_norm: Literal["layer_norm", "batch_norm"] = "layer_norm"
+    """Normalisation in the convolution of a Conformer block. Batch norm is for WeNet's older models."""
     conv_causal: bool = True
     """A causal convolution is what makes streaming possible."""
     position: Literal["rotary", "absolute_key", "sinusoidal"] = "rotary"
@@ -86,7 +93,9 @@ class EncoderConfig:
     the encoder's frames are twice as long; what the blocks find is added to the mean of the pair, so that decoders hear
     what they know while new blocks learn. 0: none, nothing is merged."""
     dropout: float = 0.1
+    """Dropout after each layer of a block."""
     attention_dropout: float = 0.0
+    """Dropout of attention weights."""
     hidden_dropout: float = 0.0
     """Dropout between the two linear layers of a feed-forward network."""
 
@@ -148,17 +157,23 @@ class DecoderConfig:
     """The left-to-right and the right-to-left Transformer decoder."""
 
     num_blocks: int = 3
+    """Blocks of the left-to-right decoder."""
     num_reverse_blocks: int = 3
     """0: no right-to-left decoder."""
     num_heads: int = 4
+    """Attention heads of each block."""
     feed_forward: FeedForwardConfig = field(default_factory=lambda: FeedForwardConfig(activation="relu"))
+    """The feed-forward layers of all blocks."""
     position: Literal["sinusoidal", "learned"] = "sinusoidal"
     """learned: a table of `num_positions` vectors, as in Whisper; later tokens take the last one."""
     num_positions: int = 448
     """Of learned positions."""
     dropout: float = 0.1
+    """Dropout after each layer of a block."""
     attention_dropout: float = 0.0
+    """Dropout of attention weights."""
     hidden_dropout: float = 0.0
+    """Dropout between the two linear layers of a feed-forward network."""
 
     def __post_init__(self) -> None:
         check_ranges(
@@ -178,16 +193,23 @@ class ModelConfig:
     vocab_size: int = 0
     """0: taken from the tokenizer when training starts."""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    """The encoder, which hears."""
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    """The two decoders, which write."""
     ctc_weight: float = 0.3
     """1: the decoders are left out of training; `optim.rates` must then be 0 for them."""
     reverse_weight: float = 0.3
+    """Weight of the right-to-left decoder in the attention loss and in rescoring."""
     label_smoothing: float = 0.1
+    """Share of the probability that the attention loss spreads over all tokens."""
     length_normalized_loss: bool = False
     """Divide the attention loss by tokens rather than by utterances."""
     blank_id: int = 0
+    """Token that CTC writes where it writes nothing."""
     sos_id: int = 2
+    """Token before the first one of a transcript."""
     eos_id: int = 2
+    """Token after the last one of a transcript."""
     dynamic_left_chunks: bool = False
     """Draw the number of left chunks in training too (U2, section 3.2); otherwise all of the past is seen."""
     chunk_probability: float = 0.5

@@ -23,6 +23,7 @@ class TrainerConfig:
     """How long to train, how often to look, and on what."""
 
     max_epochs: int | None = None
+    """Passes over the training data."""
     max_steps: int | None = None
     """Updates. With both, whichever comes first; at least one is needed: the learning rate is planned over it."""
     max_minutes: float | None = None
@@ -32,7 +33,9 @@ class TrainerConfig:
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: autocast; weights and optimizer state stay fp32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute. auto: on a GPU where PyTorch finds one."""
     seed: int = 0
+    """Of everything that is random: weights, order, augmentation, dropout."""
     num_workers: int = 0
     """Processes that read audio; 0 reads in this one. The weights do not depend on it."""
     num_threads: int = 0
@@ -42,11 +45,13 @@ class TrainerConfig:
     validate_every: int = 0
     """Updates between two validations; 0 validates after every epoch."""
     checkpoint_every_seconds: float = 300.0
+    """Time between two checkpoints to go on from."""
     checkpoint_every_steps: int = 0
     """Also after so many updates; 0: by time alone. A run stopped by a signal writes one before it leaves."""
     select_by: Literal["wer", "ter", "loss"] = "ter"
     """What makes a checkpoint the best on dev: word or token error rate of greedy CTC decoding, or the loss."""
     keep_best: int = 5
+    """How many of the best checkpoints are kept."""
     average_best: int = 5
     """How many of the kept checkpoints the final average is made of."""
     wandb_project: str | None = None
@@ -87,11 +92,17 @@ class ExperimentConfig:
     feature_cache: str | None = None
     """Folder for computed features: faster from the second epoch on; 32 kB per second of speech and speed."""
     fbank: FbankConfig = field(default_factory=FbankConfig)
+    """How samples become features."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """Random changes to audio and features."""
     data: DataConfig = field(default_factory=DataConfig)
+    """Which utterances are used, and how they are batched."""
     optim: OptimConfig = field(default_factory=OptimConfig)
+    """The optimizer and its learning rate."""
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    """How several processes share the work."""
     trainer: TrainerConfig
+    """How long to train, how often to validate, and on what."""
 
     def __post_init__(self) -> None:
         sides = ("left_decoder", "right_decoder") if self.model.decoder.num_reverse_blocks else ("left_decoder",)

@@ -20,13 +20,17 @@ class OptimConfig:
     learning_rate: float = 1e-3
     """The peak, reached at the end of the warm-up."""
     betas: tuple[float, float] = (0.9, 0.98)
+    """AdamW's decay of the mean of gradients and of their squares."""
     eps: float = 1e-8
+    """AdamW's term that keeps its divisor above 0."""
     weight_decay: float = 0.01
     """Applied to matrices and kernels only, not to biases and normalisation weights."""
     warmup_steps: int = 1000
+    """Updates in which the learning rate rises from 0 to its peak."""
     schedule: Literal["inverse_sqrt", "cosine", "linear", "constant"] = "cosine"
     """After the warm-up: by 1/sqrt(step), or to `final_fraction` of the peak at the end of the planned training."""
     final_fraction: float = 0.0
+    """Of the peak, at the end of the planned training."""
     grad_clip: float = 5.0
     """Largest norm of the whole gradient; 0 does not clip."""
     rates: dict[str, float] = field(default_factory=dict)
