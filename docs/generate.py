@@ -22,7 +22,7 @@ A key that does not exist, a value of the wrong type and a value out of range ar
 YAML's word for no value. You can change any key on the command line: `--set trainer.max_steps=1000`. If you continue a
 run, the keys marked with * may change. All others must stay as they were.
 
-`model` also takes a named configuration with some of its keys changed, such as `{name: moe-small, ctc_weight: 0.5}`. The
+`model` also takes a named configuration with some keys changed, such as `{name: moe-small, ctc_weight: 0.5}`. The
 names are NAMES.
 """
 
