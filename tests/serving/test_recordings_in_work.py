@@ -12,9 +12,10 @@ import numpy as np
 import openai
 import pytest
 from tests.samples import CLIPS
-from tests.serving.forms import MODEL, Client, client_of, wait_for, write_long_recording
-from tests.serving.harness import PATIENCE, Running
+from tests.serving.forms import MODEL, Client, audio, client_of, wait_for, write_long_recording
+from tests.serving.harness import PATIENCE, RATE, Running
 
+from unichoir.audio.io import Recording as AudioFile
 from unichoir.decoding.recognizer import Recognizer
 
 
@@ -62,13 +63,13 @@ def test_a_client_that_goes_away_ends_the_decoding(
         try:
             while True:
                 begun.set()
-                yield np.zeros(1, np.float32)
+                yield np.zeros(RATE, np.float32)
         finally:
             ended.set()
 
     with monkeypatch.context() as patch:
-        patch.setattr("unichoir.serving.transcriptions.audio_blocks", endless)
-        files = {"file": ("endless.flac", b"fLaC")}
+        patch.setattr(AudioFile, "blocks", endless)
+        files = {"file": ("endless.wav", audio())}
         request = httpx.Request("POST", f"{server.url}/v1/audio/transcriptions", data={"model": MODEL}, files=files)
         connection = HTTPConnection(request.url.host, request.url.port, timeout=PATIENCE)
         connection.request("POST", request.url.path, request.read(), dict(request.headers))
@@ -76,6 +77,7 @@ def test_a_client_that_goes_away_ends_the_decoding(
         assert not ended.is_set()
         connection.close()
         assert ended.wait(PATIENCE)
+        wait_for(server, lambda: server.engine.is_idle)
     with client_of(server) as other:
         assert other.audio.transcriptions.create(file=CLIPS[2], model=MODEL).text == "NINE ONE EIGHT TWO"
 
@@ -100,8 +102,11 @@ def test_a_client_that_goes_away_ends_the_work(
     gate.wait()  # the first piece is done, the second has begun
     assert server.metric("unichoir_uploads") == 1
     connection.close()
-    wait_for(server, lambda: server.engine.is_idle)
+    (job,) = server.engine._jobs
+    assert job.stop.wait(PATIENCE)
+    assert server.metric("unichoir_uploads") == 1  # its thread is still at work
     gate.open()
+    wait_for(server, lambda: server.engine.is_idle)
     # Something else, after which whatever was left of the first would have come.
     before = gate.num_pieces
     with client_of(server) as other:
