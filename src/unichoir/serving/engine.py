@@ -32,7 +32,7 @@ from unichoir.serving.settings import Settings
 
 DEATH = "the recogniser has stopped working: the server ends"
 SAMPLE_BYTES = 4
-PIECES_HELD = 5
+PIECES_HELD = 8
 """So many times the longest piece of a recording is in memory at most while it is cut into pieces."""
 BLOCK_BYTES = 2 * MAX_CHANNELS * BLOCK_FRAMES * SAMPLE_BYTES
 """Of a block as it comes from the decoder, and of its copy."""
