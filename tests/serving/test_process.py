@@ -99,6 +99,9 @@ def test_a_signal_ends_it_in_time_with_30_expensive_uploads_under_way() -> None:
     body = form(MODEL_PART, part("file", silence(60, COSTLY_RATE, COSTLY_CHANNELS), "costly.flac"))
     options = ["--max-waiting-uploads", "30", "--max-decoded-mb", "4096", "--drain-timeout", "1"]
     with serving(*options) as server, ExitStack() as stack:
+        slow = stack.enter_context(Client(server))
+        slow.start("Content-Length: 1000000")
+        slow.send(body[:1000])
         clients = [stack.enter_context(Client(server)) for _ in range(30)]
         for client in clients:
             client.start(f"Content-Length: {len(body)}")
@@ -111,6 +114,7 @@ def test_a_signal_ends_it_in_time_with_30_expensive_uploads_under_way() -> None:
         lines = [client._stream.readline() for client in clients]
         assert any(b" 503 " in line for line in lines)
         assert all(b" 503 " in line or b" 200 " in line or not line for line in lines)
+        assert slow._stream.read() == b""  # it is not waited for
         records = server.log()
     assert [record["event"] for record in records if record["level"] != "info"] == []
     assert records[-1]["event"] == "stopping"

@@ -16,8 +16,8 @@ from unichoir.serving.logs import configure_logs, log_event
 from unichoir.serving.settings import MEBIBYTE, Settings
 
 POLL_SECONDS = 0.05
-GRACE_SECONDS = 2
-"""That clients have to read their last messages, when the server ends."""
+GRACE_SECONDS = 5
+"""That clients have to read their last messages, and recordings to end at their next block, when the server ends."""
 
 
 class Server(uvicorn.Server):
