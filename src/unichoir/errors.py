@@ -9,6 +9,10 @@ class AudioError(UnichoirError):
     """Audio that cannot be read or recognised: missing, truncated, empty, not finite, of an unusable rate."""
 
 
+class AudioTooLong(AudioError):
+    """Audio that lasts longer, or has more samples, than there may be."""
+
+
 class ConfigError(UnichoirError):
     """A configuration with an unknown key, a missing key or a value that makes no sense."""
 

@@ -130,13 +130,13 @@ def test_piece_by_piece(recognizer: Recognizer, play, mode, vad) -> None:
     samples = play(PLAYED * 3, 9.7)
     options = DecodingOptions(mode=mode, beam_size=3, max_segment_seconds=2.5, vad=vad)
     whole = recognizer.recognize(samples, options)
-    segments, ends = zip(*recognizer.recognize_by_piece(samples, options), strict=True)
+    segments, ends = zip(*recognizer.recognize_by_piece([samples], options), strict=True)
     assert len(ends) >= 3
     assert list(ends) == sorted(ends)
     assert ends[-1] == 9.7
     assert join_segments(segments, 1 if mode == "ctc_greedy_search" else 3, 9700) == whole
     with pytest.raises(AudioError, match="recording: no samples"):
-        next(recognizer.recognize_by_piece(samples[:0], options))
+        next(recognizer.recognize_by_piece([samples[:0]], options))
 
 
 def test_a_limit_that_is_none_takes_no_memory(backend) -> None:

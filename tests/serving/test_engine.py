@@ -20,7 +20,7 @@ from unichoir.decoding.context import ContextGraph
 from unichoir.decoding.options import DecodingOptions, StreamingOptions
 from unichoir.decoding.recognizer import Recognizer
 from unichoir.errors import DecodingError, UnichoirError
-from unichoir.serving.engine import DEATH, Busy, Draining, Piece
+from unichoir.serving.engine import DEATH, Blocks, Busy, Draining, Piece
 from unichoir.text import itn
 from unichoir.text.written import WrittenForm
 
@@ -34,6 +34,11 @@ async def recognise(server: Running, samples: np.ndarray, **options: object) -> 
         return await client.listen(), client.error
 
 
+def blocks_of(samples: np.ndarray) -> Blocks:
+    """A recording that is there already."""
+    return lambda stop: [samples]
+
+
 def test_a_recording_waits_for_live_sessions(server: Running, included: Recognizer, clips, expected) -> None:
     """Each piece of the long recording is held up until a whole live session has gone by."""
     recording = np.concatenate([*clips, *clips]).astype(np.float32) / 32768
@@ -41,14 +46,14 @@ def test_a_recording_waits_for_live_sessions(server: Running, included: Recogniz
 
     async def in_the_server() -> list[tuple[Piece, list[str]]]:
         found = []
-        async for piece in server.engine.transcribe(recording, options):
+        async for piece in server.engine.transcribe(blocks_of(recording), options):
             words, error = await asyncio.wait_for(recognise(server, clips[len(found) % 5]), PATIENCE)
             assert error is None
             found.append((piece, words))
         return found
 
     found = asyncio.run_coroutine_threadsafe(in_the_server(), server.loop).result(PATIENCE)
-    alone = list(included.recognize_by_piece(recording, options))
+    alone = list(included.recognize_by_piece([recording], options))
     assert [(piece.segment, piece.seconds) for piece, _ in found] == alone
     assert len(alone) > 5
     assert [words for _, words in found] == [[expected[place % 5]] for place in range(len(found))]
@@ -61,7 +66,7 @@ def test_recordings_are_recognised_in_turn(server: Running, clips) -> None:
         order: list[int] = []
 
         async def one(number: int) -> None:
-            async for _ in server.engine.transcribe(recording, DecodingOptions(max_segment_seconds=2.0)):
+            async for _ in server.engine.transcribe(blocks_of(recording), DecodingOptions(max_segment_seconds=2.0)):
                 order.append(number)  # noqa: PERF401
 
         await asyncio.gather(one(0), one(1))
@@ -75,7 +80,7 @@ def test_a_recording_that_no_one_waits_for_is_given_up(server: Running) -> None:
     recording = np.zeros(60 * RATE, np.float32)
 
     async def in_the_server() -> None:
-        pieces = server.engine.transcribe(recording, DecodingOptions(max_segment_seconds=1.0))
+        pieces = server.engine.transcribe(blocks_of(recording), DecodingOptions(max_segment_seconds=1.0))
         await anext(pieces)
         await pieces.aclose()
 
@@ -91,12 +96,14 @@ def test_too_many_recordings_are_refused(serve: Callable[..., Running]) -> None:
     small = serve(max_waiting_uploads=1)
 
     async def in_the_server() -> None:
-        first = small.engine.transcribe(np.zeros(5 * RATE, np.float32), DecodingOptions(max_segment_seconds=1.0))
+        first = small.engine.transcribe(
+            blocks_of(np.zeros(5 * RATE, np.float32)), DecodingOptions(max_segment_seconds=1.0)
+        )
         await anext(first)
         with pytest.raises(Busy):
-            await anext(small.engine.transcribe(np.zeros(RATE, np.float32), DecodingOptions()))
+            await anext(small.engine.transcribe(blocks_of(np.zeros(RATE, np.float32)), DecodingOptions()))
         await first.aclose()
-        assert await anext(small.engine.transcribe(np.zeros(RATE, np.float32), DecodingOptions()))
+        assert await anext(small.engine.transcribe(blocks_of(np.zeros(RATE, np.float32)), DecodingOptions()))
 
     asyncio.run_coroutine_threadsafe(in_the_server(), small.loop).result(PATIENCE)
 
@@ -223,7 +230,7 @@ def test_when_a_thread_dies_all_are_told_and_the_server_ends(clips, verb: str) -
 
         async def upload() -> str:
             async def in_the_server() -> None:
-                async for _ in server.engine.transcribe(recording, DecodingOptions(max_segment_seconds=1.0)):
+                async for _ in server.engine.transcribe(blocks_of(recording), DecodingOptions(max_segment_seconds=1.0)):
                     begun.set()
 
             found = asyncio.run_coroutine_threadsafe(in_the_server(), server.loop)

@@ -1,21 +1,33 @@
 """Recordings in work: clients that go away, too many at once, a server that stops, a recogniser that fails."""
 
+import io
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import httpx
 import numpy as np
 import openai
 import pytest
 from tests.samples import CLIPS
-from tests.serving.forms import MODEL, Client, client_of, wait_for, write_long_recording
-from tests.serving.harness import PATIENCE, Running
+from tests.serving.forms import MODEL, Client, audio, client_of, wait_for, write_long_recording
+from tests.serving.harness import PATIENCE, RATE, Running
 
+from unichoir.audio.io import Recording as AudioFile
+from unichoir.decoding.options import DecodingOptions
+from unichoir.decoding.pieces import find_pieces
 from unichoir.decoding.recognizer import Recognizer
+from unichoir.errors import AudioError, ConfigError
+from unichoir.serving.engine import PIECES_HELD
+from unichoir.serving.server import make_server
+from unichoir.serving.settings import Settings
+from unichoir.serving.sound import Abandoned, Sound
+from unichoir.serving.uploads import UploadedFile
 
 
 @pytest.fixture(scope="session")
@@ -62,13 +74,13 @@ def test_a_client_that_goes_away_ends_the_decoding(
         try:
             while True:
                 begun.set()
-                yield np.zeros(1, np.float32)
+                yield np.zeros(RATE, np.float32)
         finally:
             ended.set()
 
     with monkeypatch.context() as patch:
-        patch.setattr("unichoir.serving.transcriptions.audio_blocks", endless)
-        files = {"file": ("endless.flac", b"fLaC")}
+        patch.setattr(AudioFile, "blocks", endless)
+        files = {"file": ("endless.wav", audio())}
         request = httpx.Request("POST", f"{server.url}/v1/audio/transcriptions", data={"model": MODEL}, files=files)
         connection = HTTPConnection(request.url.host, request.url.port, timeout=PATIENCE)
         connection.request("POST", request.url.path, request.read(), dict(request.headers))
@@ -76,6 +88,7 @@ def test_a_client_that_goes_away_ends_the_decoding(
         assert not ended.is_set()
         connection.close()
         assert ended.wait(PATIENCE)
+        wait_for(server, lambda: server.engine.is_idle)
     with client_of(server) as other:
         assert other.audio.transcriptions.create(file=CLIPS[2], model=MODEL).text == "NINE ONE EIGHT TWO"
 
@@ -100,8 +113,11 @@ def test_a_client_that_goes_away_ends_the_work(
     gate.wait()  # the first piece is done, the second has begun
     assert server.metric("unichoir_uploads") == 1
     connection.close()
-    wait_for(server, lambda: server.engine.is_idle)
+    (job,) = server.engine._jobs
+    assert job.stop.wait(PATIENCE)
+    assert server.metric("unichoir_uploads") == 1  # its thread is still at work
     gate.open()
+    wait_for(server, lambda: server.engine.is_idle)
     # Something else, after which whatever was left of the first would have come.
     before = gate.num_pieces
     with client_of(server) as other:
@@ -110,10 +126,12 @@ def test_a_client_that_goes_away_ends_the_work(
     assert gate.num_pieces <= 3
 
 
+@pytest.mark.parametrize("limit", [{"max_waiting_uploads": 1}, {"max_decoded_bytes": 64 << 20}])
 def test_too_many_recordings(
-    serve: Callable[..., Running], included: Recognizer, monkeypatch: pytest.MonkeyPatch
+    serve: Callable[..., Running], included: Recognizer, monkeypatch: pytest.MonkeyPatch, limit: dict[str, int]
 ) -> None:
-    server = serve(max_waiting_uploads=1)
+    """By their number, or by the memory for what is decoded of them."""
+    server = serve(**limit)
     gate = Gate(included, monkeypatch)
     with client_of(server) as client, ThreadPoolExecutor(1) as pool:
         first = pool.submit(client.audio.transcriptions.create, file=CLIPS[2], model=MODEL)
@@ -127,6 +145,55 @@ def test_too_many_recordings(
         gate.open()
         assert first.result(PATIENCE).text == "NINE ONE EIGHT TWO"
         assert client.audio.transcriptions.create(file=CLIPS[2], model=MODEL).text == "NINE ONE EIGHT TWO"
+
+
+def test_memory_that_is_not_enough_for_one_recording(included: Recognizer) -> None:
+    with pytest.raises(ConfigError, match=r"^max_decoded_bytes: decoded audio of one recording may take \d+ bytes"):
+        make_server(included, Settings(model_name=MODEL, max_decoded_bytes=1 << 20))
+    uncut = DecodingOptions(max_segment_seconds=None)
+    with pytest.raises(ConfigError, match=r"^max_decoded_bytes: "):
+        make_server(included, Settings(model_name=MODEL, decoding=uncut))
+
+
+@pytest.mark.parametrize("vad", ["none", "ctc", "auto"])
+def test_no_more_is_decoded_than_there_is_memory_for(vad: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of sound that is speech all the time, which is cut as late as can be."""
+
+    class Speech:
+        hop_seconds = 0.04
+
+        def process(self, samples: np.ndarray, last: bool = False) -> np.ndarray:
+            return np.ones(round(len(samples) / RATE / self.hop_seconds), np.float32)
+
+    monkeypatch.setattr("unichoir.decoding.pieces.silero_is_installed", lambda: False)
+    limit = 20.0
+    blocks = (np.full(4 * RATE, 0.1, np.float32) for _ in range(40))
+    tracemalloc.start()
+    pieces = find_pieces(blocks, RATE, DecodingOptions(vad=vad, max_segment_seconds=limit), Speech)
+    assert sum(piece.end - piece.start for piece in pieces) == 160 * RATE
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < PIECES_HELD * limit * RATE * 4
+
+
+def test_a_decoder_that_reads_on_and_on_is_stopped() -> None:
+    """By the end of its file, since it gives no block at which it could be stopped."""
+    stop, page = threading.Event(), b"OggS" + bytes(23)
+
+    class Pages(io.BytesIO):
+        num_reads = 0
+
+        def read(self, size: int | None = -1) -> bytes:
+            self.num_reads += 1
+            if self.num_reads == 100:
+                stop.set()
+            return super().read(size)
+
+    pages = Pages(page * 10_000)
+    file = cast(UploadedFile, SimpleNamespace(source=pages, name="pages.ogg"))
+    with pytest.raises((Abandoned, AudioError)):
+        list(Sound(file, RATE, 60.0).blocks(stop))
+    assert pages.num_reads == 100
 
 
 def test_a_server_that_stops_ends_what_it_has_and_takes_nothing_new(

@@ -311,8 +311,30 @@ def test_too_long_audio(serve: Callable[..., Running], kind: str) -> None:
     with client:
         answer = client.post(form(MODEL_PART, part("file", buffer.getvalue(), "hours")))
         assert answer.error == (413, "audio_too_long", "file")
-        assert answer.message == "hours: longer than the 10 s that this server takes"
+        assert answer.message == "hours: longer than 10 s, and this server takes no more"
         assert client.post(form(MODEL_PART, part("file", audio(9.9)))).status == 200
+
+
+@pytest.mark.parametrize(
+    ("rate", "channels", "seconds", "error", "words"),
+    [
+        (655_350, 8, 0.1, (400, "audio_unreadable", "file"), "8 channels at 655350 Hz are too many"),
+        (48_000, 8, 9.9, (200, None, None), ""),
+        (96_000, 8, 9.9, (413, "audio_too_long", "file"), "more than 3840000 samples of all channels"),
+    ],
+)
+def test_what_costs_too_much_to_decode(
+    serve: Callable[..., Running], rate: int, channels: int, seconds: float, error: tuple, words: str
+) -> None:
+    """By rate, channels and seconds together: ten seconds of eight channels at 48 kHz are the most here."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.zeros((round(seconds * rate), channels), np.int16), rate, format="FLAC")
+    with Client(serve(max_audio_seconds=10)) as client:
+        answer = client.post(form(MODEL_PART, part("file", buffer.getvalue(), "dear")))
+    assert answer.status == error[0]
+    if words:
+        assert answer.error == error
+        assert words in answer.message
 
 
 def test_headers_that_lie_about_the_length(serve: Callable[..., Running]) -> None:

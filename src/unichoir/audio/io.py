@@ -15,7 +15,7 @@ import soxr
 from numpy.typing import NDArray
 
 from unichoir.audio.decoders import Block, Lost, decode, header_seconds, to_float
-from unichoir.errors import AudioError
+from unichoir.errors import AudioError, AudioTooLong
 
 Samples = NDArray[np.float32]
 AudioSource = str | os.PathLike[str] | BinaryIO | bytes
@@ -26,7 +26,7 @@ MIN_RATE, MAX_RATE = 2_000, 768_000
 MAX_CHANNELS = 64
 MAX_VALUES_PER_SECOND = MAX_CHANNELS * 48_000
 MAX_VALUES = 1 << 36
-"""Of all channels of a recording: 100 hours of 4 channels at 48 kHz. A few bytes can stand for more."""
+"""Samples of all channels of a recording: 100 hours of 4 channels at 48 kHz. A few bytes can stand for more."""
 # Decoders and resamplers overshoot [-1, 1] a little; an array beyond this was surely meant on another scale.
 MAX_AMPLITUDE = 16.0
 # A segment may end this much after its file does: segment times are often rounded up.
@@ -103,8 +103,14 @@ def audio_duration(source: AudioSource, *, name: str | None = None) -> float:
 
 
 @contextlib.contextmanager
-def open_recording(source: AudioSource, name: str | None = None) -> Iterator["Recording"]:
-    """A file as a recording that can be read several times. Raises AudioError for what cannot be opened."""
+def open_recording(
+    source: AudioSource, name: str | None = None, *, max_seconds: float = np.inf, max_values: int | None = None
+) -> Iterator["Recording"]:
+    """A file as a recording that can be read several times. Raises AudioError for what cannot be opened.
+
+    max_seconds, max_values: more of it, in seconds and in samples of all channels, is not decoded but an AudioTooLong;
+    None: MAX_VALUES.
+    """
     if isinstance(source, (str, os.PathLike)):
         name = name or os.fspath(source)
     name = name or str(getattr(source, "name", "") or "audio data")
@@ -121,7 +127,7 @@ def open_recording(source: AudioSource, name: str | None = None) -> Iterator["Re
             raise AudioError(f"{name}: {error.strerror or error}") from None
         except ValueError as error:  # a path with a null character
             raise AudioError(f"{name!r}: {error}") from None
-        yield Recording(name, partial(decode, file), partial(header_seconds, file))
+        yield Recording(name, partial(decode, file), partial(header_seconds, file), max_seconds, max_values)
 
 
 def array_recording(samples: NDArray[Any], sample_rate: int, name: str = "samples") -> "Recording":
@@ -151,6 +157,7 @@ class Recording:
     Args:
         name: what errors and warnings call it.
         decode, header_seconds: those functions of `decoders`, for one file.
+        max_seconds, max_values: as for `open_recording`.
     """
 
     def __init__(
@@ -158,8 +165,12 @@ class Recording:
         name: str,
         decode: Callable[[float, Lost], Iterator[Block]],
         header_seconds: Callable[[], float | None],
+        max_seconds: float = np.inf,
+        max_values: int | None = None,
     ) -> None:
         self.name = name
+        self._max_seconds = max_seconds
+        self._max_values = max_values or MAX_VALUES
         self._decode_from = decode
         self._header_seconds = header_seconds
         self._first: Block | None = None
@@ -265,8 +276,11 @@ class Recording:
             if channels > MAX_CHANNELS or channels * block.rate > MAX_VALUES_PER_SECOND:
                 raise AudioError(f"{self.name}: {channels} channels at {block.rate} Hz are too many")
             num_values += channels * length
-            if num_values > MAX_VALUES:
-                raise AudioError(f"{self.name}: more than {MAX_VALUES} samples of all channels, at {block.time:.0f} s")
+            if num_values > self._max_values:
+                message = f"more than {self._max_values} samples of all channels, at {block.time:.0f} s"
+                raise AudioTooLong(f"{self.name}: {message}")
+            if block.end > self._max_seconds:
+                raise AudioTooLong(f"{self.name}: longer than {self._max_seconds:g} s")
             self._first = self._first or block
             yield block
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from unichoir.cli.benchmark_serving import (
     ClientsOption,
     DroppedOption,
+    HostileOption,
     PlayOption,
     ServedModelOption,
     ServeOption,
@@ -80,6 +81,7 @@ def benchmark(
     url: UrlOption = None,
     sessions: SessionsOption = 0,
     dropped: DroppedOption = 0,
+    hostile: HostileOption = 0,
 ) -> None:
     """Measure how fast configurations are, without training them; or, with --serve, how many clients a server serves.
 
@@ -100,7 +102,7 @@ def benchmark(
 
         unichoir benchmark --serve --clients 16,32 --audio an4/test.jsonl
 
-        unichoir benchmark --serve --sessions 10000 --dropped 1000
+        unichoir benchmark --serve --sessions 10000 --dropped 1000 --hostile 1000
     """
     # By name, as typer has a copy of click's type of its own.
     given = [
@@ -122,6 +124,7 @@ def benchmark(
             threads=threads if "threads" in given else None,
             sessions=sessions,
             dropped=dropped,
+            hostile=hostile,
         )
         source = _only(_candidates(_words(configs))) if "configs" in given else model
         return serving_benchmark(source, serving_options, audio, models, url, output)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from unichoir.benchmark.serving.results import ServingOptions, ServingResults
 
 PANEL = "With --serve"
-OWN = frozenset({"serve", "model", "clients", "play", "url", "sessions", "dropped"})
+OWN = frozenset({"serve", "model", "clients", "play", "url", "sessions", "dropped", "hostile"})
 """Names of the options that are only for --serve."""
 SHARED = frozenset({"configs", "streaming", "left_chunks", "threads", "audio", "models", "output"})
 CALIBRATION_SECONDS = 10.0
@@ -59,6 +59,15 @@ SessionsOption = Annotated[
 DroppedOption = Annotated[
     int, typer.Option(min=0, metavar="N", help="And so many that the client cuts off.", rich_help_panel=PANEL)
 ]
+HostileOption = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        metavar="N",
+        help="And so many clients that do what they must not. A server of --url is to have the default limits.",
+        rich_help_panel=PANEL,
+    ),
+]
 
 
 def check_options(given: Sequence[str], serve: bool) -> None:
@@ -69,7 +78,7 @@ def check_options(given: Sequence[str], serve: bool) -> None:
         raise typer.BadParameter("not with --serve" if serve else "only with --serve", param_hint=names)
     if not serve:
         return
-    for name, needed in (("dropped", "sessions"), ("models", "configs")):
+    for name, needed in (("dropped", "sessions"), ("hostile", "sessions"), ("models", "configs")):
         if name in given and needed not in given:
             raise typer.BadParameter(f"only with --{needed}", param_hint=f"--{name}")
     if "model" in given and "configs" in given:

@@ -85,8 +85,9 @@ class LimitArguments:
     max_upload_mb: Annotated[int, typer.Option(min=1, metavar="MB", help="One file.")] = 100
     max_audio_minutes: Annotated[float, typer.Option(metavar="MIN", help="Audio of one file.")] = 120.0
     max_waiting_uploads: Annotated[int, typer.Option(min=1, help="Files in work and waiting.")] = 8
+    max_decoded_mb: Annotated[int, typer.Option(min=1, metavar="MB", help="Memory for their decoded audio.")] = 512
     max_hotwords: Annotated[int, typer.Option(min=0, help="Phrases that a client may expect; 0: none.")] = 1000
-    drain_timeout: Annotated[float, typer.Option(metavar="S", help="For open sessions after SIGTERM.")] = 30.0
+    drain_timeout: Annotated[float, typer.Option(metavar="S", help="For open sessions and files after SIGTERM.")] = 30.0
 
     def settings(self) -> dict[str, Any]:
         """As fields of `Settings`."""
@@ -99,6 +100,7 @@ class LimitArguments:
             "max_upload_bytes": self.max_upload_mb << 20,
             "max_audio_seconds": 60 * self.max_audio_minutes,
             "max_waiting_uploads": self.max_waiting_uploads,
+            "max_decoded_bytes": self.max_decoded_mb << 20,
             "max_hotwords": self.max_hotwords,
             "drain_timeout": self.drain_timeout,
         }

@@ -130,21 +130,23 @@ class Recognizer:
         return self._recognize([blocks], options or DecodingOptions(), progress)[0]
 
     def recognize_by_piece(
-        self, samples: NDArray[np.float32], options: DecodingOptions | None = None
+        self, blocks: Iterable[NDArray[np.float32]], options: DecodingOptions | None = None
     ) -> Iterator[tuple[Segment, float]]:
-        """`recognize` piece by piece: each as soon as it is recognised, and where it ends in the recording, in seconds.
+        """`recognize_blocks` piece by piece: each as soon as it is recognised, and where it ends, in seconds.
 
-        Segments in which nobody speaks are empty. `join_segments` makes the transcript of them. Raises as `recognize`
-        does.
+        Segments in which nobody speaks are empty. `join_segments` makes the transcript of them. Raises as
+        `recognize_blocks` does.
         """
         options, rate = options or DecodingOptions(), self.fbank_config.sample_rate
-        before = ""
-        for piece in self.pieces([check_samples(samples, rate, "recording")], options):
+        before, end = "", 0
+        for piece in self.pieces(blocks, options):
             (segment,) = self._recognize_pieces([piece], options)
             form = self.written_form(options, segment.language)
             segment = written_or_said(segment, form, Context(before=before))
-            before = last_words(segment.nbest[0].text) or before
-            yield segment, piece.end / rate
+            before, end = last_words(segment.nbest[0].text) or before, piece.end
+            yield segment, end / rate
+        if not end:
+            raise AudioError("recording: no samples")
 
     def pieces(self, blocks: Iterable[NDArray[np.float32]], options: DecodingOptions) -> Iterator[Piece]:
         """The pieces in which a recording, in blocks (N,), is recognised, from its beginning to its end, without gap.

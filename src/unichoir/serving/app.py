@@ -41,10 +41,10 @@ PAGE_HEADERS = {
 def create_app(recognizer: Recognizer, settings: Settings) -> FastAPI:
     """The server of one model as an ASGI application. `app.state.engine` is there at once.
 
-    Raises DecodingError for a model that cannot stream.
+    Raises DecodingError for a model that cannot stream, and ConfigError as `Engine` does.
     """
-    warm_up(recognizer, settings)
     engine = Engine(recognizer, settings, Metrics())
+    warm_up(recognizer, settings)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

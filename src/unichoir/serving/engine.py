@@ -8,19 +8,20 @@ others at most, and no computation ever holds up the event loop.
 
 import asyncio
 import contextlib
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
-from unichoir.audio.io import Samples
+from unichoir.audio.decoders import BLOCK_FRAMES
+from unichoir.audio.io import MAX_CHANNELS, Samples
 from unichoir.decoding.options import DecodingOptions
 from unichoir.decoding.recognizer import Recognizer
 from unichoir.decoding.transcript import Segment
-from unichoir.errors import UnichoirError
+from unichoir.errors import ConfigError, UnichoirError
 from unichoir.serving.background import Background
 from unichoir.serving.hotwords import Builder
 from unichoir.serving.live import LiveStream
@@ -30,6 +31,14 @@ from unichoir.serving.session import Event, Failed, Session
 from unichoir.serving.settings import Settings
 
 DEATH = "the recogniser has stopped working: the server ends"
+SAMPLE_BYTES = 4
+PIECES_HELD = 8
+"""So many times the longest piece of a recording is in memory at most while it is cut into pieces."""
+BLOCK_BYTES = 2 * MAX_CHANNELS * BLOCK_FRAMES * SAMPLE_BYTES
+"""Of a block as it comes from the decoder, and of its copy."""
+
+Blocks = Callable[[threading.Event], Iterable[Samples]]
+"""Gives the samples of a recording in blocks (N,), and stops with any exception when the event is set."""
 
 
 class Busy(UnichoirError):
@@ -52,17 +61,29 @@ class Piece:
 class _Job:
     """A recording in work."""
 
-    def __init__(self, pieces: Iterator[tuple[Segment, float]], deliver: Callable[[Any], None]) -> None:
-        self.pieces = pieces
-        self.deliver = deliver
+    def __init__(self) -> None:
+        self.pieces: Iterator[tuple[Segment, float]] = iter(())
+        self.results: asyncio.Queue[Piece | Exception | None] = asyncio.Queue()
         self.position = 0.0
-        self.is_abandoned = False
+        self.stop = threading.Event()
+        """Set when nobody waits for it."""
+        self.ended = asyncio.Event()
+        """Set when no thread will touch it any more."""
         self.scorer: object = None
         """What its searches need, held for them."""
 
+    def deliver(self, outcome: "Piece | Exception | None") -> None:
+        """What has become of its last task; all but a piece is the end."""
+        if not isinstance(outcome, Piece):
+            self.ended.set()
+        self.results.put_nowait(outcome)
+
 
 class Engine:
-    """Sessions and recordings of one server. All methods are for the thread of the event loop in which it started."""
+    """Sessions and recordings of one server. All methods are for the thread of the event loop in which it started.
+
+    Raises ConfigError for settings by which a single recording may need more memory than all may have.
+    """
 
     def __init__(self, recognizer: Recognizer, settings: Settings, metrics: Metrics) -> None:
         self.recognizer = recognizer
@@ -76,6 +97,12 @@ class Engine:
         self.is_dead = False
         """Whether a thread has ended by an exception."""
         self._jobs: set[_Job] = set()
+        self._max_jobs = min(settings.max_waiting_uploads, settings.max_decoded_bytes // self._recording_bytes)
+        if not self._max_jobs:
+            raise ConfigError(
+                f"max_decoded_bytes: decoded audio of one recording may take {self._recording_bytes} bytes, by "
+                f"max_segment_seconds and max_audio_seconds, but there may be {settings.max_decoded_bytes}"
+            )
         self._live: dict[Session, LiveStream] = {}
         self._wake = threading.Condition()
         self._arrived: dict[Session, None] = {}
@@ -99,6 +126,13 @@ class Engine:
         """Whether there is neither a session nor a recording."""
         return not self.sessions and not self._jobs
 
+    @property
+    def _recording_bytes(self) -> int:
+        """Of decoded audio that a recording in work has in memory at most."""
+        longest = self.settings.decoding.max_segment_seconds or math.inf
+        num_samples = min(longest, self.settings.max_audio_seconds) * self.recognizer.fbank_config.sample_rate
+        return round(PIECES_HELD * num_samples * SAMPLE_BYTES) + BLOCK_BYTES
+
     def start(self) -> None:
         """Start the threads, for the running event loop."""
         self._loop = asyncio.get_running_loop()
@@ -106,42 +140,49 @@ class Engine:
         self._background.start()
 
     async def stop(self) -> None:
-        """Stop the threads after what they are doing now; sessions that are open get nothing more."""
+        """Stop the threads after the block, piece or step that they are at; what is open gets nothing more."""
+        self.abandon()
         with self._wake:
             self._stopping = True
             self._wake.notify()
         await asyncio.to_thread(self._thread.join)
         await asyncio.to_thread(self._background.stop)
+        for job in self._jobs:  # that were waiting for their turn
+            job.ended.set()
 
     def open_session(self) -> Session:
         """A new live session, with the server's own options. Raises Busy and Draining."""
-        self._check_draining()
+        self.check_draining()
         if len(self.sessions) >= self.settings.max_sessions:
             raise Busy(f"all {self.settings.max_sessions} sessions of this server are taken")
         session = Session(self.settings, self._notify, self.sessions.discard)
         self.sessions.add(session)
         return session
 
-    async def transcribe(self, samples: Samples, options: DecodingOptions) -> AsyncGenerator[Piece, None]:
-        """Recognise a recording, piece by piece; samples (N,) at the model's rate.
+    async def transcribe(self, blocks: Blocks, options: DecodingOptions) -> AsyncGenerator[Piece, None]:
+        """Recognise a recording at the model's rate, piece by piece: so much of it is decoded at a time.
 
-        Leaving the loop abandons what is left. Raises Busy, Draining, and UnichoirError for what cannot be recognised.
+        Leaving the loop abandons what is left, and takes until no thread reads from `blocks` any more. Raises Busy,
+        Draining, InvalidHotwords, what `blocks` raises, and UnichoirError for what cannot be recognised.
         """
-        self._check_draining()
-        if len(self._jobs) >= self.settings.max_waiting_uploads:
+        self.check_draining()
+        if len(self._jobs) >= self._max_jobs:
             raise Busy(f"{len(self._jobs)} recordings are waiting already")
-        results: asyncio.Queue[Piece | Exception | None] = asyncio.Queue()
-        job = _Job(self.recognizer.recognize_by_piece(samples, options), results.put_nowait)
+        job = _Job()
         self._jobs.add(job)
         try:
             job.scorer = await self.hotwords.prepare(options)
-            self._background.add_piece(partial(self._recognize_piece, job))
-            while (result := await results.get()) is not None:
-                if isinstance(result, Exception):
-                    raise result
-                yield result
+            job.pieces = self.recognizer.recognize_by_piece(blocks(job.stop), options)
+            try:
+                self._background.add_piece(partial(self._recognize_piece, job))
+                while (result := await job.results.get()) is not None:
+                    if isinstance(result, Exception):
+                        raise result
+                    yield result
+            finally:
+                job.stop.set()
+                await job.ended.wait()
         finally:
-            job.is_abandoned = True
             self._jobs.discard(job)
 
     def drain(self) -> None:
@@ -150,7 +191,14 @@ class Engine:
         for session in list(self.sessions):
             session.finish()
 
-    def _check_draining(self) -> None:
+    def abandon(self) -> None:
+        """Give up all recordings: their clients are told."""
+        for job in self._jobs:
+            job.stop.set()
+            job.results.put_nowait(Draining("this server stops before the recording is done"))
+
+    def check_draining(self) -> None:
+        """Raises Draining where nothing new is taken."""
         if self.is_dead:
             raise Draining(DEATH)
         if self.is_draining:
@@ -307,19 +355,21 @@ class Engine:
         start = time.perf_counter()
         outcome: Piece | Exception | None = None
         try:
-            if not job.is_abandoned:
-                found = next(job.pieces, None)
-                if found is not None:
-                    outcome = Piece(*found)
-                    self.metrics.audio_seconds.inc(outcome.seconds - job.position)
-                    job.position = outcome.seconds
-                    self._background.add_piece(partial(self._recognize_piece, job))
+            found = None if job.stop.is_set() else next(job.pieces, None)
+            if found is not None:
+                outcome = Piece(*found)
+                self.metrics.audio_seconds.inc(outcome.seconds - job.position)
+                job.position = outcome.seconds
         except Exception as error:
-            if not isinstance(error, UnichoirError):
-                log_failure("recording_error", error)
-                error = UnichoirError("the recogniser has failed")
             outcome = error
+            if not isinstance(error, UnichoirError) and not job.stop.is_set():
+                log_failure("recording_error", error)
+                outcome = UnichoirError("the recogniser has failed")
         self.metrics.compute_seconds.inc(time.perf_counter() - start)
+        if isinstance(outcome, Piece):
+            self._background.add_piece(partial(self._recognize_piece, job))
+        else:
+            job.pieces = iter(())  # here, where nothing else uses what it has opened
         self._call(partial(job.deliver, outcome))
 
 

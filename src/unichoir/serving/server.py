@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import socket
 from types import FrameType
 from typing import Any
 
@@ -12,11 +11,13 @@ from unichoir.decoding.recognizer import Recognizer
 from unichoir.errors import UnichoirError
 from unichoir.serving.app import create_app
 from unichoir.serving.engine import DEATH, Engine
-from unichoir.serving.http import BoundedWebSocket, ImpatientProtocol, most_connections
+from unichoir.serving.http import BoundedWebSocket, ImpatientProtocol, listen
 from unichoir.serving.logs import configure_logs, log_event
 from unichoir.serving.settings import MEBIBYTE, Settings
 
 POLL_SECONDS = 0.05
+GRACE_SECONDS = 5
+"""That clients have to read their last messages, and recordings to end at their next block, when the server ends."""
 
 
 class Server(uvicorn.Server):
@@ -68,6 +69,7 @@ class Server(uvicorn.Server):
         last messages."""
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._idle(), self.engine.settings.drain_timeout)
+        self.engine.abandon()
         log_event("stopping", sessions=len(self.engine.sessions))
         self.should_exit = True
 
@@ -89,8 +91,8 @@ def make_server(recognizer: Recognizer, settings: Settings, **options: Any) -> S
         # Who is not read from for a while, because its audio waits, cannot answer pings either, and ten minutes in one
         # message take a while. `idle_timeout` ends those who say nothing.
         ws_ping_timeout=None,
-        limit_concurrency=most_connections(),
-        timeout_graceful_shutdown=5,
+        loop="asyncio",  # what is installed beside us changes nothing, and `Listener` is for this one
+        timeout_graceful_shutdown=GRACE_SECONDS,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -104,12 +106,7 @@ def serve(recognizer: Recognizer, settings: Settings, host: str, port: int, **op
 
     Raises UnichoirError for an address that cannot be listened at, DecodingError for a model that cannot stream.
     """
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listening = socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        raise UnichoirError(f"{host}, port {port}: {error.strerror or error}") from None
-    with listening:
+    with listen(host, port) as listening:
         server = make_server(recognizer, settings, **options)
         configure_logs()
         server.run(sockets=[listening])

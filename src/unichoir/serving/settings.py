@@ -1,5 +1,6 @@
 """What an operator can choose about the server."""
 
+import math
 import re
 from dataclasses import dataclass, field
 
@@ -46,6 +47,8 @@ class Settings:
     """Of one recording."""
     max_waiting_uploads: int = 8
     """Recordings in work and waiting; further ones are refused."""
+    max_decoded_bytes: int = 512 * MEBIBYTE
+    """Memory for decoded audio of all recordings in work and waiting; those for which there is none are refused."""
     max_hotwords: int = 1000
     """Phrases in the list of one client, of 20 characters on average; 0: clients may give none."""
     api_key: str = ""
@@ -55,12 +58,19 @@ class Settings:
     allowed_origins: tuple[str, ...] = ()
     """Origins of web pages, other than the server's own, that may use it."""
     drain_timeout: float = 30.0
-    """Seconds that open sessions have for their last result after SIGTERM."""
+    """Seconds that open sessions and recordings have for their last result after SIGTERM."""
     log_text: bool = False
     """Recognised text in the logs."""
 
     def __post_init__(self) -> None:
-        for name in ("max_sessions", "max_batch", "max_message_bytes", "max_upload_bytes", "max_waiting_uploads"):
+        for name in (
+            "max_sessions",
+            "max_batch",
+            "max_message_bytes",
+            "max_upload_bytes",
+            "max_waiting_uploads",
+            "max_decoded_bytes",
+        ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: expected at least 1, found {getattr(self, name)}")
         if self.max_hotwords < 0:
@@ -68,6 +78,8 @@ class Settings:
         for name in ("idle_timeout", "max_session_seconds", "max_audio_seconds"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name}: expected more than 0 s, found {getattr(self, name)}")
+        if self.max_audio_seconds == math.inf:
+            raise ConfigError("max_audio_seconds: expected an end, found inf")
         if not re.fullmatch(r"[\w!#$%&'*+.^`|~-]*", self.api_key, re.ASCII):
             raise ConfigError("api_key: only letters, digits and !#$%&'*+-.^_`|~ can be sent by web pages")
         if not self.drain_timeout >= 0:

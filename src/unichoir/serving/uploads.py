@@ -1,6 +1,7 @@
 """A multipart form with a file in it, read in pieces, so that its limits hold before all of it has arrived."""
 
 import errno
+import io
 import tempfile
 import time
 from collections.abc import AsyncIterator, Collection
@@ -47,10 +48,10 @@ class UploadedFile:
         self._file: BinaryIO | None = None
 
     @property
-    def source(self) -> bytes | BinaryIO:
+    def source(self) -> BinaryIO:
         """All that has been written, to be read. Nothing may be written after this."""
         if self._file is None:
-            return bytes(self._memory)
+            return io.BytesIO(self._memory)
         self._file.seek(0)
         return self._file
 

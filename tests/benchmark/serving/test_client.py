@@ -11,7 +11,8 @@ from websockets.exceptions import ConnectionClosed, ConnectionClosedError
 
 from unichoir.benchmark.serving import client
 from unichoir.benchmark.serving.client import Drop, Misbehaviour, SessionResult, Target, parse_message, run_session
-from unichoir.benchmark.serving.load import burst, play
+from unichoir.benchmark.serving.hostile import ATTACKS
+from unichoir.benchmark.serving.load import Job, burst, play
 from unichoir.benchmark.serving.recordings import Recording
 from unichoir.benchmark.serving.soak import make_jobs
 
@@ -297,7 +298,7 @@ def test_a_burst_keeps_to_its_limit() -> None:
         opened -= 1
 
     async def work(target: Target) -> Sequence[SessionResult]:
-        return await burst(target, [(recording(), None)] * 12, 3)
+        return await burst(target, [Job(recording=recording())] * 12, 3)
 
     assert [session.outcome for session in with_server(handler, work)] == ["completed"] * 12
     assert most == 3
@@ -311,10 +312,13 @@ def test_parsing() -> None:
 
 
 def test_jobs_of_a_soak() -> None:
-    jobs = make_jobs([recording(key="a"), recording(key="b")], sessions=20, dropped=6)
-    drops = [drop for _, drop in jobs]
+    jobs = make_jobs([recording(key="a"), recording(key="b")], sessions=20, dropped=6, hostile=2)
+    drops = [job.drop for job in jobs if not job.attack]
     assert (drops.count(None), drops.count("before audio"), drops.count("in audio")) == (20, 3, 3)
     for part in (drops[:13], drops[13:]):
         assert part.count(None) == 10
-    assert {each.key for each, drop in jobs if drop is None} == {"a", "b"}
-    assert [drop for _, drop in make_jobs([recording()], sessions=3, dropped=0)] == [None] * 3
+    assert {job.recording.key for job in jobs if job.drop is None} == {"a", "b"}
+    assert [bool(job.attack) for job in jobs[:14]].count(True) == 1
+    assert [job.drop for job in make_jobs([recording()], sessions=3, dropped=0)] == [None] * 3
+    hostile = make_jobs([recording()], sessions=0, dropped=0, hostile=len(ATTACKS))
+    assert [job.attack for job in hostile] == list(ATTACKS)

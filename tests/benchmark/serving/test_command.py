@@ -42,7 +42,7 @@ def full_server() -> Iterator[Server]:
 def test_load_and_soak(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UNICHOIR_API_KEY", "of another server")
     load = ["--clients", "2", "--play", 1, "--audio", REFERENCES]
-    soak = ["--sessions", 20, "--dropped", 4]
+    soak = ["--sessions", 20, "--dropped", 4, "--hostile", 2]
     code, out, err = run("--serve", *WITH_SMALL_MODEL, *load, *soak, "--threads", 1, "--output", tmp_path / "out")
     assert (code, err) == (0, "")
     assert out.rstrip() == (tmp_path / "out" / "results.md").read_text(encoding="utf-8").rstrip()
@@ -64,7 +64,8 @@ def test_load_and_soak(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert found["after"]["memory"] > 10e6
     assert content["soak"]["objections"] == []
     assert (content["soak"]["completed"], content["soak"]["dropped"]) == (20, 4)
-    assert content["soak"]["warm_sessions"] == 12
+    assert content["soak"]["repelled"] == 2
+    assert content["soak"]["warm_sessions"] == 13
     assert content["soak"]["end"]["open_sessions"] == 0
     assert content["soak"]["end"]["threads"] > 1
 
@@ -146,6 +147,7 @@ def test_a_bad_end_is_an_error(run: Run, monkeypatch: pytest.MonkeyPatch) -> Non
         (["--serve", "--configs", "moe-tiny,moe-1b"], 2, "--configs: one is served, not moe-tiny, moe-1b"),
         (["--serve", "--configs", "moe-2b"], 1, "unknown configuration 'moe-2b'"),
         (["--serve", "--dropped", "3"], 2, "--dropped: only with --sessions"),
+        (["--serve", "--hostile", "3"], 2, "--hostile: only with --sessions"),
         (["--serve", "--models", "d"], 2, "--models: only with --configs"),
         (["--serve", "--sessions", "3", "--play", "1"], 2, "--play: only with --clients"),
         (["--serve", "--clients", "2,0"], 2, "--clients: 0 is no number of clients"),

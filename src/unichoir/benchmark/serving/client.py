@@ -12,6 +12,7 @@ from urllib.request import ProxyHandler, build_opener
 import numpy as np
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus, WebSocketException
+from websockets.typing import Origin
 
 from unichoir.benchmark.serving.recordings import SAMPLE_RATE, Recording, join_texts
 from unichoir.errors import UnichoirError
@@ -23,8 +24,9 @@ PATIENCE_SECONDS = 30.0
 START = {"signal": "start", "nbest": 1, "continuous_decoding": True}
 END = {"signal": "end"}
 
-Outcome = Literal["completed", "refused", "failed", "dropped"]
-"""refused: turned away before any audio; dropped: cut off by the client on purpose."""
+Outcome = Literal["completed", "refused", "failed", "dropped", "repelled"]
+"""refused: turned away before any audio; dropped: cut off by the client on purpose; repelled: hostile, and refused or
+cut off as it should be."""
 Drop = Literal["before audio", "in audio"]
 
 
@@ -49,11 +51,12 @@ class Target:
             raise UnichoirError(f"{address}: {getattr(error, 'reason', error)}") from None
         return content.decode("utf-8", "replace")
 
-    def connect(self) -> connect:
-        """Opens a connection, without limits of its own: the session has one."""
+    def connect(self, origin: str | None = None) -> connect:
+        """Opens a connection, without limits of its own: the session has one. origin: of a web page."""
         headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else None
         return connect(
             self.url,
+            origin=None if origin is None else Origin(origin),
             additional_headers=headers,
             compression=None,
             proxy=None,

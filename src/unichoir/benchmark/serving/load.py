@@ -6,13 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from unichoir.benchmark.serving.client import Drop, SessionResult, Target, run_session
+from unichoir.benchmark.serving.hostile import run_attack
 from unichoir.benchmark.serving.recordings import Recording
 
 LEAD_SECONDS = 0.2
 """From the beginning to the first audio."""
 
-Job = tuple[Recording, Drop | None]
-"""A session of a burst."""
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A session of a burst."""
+
+    recording: Recording
+    drop: Drop | None = None
+    attack: str = ""
+    """A kind of hostile client; empty: an honest one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,11 +84,14 @@ async def play(
 
 
 async def burst(target: Target, jobs: Sequence[Job], at_a_time: int) -> list[SessionResult]:
-    """Sessions as fast as they go, so many at a time; some are cut off."""
+    """Sessions as fast as they go, so many at a time; some are cut off. Hostile clients come beside those, all at once:
+    some of them stay for long."""
     room = asyncio.Semaphore(at_a_time)
 
-    async def run(recording: Recording, drop: Drop | None) -> SessionResult:
+    async def run(job: Job) -> SessionResult:
+        if job.attack:
+            return await run_attack(target, job.recording, job.attack)
         async with room:
-            return await run_session(target, recording, drop=drop)
+            return await run_session(target, job.recording, drop=job.drop)
 
-    return await asyncio.gather(*(run(*job) for job in jobs))
+    return await asyncio.gather(*map(run, jobs))

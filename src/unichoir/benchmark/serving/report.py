@@ -3,12 +3,12 @@
 import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from rich.console import Group
 
 from unichoir.benchmark.rendering import as_markdown, for_terminal, write_files
-from unichoir.benchmark.serving.client import SessionResult
+from unichoir.benchmark.serving.client import Outcome, SessionResult
 from unichoir.benchmark.serving.probe import Snapshot
 from unichoir.benchmark.serving.results import Load, Quantiles, ServingResults
 from unichoir.benchmark.serving.soak import Soak
@@ -79,7 +79,7 @@ def _load(load: Load) -> dict[str, Any]:
 def _soak(soak: Soak) -> dict[str, Any]:
     return {
         "objections": soak.objections(),
-        **{outcome: soak.count(outcome) for outcome in ("completed", "dropped", "refused", "failed")},
+        **{outcome: soak.count(outcome) for outcome in get_args(Outcome)},
         "wrong_words": len(soak.wrong),
         "warm_sessions": soak.warm_sessions,
         "warm": _snapshot(soak.warm),

@@ -142,6 +142,7 @@ class ServingOptions:
     """Of the server's engine; None: its own choice."""
     sessions: int = 0
     dropped: int = 0
+    hostile: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -61,7 +61,7 @@ def run_serving_benchmark(
         loads = tuple(_play(clients, probe, recordings, count, options, progress) for count in options.clients)
         soak = None
         if options.sessions:
-            jobs = make_jobs(short, options.sessions, options.dropped)
+            jobs = make_jobs(short, options.sessions, options.dropped, options.hostile)
             soak = run_soak(clients, probe, jobs, lambda done: progress("sessions", done, len(jobs)))
         if server:
             code = server.stop()

@@ -1,10 +1,11 @@
-"""Many short sessions, some of them cut off: whether the server stays as it was."""
+"""Many short sessions, some of them cut off and some of them hostile: whether the server stays as it was."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from unichoir.benchmark.processes import Child
 from unichoir.benchmark.serving.client import Drop, SessionResult
+from unichoir.benchmark.serving.hostile import ATTACKS
 from unichoir.benchmark.serving.load import Job
 from unichoir.benchmark.serving.outcomes import Outcomes
 from unichoir.benchmark.serving.probe import Probe, Snapshot
@@ -13,8 +14,8 @@ from unichoir.benchmark.serving.recordings import Recording
 AT_A_TIME = 8
 WARM_SESSIONS = 500
 """After which the server has what it needs; what it takes more from then on is growth."""
-STEP = 50
-"""Sessions between two reports of progress."""
+STEP = 250
+"""Sessions between two reports of progress; the longest of each 250, as hostile clients have them, is waited for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,13 +37,20 @@ class Soak(Outcomes):
         return found
 
 
-def make_jobs(recordings: Sequence[Recording], sessions: int, dropped: int) -> list[Job]:
-    """So many whole sessions with so many dropped ones evenly among them, half of these before any audio."""
+def make_jobs(recordings: Sequence[Recording], sessions: int, dropped: int, hostile: int = 0) -> list[Job]:
+    """So many whole sessions, with so many dropped ones, half of these before any audio, and so many hostile clients of
+    all kinds evenly among them."""
     drops: tuple[Drop, ...] = ("before audio", "in audio")
-    whole: Iterator[tuple[float, Drop | None]] = (((place + 0.5) / sessions, None) for place in range(sessions))
-    cut: Iterator[tuple[float, Drop | None]] = (((place + 0.5) / dropped, drops[place % 2]) for place in range(dropped))
-    ordered = sorted([*whole, *cut], key=lambda each: each[0])
-    return [(recordings[number % len(recordings)], drop) for number, (_, drop) in enumerate(ordered)]
+    attacks = list(ATTACKS)
+    kinds: list[tuple[Drop | None, str]] = [(None, "")] * sessions
+    kinds += [(drops[place % 2], "") for place in range(dropped)]
+    kinds += [(None, attacks[place % len(attacks)]) for place in range(hostile)]
+    places = [(place + 0.5) / count for count in (sessions, dropped, hostile) for place in range(count)]
+    order = sorted(range(len(kinds)), key=places.__getitem__)
+    return [
+        Job(recording=recordings[number % len(recordings)], drop=kinds[place][0], attack=kinds[place][1])
+        for number, place in enumerate(order)
+    ]
 
 
 def run_soak(clients: Child, probe: Probe, jobs: Sequence[Job], progress: Callable[[int], None]) -> Soak:

@@ -126,6 +126,7 @@ def _soak(results: ServingResults) -> Table:
         f"{len(soak.sessions)} sessions of about a second of audio, sent as fast as it is taken, {AT_A_TIME} at a "
         f"time: {completed} completed, of which {completed - len(soak.wrong)} with the words of a single stream, "
         f"{soak.count('dropped')} dropped by the client without a close, half of them before any audio, "
+        f"{soak.count('repelled')} hostile ones refused or cut off as they should be, "
         f"{soak.count('refused')} refused, {soak.count('failed')} failed. The server was read with no session open."
     )
     columns = ("the server", f"after {soak.warm_sessions} sessions", "at the end", "growth %")

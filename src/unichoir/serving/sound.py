@@ -1,0 +1,64 @@
+"""An uploaded recording, decoded while it is recognised: a few bytes may stand for hours, which never are in memory."""
+
+import threading
+from collections.abc import Iterator
+from typing import BinaryIO, cast
+
+from unichoir.audio.io import Recording, Samples, open_recording
+from unichoir.serving.uploads import UploadedFile
+
+MAX_VALUES_PER_SECOND = 8 * 48_000
+"""Samples of all channels, over as many seconds as a recording may have: what it costs to decode one has a limit."""
+
+
+class Abandoned(Exception):
+    """Nobody waits for the recording any more."""
+
+
+class Sound:
+    """One recording; max_seconds: longer ones are refused."""
+
+    def __init__(self, file: UploadedFile, sample_rate: int, max_seconds: float) -> None:
+        self.warnings: list[str] = []
+        """What of it is missing; complete when all has been decoded."""
+        self.seconds = 0.0
+        """As its header tells, 0 where it tells nothing; when all has been decoded, as it is."""
+        self._file = file
+        self._sample_rate = sample_rate
+        self._max_seconds = max_seconds
+
+    def blocks(self, stop: threading.Event) -> Iterator[Samples]:
+        """The samples in blocks (N,). When `stop` is set, they soon end with Abandoned, or with AudioError.
+
+        Raises AudioTooLong and AudioError: at the beginning for what its header says, else where the fault is met.
+        """
+        source = cast(BinaryIO, _Watched(self._file.source, stop))
+        max_values = round(self._max_seconds * MAX_VALUES_PER_SECOND)
+        with open_recording(source, self._file.name, max_seconds=self._max_seconds, max_values=max_values) as recording:
+            self.seconds = recording.estimate()
+            if self.seconds > self._max_seconds:  # better said before it is recognised; but a header may be wrong
+                for _ in self._decoded(recording, stop, []):
+                    pass
+            num_samples = 0
+            for block in self._decoded(recording, stop, self.warnings):
+                num_samples += len(block)
+                yield block
+            self.seconds = num_samples / self._sample_rate
+
+    def _decoded(self, recording: Recording, stop: threading.Event, warnings: list[str]) -> Iterator[Samples]:
+        for block in recording.blocks(self._sample_rate, warn=warnings.append, strict=False):
+            if stop.is_set():
+                raise Abandoned
+            yield block
+
+
+class _Watched:
+    """A file that seems to be at its end once `stop` is set: there are files of which decoders read on and on without
+    ever giving a block."""
+
+    def __init__(self, file: BinaryIO, stop: threading.Event) -> None:
+        self._file, self._stop = file, stop
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+
+    def read(self, size: int = -1) -> bytes:
+        return b"" if self._stop.is_set() else self._file.read(size)
