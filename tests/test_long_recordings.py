@@ -212,6 +212,6 @@ def test_a_film_says_what_its_sound_says(model, tmp_path, monkeypatch) -> None:
     assert model.transcribe(path) == expected
     with path.open("rb") as stream:
         assert model.transcribe(stream) == expected
-    monkeypatch.setattr("unichoir.audio.decoders.has_ffmpeg", lambda: False)
+    monkeypatch.setattr("unichoir.audio.decoders.has", lambda library: library != "av")
     with pytest.raises(AudioError, match=r"film\.mp4: cannot be decoded .* pip install 'unichoir\[av\]'"):
         model.transcribe(path)

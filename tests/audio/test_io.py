@@ -9,7 +9,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unichoir.audio.decoders import Section, _find_pcm
+from unichoir.audio.decoders import Section, _wav
 from unichoir.audio.io import OnlineResampler, audio_duration, check_samples, load_audio, resample
 from unichoir.errors import AudioError
 
@@ -267,7 +267,7 @@ def test_a_header_of_nothing_but_empty_chunks_is_not_gone_through_to_its_end():
             return super().read(size)
 
     stream = Counted(b"RIFF\0\0\0\0WAVE" + bytes(1_000_000))
-    assert _find_pcm(Section(stream)) is None
+    assert _wav(Section(stream)) is None
     assert stream.reads < 20_000
 
 

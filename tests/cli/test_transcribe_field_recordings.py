@@ -154,7 +154,7 @@ def test_names_are_bytes(tmp_path: Path, texts: list[str], locale: str) -> None:
 
 @posix
 def test_pipes_and_standard_input(texts: list[str]) -> None:
-    done = unichoir(f'unichoir <(cat "{CLIPS[0]}") - < "{CLIPS[1]}"')
+    done = unichoir(f'cat "{CLIPS[1]}" | unichoir <(cat "{CLIPS[0]}") -')
     assert (done.returncode, done.stderr) == (0, b"")
     assert [line.rsplit(b": ")[-1].decode() for line in done.stdout.splitlines()] == texts[:2]
 

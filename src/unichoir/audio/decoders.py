@@ -1,12 +1,13 @@
-"""Files to blocks of samples: PCM WAV here, all else by FFmpeg's libraries (`ffmpeg`) or, without them, libsndfile."""
+"""Which decoder reads a file, and what they have in common; WAV, and the links of an Ogg."""
 
 import importlib.util
 import io
+import re
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import soundfile
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from unichoir.errors import AudioError
 
 BLOCK_FRAMES = 1 << 16
+BLOCK_BYTES = 1 << 20
 UNKNOWN_LENGTH = 0x7F000000
 """Writers to a pipe put a number near the largest one for the length (sox 0x7f000000, ffmpeg 0xffffffff)."""
 PLACEHOLDER = 2_000_000_000
@@ -26,12 +28,17 @@ MAX_CHUNKS = 10_000
 """Before the samples; a file of nothing but empty chunks is not gone through to its end."""
 TRAILER_BYTES = 4096
 """Tags at the end of a file, which libsndfile leaves unread."""
-SNDFILE_SLACK_SECONDS, UNKNOWN_SECONDS = 0.25, 1e12
-"""MP3 decoders disagree about padding; a length that libsndfile does not know is near 2^63 frames."""
-PCM, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE
-
-Lost = Callable[[float, str], None]
-"""Called with the place, in seconds, and in words what is missing there."""
+SLACK_SECONDS = 0.05
+"""Decoders disagree about the padding of the last frame."""
+ERRORS = (TypeError, ValueError, OverflowError, OSError, soundfile.SoundFileError)
+MP3, EXTENSIBLE = 0x55, 0xFFFE
+SUBTYPES = {(1, 8): "PCM_U8", (3, 32): "FLOAT", (3, 64): "DOUBLE", (6, 8): "ALAW", (7, 8): "ULAW"}
+SUBTYPES |= {(1, bits): f"PCM_{bits}" for bits in (16, 24, 32)}
+"""What libsndfile calls a WAV's tag and bits."""
+MPEG = re.compile(rb"\xff[\xe2-\xe7\xea-\xef\xf2-\xf7\xfa-\xff]")
+FLAC, HEAD_BYTES = b"fLaC", 64
+"""How FLAC begins, or the second packet of its first page in an Ogg."""
+FIRST_PAGE, MAX_PAGE_BYTES = re.compile(rb"OggS\0[\2\3\6\7]"), 65_307
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,59 @@ class Block:
         """When it ends, in seconds."""
         return self.time + int(self.samples.shape[1]) / self.rate
 
+    def later(self, seconds: float) -> "Block":
+        """The same, so much later."""
+        return replace(self, time=self.time + seconds)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Something that is missing."""
+
+    what: str
+    """In words, with a place for `time` and one for `end`."""
+    time: float
+    """Where, in seconds from the beginning of the recording."""
+    end: float = 0.0
+    """Another time that the words need."""
+
+    def __str__(self) -> str:
+        return self.what.format(self.time, self.end)
+
+    def later(self, seconds: float) -> "Loss":
+        """The same, so much later."""
+        return replace(self, time=self.time + seconds, end=self.end + seconds)
+
+
+MORE_KINDS = "pip install 'unichoir[av]' reads more kinds"
+TRUNCATED = "truncated: the audio ends at {:.3f} s of {:.3f} s"
+DAMAGED = "damaged at {:.3f} s"
+NO_END = "damaged: nothing is found after {:.3f} s"
+
+
+def to_float(values: NDArray[Any]) -> NDArray[np.float32]:
+    """Integers of any width, uint8 around 128, or floats, to floats in [-1, 1], in the order of C; the shape stays."""
+    with np.errstate(over="ignore"):  # what is not finite, `io` finds
+        floats: NDArray[np.float32] = values.astype(np.float32, order="C", copy=False)
+    if values.dtype == np.uint8:
+        floats -= np.float32(128)
+        floats /= np.float32(128)
+    elif values.dtype.kind == "i":
+        floats *= np.float32(-1 / float(np.iinfo(values.dtype).min))  # exact: a power of two
+    return floats
+
+
+class Sound(NamedTuple):
+    """What a file says, or an array: the functions of the decoder that has been chosen for it."""
+
+    blocks: Callable[[float], Iterator[Block | Loss]]
+    """The sound from a time on, in seconds, or from somewhat earlier, and what is missing where that is noticed.
+
+    Raises AudioError, which does not name the file, where there is nothing that can be decoded.
+    """
+    seconds: Callable[[], float | None]
+    """The length as the header tells it, for progress only; None where it tells none."""
+
 
 class Section:
     """The bytes of a file from `begin` to `end`, as a file without a name: a suffix is no reason to believe anything.
@@ -57,7 +117,7 @@ class Section:
     begin, end: in bytes; None is the end of the file.
     """
 
-    def __init__(self, file: BinaryIO, begin: int = 0, end: int | None = None) -> None:
+    def __init__(self, file: "BinaryIO | Section", begin: int = 0, end: int | None = None) -> None:
         self._file = file
         self._begin = begin
         self._position = 0
@@ -92,222 +152,169 @@ class Section:
         return self.read(size)
 
 
-def decode(file: BinaryIO, start: float, lost: Lost) -> Iterator[Block]:
-    """The sound of a file that can be gone back in, from `start`, in seconds, or from somewhat earlier.
+def has(library: str) -> bool:
+    """Whether a library is installed."""
+    return importlib.util.find_spec(library) is not None
 
-    Raises AudioError, which does not name the file, where there is nothing that can be decoded.
-    """
+
+def open_sound(file: BinaryIO) -> Sound:
+    """The decoder of a file that can be gone back in. Raises AudioError for an empty one."""
     whole = Section(file)
     if not whole.size:
         raise AudioError("the file is empty")
-    wav = _find_pcm(whole)
-    if wav is not None:
-        yield from wav.blocks(whole, start, lost)
-        return
-    ends, is_cut = _ogg_links(whole) if whole.at(0, 4) == b"OggS" else ([whole.size], False)
-    begin, time, bad = 0, 0.0, 0
-    for end in ends:
-        section = Section(file, begin, end)
-        found = _decode(section, start if len(ends) == 1 else 0.0, partial(_lost_later, lost, time))
-        shift = time
-        try:
-            for block in found:
-                yield replace(block, time=shift + block.time)
-                time, bad = shift + block.end, 0
-        except AudioError as error:
-            if not time:
-                raise
-            lost(time, f"damaged at {time:.3f} s: {error}")
-            bad += 1
-            if bad > MAX_BAD_LINKS:
-                break
-        begin = end
-    if is_cut:
-        lost(time, f"truncated: the last page of its Ogg is cut, the audio ends at {time:.3f} s")
+    return _wav(whole) or _ogg(whole) or _library(whole)
 
 
-def header_seconds(file: BinaryIO) -> float | None:
-    """The length as the header tells it, for progress only; None where it tells none."""
-    whole = Section(file)
-    wav = _find_pcm(whole)
-    if wav is not None:
-        return wav.size / wav.width / wav.rate
-    whole.seek(0)
-    if has_ffmpeg():
+def _library(file: Section) -> Sound:
+    """All but PCM: by FFmpeg's libraries or, without them, by miniaudio and libsndfile.
+
+    libsndfile is kept from MP3: it believes what headers say of the length, and writes to standard error.
+    """
+    if has("av"):
         from unichoir.audio import ffmpeg
 
-        return ffmpeg.header_seconds(whole)
+        return Sound(partial(ffmpeg.blocks, file), partial(ffmpeg.seconds, file))
+    head = file.at(after_tags(file, 0), HEAD_BYTES)
+    if (FLAC in head or MPEG.match(head)) and has("miniaudio"):
+        from unichoir.audio.miniature import Reader
+
+        return _plain(partial(Reader, file), file)
+    if MPEG.match(head):
+        raise AudioError(f"cannot be decoded (MP3); {MORE_KINDS}")
+    return _plain(partial(soundfile.SoundFile, file), file)
+
+
+def _plain(opened: Callable[[], Any], file: Section, promised: float | None = None) -> Sound:
+    """A decoder that knows little of damage, but where it has stopped.
+
+    opened: makes a soundfile.SoundFile, or what looks like one. promised: seconds; None: the decoder knows.
+    """
+    return Sound(partial(_plain_blocks, opened, file, promised), partial(_plain_seconds, opened, file))
+
+
+def _plain_seconds(opened: Callable[[], Any], file: Section) -> float | None:
     try:
-        with soundfile.SoundFile(whole) as sound:
+        file.seek(0)
+        with opened() as sound:
             return float(sound.frames / sound.samplerate)
-    except (TypeError, soundfile.SoundFileError):
+    except ERRORS:
         return None
 
 
-def has_ffmpeg() -> bool:
-    """Whether PyAV is installed, the extra `av`."""
-    return importlib.util.find_spec("av") is not None
+def _plain_blocks(
+    opened: Callable[[], Any], file: Section, promised: float | None, start: float
+) -> Iterator[Block | Loss]:
+    place = 0.0
+    try:
+        file.seek(0)
+        with opened() as sound:
+            rate = sound.samplerate
+            position = sound.seek(min(int(start * rate), sound.frames)) if start else 0
+            while len(samples := sound.read(BLOCK_FRAMES, dtype="float32", always_2d=True)):
+                # One channel after the other: numpy takes the mean of such an array in a sixth of the time.
+                yield Block(np.ascontiguousarray(samples.T), rate, position / rate)
+                position += len(samples)
+                place = position / rate
+            told = sound.frames / rate - SLACK_SECONDS if promised is None else promised
+            rest = file.size - file.tell()
+        if place < told:
+            yield Loss(TRUNCATED, place, promised or sound.frames / rate)
+        elif rest > TRAILER_BYTES:
+            yield Loss(f"{rest} bytes are not read: pip install 'unichoir[av]' reads more", place)
+    except ERRORS as error:
+        if not place:
+            reason = str(getattr(error, "error_string", error)).strip().rstrip(".")
+            raise AudioError(f"cannot be decoded ({reason}); {MORE_KINDS}") from None
+        yield Loss(f"{NO_END}; pip install 'unichoir[av]' reads more", place)
 
 
-def _lost_later(lost: Lost, seconds: float, place: float, what: str) -> None:
-    lost(seconds + place, what)
+def after_tags(file: Section, position: int) -> int:
+    """Where ID3 tags end that begin there, as they stand before MP3."""
+    while (head := file.at(position, 10))[:3] == b"ID3" and len(head) == 10:
+        position += 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
+    return position
 
 
-def _decode(section: Section, start: float, lost: Lost) -> Iterator[Block]:
-    if not has_ffmpeg():
-        return _sndfile_blocks(section, start, lost)
-    from unichoir.audio import ffmpeg
-
-    return ffmpeg.blocks(section, start, lost)
-
-
-@dataclass(frozen=True)
-class _Wav:
-    """Where the samples of a PCM WAV are. Header and file may disagree: then the file counts."""
-
-    begin: int
-    size: int
-    """Bytes that there are."""
-    missing: int
-    """Bytes that the header promises beyond them."""
-    rate: int
-    channels: int
-    dtype: str
-    width: int
-    """Bytes of a frame."""
-
-    def blocks(self, file: Section, start: float, lost: Lost) -> Iterator[Block]:
-        frames, first = self.size // self.width, int(start * self.rate)
-        for place in range(first, frames, BLOCK_FRAMES):
-            count = min(BLOCK_FRAMES, frames - place)
-            data = file.at(self.begin + place * self.width, count * self.width)
-            yield Block(self._floats(data), self.rate, place / self.rate)
-        if self.missing > HEADER_BYTES:
-            found, promised = frames / self.rate, (self.size + self.missing) / self.width / self.rate
-            lost(found, truncated(found, promised))
-
-    def _floats(self, data: bytes) -> NDArray[np.float32]:
-        """(channels, N)"""
-        if self.dtype == "i3":  # to 32 bits, the lowest byte zero
-            wide = np.zeros((len(data) // 3, 4), np.uint8)
-            wide[:, 1:] = np.frombuffer(data, np.uint8).reshape(-1, 3)
-            values: NDArray[Any] = wide.view("<i4")[:, 0]
-        else:
-            values = np.frombuffer(data, "<" + self.dtype)
-        return to_float(values.reshape(-1, self.channels).T)
-
-
-def to_float(values: NDArray[Any]) -> NDArray[np.float32]:
-    """Integers of any width, uint8 around 128, or floats, to floats in [-1, 1], in the order of C; the shape stays."""
-    with np.errstate(over="ignore"):  # what is not finite, `io` finds
-        floats: NDArray[np.float32] = values.astype(np.float32, order="C", copy=False)
-    if values.dtype == np.uint8:
-        floats -= np.float32(128)
-        floats /= np.float32(128)
-    elif values.dtype.kind == "i":
-        floats *= np.float32(-1 / float(np.iinfo(values.dtype).min))  # exact: a power of two
-    return floats
-
-
-def truncated(found: float, promised: float) -> str:
-    """In words, that so many seconds were found of those that a header promises."""
-    return f"truncated: the audio ends at {found:.3f} s of {promised:.3f} s"
-
-
-_DTYPES = {(PCM, 8): "u1", (PCM, 16): "i2", (PCM, 24): "i3", (PCM, 32): "i4", (FLOAT, 32): "f4", (FLOAT, 64): "f8"}
-
-
-def _find_pcm(file: Section) -> _Wav | None:
-    """None for what is no WAV, or a WAV of compressed samples."""
+def _wav(file: Section) -> Sound | None:
+    """None for what is no WAV, or one of samples that a library must decode. Header and file may disagree: then the
+    file counts."""
     head = file.at(0, 12)
     if head[:4] not in (b"RIFF", b"RF64") or head[8:] != b"WAVE":
         return None
-    position, form, told = 12, None, None
+    position, form, told = 12, b"", None
     for _ in range(MAX_CHUNKS):
-        header = file.at(position, 8)
-        if len(header) < 8:
-            return None
-        name, size = struct.unpack("<4sI", header)
+        name, size = struct.unpack("<4sI", file.at(position, 8).ljust(8, b"\0"))
         position += 8
         if name == b"ds64":  # of WAV beyond 4 GB (EBU Tech 3306)
             told = int.from_bytes(file.read(16)[8:], "little")
         elif name == b"fmt ":
             form = file.read(min(size, 40))
-        elif name == b"data":
-            return None if form is None else _pcm(form, position, size if told is None else told, file.size, told)
+        elif name == b"data" or position > file.size:
+            break
         position += size + size % 2
-    return None
-
-
-def _pcm(form: bytes, begin: int, promised: int, file_size: int, told: int | None) -> _Wav | None:
-    if len(form) < 16:
+    if name != b"data" or len(form) < 16:
         return None
     tag, channels, rate, _, width, bits = struct.unpack_from("<HHIIHH", form)
     if tag == EXTENSIBLE and len(form) >= 26:
         tag = int.from_bytes(form[24:26], "little")
-    dtype = _DTYPES.get((tag, bits))
-    if dtype is None or not channels or width != channels * bits // 8 or not rate:
+    found, promised = max(0, file.size - position), size if told is None else told
+    unknown = UNKNOWN_LENGTH if told is None else 1 << 60
+    is_unknown = promised < width or promised == PLACEHOLDER or promised >= unknown
+    samples = Section(file, position, position + (found if is_unknown else min(found, promised)))
+    if tag == MP3:
+        return _library(samples)
+    subtype = SUBTYPES.get((tag, bits))
+    if subtype is None or not channels or width != channels * bits // 8 or not rate:
         return None
-    found = max(0, file_size - begin)
-    is_unknown = (
-        promised < width or promised == PLACEHOLDER or promised >= (UNKNOWN_LENGTH if told is None else 1 << 60)
-    )
-    size = found if is_unknown else min(found, promised)
-    missing = 0 if is_unknown else max(0, promised - found)
-    return _Wav(begin, size, missing, rate, channels, dtype, width)
+    is_cut = not is_unknown and promised - found > HEADER_BYTES
+    options = {"format": "RAW", "subtype": subtype, "endian": "LITTLE", "samplerate": rate, "channels": channels}
+    return _plain(partial(soundfile.SoundFile, samples, **options), samples, promised / width / rate if is_cut else 0.0)
 
 
-def _ogg_links(file: Section) -> tuple[list[int], bool]:
-    """Where the links of a chained Ogg end, each a recording of its own (RFC 3533), and if the last page is cut.
+def _ogg(file: Section) -> Sound | None:
+    """None for another file."""
+    return Sound(partial(_ogg_blocks, file), _library(file).seconds) if file.at(0, 4) == b"OggS" else None
 
-    An Ogg that stops between two pages is whole: a live recording has no page marked as the last.
-    """
-    ends: list[int] = []
-    position, was_first = 0, True
-    while position < file.size:
-        header = file.at(position, 27).ljust(27, b"\0")
-        if header[:4] != b"OggS":
-            found = _find_page(file, position)
-            if found is None:
+
+def _ogg_blocks(file: Section, start: float) -> Iterator[Block | Loss]:
+    """All links of an Ogg, each of which is a recording of its own (RFC 3533)."""
+    time, bad = 0.0, 0
+    for link in _ogg_links(file):
+        shift = time
+        try:
+            for each in _library(link).blocks(start if link.size == file.size else 0.0):
+                each = each.later(shift)
+                if isinstance(each, Block):
+                    time, bad = each.end, 0
+                yield each
+        except AudioError as error:
+            if not time:
+                raise
+            yield Loss(f"{DAMAGED}: {error}", time)
+            bad += 1
+            if bad > MAX_BAD_LINKS:
                 break
-            position = found
-            continue
-        is_first = bool(header[5] & 2)
-        if is_first and not was_first:
-            ends.append(position)
-        was_first = is_first
-        position += 27 + header[26] + sum(file.read(header[26]))
-    return [*ends, file.size], position > file.size
+    # An Ogg that stops between two pages is whole: a live recording has no page marked as the last.
+    tail = max(0, file.size - MAX_PAGE_BYTES)
+    last = file.at(tail, MAX_PAGE_BYTES).rfind(b"OggS")
+    if last >= 0 and _page_end(file, tail + last) > file.size:
+        yield Loss("truncated: the last page of its Ogg is cut, the audio ends at {:.3f} s", time)
 
 
-def _find_page(file: Section, position: int) -> int | None:
-    while data := file.at(position, BLOCK_FRAMES):
-        found = data.find(b"OggS", 1)
-        if found >= 0:
-            return position + found
-        position += max(1, len(data) - 4)
-    return None
+def _ogg_links(file: Section) -> Iterator[Section]:
+    """A link begins with a first page that follows another kind of page; it may have several of them."""
+    begin = after = 0
+    for place in range(0, file.size, BLOCK_BYTES):
+        for found in FIRST_PAGE.finditer(file.at(place, BLOCK_BYTES + 5)):
+            position = place + found.start()
+            if position > after:
+                yield Section(file, begin, position)
+                begin = position
+            if position >= after:
+                after = _page_end(file, position)
+    yield Section(file, begin, file.size)
 
 
-def _sndfile_blocks(file: Section, start: float, lost: Lost) -> Iterator[Block]:
-    """What libsndfile reads of WAV, FLAC, Ogg, MP3 and others. It knows little of damage, but where it has stopped."""
-    file.seek(0)
-    place = 0.0
-    try:
-        with soundfile.SoundFile(file) as sound:
-            rate, promised = sound.samplerate, sound.frames / sound.samplerate
-            position = sound.seek(min(int(start * rate), sound.frames)) if start else 0
-            while len(samples := sound.read(BLOCK_FRAMES, dtype="float32", always_2d=True)):
-                yield Block(samples.T, rate, position / rate)
-                position += len(samples)
-                place = position / rate
-            rest = file.size - file.tell()
-            if place + SNDFILE_SLACK_SECONDS < promised < UNKNOWN_SECONDS:
-                lost(place, truncated(place, promised))
-            elif rest > TRAILER_BYTES:
-                lost(place, f"{rest} bytes are not read: pip install 'unichoir[av]' reads more")
-    except (TypeError, OSError, soundfile.SoundFileError) as error:
-        reason = str(getattr(error, "error_string", error)).strip().rstrip(".")
-        if not place:
-            raise AudioError(f"cannot be decoded ({reason}); pip install 'unichoir[av]' reads more kinds") from None
-        lost(place, f"damaged: nothing is found after {place:.3f} s; pip install 'unichoir[av]' reads more")
+def _page_end(file: Section, position: int) -> int:
+    header = file.at(position, 27).ljust(27, b"\0")
+    return position + 27 + header[26] + sum(file.read(header[26]))
