@@ -178,9 +178,9 @@ def test_no_more_is_decoded_than_there_is_memory_for(vad: str, monkeypatch: pyte
 
 def test_a_decoder_that_reads_on_and_on_is_stopped() -> None:
     """By the end of its file, since it gives no block at which it could be stopped."""
-    stop, page = threading.Event(), b"OggS" + bytes(23)
+    stop = threading.Event()
 
-    class Pages(io.BytesIO):
+    class Chunks(io.BytesIO):
         num_reads = 0
 
         def read(self, size: int | None = -1) -> bytes:
@@ -189,11 +189,11 @@ def test_a_decoder_that_reads_on_and_on_is_stopped() -> None:
                 stop.set()
             return super().read(size)
 
-    pages = Pages(page * 10_000)
-    file = cast(UploadedFile, SimpleNamespace(source=pages, name="pages.ogg"))
+    chunks = Chunks(b"RIFF\0\0\0\0WAVE" + 9_000 * b"junk\0\0\0\0")
+    file = cast(UploadedFile, SimpleNamespace(source=chunks, name="chunks.wav"))
     with pytest.raises((Abandoned, AudioError)):
         list(Sound(file, RATE, 60.0).blocks(stop))
-    assert pages.num_reads == 100
+    assert chunks.num_reads == 100
 
 
 def test_a_server_that_stops_ends_what_it_has_and_takes_nothing_new(
