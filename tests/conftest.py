@@ -13,7 +13,7 @@ import pytest
 from filelock import FileLock
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-SLOWEST = ("training", "export", "benchmark", "fleet", "cli", "decoding", "recipes", "serving", "model")
+SLOWEST = ("training", "benchmark", "fleet", "cli", "decoding", "recipes", "export", "serving", "model")
 
 
 def pytest_configure() -> None:
