@@ -2,9 +2,10 @@
 
 import io
 import os
+import resource
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from filelock import FileLock
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-SLOWEST = ("training", "export", "benchmark", "fleet", "cli", "decoding", "recipes", "serving", "model")
+SLOWEST = ("training", "benchmark", "fleet", "cli", "decoding", "recipes", "export", "serving", "model")
 
 
 def pytest_configure() -> None:
@@ -53,6 +54,15 @@ def shared() -> Path:
 def fixtures() -> Path:
     """The project's own small fixtures."""
     return REPOSITORY / "tests" / "fixtures"
+
+
+@pytest.fixture
+def limit_files() -> Iterator[Callable[[int], None]]:
+    """Called with a number of bytes, it lets no file grow beyond them, whatever writes it, as if the disk were full;
+    -1 makes room again, and so does the end of the test."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (soft if size < 0 else size, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from tests.data.conftest import upload
 
 from unichoir.data import storage
-from unichoir.data.storage import exists, is_url, join, open_binary, parent, read_bytes, replacing, suffix
+from unichoir.data.storage import exists, is_url, join, open_binary, parent, read_bytes, suffix
 from unichoir.errors import UnichoirError
 
 CONTENT = bytes(range(256)) * 40
@@ -213,24 +213,3 @@ def test_other_missing_packages_are_named_in_the_words_of_fsspec(monkeypatch):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(UnichoirError, match=r"gs://bucket/file: .*gcsfs"):
         read_bytes("gs://bucket/file")
-
-
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "file"
-    path.write_bytes(b"before")
-
-    def fail(file):
-        file.write(b"half")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt), replacing(path) as file:
-        fail(file)
-    assert path.read_bytes() == b"before"
-    with replacing(path) as file:
-        file.write(b"after")
-        file.flush()
-        assert path.read_bytes() == b"before"
-    assert path.read_bytes() == b"after"
-    assert list(tmp_path.iterdir()) == [path]
-    with pytest.raises(FileNotFoundError, match=r"none/file'$"), replacing(tmp_path / "none" / "file"):
-        pass

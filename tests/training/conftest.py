@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from tensorboard.summary.writer import event_file_writer
 
 from unichoir.text.tokenizer import CharTokenizer
 from unichoir.training.config import ExperimentConfig, experiment_from_mapping
@@ -31,13 +30,6 @@ def write_corpus(folder: Path, name: str, count: int, seed: int) -> Path:
     manifest = folder / f"{name}.jsonl"
     manifest.write_text("\n".join(lines) + "\n")
     return manifest
-
-
-@pytest.fixture(autouse=True)
-def _numbers_of_event_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From 0 in every test: TensorBoard reads files of the same second by their number as text, the tenth before the
-    ninth. Runs that go on do so in another process and later."""
-    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
 
 
 @pytest.fixture(autouse=True)

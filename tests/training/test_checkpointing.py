@@ -1,8 +1,4 @@
-import contextlib
 import json
-import os
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +6,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from unichoir.directory.replacing import replace_directory, restore_directory
 from unichoir.directory.sums import write_sums
 from unichoir.errors import CheckpointError
 from unichoir.training.checkpointing import (
@@ -19,7 +14,6 @@ from unichoir.training.checkpointing import (
     average_weights,
     rank,
     remove_strays,
-    write_directory,
 )
 from unichoir.training.feeding import Position
 
@@ -63,17 +57,6 @@ def test_progress_survives_json() -> None:
     assert Progress.from_state(json.loads(json.dumps(progress.to_state()))) == progress
 
 
-def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
-    def fail(folder: Path) -> None:
-        (folder / "half").touch()
-        raise OSError("disk full")
-
-    write_directory(tmp_path / "out", lambda folder: (folder / "whole").touch())
-    with pytest.raises(OSError, match="disk full"):
-        write_directory(tmp_path / "out", fail)
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["whole"]
-
-
 def test_only_overtaken_checkpoints_are_removed(tmp_path: Path) -> None:
     for name in ("step-00000001", "step-00000002", ".step-00000003.tmp", "average", "step-notes"):
         (tmp_path / name).mkdir()
@@ -91,38 +74,3 @@ def test_what_is_averaged_is_as_it_was_written(tmp_path: Path) -> None:
     (tmp_path / "b" / "model.safetensors").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"b.model\.safetensors: truncated, damaged or changed"):
         average_weights([tmp_path / "a", tmp_path / "b"])
-
-
-class Killed(BaseException):
-    """As if the process had ended here."""
-
-
-@pytest.mark.parametrize("steps", range(5))
-def test_a_directory_that_is_replaced_is_never_gone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
-) -> None:
-    """Killed before any of the renames and removals: the old or the new content is there, or comes back."""
-    done: list[str] = []
-
-    def counted(function: Callable[..., None]) -> Callable[..., None]:
-        def call(*arguments: object, **options: object) -> None:
-            if len(done) == steps:
-                raise Killed
-            done.append(function.__name__)
-            function(*arguments, **options)
-
-        return call
-
-    for name, text in ((".new", "new"), ("kept", "old")):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "file").write_text(text)
-    with monkeypatch.context() as patch, contextlib.suppress(Killed):
-        patch.setattr(os, "replace", counted(os.replace))
-        patch.setattr(shutil, "rmtree", counted(shutil.rmtree))
-        replace_directory(tmp_path / ".new", tmp_path / "kept")
-    assert len(done) == min(steps, 4)
-    restore_directory(tmp_path / "kept")
-    assert (tmp_path / "kept" / "file").read_text() == ("old" if steps < 3 else "new")
-    write_directory(tmp_path / "kept", lambda folder: (folder / "file").write_text("newer"))
-    assert (tmp_path / "kept" / "file").read_text() == "newer"
-    assert not list(tmp_path.glob(".kept*"))

@@ -10,6 +10,7 @@ from rich.console import Group
 from rich.table import Table as RichTable
 
 from unichoir.benchmark.tables import Table
+from unichoir.directory.replacing import replace_text
 
 Head = Iterable[tuple[str, str]]
 """Where and how it was measured."""
@@ -44,5 +45,5 @@ def write_files(content: dict[str, Any], markdown: str, directory: Path) -> None
     """Write results.json and results.md."""
     directory.mkdir(parents=True, exist_ok=True)
     text = json.dumps(content, indent=2, ensure_ascii=False)
-    (directory / "results.json").write_text(text + "\n", encoding="utf-8")
-    (directory / "results.md").write_text(markdown, encoding="utf-8")
+    replace_text(directory / "results.json", text + "\n")
+    replace_text(directory / "results.md", markdown)

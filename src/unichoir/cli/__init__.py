@@ -27,6 +27,7 @@ from unichoir.cli import (
     whisper,
 )
 from unichoir.cli.common import ClosedStream, print_error
+from unichoir.directory.replacing import writing
 from unichoir.errors import UnichoirError
 
 app = typer.Typer(
@@ -84,7 +85,8 @@ def main() -> None:
         if hasattr(output, "reconfigure"):
             output.reconfigure(errors="backslashreplace")
     try:
-        app(prog_name="unichoir")
+        with writing(None):
+            app(prog_name="unichoir")
     except UnichoirError as error:
         print_error(error)
         sys.exit(1)

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from unichoir.data.storage import replacing
 from unichoir.decoding.options import MODES, Mode
+from unichoir.directory.replacing import replacing
 from unichoir.errors import UnichoirError
 
 STANDARD_INPUT = "-"

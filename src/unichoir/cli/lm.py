@@ -89,7 +89,7 @@ def train(
 
         unichoir lm train books.txt --mix 0.05:orders.txt --min-count 2 --prune 1e-7 --output lm.bin
     """
-    from unichoir.data.storage import replacing
+    from unichoir.directory.replacing import replacing
     from unichoir.text.mixing import mix_ngrams
     from unichoir.text.pruning import prune_ngrams
 
@@ -129,8 +129,8 @@ def add(
 
         unichoir lm add exp/export lm.bin && unichoir lm tune exp/export dev.jsonl --chunk-size full,16
     """
-    from unichoir.data.storage import replacing
     from unichoir.decoding.language_model import NgramLanguageModel, weights_file
+    from unichoir.directory.replacing import replacing
     from unichoir.directory.sums import check_sums, write_sums
     from unichoir.loading import LM_FILE
     from unichoir.text.packed_ngram import is_packed

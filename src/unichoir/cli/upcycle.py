@@ -98,12 +98,11 @@ def upcycle(
         from unichoir.directory.hub import find_directory
         from unichoir.errors import CheckpointError, ConfigError
         from unichoir.export.card import derived_card
-        from unichoir.export.checkpoint import check_parts_fit, load_any_checkpoint
+        from unichoir.export.checkpoint import check_parts_fit, load_any_checkpoint, new_directory
         from unichoir.model.checkpoint import save_checkpoint
         from unichoir.model.split import SplitOptions
         from unichoir.model.upcycle import upcycle as run
         from unichoir.text.tokenizer import load_tokenizer
-        from unichoir.training.checkpointing import write_directory
     if split:
         copied = "is for copying, and does not go together with --split"
         refuse({"--softmax-first": softmax_first, "--shared-router": shared_router}, copied)
@@ -137,12 +136,10 @@ def upcycle(
     except ConfigError as error:
         raise ConfigError(f"{dense}: {error}") from None
 
-    def write(folder: Path) -> None:
+    with new_directory(output) as folder:
         tokenizer.save(folder)
         save_checkpoint(folder, sparse, {"fbank": to_mapping(fbank)})
         derived_card(source, output, sparse.config, how).write(folder)
-
-    write_directory(output, write)
     before, after = (sum(each.numel() for each in model.parameters()) / 1e6 for model in (model, sparse))
     note(f"{output}: {experts} experts, top {top_k}: {before:.1f}M parameters became {after:.1f}M")
 

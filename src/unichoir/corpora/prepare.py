@@ -12,6 +12,7 @@ from typing import IO
 from unichoir.corpora.catalog import CORPORA
 from unichoir.corpora.corpus import Corpus, LeftOut, Progress, Request, find_root
 from unichoir.data.utterance import Utterance
+from unichoir.directory.replacing import replace_text, replacing, writing
 from unichoir.errors import UnichoirError
 
 RECORD = "prepared.json"
@@ -148,7 +149,7 @@ class _Writer:
     def open(cls, output: Path, split: str) -> Iterator["_Writer"]:
         writer = cls(output, split)
         try:
-            with contextlib.ExitStack() as stack:
+            with writing(writer.targets[0]), contextlib.ExitStack() as stack:
                 for path in writer.partial:
                     writer.files.append(stack.enter_context(path.open("w", encoding="utf-8", newline="\n")))
                 yield writer
@@ -180,15 +181,10 @@ class _Writer:
 
 
 def _combine(output: Path, name: str, parts: Sequence[str], splits: dict[str, Split]) -> Split:
-    partial = output / f".{name}.jsonl.partial"
-    try:
-        with partial.open("wb") as file:
-            for part in parts:
-                with _manifest(output, part).open("rb") as manifest:
-                    shutil.copyfileobj(manifest, file)
-        os.replace(partial, _manifest(output, name))
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(_manifest(output, name)) as file:
+        for part in parts:
+            with _manifest(output, part).open("rb") as manifest:
+                shutil.copyfileobj(manifest, file)
     members = [splits[part] for part in parts]
     return Split(
         utterances=sum(member.utterances for member in members),
@@ -236,9 +232,7 @@ class _Record:
 
     def _save(self) -> None:
         content = {**self.origin, "splits": {name: asdict(split) for name, split in self.splits.items()}}
-        partial = self.path.with_name(f".{self.path.name}.partial")
-        partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(partial, self.path)
+        replace_text(self.path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def _named(path: Path, output: Path) -> str:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from unichoir.data.dataset import Skipped
 from unichoir.data.features import FeatureReader
 from unichoir.data.manifest import Utterance
+from unichoir.directory.replacing import replace_text
 from unichoir.errors import AudioError, ConfigError
 
 VARIANCE_FLOOR = 1e-20
@@ -44,7 +45,7 @@ class GlobalCmvn:
             "var_stat": self.var_stat.tolist(),
             "frame_num": self.frame_num,
         }
-        Path(path).write_text(json.dumps(content) + "\n", encoding="utf-8")
+        replace_text(Path(path), json.dumps(content) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> "GlobalCmvn":

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from unichoir.data.shards import FORMAT_VERSION, SHARD_LIST
-from unichoir.data.storage import replacing
+from unichoir.directory.replacing import replacing, writing
 from unichoir.errors import ConfigError, ManifestError
 
 PLAN = "plan.json"
@@ -100,7 +100,7 @@ def run_shards(
     waiting = [number for number in range(len(parts)) if number not in results]
     if progress:
         progress(kept, len(parts))
-    with (output / JOURNAL).open("a", encoding="utf-8") as journal:
+    with writing(output / JOURNAL), (output / JOURNAL).open("a", encoding="utf-8") as journal:
         for number, result in _run(work, parts, waiting, workers):
             results[number] = result
             if not result.failed:

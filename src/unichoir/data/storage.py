@@ -9,7 +9,6 @@ UnichoirError where only an extra is missing. File systems of fsspec belong to t
 looked up anew for every read, so that forked and spawned processes each have their own.
 """
 
-import contextlib
 import errno
 import io
 import os
@@ -17,8 +16,6 @@ import posixpath
 import re
 import time
 import urllib.parse
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -100,25 +97,6 @@ def open_binary(location: str) -> BinaryIO:
     if not is_url(location):
         return Path(location).open("rb")
     return io.BufferedReader(_RangeReader(location), BLOCK_BYTES)
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that appears under its name when it is complete, or not at all.
-
-    That holds when several processes write the same file, or one is killed; it then leaves `NAME.*.tmp` behind.
-    """
-    # A name that is nearly too long can still be taken.
-    temporary = path.with_name(f"{path.name[:40]}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            yield file
-        temporary.replace(path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename and str(error.filename) == str(temporary):
-            error.filename = str(path)  # the name that whoever reads it knows
-        raise
 
 
 class _RangeReader(io.RawIOBase):

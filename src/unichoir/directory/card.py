@@ -5,13 +5,13 @@ here are written by commands and say "Not stated." until they are; all others, a
 to people and are kept.
 """
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unichoir.directory.replacing import replace_text
 from unichoir.directory.sums import CARD_FILE
 from unichoir.errors import ConfigError, UnichoirError
 
@@ -75,9 +75,7 @@ class Card:
         path = directory / CARD_FILE
         front = _import_yaml(path).safe_dump(self.metadata, sort_keys=False, allow_unicode=True)
         text = f"---\n{front}---\n\n" + "\n\n".join(part.strip("\n") for part in parts) + "\n"
-        partial = directory / f"{CARD_FILE}.partial"
-        partial.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(partial, path)
+        replace_text(path, text)
 
     def state_model(self, facts: Mapping[str, object]) -> None:
         """The section on the model: what it is, a row for each fact."""

@@ -6,6 +6,7 @@ from functools import partial
 from importlib import metadata
 from pathlib import Path
 
+from unichoir.directory.replacing import writing
 from unichoir.directory.sums import CARD_FILE, MODEL_FILES, SUMS_FILE
 from unichoir.errors import CheckpointError, UnichoirError
 
@@ -40,7 +41,7 @@ def fetch_model(name: str) -> Path:
     if match is None:
         raise CheckpointError(f"{name}: not a name of the Hugging Face hub (organisation/name)")
     try:
-        from huggingface_hub import errors, snapshot_download
+        from huggingface_hub import constants, errors, snapshot_download
     except ModuleNotFoundError as error:
         if error.name != "huggingface_hub":
             raise
@@ -56,10 +57,11 @@ def fetch_model(name: str) -> Path:
     fetch = partial(snapshot_download, repo, dry_run=False, ignore_patterns=["*/*"], **user)
     try:
         # Every model has this small file, and few repositories of other software: they are not downloaded in vain.
-        folder = Path(fetch(revision=revision, allow_patterns=[_UNITS_FILE]))
-        if (folder / _UNITS_FILE).exists():
-            # By the commit: what is in the cache is then used without asking the hub again.
-            return Path(fetch(revision=folder.name, allow_patterns=[*MODEL_FILES, SUMS_FILE, CARD_FILE]))
+        with writing(Path(constants.HF_HUB_CACHE)):
+            folder = Path(fetch(revision=revision, allow_patterns=[_UNITS_FILE]))
+            if (folder / _UNITS_FILE).exists():
+                # By the commit: what is in the cache is then used without asking the hub again.
+                return Path(fetch(revision=folder.name, allow_patterns=[*MODEL_FILES, SUMS_FILE, CARD_FILE]))
         reason = f"it is not a model of unichoir: it has no {_UNITS_FILE}"
     except errors.GatedRepoError:
         reason = "access must be granted on its page first, and then `hf auth login` or HF_TOKEN show who you are"

@@ -6,10 +6,10 @@ unchecked. Sums tell damage and mistakes; who can change the files can change th
 
 import hashlib
 import mmap
-import os
 import re
 from pathlib import Path
 
+from unichoir.directory.replacing import replace_text
 from unichoir.errors import CheckpointError
 
 SUMS_FILE = "SHA256SUMS"
@@ -30,9 +30,7 @@ _BLOCK_SIZE = 1 << 20
 def write_sums(directory: Path) -> None:
     """List the model's files in SHA256SUMS, which then appears at once; to be called when all of them are written."""
     lines = "".join(f"{_sha256(path)}  {path.name}\n" for path in _model_files(directory))
-    partial = directory / f"{SUMS_FILE}.partial"
-    partial.write_text(lines, encoding="utf-8", newline="\n")
-    os.replace(partial, directory / SUMS_FILE)
+    replace_text(directory / SUMS_FILE, lines)
 
 
 def check_sums(directory: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unichoir.decoding.hypothesis import Word
+from unichoir.directory.replacing import replacing
 from unichoir.text.normalize import normalize_for_scoring, split_words
 from unichoir.text.wer import align
 
@@ -133,5 +134,5 @@ def plot_calibration(sets: Mapping[str, Calibration], path: Path) -> None:
         title = f"{name}\nECE {one.ece:.3f}, NCE {format_nce(one)}"
         axes.set(title=title, xlim=(0, 1), ylim=(0, 1.02), xlabel="confidence", ylabel="share of words that are right")
         axes.title.set_fontsize(9)
-    with matplotlib.rc_context({"svg.hashsalt": "calibration"}):
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    with matplotlib.rc_context({"svg.hashsalt": "calibration"}), replacing(path) as file:
+        figure.savefig(file, format=path.suffix[1:], metadata={"Date": None} if path.suffix == ".svg" else None)

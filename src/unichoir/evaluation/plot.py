@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from unichoir.directory.replacing import replacing
 from unichoir.model.load import LayerLoad
 
 if TYPE_CHECKING:
@@ -47,8 +48,8 @@ def plot_experts(loads: Mapping[str, Mapping[str, LayerLoad]], path: Path) -> No
         axes.axis("off")
     if shares:
         figure.colorbar(image, ax=grid, label="% of what is computed for the language", shrink=0.8)
-    with matplotlib.rc_context({"svg.hashsalt": "experts"}):
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    with matplotlib.rc_context({"svg.hashsalt": "experts"}), replacing(path) as file:
+        figure.savefig(file, format=path.suffix[1:], metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 def layer_title(name: str) -> str:

@@ -9,6 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import JustifyMethod
 from rich.table import Table
 
+from unichoir.directory.replacing import replace_text, replacing_text
 from unichoir.evaluation.calibration import format_nce
 from unichoir.evaluation.evaluate import Evaluation, SetScore, UtteranceScore, calibration_of
 from unichoir.evaluation.plot import plot_experts
@@ -178,11 +179,11 @@ def write_report(
     content = json.dumps(to_json(evaluation, model, experts, by_language, language_model), indent=2, ensure_ascii=False)
     if by_language:
         plot_experts(by_language, directory / PICTURE)
-    (directory / "results.json").write_text(content + "\n", encoding="utf-8")
-    (directory / "results.md").write_text(to_markdown(evaluation), encoding="utf-8")
+    replace_text(directory / "results.json", content + "\n")
+    replace_text(directory / "results.md", to_markdown(evaluation))
     with (
-        (directory / "utterances.jsonl").open("w", encoding="utf-8") as lines,
-        (directory / "alignments.txt").open("w", encoding="utf-8") as alignments,
+        replacing_text(directory / "utterances.jsonl") as lines,
+        replacing_text(directory / "alignments.txt") as alignments,
     ):
         for score, utterance in _utterances(evaluation):
             pairs = align(split_words(utterance.reference), split_words(utterance.hypothesis))

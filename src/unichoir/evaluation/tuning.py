@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from unichoir.data.manifest import Utterance
-from unichoir.data.storage import replacing
 from unichoir.decoding.language_model import FusionWeights, read_weights, weights_file
 from unichoir.decoding.options import DecodingOptions, Mode
 from unichoir.decoding.recognizer import Recognizer
+from unichoir.directory.replacing import replacing
 from unichoir.errors import UnichoirError
 from unichoir.evaluation.evaluate import Load, evaluate
 from unichoir.text.wer import ErrorCounts

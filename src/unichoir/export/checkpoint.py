@@ -1,7 +1,5 @@
 """Checkpoint directories of either kind, ours or WeNet's, and folders that appear whole or not at all."""
 
-import os
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +7,7 @@ from typing import Any
 
 from unichoir.audio.fbank import FbankConfig
 from unichoir.configuration import from_mapping
+from unichoir.directory.replacing import replacing_directory
 from unichoir.errors import CheckpointError, ConfigError
 from unichoir.model.asr_model import AsrModel
 from unichoir.model.checkpoint import load_checkpoint
@@ -119,16 +118,7 @@ def new_directory(output: Path) -> Iterator[Path]:
 
     Raises CheckpointError for an `output` that exists and is not an empty folder.
     """
-    output = Path(os.path.abspath(output))
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise CheckpointError(f"{output}: exists and is not an empty folder")
-    partial = output.with_name(f".{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        if output.exists():
-            output.rmdir()
-        os.replace(partial, output)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with replacing_directory(output) as folder:
+        yield folder

@@ -17,6 +17,8 @@ from onnx_ir.passes.common import (
 )
 from onnxscript import optimizer
 
+from unichoir.directory.replacing import writing
+
 MIN_SIZE = 256
 """Weights with fewer values than this stay in float32: nothing would be gained."""
 MAX_FILE_SIZE = 1 << 26
@@ -135,4 +137,5 @@ def store_as_float16(model: ir.Model) -> None:
 def save(model: ir.Model, path: Path) -> None:
     """Write the graph to `path`, and weights too large for one file to a second file beside it."""
     size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
-    ir.save(model, path, external_data=f"{path.name}.data" if size > MAX_FILE_SIZE else None)
+    with writing(path):
+        ir.save(model, path, external_data=f"{path.name}.data" if size > MAX_FILE_SIZE else None)

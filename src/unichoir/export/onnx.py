@@ -38,7 +38,7 @@ from unichoir.decoding.onnx_backend import (
     state_inputs,
 )
 from unichoir.decoding.options import SearchOptions
-from unichoir.directory.replacing import replace_directory
+from unichoir.directory.replacing import replace_text, replacing_directory
 from unichoir.directory.sums import write_sums
 from unichoir.errors import CheckpointError
 from unichoir.export import graph
@@ -111,10 +111,7 @@ def export_model(
     how = f"export to ONNX, weights in {weights}"
     card = derived_card(files_dir, out_dir, model.config, how, {"weights": weights})
     model = copy.deepcopy(model).cpu().float().eval()
-    partial = out_dir.with_name(f".{out_dir.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with replacing_directory(out_dir) as partial:
         write_graphs(model, fbank, partial, quantize, info)
         for name in (UNITS_FILE, BPE_FILE, PUNCTUATION_FILE):
             if (files_dir / name).is_file():
@@ -123,9 +120,6 @@ def export_model(
         differences = check_parity(TorchBackend(model), OnnxBackend(partial), fbank, streaming, quantize == "int8")
         card.write(partial)
         write_sums(partial)
-        replace_directory(partial, out_dir)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return differences
 
 
@@ -171,7 +165,7 @@ def write_graphs(
         num_convolutions=model.encoder.num_caches[1],
         num_top_blocks=model.config.encoder.num_top_blocks,
     )
-    (out_dir / CONFIG_FILE).write_text(json.dumps(to_mapping(config), indent=2) + "\n", encoding="utf-8")
+    replace_text(out_dir / CONFIG_FILE, json.dumps(to_mapping(config), indent=2) + "\n")
 
 
 def _graphs(model: AsrModel, fused: bool) -> dict[str, Callable[[], ir.Model]]:

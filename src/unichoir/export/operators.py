@@ -4,6 +4,7 @@ The functions are called while a graph is built: Python values in them are const
 Those of int8 use two operators of ONNX Runtime's own, which do in one pass what takes standard ones several.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -57,6 +58,38 @@ def experts(x: Any, counts: Any, w_1: Any, b_1: Any, w_2: Any, b_2: Any, activat
     width = op.Shape(w_2, start=1, end=2)
     outputs.append(op.Expand(op.Constant(value_float=0.0), op.Concat(rest, width, axis=0)))
     return op.Concat(*outputs, axis=0)
+
+
+def _subtract_from(x: Any, minuend: Any, alpha: float = 1) -> Any:
+    return op.Sub(op.CastLike(minuend, x), x)
+
+
+def _flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
+    first, last = start_dim % len(x.shape), end_dim % len(x.shape)
+    sizes = x.shape[first:]
+    if all(isinstance(size, int) for size in sizes):  # 0 stands for the size that was there
+        merged = math.prod(sizes[: last + 1 - first])
+        return op.Reshape(x, op.Constant(value_ints=[0] * first + [merged, *sizes[last + 1 - first :]]))
+    merged = op.ReduceProd(op.Shape(x, start=first, end=last + 1), keepdims=1)
+    before = [op.Shape(x, start=0, end=first)] if first else []
+    after = [op.Shape(x, start=last + 1)] if last + 1 < len(x.shape) else []
+    parts = [*before, merged, *after]
+    return op.Reshape(x, op.Concat(*parts, axis=0) if len(parts) > 1 else merged, allowzero=1)
+
+
+def _batch_norm(
+    x: Any, weight: Any, bias: Any, mean: Any, variance: Any, training: bool, momentum: float, eps: float, cudnn: bool
+) -> Any:
+    return op.BatchNormalization(x, weight, bias, mean, variance, epsilon=eps)
+
+
+PLAIN: dict[Any, Callable[..., Any]] = {
+    torch.ops.aten.rsub.Scalar: _subtract_from,
+    torch.ops.aten.flatten.using_ints: _flatten,
+    torch.ops.aten.batch_norm.default: _batch_norm,
+    torch.ops.aten.__and__.Tensor: op.And,
+}
+"""Those of torch's operators in our models that the exporter would take apart first, or writes in more nodes."""
 
 
 def _swish(x: Any) -> Any:

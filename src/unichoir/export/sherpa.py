@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from unichoir.audio.fbank import FbankConfig
+from unichoir.directory.replacing import replace_text
 from unichoir.errors import CheckpointError
 from unichoir.export import graph
 from unichoir.export.checkpoint import check_parts_fit, load_any_checkpoint, new_directory
@@ -75,7 +76,7 @@ def export_sherpa(source: Path, output: Path, *, quantize: Literal["int8"] | Non
         else:
             notes.append("no streaming file: the model's convolution is not causal")
         lines = "".join(f"{token} {index}\n" for index, token in enumerate(tokenizer.tokens))
-        (folder / TOKENS_FILE).write_text(lines, encoding="utf-8", newline="\n")
+        replace_text(folder / TOKENS_FILE, lines)
     return SherpaExport(differences, notes)
 
 

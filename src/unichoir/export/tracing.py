@@ -1,21 +1,28 @@
 """A module traced to an ONNX graph."""
 
 import contextlib
+import copy
+import functools
 import gc
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+from unittest import mock
 
 import onnx_ir as ir
 import torch
 import torch._dynamo
 from torch import Tensor, nn
+from torch._ops import OpOverload
+from torch.export import ExportedProgram
 
 from unichoir.decoding.onnx_backend import TOP_K_INPUT
 from unichoir.export import graph, operators
 
 OPSET = 18
+_CHECKS = (torch.ops.aten._assert_scalar.default, torch.ops.aten._assert_tensor_metadata.default)
+"""Which the exporter drops."""
 
 
 def to_onnx(
@@ -51,6 +58,7 @@ def to_onnx(
                 torch.ops.unichoir.rotate.default: operators.fused_rotate if fused else operators.rotate,
                 torch.ops.unichoir.int8_linear.default: operators.int8_linear,
                 torch.ops.unichoir.int8_experts.default: operators.int8_experts,
+                **operators.PLAIN,
                 **(operators.FUSED_ACTIVATIONS if fused else {}),
             },
             verbose=False,
@@ -63,14 +71,64 @@ def to_onnx(
 
 @contextlib.contextmanager
 def _quick() -> Iterator[None]:
-    """A fifth faster: tracing makes millions of small objects, and sizes that are expressions."""
+    """In a third of the time: tracing makes millions of small objects, and sizes that are expressions."""
     gc.freeze()  # what is there, much of it torch's, is not looked through again and again
     try:
         # With sizes that are expressions, remembering results costs more than it saves.
-        with torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
+        with torch._dynamo.config.patch(fake_tensor_cache_enabled=False), contextlib.ExitStack() as stack:
+            _take_shortcuts(stack)
             yield
     finally:
         gc.unfreeze()
+
+
+def _take_shortcuts(stack: contextlib.ExitStack) -> None:
+    """Half of the time went into tracing each program a second time, a fifth into one and the same registry. A release
+    of torch whose exporter has other parts does all that again."""
+    try:
+        from torch.onnx._internal.exporter import _decomp, _fx_passes, _registration
+
+        known_operators, decompose = _decomp.get_onnx_implemented_overloads, _fx_passes.decompose_with_registry
+        make_registry = _registration.ONNXRegistry.from_torchlib
+    except (ImportError, AttributeError):
+        return
+
+    def decompose_if_needed(program: ExportedProgram, registry: Any) -> ExportedProgram:
+        return program if _is_plain(program, {*known_operators(registry), *_CHECKS}) else decompose(program, registry)
+
+    def copied_registry(**options: Any) -> Any:
+        made = copy.copy(_registry(make_registry, **options))
+        made.functions = {name: list(functions) for name, functions in made.functions.items()}
+        return made
+
+    stack.enter_context(mock.patch.object(_fx_passes, "decompose_with_registry", decompose_if_needed))
+    stack.enter_context(mock.patch.object(_registration.ONNXRegistry, "from_torchlib", staticmethod(copied_registry)))
+
+
+@functools.cache
+def _registry(make: Callable[..., Any], **options: Any) -> Any:
+    return make(**options)
+
+
+def _is_plain(program: ExportedProgram, known: set[Any]) -> bool:
+    """Whether a program has nothing but operators that the exporter knows; conversions and reshapes become such."""
+    for node in program.graph.nodes:
+        if node.target is torch.ops.aten.to.dtype:
+            source, dtype = node.args
+            if source.meta["val"].dtype == dtype:
+                node.replace_all_uses_with(source)
+            else:
+                node.target, node.args, node.kwargs = torch.ops.aten._to_copy.default, (source,), {"dtype": dtype}
+        elif node.target is torch.ops.aten.reshape.default:
+            node.target = torch.ops.aten.view.default  # whose size 0 is one, not the size that was there
+        elif node.op == "call_function" and (node.target not in known or _changes_its_arguments(node.target)):
+            return False
+    program.graph.eliminate_dead_code()
+    return True
+
+
+def _changes_its_arguments(target: Any) -> bool:
+    return isinstance(target, OpOverload) and target._schema.is_mutable
 
 
 @contextlib.contextmanager

@@ -9,12 +9,11 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import TextIOWrapper
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from unichoir.data.storage import replacing
 from unichoir.data.utterance import Utterance
+from unichoir.directory.replacing import replacing_text
 from unichoir.errors import UnichoirError
 
 MAX_CHUNK = 64
@@ -136,9 +135,9 @@ def _digest(chunks: Sequence[Chunk]) -> str:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[TextIOWrapper]:
+def whole_file(path: Path) -> Iterator[TextIO]:
     """A file that takes its name when it is complete, and otherwise never was."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # Names of files may hold what is no character: an error that names one is written all the same.
-    with replacing(path) as file, TextIOWrapper(file, encoding="utf-8", errors="backslashreplace") as text:
+    with replacing_text(path, errors="backslashreplace") as text:
         yield text

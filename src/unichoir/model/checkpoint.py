@@ -1,6 +1,5 @@
 """Checkpoint directories: `config.yaml`, `model.safetensors` and their SHA-256, complete and exact or refused."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from unichoir.configuration import from_mapping, to_mapping
+from unichoir.directory.replacing import replace_text, replacing_path
 from unichoir.directory.sums import check_sums, write_sums
 from unichoir.errors import CheckpointError, ConfigError
 from unichoir.model.asr_model import AsrModel
@@ -32,13 +32,10 @@ def save_checkpoint(
     directory.mkdir(parents=True, exist_ok=True)
     weights = model.state_dict() if weights is None else weights
     weights = {name: tensor.contiguous().cpu() for name, tensor in weights.items()}
-    partial = directory / "model.safetensors.partial"
-    save_file(weights, partial)
-    os.replace(partial, directory / "model.safetensors")
+    with replacing_path(directory / "model.safetensors") as partial:
+        save_file(weights, partial)
     config = {"format_version": FORMAT_VERSION, "model": to_mapping(model.config), **(sections or {})}
-    partial = directory / "config.yaml.partial"
-    partial.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
-    os.replace(partial, directory / "config.yaml")
+    replace_text(directory / "config.yaml", yaml.safe_dump(config, sort_keys=False))
     write_sums(directory)
 
 

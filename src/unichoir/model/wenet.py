@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import yaml
 
+from unichoir.directory.replacing import replace_text, replacing
 from unichoir.errors import ConfigError
 from unichoir.model.asr_model import AsrModel
 from unichoir.model.checkpoint import load_weights, read_yaml
@@ -75,5 +76,6 @@ def save_wenet(directory: Path, model: AsrModel, sections: Mapping[str, Any]) ->
     else:
         conf |= {"cmvn": "global_cmvn", "cmvn_conf": {"cmvn_file": CMVN_FILE, "is_json_cmvn": True}}
         write_cmvn(model, directory / CMVN_FILE)
-    torch.save(wenet_weights(model), directory / WEIGHTS_FILE)
-    (directory / CONFIG_FILE).write_text(yaml.safe_dump(conf, allow_unicode=True), encoding="utf-8")
+    with replacing(directory / WEIGHTS_FILE) as file:
+        torch.save(wenet_weights(model), file)
+    replace_text(directory / CONFIG_FILE, yaml.safe_dump(conf, allow_unicode=True))

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unichoir.directory.replacing import replace_text
 from unichoir.errors import CheckpointError
 from unichoir.model.asr_model import AsrModel
 
@@ -160,4 +161,4 @@ def write_cmvn(model: AsrModel, path: Path) -> None:
     if not (torch.isfinite(mean).all() and torch.isfinite(istd).all() and (istd > 0).all()):
         raise CheckpointError("weight 'encoder.cmvn_istd': statistics need a scale above 0 for every bin")
     stats = {"mean_stat": mean.tolist(), "var_stat": (istd**-2 + mean**2).tolist(), "frame_num": 1}
-    path.write_text(json.dumps(stats) + "\n", encoding="utf-8")
+    replace_text(path, json.dumps(stats) + "\n")

@@ -22,6 +22,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from unichoir.directory.replacing import replace_text, replacing
 from unichoir.errors import TokenizerError
 from unichoir.text.normalize import canonical_text, find_words, is_cjk
 from unichoir.text.units import BYTE_TOKENS, language_of, special_units, split_characters, split_runs
@@ -114,7 +115,7 @@ class Tokenizer(ABC):
         """Write the files that `load_tokenizer` reads; the directory is made if missing."""
         Path(directory).mkdir(parents=True, exist_ok=True)
         lines = "".join(f"{token} {index}\n" for index, token in enumerate(self.tokens))
-        Path(directory, UNITS_FILE).write_text(lines, encoding="utf-8", newline="\n")
+        replace_text(Path(directory, UNITS_FILE), lines)
 
     def _find(self, names: Sequence[str], where: str, default: int | None = None) -> int:
         for name in names:
@@ -195,7 +196,8 @@ class BpeTokenizer(Tokenizer):
         """As in Tokenizer, with the sentencepiece model when there is one."""
         super().save(directory)
         if self.model is not None:
-            Path(directory, BPE_FILE).write_bytes(self.model)
+            with replacing(Path(directory, BPE_FILE)) as file:
+                file.write(self.model)
 
     @cached_property
     def _processor(self) -> Any:

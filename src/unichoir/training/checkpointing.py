@@ -1,9 +1,8 @@
-"""How far a run has come, its best checkpoints, and their average. Every write is all or nothing."""
+"""How far a run has come, its best checkpoints, and their average."""
 
 import dataclasses
-import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from unichoir.directory.replacing import replace_directory
 from unichoir.directory.sums import check_sums
 from unichoir.errors import CheckpointError
 from unichoir.training.feeding import Position
@@ -63,21 +61,6 @@ def rank(best: Sequence[BestCheckpoint], new: BestCheckpoint, keep: int) -> list
     return sorted([*best, new], key=lambda entry: (entry.score, entry.loss, entry.step))[:keep]
 
 
-def write_directory(directory: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary folder that then takes the place of `directory`."""
-    temporary = directory.with_name(f".{directory.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    write(temporary)
-    for path in temporary.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-    sync_directory(temporary)
-    replace_directory(temporary, directory)
-    sync_directory(directory.parent)
-
-
 def average_weights(directories: Sequence[Path]) -> dict[str, Tensor]:
     """The mean of the weights of several checkpoint directories, tensor by tensor, summed in float64.
 
@@ -114,12 +97,3 @@ def remove_strays(folder: Path, best: Sequence[BestCheckpoint]) -> None:
     for path in [*folder.glob("step-????????"), *folder.glob(".step-????????.tmp")]:
         if path.name not in kept:
             shutil.rmtree(path)
-
-
-def sync_directory(directory: Path) -> None:
-    # A rename is durable only once the folder that lists it is on disk.
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

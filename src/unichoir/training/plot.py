@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from unichoir.directory.replacing import replacing
 from unichoir.training.reporting import COPIES, TENSORBOARD
 
 if TYPE_CHECKING:
@@ -192,11 +193,10 @@ def plot_training(output: Path) -> Path:
     if not panels and not names:
         figure.text(0.5, 0.5, "no figures recorded", ha="center", va="center")
     path = output / PICTURE
-    partial = path.with_suffix(".partial.png")
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # saving would lay it out once more
-    figure.savefig(partial)
-    partial.replace(path)
+    with replacing(path) as file:
+        figure.savefig(file)
     return path
 
 

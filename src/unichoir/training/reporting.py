@@ -1,19 +1,25 @@
 """What a person sees of a run: a progress line, `train.log`, TensorBoard and, if asked for, Weights & Biases."""
 
+import os
 import secrets
+import socket
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
+from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard import summary
 
+from unichoir.directory.replacing import writing
 from unichoir.errors import ConfigError
 from unichoir.model.load import LayerLoad
 
@@ -61,7 +67,8 @@ class Reporter:
             self._boards.append(_TensorBoard(output / TENSORBOARD))
             if wandb_project is not None:
                 self._boards.append(_WeightsAndBiases(output, wandb_project, run_config or {}))
-            self._file = (output / "train.log").open("a", encoding="utf-8")
+            self._log = output / "train.log"
+            self._file = self._log.open("a", encoding="utf-8")
         self._bar = Progress(
             TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), console=self._console, transient=True
         )
@@ -77,13 +84,16 @@ class Reporter:
     ) -> None:
         if not self._active:
             return
-        if error is not None:  # whoever catches it tells the person
-            self._note(f"stopped by {type(error).__name__}: {error}")
         if self._show:
             self._bar.stop()
-        self._file.close()
-        for board in self._boards:
-            board.close(failed=error is not None)
+        # Where a full disk has ended the run, closing what is written there fails as well: it is told of once.
+        with nullcontext() if error is None else suppress(OSError), ExitStack() as closing:
+            for board in self._boards:
+                closing.callback(board.close, failed=error is not None)
+            closing.enter_context(writing(self._log))
+            closing.enter_context(self._file)
+            if error is not None:  # whoever catches it tells the person
+                self._note(f"stopped by {type(error).__name__}: {error}")
 
     def go_on_after(self, step: int) -> None:
         """To be called before the first figure: those of later steps, left by a run that was cut off, are hidden."""
@@ -103,8 +113,9 @@ class Reporter:
 
     def _note(self, text: str) -> str:
         stamped = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}"
-        self._file.write(stamped + "\n")
-        self._file.flush()
+        with writing(self._log):
+            self._file.write(stamped + "\n")
+            self._file.flush()
         return stamped
 
     def progress(self, text: str, done: float) -> None:
@@ -144,30 +155,46 @@ class Reporter:
 
 
 class _TensorBoard:
-    """Event files; a folder without figures is not made."""
+    """An event file; a folder without figures is not made.
+
+    TensorBoard's own writer has a thread, which prints a traceback when the disk is full.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._writer: SummaryWriter | None = None
+        self._file: BinaryIO | None = None
         self.first_step = 0
         """What was written for this step or later ones does not count any more."""
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        for name, value in values.items():
-            self._open().add_scalar(name, value, step)
+        summaries = [summary.scalar(name, value) for name, value in values.items()]  # type: ignore[no-untyped-call]
+        self._write(*(Event(step=step, summary=each) for each in summaries))
 
     def tensor(self, name: str, values: Tensor, step: int) -> None:
-        self._open().add_tensor(name, values.to(torch.int32), step)
+        content = summary.tensor_proto(name, values.to(torch.int32))  # type: ignore[no-untyped-call]
+        self._write(Event(step=step, summary=content))
 
     def close(self, failed: bool) -> None:
-        if self._writer is not None:
-            self._writer.close()
+        if self._file is not None:
+            self._file.close()
 
-    def _open(self) -> SummaryWriter:
-        # Figures that a cut-off run wrote after its last checkpoint are hidden: they come again.
-        if self._writer is None:
-            self._writer = SummaryWriter(str(self._folder), purge_step=self.first_step)
-        return self._writer
+    def _write(self, *events: Event) -> None:
+        if self._file is None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            # TensorBoard reads the files in the order of their names.
+            seconds, nanoseconds = divmod(time.time_ns(), 10**9)
+            name = f"events.out.tfevents.{seconds:010}.{nanoseconds:09}.{socket.gethostname()}.{os.getpid()}"
+            self._file = (self._folder / name).open("xb")
+            # Figures that a cut-off run wrote after its last checkpoint are hidden: they come again.
+            start = SessionLog(status=SessionLog.START)
+            first = Event(file_version="brain.Event:2"), Event(step=self.first_step, session_log=start)
+            events = (*first, *events)
+        with writing(Path(self._file.name)):
+            records = RecordWriter(self._file)
+            for event in events:
+                event.wall_time = time.time()
+                records.write(event.SerializeToString())
+            self._file.flush()
 
 
 class _WeightsAndBiases:

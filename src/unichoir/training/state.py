@@ -22,9 +22,9 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
+from unichoir.directory.replacing import replace_text, sync_directory, writing
 from unichoir.errors import CheckpointError
 from unichoir.model.asr_model import AsrModel
-from unichoir.training.checkpointing import sync_directory
 from unichoir.training.state_reader import StateReader, TensorPlanner
 from unichoir.training.world import World
 
@@ -64,10 +64,11 @@ class StateFolder:
         self.finish()
         temporary = self.folder / f".step-{step:08d}.tmp"
         if self.world.is_first:
-            shutil.rmtree(temporary, ignore_errors=True)
+            for left in self.folder.glob(".step-*.tmp"):  # by a run that was cut off
+                shutil.rmtree(left)
             temporary.mkdir(parents=True)
             content = json.dumps({**run, "processes": self.world.size}, ensure_ascii=False)
-            (temporary / "run.json").write_text(content, encoding="utf-8")
+            replace_text(temporary / "run.json", content)
         self.world.wait()
         written = async_save(dict(tensors), checkpoint_id=temporary, process_group=self.world.saving)
         assert isinstance(written, Future)
@@ -79,17 +80,27 @@ class StateFolder:
         return self._pending is not None and self._pending[1].done()
 
     def finish(self) -> None:
-        """Wait for the state that is being written, if any, and put it in its place. Raises what went wrong."""
+        """Wait for the state that is being written, if any, and put it in its place.
+
+        Raises what went wrong; OSError names the state where there is no room. No part of the state is left then.
+        """
         if self._pending is None:
             return
         (temporary, written), self._pending = self._pending, None
+        name = temporary.stem.lstrip(".")
+        failure: BaseException | None = None
         try:
-            written.result()
-        finally:
-            self.world.wait()
+            with writing(self.folder / name):
+                written.result()
+        except BaseException as error:  # raised when all processes know of it
+            failure = error
+        if self.world.gather([failure is not None]).any():
+            if self.world.is_first:
+                shutil.rmtree(temporary, ignore_errors=True)
+            raise failure or CheckpointError(f"{self.folder / name}: another process could not write its part")
         if self.world.is_first:
             sync_directory(temporary)
-            os.replace(temporary, self._free_name(temporary.stem.lstrip(".")))
+            os.replace(temporary, self._free_name(name))
             sync_directory(self.folder)
             for old in self.states()[KEPT:]:
                 shutil.rmtree(old)

@@ -9,6 +9,7 @@ processes learn what one learns, to the order of summation.
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import yaml
 from torch import Tensor
 
 from unichoir.configuration import to_mapping
+from unichoir.directory.replacing import NO_ROOM, replace_text, replacing_directory, writing
 from unichoir.errors import CheckpointError, ConfigError, TrainingError
 from unichoir.model.asr_model import AsrModel
 from unichoir.model.checkpoint import save_checkpoint
@@ -29,7 +31,6 @@ from unichoir.training.checkpointing import (
     average_weights,
     rank,
     remove_strays,
-    write_directory,
 )
 from unichoir.training.config import ExperimentConfig, experiment_from_mapping, first_difference
 from unichoir.training.feeding import (
@@ -80,7 +81,7 @@ def train(
     directories. In a process that torchrun has started this is one of several that train together; they see the same
     `output`. SIGINT and SIGTERM end the run after the update at hand with a checkpoint.
     Raises ConfigError, ManifestError, TokenizerError or CheckpointError for inputs that do not fit, and TrainingError
-    when a loss is not finite or no utterance can be used.
+    when a loss is not finite, no utterance can be used or the disk is full; after the last, the same call goes on.
     """
     if config.trainer.num_threads:
         torch.set_num_threads(config.trainer.num_threads)
@@ -88,7 +89,7 @@ def train(
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "50000")
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
-    with join_world(pick_device(config.trainer.device)) as world:
+    with _going_on_when_there_is_room(folder), join_world(pick_device(config.trainer.device)) as world:
         reporter = Reporter(
             folder,
             active=world.is_first,
@@ -98,6 +99,19 @@ def train(
         with reporter as report:
             setup = prepare(config, train_manifests, dev_manifests)
             return Trainer(setup, folder, report, StopRequest() if stop is None else stop, world).run()
+
+
+@contextmanager
+def _going_on_when_there_is_room(folder: Path) -> Iterator[None]:
+    """Says of a full disk what becomes of the run in `folder`."""
+    try:
+        with writing(folder):
+            yield
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        advice = "started again when there is room, the run goes on from its last checkpoint"
+        raise TrainingError(f"{error.filename}: {error.strerror}: {advice}") from None
 
 
 class Trainer:
@@ -121,7 +135,7 @@ class Trainer:
         if world.is_first:
             remove_strays(output, self.progress.best)
             text = yaml.safe_dump(to_mapping(self.config), sort_keys=False)
-            (output / "config.yaml").write_text(text, encoding="utf-8")
+            replace_text(output / "config.yaml", text)
         planned = requests(setup.dev_corpus, setup.dev.reader, Position(), shuffle=False)
         own = share(list(planned), world.rank, world.size)
         self.dev_batches = load(setup.dev, own, min(1, self.config.trainer.num_workers))
@@ -309,12 +323,10 @@ class Trainer:
         """The weights as a checkpoint directory of their own."""
         weights = self.learner.spread.full_weights()
 
-        def write(folder: Path) -> None:
-            self.setup.tokenizer.save(folder)
-            save_checkpoint(folder, self.model, {"fbank": to_mapping(self.config.fbank)}, weights)
-
         if self.world.is_first:
-            write_directory(directory, write)
+            with replacing_directory(directory) as folder:
+                self.setup.tokenizer.save(folder)
+                save_checkpoint(folder, self.model, {"fbank": to_mapping(self.config.fbank)}, weights)
 
     def checkpoint_is_due(self) -> bool:
         trainer, steps = self.config.trainer, self.progress.step - self.saved_step
