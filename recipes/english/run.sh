@@ -5,8 +5,7 @@
 # A step whose result is there is left out, and a training that was stopped goes on where it was. Arguments after the first
 # option go to all trainings: --set trainer.num_threads=4. Variables: VOCAB, pieces of the vocabulary; IMPORT, options of
 # `unichoir import-whisper`, such as "--decoder-blocks 2", which the configurations must then say, too; WRITTEN_HOURS, of the
-# training of marks and case; KOKORO, a folder with Kokoro-82M, which then reads digits for the last training
-# (read_aloud.py says what must be in the folder).
+# training of marks and case.
 set -euo pipefail
 whisper=${1:?checkpoint of Whisper base}
 data=${2:?folder with librispeech_part, cv1_dev_en, ..., text}
@@ -21,12 +20,8 @@ train=("$data"/{librispeech_part,cv1_dev_en,speechocean762,ljspeech_part1,africa
 train+=("$data"/{asterisk_prompts,picovoice_coffee,picovoice_wakewords,speech_commands_3w}/train.jsonl "$data/an4/train.jsonl:2")
 [ -f $out/train.jsonl ] ||
     python "$here/../tools/combine.py" --words $out/train.jsonl "${train[@]}" "$data"/fsdd/train.jsonl:2 "$data"/ovos_words/train.jsonl
-again=("${train[@]}" "$data"/{fsdd/train.jsonl:4,ovos_words/train.jsonl:2})
-if [ -n "${KOKORO:-}" ]; then
-    [ -f $out/digits/train.jsonl ] || python "$here/read_aloud.py" "$KOKORO" $out/digits
-    again+=($out/digits/train.jsonl:2)
-fi
-[ -f $out/train-again.jsonl ] || python "$here/../tools/combine.py" --words $out/train-again.jsonl "${again[@]}"
+[ -f $out/train-again.jsonl ] ||
+    python "$here/../tools/combine.py" --words $out/train-again.jsonl "${train[@]}" "$data"/{fsdd/train.jsonl:6,ovos_words/train.jsonl:2}
 [ -f $out/dev.jsonl ] || python "$here/../tools/combine.py" --words $out/dev.jsonl "$data"/{librispeech_part,cv1_dev_en}/dev.jsonl
 [ -f $out/tokenizer/bpe.model ] ||
     unichoir tokenizer train-bpe $out/train.jsonl --vocab-size "${VOCAB:-500}" --output $out/tokenizer
