@@ -83,7 +83,7 @@ def attention_rescoring(
     restrict: Callable[[Floats], Floats] | None = None,
 ) -> list[Hypothesis]:
     """The hypotheses of CTC prefix beam search and, as options or model want, of the left-to-right decoder's own beam
-    search, with the scores of `Rescorer`, best first. Beside the decoder's own, as many of CTC are scored.
+    search, with the scores of `Rescorer`, best first. Beside the decoder's own, only the best one of CTC is scored.
 
     encoder_out: (T', D) of one utterance without padding, T' > 0; log_probs: (T', V) of CTC, restricted to the options'
     language; hyps: at least one, best first; scorer: that of the search; restrict: to the language, for the decoder
@@ -96,7 +96,7 @@ def attention_rescoring(
         return rescorer(hyps)
     most = min(len(encoder_out), int(LONGER * len(hyps[0].tokens)) + MORE)
     drafts = [hyp.tokens for hyp in hyps]
-    known = hyps[:width]
+    known = hyps[:1]  # more of them are no better than the decoder's own (docs/results/included-model.md)
     rescorer.left.continuations([hyp.tokens for hyp in known])  # in one run what the search would ask for one by one
     own = attention_beam_search(rescorer.left, backend.info, width, most, 0.0, restrict, MARGIN, drafts)
     new = [hyp.tokens for hyp in own if hyp.tokens not in {hyp.tokens for hyp in known}]
