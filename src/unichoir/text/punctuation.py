@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unichoir.errors import CheckpointError, DecodingError, UnichoirError
-from unichoir.saturation import saturates
 from unichoir.text.english_punctuation import PUNCTUATION_FILE, load_english_punctuation
 from unichoir.text.marked import NO_CONTEXT, Context, Marked, Punctuator
 from unichoir.text.normalize import canonical_text, is_cjk
@@ -146,6 +145,8 @@ def _beginning(words: Sequence[str]) -> str:
 
 def _session(file: Path) -> Any:
     import onnxruntime
+
+    from unichoir.saturation import saturates  # which needs it, too
 
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.x64quantprecision", "1" if saturates() else "0")
