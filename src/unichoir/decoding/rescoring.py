@@ -17,7 +17,7 @@ from unichoir.errors import DecodingError
 
 BONUS_WEIGHT = 1.0
 """Chosen on dev sets with hotwords (docs/results/hotwords.md)."""
-MARGIN = 2.0
+MARGIN = 1.5
 """By so many nats a hypothesis of the decoder's own search may be worse than the best one and still grow."""
 LONGER, MORE = 1.5, 10
 """The decoder's own hypotheses have at most so many times the tokens of the best of CTC, and so many more: a decoder
