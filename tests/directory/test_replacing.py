@@ -1,4 +1,4 @@
-"""Files and folders that are replaced are whole or as before, whatever ends the writing, and a full disk is told of."""
+"""Replaced files and folders are whole or as before, whatever ends the writing. A full disk gives a clear error."""
 
 import contextlib
 import errno

@@ -69,7 +69,7 @@ def silence(seconds: float, rate: int, channels: int) -> bytes:
 
 
 def test_hours_of_silence_in_a_few_bytes_take_little_memory() -> None:
-    """Recognition begins when little has been decoded, of as many uploads as are admitted; the others are told."""
+    """Recognition of each admitted upload begins when little of it has been decoded. The server refuses the others."""
     content = silence(HOURS * 3600, 8000, 1)
     assert len(content) < 2e6
     body = form(MODEL_PART, part("stream", "true"), part("file", content, "silence.flac"))

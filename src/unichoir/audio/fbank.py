@@ -173,7 +173,7 @@ class OnlineFbank:
 
     def __init__(self, config: FbankConfig) -> None:
         self._config = config
-        self._edges = _Edges(config)
+        self._edges = None if config.snip_edges else _Edges(config)
         self._pending = np.zeros(0, dtype=np.float32)
         """Padded audio from the first sample of the next frame on."""
         self._ready: list[Features] = []
@@ -183,13 +183,15 @@ class OnlineFbank:
         """Add (N,) samples in [-1, 1] at the configured rate. Raises AudioError after `input_finished`."""
         if self._finished:
             raise AudioError("samples were given after the end of the audio")
-        self._extract(self._edges.process(samples.astype(np.float32, copy=False)))
+        samples = samples.astype(np.float32, copy=False)
+        self._extract(self._edges.process(samples) if self._edges else samples)
 
     def input_finished(self) -> None:
         """No samples will follow; but for kaldi's `snip_edges` this completes the last frames."""
         if not self._finished:
             self._finished = True
-            self._extract(self._edges.finish())
+            if self._edges:
+                self._extract(self._edges.finish())
 
     def pop(self) -> Features:
         """(t, M): the frames completed since the last call, which are then forgotten."""
@@ -214,17 +216,15 @@ class OnlineFbank:
 
 class _Edges:
     """Audio in blocks with what stands before and after it, so that all frames are whole: its first and last samples,
-    mirrored. Kaldi repeats the very first and the very last sample (and mirrors nothing with `snip_edges`), Whisper
-    does not."""
+    mirrored. Kaldi repeats the very first and the very last sample, Whisper does not. With `snip_edges` there are no
+    edges."""
 
     def __init__(self, config: FbankConfig) -> None:
         self._config = config
-        self._repeats = int(config.kind == "kaldi")
-        self._before = config.frame_length // 2 - self._repeats * (config.frame_shift // 2)
-        if config.snip_edges:
-            self._before = 0
+        self._repeats = config.kind == "kaldi"
+        self._before = config.frame_length // 2 - (config.frame_shift // 2 if self._repeats else 0)
         self._num_samples = 0
-        self._begun = bool(config.snip_edges)
+        self._begun = False
         self._kept = np.zeros(0, dtype=np.float32)
         """All of it before the first frame can be whole; then as much of its end as may be mirrored."""
 
@@ -243,7 +243,7 @@ class _Edges:
         rest = self._kept[:0] if self._begun else self._begin()
         frames = config.num_frames(self._num_samples) - config.lead_frames
         missing = (frames - 1) * config.frame_shift + config.frame_length - self._before - self._num_samples
-        if config.snip_edges or frames <= 0 or missing <= 0:
+        if frames <= 0 or missing <= 0:
             return rest
         return np.concatenate([rest, self._mirrored(self._kept[::-1], missing)])
 
@@ -253,9 +253,8 @@ class _Edges:
         return np.concatenate([self._mirrored(start, self._before)[::-1], start])
 
     def _keep_end(self, samples: Samples) -> None:
-        if not self._config.snip_edges:
-            most = self._config.frame_length
-            self._kept = np.concatenate([self._kept, samples[-most:]])[-most:].copy()
+        most = self._config.frame_length
+        self._kept = np.concatenate([self._kept, samples[-most:]])[-most:].copy()
 
     def _mirrored(self, samples: Samples, count: int) -> Samples:
         """`count` samples beyond the first of these, the nearest first."""

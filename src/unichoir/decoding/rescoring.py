@@ -94,12 +94,12 @@ def attention_rescoring(
     width = attention_beam_of(backend.info, options)
     if not width:
         return rescorer(hyps)
-    most = min(len(encoder_out), int(LONGER * len(hyps[0].tokens)) + MORE)
+    best = hyps[0]  # the others are no better than the decoder's own (docs/results/included-model.md)
+    most = min(len(encoder_out), int(LONGER * len(best.tokens)) + MORE)
     drafts = [hyp.tokens for hyp in hyps]
-    known = hyps[:1]  # more of them are no better than the decoder's own (docs/results/included-model.md)
-    rescorer.left.continuations([hyp.tokens for hyp in known])  # in one run what the search would ask for one by one
+    rescorer.left.continuations([best.tokens])  # in one run what the search would ask for one by one
     own = attention_beam_search(rescorer.left, backend.info, width, most, 0.0, restrict, MARGIN, drafts)
-    new = [hyp.tokens for hyp in own if hyp.tokens not in {hyp.tokens for hyp in known}]
+    new = [hyp.tokens for hyp in own if hyp.tokens != best.tokens]
     bonuses = [_bonus(scorer, tokens) for tokens in new]
     scores = ctc_scores(log_probs, new, backend.info.blank_id)
     found = [
@@ -107,7 +107,7 @@ def attention_rescoring(
         for tokens, score, bonus in zip(new, scores, bonuses, strict=True)
         if math.isfinite(score)
     ]
-    return rescorer([*known, *found])[: max(options.beam_size, len(hyps))]
+    return rescorer([best, *found])[: max(options.beam_size, len(hyps))]
 
 
 def attention_beam_of(info: ModelInfo, options: SearchOptions) -> int:

@@ -192,7 +192,7 @@ class Engine:
             session.finish()
 
     def abandon(self) -> None:
-        """Give up all recordings: their clients are told."""
+        """Give up all recordings, and tell their clients."""
         for job in self._jobs:
             job.stop.set()
             job.results.put_nowait(Draining("this server stops before the recording is done"))

@@ -86,7 +86,7 @@ class Reporter:
             return
         if self._show:
             self._bar.stop()
-        # Where a full disk has ended the run, closing what is written there fails as well: it is told of once.
+        # After a full disk has ended the run, closing the files fails, too. One message about it is enough.
         with nullcontext() if error is None else suppress(OSError), ExitStack() as closing:
             for board in self._boards:
                 closing.callback(board.close, failed=error is not None)
