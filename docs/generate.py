@@ -8,7 +8,7 @@ import typing
 from pathlib import Path
 from typing import Any
 
-from unichoir.model.config import NAMED_CONFIGS
+from unichoir.network.config import NAMED_CONFIGS
 from unichoir.training.config import FREE_KEYS, ExperimentConfig
 
 OUTPUT = Path(__file__).parent / "reference" / "configuration.md"

@@ -13,7 +13,19 @@ import pytest
 from filelock import FileLock
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-SLOWEST = ("training", "benchmark", "fleet", "cli", "decoding", "recipes", "export", "serving", "model")
+SLOWEST = (
+    "training",
+    "benchmark",
+    "fleet",
+    "cli",
+    "recognition",
+    "recipes",
+    "export",
+    "serving",
+    "network",
+    "search",
+    "formats",
+)
 
 
 def pytest_configure() -> None:
@@ -90,9 +102,9 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint with random weights and a vocabulary of characters: it finds letters in any sound."""
     import torch
 
-    from unichoir.model.asr_model import AsrModel
-    from unichoir.model.checkpoint import save_checkpoint
-    from unichoir.model.config import DecoderConfig, EncoderConfig, FeedForwardConfig, ModelConfig
+    from unichoir.network.asr_model import AsrModel
+    from unichoir.network.checkpoint import save_checkpoint
+    from unichoir.network.config import DecoderConfig, EncoderConfig, FeedForwardConfig, ModelConfig
     from unichoir.text.tokenizer import CharTokenizer, build_char_units
 
     tokenizer = CharTokenizer(build_char_units(["ABCDEFGHIJKLMNOPQRSTUVWXYZ'"]))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from unichoir.decoding.backend import Backend, Floats
+from unichoir.engine.backend import Backend, Floats
 
 
 def token_scores(backend: Backend, encoder_out: Floats, hyps: Sequence[Sequence[int]], reverse: bool) -> list[Floats]:

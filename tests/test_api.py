@@ -13,8 +13,8 @@ from tests.samples import CLIPS, REFERENCES, SMALL_MODEL, WITH_SMALL_MODEL
 import unichoir
 from unichoir import api, loading
 from unichoir.data.manifest import load_utterance, read_manifest
-from unichoir.decoding.options import MODES
 from unichoir.errors import AudioError, CheckpointError, DecodingError
+from unichoir.search.options import MODES
 from unichoir.text.normalize import normalize_for_scoring
 from unichoir.text.wer import ErrorCounts, word_errors
 

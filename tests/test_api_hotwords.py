@@ -5,8 +5,8 @@ import soundfile
 from tests.samples import CLIPS, SMALL_MODEL
 
 import unichoir
-from unichoir.decoding.context import Hotword
 from unichoir.errors import DecodingError
+from unichoir.search.hotwords import Hotword
 
 CLIP = CLIPS[4]
 PHRASES = ["October", ("TWENTY", 2.0)]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import unichoir
-from unichoir.directory.sums import check_sums
+from unichoir.bundle.sums import check_sums
 from unichoir.errors import CheckpointError, DecodingError
 
 Command = Callable[..., tuple[int, str, str]]

@@ -10,9 +10,9 @@ from tests.samples import CLIPS, SMALL_MODEL
 import unichoir
 from unichoir import api
 from unichoir.audio.io import load_audio
-from unichoir.decoding.hypothesis import Reading
 from unichoir.errors import AudioError, DecodingError
 from unichoir.text.wer import word_errors
+from unichoir.transcript.results import Reading
 
 RATE = 16000
 SAID = "SIX OH FOUR FIVE NINE ONE TWO SIX FOUR EIGHT THREE NINE ONE EIGHT TWO"

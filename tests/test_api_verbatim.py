@@ -12,15 +12,15 @@ import soundfile
 from tests.text.punctuation_models import COMMA, LOWER, NOTHING, QUESTION, save_english_model
 
 import unichoir
-from unichoir.decoding.hypothesis import Alternative
-from unichoir.decoding.options import DecodingOptions, StreamingOptions
-from unichoir.decoding.rewriting import last_words, rewrite, rewrite_segments
-from unichoir.decoding.transcript import Segment
-from unichoir.directory.sums import SUMS_FILE, check_sums, write_sums
+from unichoir.bundle.sums import SUMS_FILE, check_sums, write_sums
 from unichoir.errors import CheckpointError
 from unichoir.export import onnx
+from unichoir.recognition.options import DecodingOptions, StreamingOptions
 from unichoir.text.marked import Context
 from unichoir.text.written import WrittenForm
+from unichoir.transcript.results import Alternative
+from unichoir.transcript.rewriting import last_words, rewrite, rewrite_segments
+from unichoir.transcript.timing import Segment
 
 RATE = 16000
 Run = Callable[..., tuple[int, str, str]]

@@ -105,7 +105,7 @@ def test_where_the_written_form_fails_the_words_stay_as_they_were_said(model, sa
 
 @pytest.mark.usefixtures("fails_on_nine")
 def test_a_servers_log_does_not_tell_which_text_it_was(model, samples, monkeypatch) -> None:
-    names = ("unichoir.serving", "unichoir.decoding", "uvicorn", "asyncio", "python_multipart")
+    names = ("unichoir.serving", "unichoir.transcript", "uvicorn", "asyncio", "python_multipart")
     loggers = [logging.getLogger(name) for name in names]
     before = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
     lines = io.StringIO()

@@ -15,9 +15,9 @@ from unichoir import api
 from unichoir.cli.models import count_parameters
 from unichoir.cli.train import apply_overrides
 from unichoir.cli.transcribe import plan_outputs
-from unichoir.decoding.options import MODES
-from unichoir.model.asr_model import AsrModel
-from unichoir.model.config import NAMED_CONFIGS
+from unichoir.network.asr_model import AsrModel
+from unichoir.network.config import NAMED_CONFIGS
+from unichoir.search.options import MODES
 from unichoir.text.wer import char_errors
 
 RATE = 16000

@@ -16,14 +16,14 @@ EXTRAS = (
 )
 NEED_EXTRAS = (
     "unichoir.audio.ffmpeg",
-    "unichoir.model",
+    "unichoir.network",
     "unichoir.training",
     "unichoir.benchmark.calibrate",
     "unichoir.benchmark.serving",
     "unichoir.serving",
     "unichoir.export.card",
     "unichoir.export.checkpoint",
-    "unichoir.export.torch_backend",
+    "unichoir.engine.torch_backend",
     "unichoir.export.onnx",
     "unichoir.export.graph",
     "unichoir.export.operators",
@@ -33,9 +33,7 @@ NEED_EXTRAS = (
     "unichoir.export.tracing",
     "unichoir.export.wenet",
     "unichoir.export.whisper",
-    "unichoir.export.whisper_tokens",
-    "unichoir.export.whisper_weights",
-    "unichoir.formats.whisper",
+    "unichoir.formats",
 )
 
 # Warnings are errors here too: a user of the command sees none.
@@ -78,11 +76,11 @@ def import_without_extras(names: list[str]) -> subprocess.CompletedProcess[str]:
 
 def test_light_modules_import_without_extras() -> None:
     names = light_modules()
-    assert {"unichoir.audio.io", "unichoir.text.wer", "unichoir.decoding.backend"} <= set(names)
+    assert {"unichoir.audio.io", "unichoir.text.wer", "unichoir.engine.backend"} <= set(names)
     done = import_without_extras(names)
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("name", ["unichoir.model.asr_model", "unichoir.training.trainer"])
+@pytest.mark.parametrize("name", ["unichoir.network.asr_model", "unichoir.training.trainer"])
 def test_the_check_can_fail(name: str) -> None:
     assert "No module named 'torch'" in import_without_extras([name]).stderr

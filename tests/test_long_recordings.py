@@ -10,9 +10,10 @@ from tests.samples import CLIPS, REFERENCES, SMALL_MODEL, SPOKEN
 
 import unichoir
 from unichoir.audio.io import load_audio
-from unichoir.decoding import pieces
-from unichoir.decoding.options import DecodingOptions, Mode, VadMode
 from unichoir.errors import AudioError
+from unichoir.recognition import pieces
+from unichoir.recognition.options import DecodingOptions, VadMode
+from unichoir.search.options import Mode
 
 RATE = 16000
 SURE = [json.loads(line) for line in REFERENCES.read_text().splitlines()][:4]

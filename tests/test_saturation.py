@@ -7,8 +7,8 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.samples import SMALL_MODEL
 
 from unichoir import saturation
-from unichoir.decoding import onnx_backend
-from unichoir.decoding.onnx_backend import OnnxBackend
+from unichoir.engine import onnx_backend
+from unichoir.engine.onnx_backend import OnnxBackend
 
 
 def product(depth: int, outputs: int) -> onnx.ModelProto:

@@ -25,7 +25,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 from written_text import IGNORED, NUM_WORDS, SPLITS, prepare, read
 
-from unichoir.directory.sums import write_sums
+from unichoir.bundle.sums import write_sums
 from unichoir.text.english_punctuation import (
     CASES,
     FORMAT,

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from unichoir.api import load_recognizer
 from unichoir.data.manifest import Utterance, load_utterance, read_manifest
-from unichoir.decoding.options import DecodingOptions
-from unichoir.decoding.recognizer import Recognizer
+from unichoir.recognition.options import DecodingOptions
+from unichoir.recognition.recognizer import Recognizer
 from unichoir.text.normalize import normalize_for_scoring
 from unichoir.text.wer import ErrorCounts, char_errors
 

@@ -21,11 +21,11 @@ from rich.progress import track
 from unichoir.api import load_recognizer
 from unichoir.audio.fbank import compute_fbank
 from unichoir.data.manifest import Utterance, load_utterance, read_manifest
-from unichoir.decoding.alignment import Span, ctc_align
-from unichoir.decoding.options import DecodingOptions
-from unichoir.decoding.recognizer import Recognizer
-from unichoir.decoding.transcript import FrameClock
 from unichoir.errors import AudioError
+from unichoir.recognition.options import DecodingOptions
+from unichoir.recognition.recognizer import Recognizer
+from unichoir.transcript.alignment import Span, ctc_align
+from unichoir.transcript.timing import FrameClock
 
 MIN_CONFIDENCE = 0.5
 """Of an utterance: the mean of its tokens' CTC probabilities."""

@@ -16,8 +16,8 @@ from onnx import numpy_helper
 from torch import Tensor
 
 from unichoir.errors import CheckpointError
-from unichoir.model.asr_model import AsrModel
-from unichoir.model.checkpoint import load_weights, save_checkpoint
+from unichoir.network.asr_model import AsrModel
+from unichoir.network.checkpoint import load_weights, save_checkpoint
 from unichoir.text.tokenizer import load_tokenizer
 from unichoir.training.config import load_experiment
 from unichoir.training.setup import fit_vocabulary

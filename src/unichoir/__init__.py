@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unichoir.api import Model, Stream, load_model
-    from unichoir.decoding.context import Hotword, read_hotwords
-    from unichoir.decoding.hypothesis import Alternative, Reading, StreamResult, Token, Transcript, Word
-    from unichoir.decoding.options import DecodingOptions, EndpointRules, StreamingOptions
-    from unichoir.decoding.vad_options import VadOptions
     from unichoir.errors import UnichoirError
+    from unichoir.recognition.options import DecodingOptions, EndpointRules, StreamingOptions
+    from unichoir.recognition.vad_options import VadOptions
+    from unichoir.search.hotwords import Hotword, read_hotwords
     from unichoir.text.written import WrittenForm
+    from unichoir.transcript.results import Alternative, Reading, StreamResult, Token, Transcript, Word
 
 # ONNX Runtime reports how it is used, unless this is set before it is imported. Processes that are started from here
 # inherit it.
@@ -49,23 +49,23 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Alternative": "unichoir.decoding.hypothesis",
-    "DecodingOptions": "unichoir.decoding.options",
-    "EndpointRules": "unichoir.decoding.options",
-    "Hotword": "unichoir.decoding.context",
+    "Alternative": "unichoir.transcript.results",
+    "DecodingOptions": "unichoir.recognition.options",
+    "EndpointRules": "unichoir.recognition.options",
+    "Hotword": "unichoir.search.hotwords",
     "Model": "unichoir.api",
-    "Reading": "unichoir.decoding.hypothesis",
+    "Reading": "unichoir.transcript.results",
     "Stream": "unichoir.api",
-    "StreamResult": "unichoir.decoding.hypothesis",
-    "StreamingOptions": "unichoir.decoding.options",
-    "Token": "unichoir.decoding.hypothesis",
-    "Transcript": "unichoir.decoding.hypothesis",
+    "StreamResult": "unichoir.transcript.results",
+    "StreamingOptions": "unichoir.recognition.options",
+    "Token": "unichoir.transcript.results",
+    "Transcript": "unichoir.transcript.results",
     "UnichoirError": "unichoir.errors",
-    "VadOptions": "unichoir.decoding.vad_options",
-    "Word": "unichoir.decoding.hypothesis",
+    "VadOptions": "unichoir.recognition.vad_options",
+    "Word": "unichoir.transcript.results",
     "WrittenForm": "unichoir.text.written",
     "load_model": "unichoir.api",
-    "read_hotwords": "unichoir.decoding.context",
+    "read_hotwords": "unichoir.search.hotwords",
 }
 
 

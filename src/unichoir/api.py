@@ -10,13 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unichoir.audio.io import AudioSource, Recording, array_recording, open_recording
-from unichoir.decoding.channels import join_channels
-from unichoir.decoding.context import Hotword, parse_hotwords
-from unichoir.decoding.device import Device
-from unichoir.decoding.forced import force_align
-from unichoir.decoding.hypothesis import StreamResult, Transcript
-from unichoir.decoding.options import DEFAULT_LM, DecodingOptions, Mode, StreamingMode, StreamingOptions
-from unichoir.decoding.recognizer import Progress, Recognizer
+from unichoir.engine.device import Device
 from unichoir.errors import AudioError
 from unichoir.extras import cluster_extras, serving_extras, training_extras
 from unichoir.loading import (
@@ -29,7 +23,14 @@ from unichoir.loading import (
     model_name,
     portable_name,
 )
+from unichoir.recognition.forced import force_align
+from unichoir.recognition.options import DecodingOptions, StreamingOptions
+from unichoir.recognition.recognizer import Progress, Recognizer
+from unichoir.search.hotwords import Hotword, parse_hotwords
+from unichoir.search.options import DEFAULT_LM, Mode, StreamingMode
 from unichoir.text.written import WrittenForm
+from unichoir.transcript.channels import join_channels
+from unichoir.transcript.results import StreamResult, Transcript
 
 __all__ = [
     "DEFAULT_MODEL",

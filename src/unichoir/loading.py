@@ -4,17 +4,17 @@ import os
 from pathlib import Path
 
 from unichoir.audio.fbank import FbankConfig
+from unichoir.bundle.hub import find_directory, is_on_hub
 from unichoir.configuration import from_mapping
-from unichoir.decoding.backend import Backend
-from unichoir.decoding.device import DEVICES, Device
-from unichoir.decoding.language_model import DefaultLanguageModel, NgramLanguageModel
-from unichoir.decoding.onnx_backend import CONFIG_FILE, load_model_directory
-from unichoir.decoding.options import DEFAULT_LM, NO_LM
-from unichoir.decoding.recognizer import Recognizer
-from unichoir.decoding.scoring import LanguageModel
-from unichoir.directory.hub import find_directory, is_on_hub
+from unichoir.engine.backend import Backend
+from unichoir.engine.device import DEVICES, Device
+from unichoir.engine.onnx_backend import CONFIG_FILE, load_model_directory
 from unichoir.errors import CheckpointError, DecodingError
 from unichoir.extras import training_extras
+from unichoir.recognition.recognizer import Recognizer
+from unichoir.search.language_model import DefaultLanguageModel, NgramLanguageModel
+from unichoir.search.options import DEFAULT_LM, NO_LM
+from unichoir.search.scoring import LanguageModel
 from unichoir.text.english_punctuation import PUNCTUATION_FILE
 from unichoir.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -22,7 +22,7 @@ DEFAULT_MODEL = "unichoir-base-en"
 WEIGHTS_FILE = "model.safetensors"
 LM_FILE = "lm.bin"
 """The language model of a model directory, packed (`unichoir lm add`)."""
-MODELS = Path(__file__).parent / "models"
+MODELS = Path(__file__).parent / "included"
 """The included models, one folder each."""
 
 
@@ -133,8 +133,8 @@ def _load_checkpoint(
     with training_extras(f"{directory} is a checkpoint of training, and using it"):
         import torch
 
-        from unichoir.export.torch_backend import TorchBackend, check_device
-        from unichoir.model.checkpoint import load_checkpoint
+        from unichoir.engine.torch_backend import TorchBackend, check_device
+        from unichoir.network.checkpoint import load_checkpoint
     check_device(device)
     model, sections = load_checkpoint(directory)
     fbank = from_mapping(FbankConfig, sections.get("fbank", {}), f"{directory / 'config.yaml'}: fbank")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from unichoir.audio.fbank import FbankConfig, compute_fbank
 from unichoir.benchmark.audio import speech_like_noise
 from unichoir.benchmark.plan import Candidate
-from unichoir.model.config import DecoderConfig, EncoderConfig, FeedForwardConfig, ModelConfig
+from unichoir.network.config import DecoderConfig, EncoderConfig, FeedForwardConfig, ModelConfig
 
 RATE = 16000
 

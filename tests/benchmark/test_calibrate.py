@@ -19,8 +19,8 @@ from unichoir.benchmark.calibrate import (
 )
 from unichoir.benchmark.plan import Candidate
 from unichoir.errors import CheckpointError
-from unichoir.model.asr_model import AsrModel
-from unichoir.model.moe import Router
+from unichoir.network.asr_model import AsrModel
+from unichoir.network.moe import Router
 
 Floats = NDArray[np.float32]
 

@@ -8,9 +8,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from unichoir.benchmark.plan import Candidate
-from unichoir.model.asr_model import AsrModel
-from unichoir.model.config import NAMED_CONFIGS, DecoderConfig, EncoderConfig, FeedForwardConfig, ModelConfig
-from unichoir.model.counts import count_weights, encoder_work
+from unichoir.network.asr_model import AsrModel
+from unichoir.network.config import NAMED_CONFIGS, DecoderConfig, EncoderConfig, FeedForwardConfig, ModelConfig
+from unichoir.network.counts import count_weights, encoder_work
 
 WHISPER = {"front": "conv1d", "block": "transformer", "position": "sinusoidal", "subsampling_channels": None}
 

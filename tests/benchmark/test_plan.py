@@ -6,7 +6,7 @@ import pytest
 
 from unichoir.benchmark.plan import BenchmarkOptions, Candidate, Cell, Variant, make_plan
 from unichoir.errors import ConfigError
-from unichoir.model.config import NAMED_CONFIGS
+from unichoir.network.config import NAMED_CONFIGS
 
 
 def named(*names: str) -> list[Candidate]:

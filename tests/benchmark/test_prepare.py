@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from unichoir.benchmark.calibrate import BLANK_SHARE, build_model
 from unichoir.benchmark.plan import BenchmarkOptions, Candidate, make_plan
 from unichoir.benchmark.prepare import exchange, load_calibration, prepared_models
-from unichoir.decoding.backend import Floats
-from unichoir.decoding.onnx_backend import ENCODER_FILE, OnnxBackend
+from unichoir.engine.backend import Floats
+from unichoir.engine.onnx_backend import ENCODER_FILE, OnnxBackend
+from unichoir.engine.torch_backend import TorchBackend
 from unichoir.errors import CheckpointError, UnichoirError
 from unichoir.export.quantize import quantize_model
-from unichoir.export.torch_backend import TorchBackend
 
 INT8 = BenchmarkOptions(engines=("onnx",), precisions=("int8",), threads=1)
 

@@ -13,7 +13,7 @@ from unichoir.benchmark.report import to_json, to_markdown, to_terminal, write_r
 from unichoir.benchmark.results import ModelFacts, Results, Sample, Spread, entropy
 from unichoir.benchmark.tables import tables
 from unichoir.benchmark.worker import Loaded
-from unichoir.model.config import NAMED_CONFIGS
+from unichoir.network.config import NAMED_CONFIGS
 
 MOE = Variant(config="moe-1b", engine="onnx", precision="int8")
 DENSE = Variant(config="dense-225m", engine="onnx", precision="int8")

@@ -11,9 +11,9 @@ from tests.samples import CLIPS, SMALL_MODEL, WITH_SMALL_MODEL
 
 from unichoir import api
 from unichoir.audio.io import load_audio
-from unichoir.decoding.hypothesis import StreamResult
-from unichoir.decoding.options import StreamingOptions
-from unichoir.decoding.recognizer import Recognizer
+from unichoir.recognition.options import StreamingOptions
+from unichoir.recognition.recognizer import Recognizer
+from unichoir.transcript.results import StreamResult
 
 RATE = 16000
 Run = Callable[..., tuple[int, str, str]]

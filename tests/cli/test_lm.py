@@ -10,9 +10,9 @@ import pytest
 from tests.samples import REFERENCES, SMALL_MODEL, SPOKEN, WITH_SMALL_MODEL
 
 import unichoir
-from unichoir.decoding.language_model import weights_file
-from unichoir.decoding.options import DecodingOptions
 from unichoir.errors import DecodingError
+from unichoir.recognition.options import DecodingOptions
+from unichoir.search.language_model import weights_file
 from unichoir.text.wer import word_errors
 
 Command = Callable[..., tuple[int, str, str]]

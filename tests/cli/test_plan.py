@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from unichoir.model.asr_model import AsrModel
-from unichoir.model.checkpoint import save_checkpoint
-from unichoir.model.config import NAMED_CONFIGS
+from unichoir.network.asr_model import AsrModel
+from unichoir.network.checkpoint import save_checkpoint
+from unichoir.network.config import NAMED_CONFIGS
 from unichoir.text.tokenizer import CharTokenizer
 
 Run = Callable[..., tuple[int, str, str]]

@@ -10,8 +10,8 @@ import pytest
 import soundfile
 from tests.samples import CLIPS, SMALL_MODEL, WITH_SMALL_MODEL
 
-from unichoir.decoding.context import Hotword
-from unichoir.decoding.vad_options import VadOptions
+from unichoir.recognition.vad_options import VadOptions
+from unichoir.search.hotwords import Hotword
 from unichoir.text.written import WrittenForm
 
 MISHEARD, DIGITS = CLIPS[4], CLIPS[0]

@@ -19,11 +19,11 @@ from unichoir.audio.io import load_audio
 from unichoir.cli.stream import Session, play
 from unichoir.cli.stream_output import TextLines
 from unichoir.data.manifest import read_manifest
-from unichoir.decoding.hypothesis import StreamResult
-from unichoir.decoding.latency import LatencyReport
-from unichoir.decoding.options import EndpointRules, StreamingOptions
+from unichoir.recognition.latency import LatencyReport
+from unichoir.recognition.options import EndpointRules, StreamingOptions
 from unichoir.text.normalize import normalize_for_scoring
 from unichoir.text.wer import ErrorCounts, word_errors
+from unichoir.transcript.results import StreamResult
 
 RATE = 16000
 CLIP = CLIPS[0]

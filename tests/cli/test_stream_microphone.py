@@ -15,8 +15,8 @@ import pytest
 
 from unichoir.audio.io import load_audio
 from unichoir.audio.microphone import Microphone
-from unichoir.decoding.hypothesis import StreamResult
 from unichoir.errors import AudioError
+from unichoir.transcript.results import StreamResult
 
 RATE = 16000
 WORDS = "SIX OH FOUR FIVE NINE ONE TWO"

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from tests.samples import WITH_SMALL_MODEL
 
 from unichoir.cli.stream_output import shorten
-from unichoir.decoding.hypothesis import StreamResult
-from unichoir.decoding.options import EndpointRules, StreamingOptions
+from unichoir.recognition.options import EndpointRules, StreamingOptions
+from unichoir.transcript.results import StreamResult
 
 COMMAND = [sys.executable, "-m", "unichoir", "stream", *WITH_SMALL_MODEL, "--threads", "1", "--simulate"]
 Finals = Callable[..., list[StreamResult]]

@@ -15,8 +15,8 @@ import unichoir
 from unichoir.audio.io import load_audio
 from unichoir.cli import transcribe
 from unichoir.cli.common import make_progress
-from unichoir.decoding.formats import FORMATS, SUFFIXES, write_transcript
-from unichoir.text.subtitles import SubtitleOptions
+from unichoir.transcript.formats import FORMATS, SUFFIXES, write_transcript
+from unichoir.transcript.subtitles import SubtitleOptions
 
 TRANSCRIBE = ("transcribe", *WITH_SMALL_MODEL)
 RunCommand = Callable[..., tuple[int, str, str]]

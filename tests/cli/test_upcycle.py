@@ -16,10 +16,10 @@ from unichoir.cli.upcycle import upcycle
 from unichoir.errors import CheckpointError, ConfigError, ManifestError, TrainingError
 from unichoir.export.checkpoint import load_any_checkpoint
 from unichoir.export.onnx import export_onnx
-from unichoir.model.asr_model import AsrModel
-from unichoir.model.checkpoint import load_checkpoint, save_checkpoint
-from unichoir.model.config import DecoderConfig, EncoderConfig, FeedForwardConfig, ModelConfig
-from unichoir.model.moe import MoE
+from unichoir.network.asr_model import AsrModel
+from unichoir.network.checkpoint import load_checkpoint, save_checkpoint
+from unichoir.network.config import DecoderConfig, EncoderConfig, FeedForwardConfig, ModelConfig
+from unichoir.network.moe import MoE
 from unichoir.text.tokenizer import CharTokenizer, build_char_units, load_tokenizer
 
 

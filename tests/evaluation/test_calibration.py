@@ -9,8 +9,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from unichoir.decoding.hypothesis import Word
 from unichoir.evaluation.calibration import Calibration, correct_words, measure_calibration, plot_calibration
+from unichoir.transcript.results import Word
 
 
 def word(text: str, confidence: float) -> Word:

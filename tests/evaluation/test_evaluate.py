@@ -10,10 +10,11 @@ import soundfile
 
 from unichoir.api import load_recognizer
 from unichoir.data.manifest import Utterance, load_utterance, read_manifest
-from unichoir.decoding.options import MODES, DecodingOptions
-from unichoir.decoding.recognizer import Recognizer
 from unichoir.errors import CheckpointError
 from unichoir.evaluation.evaluate import Evaluation, evaluate, plan, recognize_all
+from unichoir.recognition.options import DecodingOptions
+from unichoir.recognition.recognizer import Recognizer
+from unichoir.search.options import MODES
 from unichoir.text.normalize import normalize_for_scoring
 
 RATE = 16000

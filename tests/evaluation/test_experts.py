@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from unichoir.api import load_recognizer
-from unichoir.decoding.options import DecodingOptions
 from unichoir.errors import DecodingError
 from unichoir.evaluation.experts import expert_load
-from unichoir.model.load import LayerLoad
+from unichoir.network.load import LayerLoad
+from unichoir.recognition.options import DecodingOptions
 
 
 def test_entropy_and_dead_experts() -> None:

@@ -9,13 +9,13 @@ import soundfile
 
 from unichoir.api import load_recognizer
 from unichoir.data.manifest import Utterance, read_manifest
-from unichoir.decoding.options import DecodingOptions
 from unichoir.evaluation import evaluate as evaluation
 from unichoir.evaluation.evaluate import Evaluation, Recognised, evaluate, plan
 from unichoir.evaluation.experts import ExpertsByLanguage, expert_load
 from unichoir.evaluation.plot import layer_title, plot_experts
 from unichoir.evaluation.report import to_json, to_markdown
-from unichoir.model.load import LayerLoad
+from unichoir.network.load import LayerLoad
+from unichoir.recognition.options import DecodingOptions
 
 GREEDY = plan(DecodingOptions(mode="ctc_greedy_search"), [None], ["ctc_greedy_search"])
 SAID = [

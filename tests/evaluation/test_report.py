@@ -10,10 +10,10 @@ import soundfile
 from rich.console import Console
 
 from unichoir.cli import app
-from unichoir.decoding.options import DecodingOptions
 from unichoir.evaluation.evaluate import Evaluation, SetScore, UtteranceScore
 from unichoir.evaluation.report import to_json, to_markdown, to_table, write_report
-from unichoir.model.load import LayerLoad
+from unichoir.network.load import LayerLoad
+from unichoir.recognition.options import DecodingOptions
 from unichoir.text.wer import ErrorCounts
 
 

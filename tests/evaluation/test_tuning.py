@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from unichoir.data.manifest import Utterance
-from unichoir.decoding.language_model import FusionWeights, read_weights
-from unichoir.decoding.options import DecodingOptions
 from unichoir.errors import UnichoirError
 from unichoir.evaluation import tuning
 from unichoir.evaluation.evaluate import Evaluation, SetScore, UtteranceScore
+from unichoir.recognition.options import DecodingOptions
+from unichoir.search.language_model import FusionWeights, read_weights
 from unichoir.text.wer import ErrorCounts
 
 Surface = Callable[[str, float, float, float], tuple[int, int]]

@@ -11,11 +11,11 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from unichoir.audio.fbank import FbankConfig
-from unichoir.decoding.onnx_backend import OnnxBackend
+from unichoir.engine.onnx_backend import OnnxBackend
 from unichoir.export.onnx import export_model
-from unichoir.model.asr_model import AsrModel
-from unichoir.model.config import DecoderConfig, EncoderConfig, FeedForwardConfig, ModelConfig
-from unichoir.model.moe import MoE
+from unichoir.network.asr_model import AsrModel
+from unichoir.network.config import DecoderConfig, EncoderConfig, FeedForwardConfig, ModelConfig
+from unichoir.network.moe import MoE
 
 VOCAB_SIZE = 11
 MEL_BINS = 16
@@ -30,7 +30,7 @@ def small_model(
 ) -> AsrModel:
     """A model with every parameter and buffer random, so that none can be left out unnoticed.
 
-    One block, as tracing takes seconds; tests/decoding/test_onnx_backend.py has two, in the export of WeNet's model.
+    One block, as tracing takes seconds; tests/engine/test_onnx_backend.py has two, in the export of WeNet's model.
     """
     sizes = {"input_dim": MEL_BINS, "dim": 24, "num_heads": 2, "num_blocks": 1, "conv_kernel": 5}
     sizes |= {"subsampling_channels": 4, **encoder}

@@ -16,16 +16,16 @@ import torch
 from tests.decoders import next_token_log_probs, token_scores
 
 from unichoir.audio.fbank import FbankConfig
-from unichoir.decoding.encoding import encode_utterance
-from unichoir.decoding.onnx_backend import OnnxBackend
-from unichoir.directory.sums import write_sums
+from unichoir.bundle.sums import write_sums
+from unichoir.engine.encoding import encode_utterance
+from unichoir.engine.onnx_backend import OnnxBackend
+from unichoir.engine.torch_backend import TorchBackend
 from unichoir.errors import CheckpointError, ConfigError, DecodingError
 from unichoir.export.onnx import export_model, export_onnx
-from unichoir.export.torch_backend import TorchBackend
-from unichoir.model.asr_model import AsrModel
-from unichoir.model.checkpoint import load_checkpoint, save_checkpoint
-from unichoir.model.masks import ChunkMask
-from unichoir.model.moe import Router
+from unichoir.network.asr_model import AsrModel
+from unichoir.network.checkpoint import load_checkpoint, save_checkpoint
+from unichoir.network.masks import ChunkMask
+from unichoir.network.moe import Router
 
 NAMES = ("rotary_moe", "top1_without_bias_float16", "whisper_moe", "not_causal")
 STREAMING = NAMES[:3]

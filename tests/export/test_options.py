@@ -10,12 +10,12 @@ import torch
 from tests.decoders import token_scores
 from torch import nn
 
-from unichoir.decoding.onnx_backend import OnnxBackend
+from unichoir.engine.onnx_backend import OnnxBackend
+from unichoir.engine.torch_backend import TorchBackend
 from unichoir.export.quantize import Int8Linear, quantize_model
-from unichoir.export.torch_backend import TorchBackend
-from unichoir.model.asr_model import AsrModel
-from unichoir.model.masks import ChunkMask
-from unichoir.model.moe import MoE
+from unichoir.network.asr_model import AsrModel
+from unichoir.network.masks import ChunkMask
+from unichoir.network.moe import MoE
 
 NAME = "options_int8"
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from unichoir.audio.fbank import FbankConfig
+from unichoir.engine.torch_backend import TorchBackend
 from unichoir.errors import CheckpointError
 from unichoir.export.parity import check_parity
-from unichoir.export.torch_backend import TorchBackend
-from unichoir.model.wenet import load_wenet
+from unichoir.formats.wenet.checkpoint import load_wenet
 
 
 @pytest.fixture

@@ -13,9 +13,10 @@ import torch
 from tests.decoders import token_scores
 from torch import nn
 
-from unichoir.decoding.encoding import encode_utterance
-from unichoir.decoding.onnx_backend import OnnxBackend
-from unichoir.directory.sums import write_sums
+from unichoir.bundle.sums import write_sums
+from unichoir.engine.encoding import encode_utterance
+from unichoir.engine.onnx_backend import OnnxBackend
+from unichoir.engine.torch_backend import TorchBackend
 from unichoir.errors import DecodingError
 from unichoir.export.quantize import (
     ZERO_POINT,
@@ -26,12 +27,11 @@ from unichoir.export.quantize import (
     quantize_frames,
     quantize_model,
 )
-from unichoir.export.torch_backend import TorchBackend
-from unichoir.model.asr_model import AsrModel
-from unichoir.model.config import FeedForwardConfig
-from unichoir.model.feed_forward import ACTIVATIONS
-from unichoir.model.moe import MoE, Router, expert_load
-from unichoir.model.subsampling import Conv1dFront, Conv2dFront
+from unichoir.network.asr_model import AsrModel
+from unichoir.network.config import FeedForwardConfig
+from unichoir.network.feed_forward import ACTIVATIONS
+from unichoir.network.moe import MoE, Router, expert_load
+from unichoir.network.subsampling import Conv1dFront, Conv2dFront
 
 NAMES = ("rotary_moe_int8", "dense_batch_norm_int8", "whisper_moe_int8")
 # A value at the border of two codes falls to either side by rounding in float32, and later layers make more of it.

@@ -18,16 +18,16 @@ from tests.samples import CLIPS
 from unichoir.api import load_recognizer
 from unichoir.audio.fbank import FbankConfig, compute_fbank
 from unichoir.audio.io import load_audio
-from unichoir.decoding.greedy import ctc_greedy_search
-from unichoir.decoding.options import DecodingOptions
-from unichoir.decoding.recognizer import Recognizer
 from unichoir.errors import CheckpointError
 from unichoir.export.quantize import LARGEST_ANYWHERE, quantize_model
 from unichoir.export.sherpa import SHERPA_FBANK, export_sherpa
 from unichoir.export.sherpa_parity import check_offline, check_streaming
-from unichoir.model.asr_model import AsrModel
-from unichoir.model.checkpoint import load_checkpoint, save_checkpoint
-from unichoir.model.config import FeedForwardConfig
+from unichoir.network.asr_model import AsrModel
+from unichoir.network.checkpoint import load_checkpoint, save_checkpoint
+from unichoir.network.config import FeedForwardConfig
+from unichoir.recognition.options import DecodingOptions
+from unichoir.recognition.recognizer import Recognizer
+from unichoir.search.greedy import ctc_greedy_search
 from unichoir.text.tokenizer import load_tokenizer
 from unichoir.text.wer import align, count_errors
 

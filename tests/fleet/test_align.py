@@ -4,15 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from tests.decoding.conftest import RATE, TOKENS, TONES, ToneBackend
 from tests.samples import SMALL_MODEL
+from tests.tone_model import RATE, TOKENS, TONES, ToneBackend
 
 from unichoir.audio.fbank import FbankConfig
 from unichoir.data.utterance import Utterance
-from unichoir.decoding.options import DecodingOptions
-from unichoir.decoding.recognizer import Recognizer
 from unichoir.fleet.align import align
 from unichoir.fleet.worker import ModelSource
+from unichoir.recognition.options import DecodingOptions
+from unichoir.recognition.recognizer import Recognizer
 from unichoir.text.tokenizer import CharTokenizer
 
 WORD = 5

@@ -3,11 +3,11 @@
 import json
 from pathlib import Path
 
-from unichoir.decoding.formats import FORMATS, write_transcript
-from unichoir.decoding.hypothesis import Alternative, Token, Transcript, Word
 from unichoir.fleet.formats import write_formats
 from unichoir.fleet.results import Results
-from unichoir.text.subtitles import SubtitleOptions
+from unichoir.transcript.formats import FORMATS, write_transcript
+from unichoir.transcript.results import Alternative, Token, Transcript, Word
+from unichoir.transcript.subtitles import SubtitleOptions
 
 SHOWN = SubtitleOptions(max_line_length=10)
 

@@ -14,13 +14,13 @@ from tests.fleet.helpers import free_port
 from tests.samples import SMALL_MODEL, WITH_SMALL_MODEL
 
 from unichoir.api import load_recognizer
-from unichoir.decoding.options import DecodingOptions
-from unichoir.decoding.recognizer import Recognizer
 from unichoir.errors import ConfigError, UnichoirError
 from unichoir.fleet import cluster as fleet_cluster
 from unichoir.fleet.serve import Scaling, deploy, make_application, remove
 from unichoir.fleet.transcribe import read_utterances, transcribe
 from unichoir.fleet.worker import ModelSource
+from unichoir.recognition.options import DecodingOptions
+from unichoir.recognition.recognizer import Recognizer
 from unichoir.serving.settings import Settings
 
 Run = Callable[..., tuple[int, str, str]]

@@ -21,11 +21,11 @@ from tests.samples import SMALL_MODEL, WITH_SMALL_MODEL
 
 import unichoir
 from unichoir.data.utterance import Utterance
-from unichoir.decoding.context import Hotword
-from unichoir.decoding.options import DecodingOptions
 from unichoir.fleet.results import Chunk, Results, make_chunks
 from unichoir.fleet.transcribe import read_utterances, transcribe
 from unichoir.fleet.worker import MAX_BATCH, MAX_BATCH_SECONDS, MAX_DEATHS, Attempts, ModelSource, Worker, make_batches
+from unichoir.recognition.options import DecodingOptions
+from unichoir.search.hotwords import Hotword
 
 T = TypeVar("T")
 Run = Callable[..., tuple[int, str, str]]

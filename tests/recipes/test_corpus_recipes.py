@@ -10,7 +10,7 @@ import pytest
 from tests.corpora import layouts
 
 from unichoir.data.manifest import load_utterance, read_manifest
-from unichoir.model.config import NAMED_CONFIGS
+from unichoir.network.config import NAMED_CONFIGS
 from unichoir.training.config import load_experiment
 
 pytest.importorskip("lhotse")

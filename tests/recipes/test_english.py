@@ -14,9 +14,9 @@ from tests.export import whisper_reference
 from tests.recipes.test_tools import ROOT, call, script
 from tests.samples import REFERENCES, SMALL_MODEL
 
+from unichoir.bundle.sums import check_sums
 from unichoir.data.manifest import read_manifest
-from unichoir.directory.sums import check_sums
-from unichoir.model.checkpoint import load_checkpoint
+from unichoir.network.checkpoint import load_checkpoint
 
 SPLITS = {
     "librispeech_part": ("train", "dev", "test"),

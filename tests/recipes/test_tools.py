@@ -21,9 +21,9 @@ from unichoir.configuration import to_mapping
 from unichoir.data.manifest import load_utterance, read_manifest
 from unichoir.errors import CheckpointError
 from unichoir.export.onnx import export_model
-from unichoir.model.asr_model import AsrModel
-from unichoir.model.checkpoint import load_checkpoint
-from unichoir.model.config import DecoderConfig, EncoderConfig, FeedForwardConfig, ModelConfig
+from unichoir.network.asr_model import AsrModel
+from unichoir.network.checkpoint import load_checkpoint
+from unichoir.network.config import DecoderConfig, EncoderConfig, FeedForwardConfig, ModelConfig
 from unichoir.text.tokenizer import CharTokenizer, load_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]

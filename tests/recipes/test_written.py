@@ -7,7 +7,7 @@ import pytest
 import torch
 from tests.recipes.test_tools import ROOT, call, script
 
-from unichoir.directory.sums import check_sums
+from unichoir.bundle.sums import check_sums
 from unichoir.text.english_punctuation import load_english_punctuation
 from unichoir.text.word_features import word_rows
 

@@ -10,7 +10,7 @@ from tests.samples import CLIPS, SMALL_MODEL
 from tests.serving.harness import Running, running, stream_texts
 
 from unichoir.api import load_recognizer
-from unichoir.decoding.recognizer import Recognizer
+from unichoir.recognition.recognizer import Recognizer
 
 
 @pytest.fixture(scope="session")

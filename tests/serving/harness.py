@@ -12,8 +12,8 @@ import numpy as np
 import websockets
 from tests.samples import SMALL_MODEL
 
-from unichoir.decoding.options import StreamingOptions
-from unichoir.decoding.recognizer import Recognizer
+from unichoir.recognition.options import StreamingOptions
+from unichoir.recognition.recognizer import Recognizer
 from unichoir.serving.engine import Engine
 from unichoir.serving.server import Server, make_server
 from unichoir.serving.settings import Settings

@@ -15,11 +15,11 @@ from tests.samples import SMALL_MODEL
 from tests.serving.harness import PATIENCE, RATE, Running, running, wenet_client
 
 from unichoir.api import load_recognizer
-from unichoir.decoding import scoring
-from unichoir.decoding.context import ContextGraph
-from unichoir.decoding.options import DecodingOptions, StreamingOptions
-from unichoir.decoding.recognizer import Recognizer
 from unichoir.errors import DecodingError, UnichoirError
+from unichoir.recognition.options import DecodingOptions, StreamingOptions
+from unichoir.recognition.recognizer import Recognizer
+from unichoir.search import scoring
+from unichoir.search.hotwords import ContextGraph
 from unichoir.serving.engine import DEATH, Blocks, Busy, Draining, Piece
 from unichoir.text import itn
 from unichoir.text.written import WrittenForm

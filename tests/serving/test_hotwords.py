@@ -14,9 +14,9 @@ from tests.serving.forms import MODEL, client_of
 from tests.serving.harness import RATE, Running, wenet_client
 from tests.serving.test_realtime import TRANSCRIPTION, audio, connected, of_type, play, receive, until, update
 
-from unichoir.decoding.context import Hotword
-from unichoir.decoding.options import DecodingOptions, StreamingOptions
-from unichoir.decoding.recognizer import Recognizer
+from unichoir.recognition.options import DecodingOptions, StreamingOptions
+from unichoir.recognition.recognizer import Recognizer
+from unichoir.search.hotwords import Hotword
 from unichoir.serving.settings import Settings
 
 PLAIN, WITH_HOTWORDS = "ACTOBER P TWENT", "OCTOBER TWENTY FOUR"
@@ -181,7 +181,7 @@ def test_the_server_has_its_own_which_a_clients_list_replaces(serve: Callable[..
 def test_graphs_are_built_beside_the_event_loop_and_the_engine(
     serve: Callable[..., Running], included: Recognizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from unichoir.decoding import scoring
+    from unichoir.search import scoring
 
     threads: list[str] = []
     graph = scoring.ContextGraph

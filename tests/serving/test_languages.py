@@ -9,14 +9,14 @@ import numpy as np
 import openai
 import pytest
 import soundfile
-from tests.decoding.conftest import RATE, TOKENS, TONES, ToneBackend
 from tests.serving.forms import client_of
 from tests.serving.harness import Running, running
 from tests.serving.test_realtime import audio, connected, play, receive, until, update
+from tests.tone_model import RATE, TOKENS, TONES, ToneBackend
 
 from unichoir.audio.fbank import FbankConfig
-from unichoir.decoding.options import DecodingOptions, StreamingOptions
-from unichoir.decoding.recognizer import Recognizer
+from unichoir.recognition.options import DecodingOptions, StreamingOptions
+from unichoir.recognition.recognizer import Recognizer
 from unichoir.text.tokenizer import BpeTokenizer
 
 ENGLISH, WORD = 3, 5

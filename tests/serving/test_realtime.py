@@ -16,8 +16,8 @@ from tests.samples import SMALL_MODEL
 from tests.serving.harness import PATIENCE, RATE, Running, stream_texts
 
 from unichoir.audio.io import resample
-from unichoir.decoding.options import EndpointRules
-from unichoir.decoding.recognizer import Recognizer
+from unichoir.recognition.options import EndpointRules
+from unichoir.recognition.recognizer import Recognizer
 
 TRANSCRIPTION = "conversation.item.input_audio_transcription"
 SILENCE = np.zeros(3 * RATE, np.int16)

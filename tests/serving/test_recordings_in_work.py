@@ -19,10 +19,10 @@ from tests.serving.forms import MODEL, Client, audio, client_of, wait_for, write
 from tests.serving.harness import PATIENCE, RATE, Running
 
 from unichoir.audio.io import Recording as AudioFile
-from unichoir.decoding.options import DecodingOptions
-from unichoir.decoding.pieces import find_pieces
-from unichoir.decoding.recognizer import Recognizer
 from unichoir.errors import AudioError, ConfigError
+from unichoir.recognition.options import DecodingOptions
+from unichoir.recognition.pieces import find_pieces
+from unichoir.recognition.recognizer import Recognizer
 from unichoir.serving.engine import PIECES_HELD
 from unichoir.serving.server import make_server
 from unichoir.serving.settings import Settings
@@ -165,7 +165,7 @@ def test_no_more_is_decoded_than_there_is_memory_for(vad: str, monkeypatch: pyte
         def process(self, samples: np.ndarray, last: bool = False) -> np.ndarray:
             return np.ones(round(len(samples) / RATE / self.hop_seconds), np.float32)
 
-    monkeypatch.setattr("unichoir.decoding.pieces.silero_is_installed", lambda: False)
+    monkeypatch.setattr("unichoir.recognition.pieces.silero_is_installed", lambda: False)
     limit = 20.0
     blocks = (np.full(4 * RATE, 0.1, np.float32) for _ in range(40))
     tracemalloc.start()

@@ -5,9 +5,9 @@ import asyncio
 import numpy as np
 import pytest
 
-from unichoir.decoding.hypothesis import Reading, StreamResult
 from unichoir.serving.session import MAX_EVENTS, Failed, Session, SessionExpired
 from unichoir.serving.settings import Settings
+from unichoir.transcript.results import Reading, StreamResult
 
 SECOND = np.zeros(16000, np.int16)
 

@@ -18,8 +18,8 @@ from tests.serving.harness import PATIENCE, RATE, Running
 
 from unichoir.api import Model
 from unichoir.audio.io import resample
-from unichoir.decoding.hypothesis import Transcript
-from unichoir.decoding.recognizer import Recognizer
+from unichoir.recognition.recognizer import Recognizer
+from unichoir.transcript.results import Transcript
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from tests.serving.forms import MODEL, client_of
 from tests.serving.harness import Running, running
 from tests.text.punctuation_models import LOWER, QUESTION, save_english_model
 
-from unichoir.decoding.options import DecodingOptions
-from unichoir.decoding.recognizer import Recognizer
+from unichoir.recognition.options import DecodingOptions
+from unichoir.recognition.recognizer import Recognizer
 from unichoir.serving.realtime_config import InvalidUpdate, RealtimeConfig
 from unichoir.serving.settings import Settings
 

@@ -9,7 +9,7 @@ import pytest
 import websockets
 from tests.serving.harness import PATIENCE, RATE, Running, stream_texts, wenet_client
 
-from unichoir.decoding.recognizer import Recognizer
+from unichoir.recognition.recognizer import Recognizer
 
 SILENCE = np.zeros(3 * RATE, np.int16)
 

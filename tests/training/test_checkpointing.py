@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from unichoir.directory.sums import write_sums
+from unichoir.bundle.sums import write_sums
 from unichoir.errors import CheckpointError
 from unichoir.training.checkpointing import (
     BestCheckpoint,

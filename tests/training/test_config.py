@@ -6,7 +6,7 @@ import yaml
 
 from unichoir.configuration import to_mapping
 from unichoir.errors import ConfigError
-from unichoir.model.config import NAMED_CONFIGS
+from unichoir.network.config import NAMED_CONFIGS
 from unichoir.training.config import (
     ExperimentConfig,
     TrainerConfig,

@@ -11,10 +11,10 @@ import torch
 
 from unichoir.configuration import to_mapping
 from unichoir.errors import ConfigError
-from unichoir.model.checkpoint import load_checkpoint
-from unichoir.model.config import EncoderConfig, FeedForwardConfig
-from unichoir.model.encoder import Encoder
-from unichoir.model.masks import ChunkMask
+from unichoir.network.checkpoint import load_checkpoint
+from unichoir.network.config import EncoderConfig, FeedForwardConfig
+from unichoir.network.encoder import Encoder
+from unichoir.network.masks import ChunkMask
 from unichoir.training.config import ExperimentConfig, first_difference
 from unichoir.training.distillation import TeacherConfig, find_teacher
 from unichoir.training.trainer import train

@@ -9,7 +9,7 @@ import soundfile
 import torch
 
 from unichoir.errors import ConfigError
-from unichoir.model.asr_model import add_sos_eos, reverse_tokens
+from unichoir.network.asr_model import add_sos_eos, reverse_tokens
 from unichoir.text.tokenizer import CharTokenizer, build_char_units
 from unichoir.training.config import experiment_from_mapping
 from unichoir.training.setup import prepare

@@ -19,9 +19,9 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from unichoir.configuration import to_mapping
 from unichoir.errors import ConfigError
-from unichoir.model.asr_model import AsrModel
-from unichoir.model.checkpoint import save_checkpoint
-from unichoir.model.masks import ChunkMask
+from unichoir.network.asr_model import AsrModel
+from unichoir.network.checkpoint import save_checkpoint
+from unichoir.network.masks import ChunkMask
 from unichoir.stopping import StopRequest
 from unichoir.text.tokenizer import load_tokenizer
 from unichoir.training.config import ExperimentConfig, experiment_from_mapping

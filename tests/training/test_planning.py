@@ -14,12 +14,12 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from unichoir.errors import ConfigError
-from unichoir.model.asr_model import AsrModel
-from unichoir.model.attention import MultiHeadAttention
-from unichoir.model.blocks import ConformerBlock
-from unichoir.model.config import NAMED_CONFIGS, ModelConfig
-from unichoir.model.decoder import DecoderBlock
-from unichoir.model.experts import Experts
+from unichoir.network.asr_model import AsrModel
+from unichoir.network.attention import MultiHeadAttention
+from unichoir.network.blocks import ConformerBlock
+from unichoir.network.config import NAMED_CONFIGS, ModelConfig
+from unichoir.network.decoder import DecoderBlock
+from unichoir.network.experts import Experts
 from unichoir.training.accelerators import GPUS, find_gpu
 from unichoir.training.activations import BatchShape, Types, activations
 from unichoir.training.optim import OptimConfig, build_optimizer

@@ -11,13 +11,13 @@ import pytest
 import soundfile
 import torch
 
+from unichoir.bundle.card import DATA, LICENCE, MODEL, NOT_STATED, RESULTS, TRAINING, Card
+from unichoir.bundle.sums import write_sums
 from unichoir.configuration import to_mapping
 from unichoir.data.dataset import Batch, Example, collate
 from unichoir.data.manifest import Utterance
-from unichoir.directory.card import DATA, LICENCE, MODEL, NOT_STATED, RESULTS, TRAINING, Card
-from unichoir.directory.sums import write_sums
 from unichoir.errors import CheckpointError, ConfigError, TrainingError
-from unichoir.model.checkpoint import load_checkpoint
+from unichoir.network.checkpoint import load_checkpoint
 from unichoir.stopping import StopRequest
 from unichoir.training.checkpointing import average_weights
 from unichoir.training.config import ExperimentConfig

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unichoir.errors import CheckpointError
-from unichoir.model.asr_model import AsrModel, reverse_tokens
-from unichoir.model.config import ModelConfig
-from unichoir.model.ctc import Ctc
-from unichoir.model.moe import MoE, Router
+from unichoir.network.asr_model import AsrModel, reverse_tokens
+from unichoir.network.config import ModelConfig
+from unichoir.network.ctc import Ctc
+from unichoir.network.moe import MoE, Router
 
 SEED = 20240424
 TRAINED_SHARES = (0.359, 0.259, 0.171, 0.09, 0.056, 0.032, 0.022, 0.011)

@@ -7,8 +7,8 @@ from typing import Literal
 
 from unichoir.audio.fbank import FbankConfig
 from unichoir.errors import ConfigError
-from unichoir.model.config import ModelConfig
-from unichoir.model.counts import count_weights
+from unichoir.network.config import ModelConfig
+from unichoir.network.counts import count_weights
 
 ENGINES = ("torch", "onnx")
 PRECISIONS = ("fp32", "int8")

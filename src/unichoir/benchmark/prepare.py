@@ -20,8 +20,8 @@ from unichoir.audio.io import Samples
 from unichoir.benchmark.plan import GB, BenchmarkOptions, Candidate, Variant, preparation_memory
 from unichoir.benchmark.processes import Child, first_to_answer
 from unichoir.configuration import to_mapping
-from unichoir.decoding.encoding import encode_utterance
-from unichoir.decoding.onnx_backend import CTC_FILE, ENCODER_FILE, FORMAT_VERSION, OnnxBackend
+from unichoir.engine.encoding import encode_utterance
+from unichoir.engine.onnx_backend import CTC_FILE, ENCODER_FILE, FORMAT_VERSION, OnnxBackend
 from unichoir.errors import CheckpointError
 
 if TYPE_CHECKING:

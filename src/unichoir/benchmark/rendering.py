@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.table import Table as RichTable
 
 from unichoir.benchmark.tables import Table
-from unichoir.directory.replacing import replace_text
+from unichoir.bundle.replacing import replace_text
 
 Head = Iterable[tuple[str, str]]
 """Where and how it was measured."""

@@ -2,7 +2,7 @@
 
 from unichoir.benchmark.plan import Cell, Variant
 from unichoir.benchmark.results import Results
-from unichoir.model.counts import Work, encoder_work
+from unichoir.network.counts import Work, encoder_work
 
 
 def encoder_load(results: Results, variant: Variant) -> list[float]:

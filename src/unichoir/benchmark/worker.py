@@ -13,12 +13,12 @@ from unichoir.benchmark.audio import rotated
 from unichoir.benchmark.plan import BenchmarkOptions, Candidate, Cell, Variant
 from unichoir.benchmark.prepare import load_calibration
 from unichoir.benchmark.processes import memory_peak
-from unichoir.decoding.backend import Backend, Floats
-from unichoir.decoding.encoding import encode_utterance
-from unichoir.decoding.greedy import ctc_greedy_search
-from unichoir.decoding.onnx_backend import OnnxBackend
-from unichoir.decoding.prefix_beam import ctc_prefix_beam_search
-from unichoir.decoding.rescoring import Rescorer
+from unichoir.engine.backend import Backend, Floats
+from unichoir.engine.encoding import encode_utterance
+from unichoir.engine.onnx_backend import OnnxBackend
+from unichoir.search.greedy import ctc_greedy_search
+from unichoir.search.prefix_beam import ctc_prefix_beam_search
+from unichoir.search.rescoring import Rescorer
 
 PARTS = ("features", "encoder", "greedy", "beam", "rescoring")
 MAX_CHUNKS, MAX_CHUNK_SECONDS = 8, 2.0
@@ -148,7 +148,7 @@ def _torch_backend(candidate: Candidate, folder: Path, threads: int) -> Backend:
     import torch
 
     from unichoir.benchmark.calibrate import build_model
-    from unichoir.export.torch_backend import TorchBackend
+    from unichoir.engine.torch_backend import TorchBackend
 
     torch.set_num_threads(threads)
     model = build_model(candidate.model)

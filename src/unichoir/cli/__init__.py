@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from unichoir import __version__
+from unichoir.bundle.replacing import writing
 from unichoir.cli import (
     align,
     benchmark,
@@ -27,7 +28,6 @@ from unichoir.cli import (
     whisper,
 )
 from unichoir.cli.common import ClosedStream, print_error
-from unichoir.directory.replacing import writing
 from unichoir.errors import UnichoirError
 
 app = typer.Typer(

@@ -20,11 +20,12 @@ from unichoir.cli.common import STANDARD_INPUT, note, progress_bar, refuse, warn
 from unichoir.cli.fleet import MAX_NAMED, model_source, report_failures
 from unichoir.cli.formats import SubtitleArguments, parse_formats
 from unichoir.cli.grouping import grouped
-from unichoir.decoding.device import Device
-from unichoir.decoding.formats import FORMATS, Format, write_transcript
-from unichoir.decoding.options import DEFAULT_LM, DecodingOptions
+from unichoir.engine.device import Device
 from unichoir.errors import DecodingError
-from unichoir.text.subtitles import SubtitleOptions
+from unichoir.recognition.options import DecodingOptions
+from unichoir.search.options import DEFAULT_LM
+from unichoir.transcript.formats import FORMATS, Format, write_transcript
+from unichoir.transcript.subtitles import SubtitleOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +55,9 @@ class ManifestArguments:
         subtitles: SubtitleOptions,
     ) -> None:
         """Write the results in these formats; exit code 1 when an utterance has failed."""
-        from unichoir.decoding.forced import LOW_CONFIDENCE
         from unichoir.fleet.align import align, write_alignments
         from unichoir.fleet.transcribe import read_utterances
+        from unichoir.recognition.forced import LOW_CONFIDENCE
 
         if self.output_dir is None:
             raise typer.BadParameter("needed for a manifest", param_hint="--output-dir")
@@ -124,7 +125,7 @@ def align(
 
         unichoir align dev.jsonl --output-dir aligned --format ctm,textgrid
     """
-    from unichoir.decoding.forced import LOW_CONFIDENCE, words_by_line
+    from unichoir.recognition.forced import LOW_CONFIDENCE, words_by_line
 
     formats = parse_formats(output_format)
     shown = subtitles.options(formats)

@@ -8,21 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import typer
 
 from unichoir.cli.common import refuse
-from unichoir.decoding.context import DEFAULT_BOOST, MAX_BOOST, read_hotwords
-from unichoir.decoding.device import DEVICES, Device
-from unichoir.decoding.options import (
-    DEFAULT_LM,
-    NO_LM,
-    DecodingOptions,
-    Mode,
-)
+from unichoir.engine.device import DEVICES, Device
 from unichoir.errors import DecodingError
+from unichoir.recognition.options import DecodingOptions
+from unichoir.search.hotwords import DEFAULT_BOOST, MAX_BOOST, read_hotwords
+from unichoir.search.options import DEFAULT_LM, NO_LM, Mode
 from unichoir.text.itn import ITN_LANGUAGES, ItnLanguage
 from unichoir.text.written import WrittenForm
 
 if TYPE_CHECKING:
     from unichoir.api import Channel, Model
-    from unichoir.decoding.recognizer import Recognizer
+    from unichoir.recognition.recognizer import Recognizer
 
 DEVICE_HELP = "Where the model computes: the CPU, or an NVIDIA GPU (not for int8)."
 DeviceOption = Annotated[Device, typer.Option("--device", metavar="|".join(DEVICES), help=DEVICE_HELP)]

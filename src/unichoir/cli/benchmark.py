@@ -174,7 +174,7 @@ def _candidates(names: Sequence[str]) -> "list[Candidate]":
     Raises ConfigError for an unknown name, a file that is wrong, and two of the same name.
     """
     from unichoir.benchmark.plan import Candidate
-    from unichoir.model.config import NAMED_CONFIGS
+    from unichoir.network.config import NAMED_CONFIGS
     from unichoir.training.config import load_experiment
 
     candidates = {}

@@ -89,7 +89,7 @@ def check_options(given: Sequence[str], serve: bool) -> None:
 
 def check_values(clients: Sequence[int], play: float, chunk_size: int, left_chunks: int) -> None:
     """Numbers of clients that are none, endless play, and chunks that no stream can have are errors of usage."""
-    from unichoir.decoding.options import StreamingOptions
+    from unichoir.recognition.options import StreamingOptions
 
     if min(clients, default=1) < 1:
         raise typer.BadParameter(f"{min(clients)} is no number of clients", param_hint="--clients")

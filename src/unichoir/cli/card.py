@@ -11,7 +11,7 @@ from unichoir.cli.common import note
 from unichoir.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
-    from unichoir.directory.card import Card
+    from unichoir.bundle.card import Card
 
 
 def card(
@@ -54,8 +54,8 @@ def card(
 
         unichoir card my-model --results results/results.json
     """
-    from unichoir.directory.card import DATA, MODEL, NOT_STATED, Card
-    from unichoir.directory.sums import CARD_FILE
+    from unichoir.bundle.card import DATA, MODEL, NOT_STATED, Card
+    from unichoir.bundle.sums import CARD_FILE
 
     content = Card.read(model, model.resolve().name)
     if content.sections[MODEL] == NOT_STATED:
@@ -75,7 +75,7 @@ def card(
 def model_facts(directory: Path) -> dict[str, str]:
     """What the configuration of a model directory or of a checkpoint says. Raises CheckpointError or ConfigError."""
     from unichoir.api import training_extras
-    from unichoir.decoding.onnx_backend import CONFIG_FILE, read_config
+    from unichoir.engine.onnx_backend import CONFIG_FILE, read_config
 
     if (directory / CONFIG_FILE).exists():
         config = read_config(directory)
@@ -89,9 +89,9 @@ def model_facts(directory: Path) -> dict[str, str]:
         }
     with training_extras(f"{directory}: not an ONNX model, and reading a checkpoint's configuration"):
         from unichoir.configuration import from_mapping
-        from unichoir.model import facts
-        from unichoir.model.checkpoint import read_yaml
-        from unichoir.model.config import ModelConfig
+        from unichoir.network import facts
+        from unichoir.network.checkpoint import read_yaml
+        from unichoir.network.config import ModelConfig
     path = directory / "config.yaml"
     if not path.exists():
         raise CheckpointError(f"{directory}: neither a model ({CONFIG_FILE}) nor a checkpoint ({path.name})")
@@ -106,7 +106,7 @@ def _read_json(path: Path) -> Any:
 
 
 def _summary(content: "Card") -> str:
-    from unichoir.directory.card import NOT_STATED, TITLES
+    from unichoir.bundle.card import NOT_STATED, TITLES
 
     missing: Sequence[str] = [title.lower() for title in TITLES if content.sections[title] == NOT_STATED]
     return f"not stated: {', '.join(missing)}" if missing else "complete"

@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from unichoir.decoding.options import MODES, Mode
-from unichoir.directory.replacing import replacing
+from unichoir.bundle.replacing import replacing
 from unichoir.errors import UnichoirError
+from unichoir.search.options import MODES, Mode
 
 STANDARD_INPUT = "-"
 # Text, because a Path would spoil URLs.

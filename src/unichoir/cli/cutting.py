@@ -6,18 +6,17 @@ from typing import Annotated, Any, ClassVar
 import typer
 
 from unichoir.cli.arguments import SearchArguments
-from unichoir.decoding.options import (
+from unichoir.errors import DecodingError
+from unichoir.recognition.options import (
     MAX_CHUNK_SIZE,
     MIN_SEGMENT_SECONDS,
-    STREAMING_MODES,
     VAD_MODES,
     EndpointRules,
-    StreamingMode,
     StreamingOptions,
     VadMode,
 )
-from unichoir.decoding.vad_options import VadOptions
-from unichoir.errors import DecodingError
+from unichoir.recognition.vad_options import VadOptions
+from unichoir.search.options import STREAMING_MODES, StreamingMode
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,14 +30,14 @@ from unichoir.cli.common import (
 )
 from unichoir.cli.cutting import LongArguments
 from unichoir.cli.grouping import grouped
-from unichoir.decoding.options import DEFAULT_LM, MODES
 from unichoir.errors import ManifestError
+from unichoir.search.options import DEFAULT_LM, MODES
 
 if TYPE_CHECKING:
     from unichoir.data.manifest import Utterance
-    from unichoir.decoding.options import DecodingOptions
     from unichoir.evaluation.evaluate import Evaluation, Load
-    from unichoir.model.load import LayerLoad
+    from unichoir.network.load import LayerLoad
+    from unichoir.recognition.options import DecodingOptions
 
 
 @grouped

@@ -10,13 +10,14 @@ import typer
 
 from unichoir.cli.arguments import ModelArguments
 from unichoir.cli.common import note, print_error, progress_bar, refuse
-from unichoir.decoding.formats import Format
-from unichoir.decoding.options import DEFAULT_LM, NO_LM, DecodingOptions
 from unichoir.errors import UnichoirError
-from unichoir.text.subtitles import SubtitleOptions
+from unichoir.recognition.options import DecodingOptions
+from unichoir.search.options import DEFAULT_LM, NO_LM
+from unichoir.transcript.formats import Format
+from unichoir.transcript.subtitles import SubtitleOptions
 
 if TYPE_CHECKING:
-    from unichoir.decoding.device import Device
+    from unichoir.engine.device import Device
     from unichoir.fleet.worker import ModelSource
     from unichoir.serving.settings import Settings
 

@@ -5,9 +5,9 @@ from typing import Annotated, ClassVar
 
 import typer
 
-from unichoir.decoding.formats import FORMATS, SUBTITLE_FORMATS, Format
 from unichoir.errors import DecodingError
-from unichoir.text.subtitles import SubtitleOptions
+from unichoir.transcript.formats import FORMATS, SUBTITLE_FORMATS, Format
+from unichoir.transcript.subtitles import SubtitleOptions
 
 FormatOption = Annotated[
     str | None,

@@ -13,8 +13,8 @@ import typer
 from unichoir.cli.arguments import DeviceOption, SearchArguments, ThreadsOption
 from unichoir.cli.common import ManifestsArgument, make_progress, note, parse_chunk_sizes, progress_bar, write_line
 from unichoir.cli.grouping import grouped
-from unichoir.decoding.options import DEFAULT_LM, STREAMING_MODES, StreamingMode
 from unichoir.errors import CheckpointError, ManifestError, TrainingError
+from unichoir.search.options import DEFAULT_LM, STREAMING_MODES, StreamingMode
 
 if TYPE_CHECKING:
     from unichoir.evaluation.tuning import Errors
@@ -89,7 +89,7 @@ def train(
 
         unichoir lm train books.txt --mix 0.05:orders.txt --min-count 2 --prune 1e-7 --output lm.bin
     """
-    from unichoir.directory.replacing import replacing
+    from unichoir.bundle.replacing import replacing
     from unichoir.text.mixing import mix_ngrams
     from unichoir.text.pruning import prune_ngrams
 
@@ -129,10 +129,10 @@ def add(
 
         unichoir lm add exp/export lm.bin && unichoir lm tune exp/export dev.jsonl --chunk-size full,16
     """
-    from unichoir.decoding.language_model import NgramLanguageModel, weights_file
-    from unichoir.directory.replacing import replacing
-    from unichoir.directory.sums import check_sums, write_sums
+    from unichoir.bundle.replacing import replacing
+    from unichoir.bundle.sums import check_sums, write_sums
     from unichoir.loading import LM_FILE
+    from unichoir.search.language_model import NgramLanguageModel, weights_file
     from unichoir.text.packed_ngram import is_packed
 
     check_sums(directory)
@@ -194,8 +194,8 @@ def tune(
         unichoir lm tune exp/export an4/dev.jsonl librispeech/dev.jsonl --chunk-size full,16
     """
     from unichoir.api import find_language_model, find_model, load_recognizer
+    from unichoir.bundle.sums import write_sums
     from unichoir.cli.evaluate import read_sets
-    from unichoir.directory.sums import write_sums
     from unichoir.evaluation.tuning import tune as measure
     from unichoir.evaluation.tuning import write_weights
 

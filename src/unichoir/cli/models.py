@@ -14,8 +14,8 @@ from unichoir.cli.common import note
 from unichoir.errors import UnichoirError
 
 if TYPE_CHECKING:
-    from unichoir.model.config import FeedForwardConfig, ModelConfig
-    from unichoir.model.sizes import Sizes
+    from unichoir.network.config import FeedForwardConfig, ModelConfig
+    from unichoir.network.sizes import Sizes
 
 
 def export(
@@ -91,7 +91,7 @@ def export(
         export_for_sherpa(checkpoint, output, quantize)
         return
     with training_extras("unichoir export"):
-        from unichoir.directory.hub import find_directory
+        from unichoir.bundle.hub import find_directory
         from unichoir.export.onnx import export_onnx
     differences = export_onnx(
         find_directory(checkpoint),
@@ -111,7 +111,7 @@ def export_for_sherpa(checkpoint: str, output: Path, quantize: Literal["int8"] |
     from unichoir.api import training_extras
 
     with training_extras("unichoir export"):
-        from unichoir.directory.hub import find_directory
+        from unichoir.bundle.hub import find_directory
         from unichoir.export.sherpa import export_sherpa
     done = export_sherpa(find_directory(checkpoint), output, quantize=quantize)
     for name, difference in done.differences.items():
@@ -133,8 +133,8 @@ def models(
     token: of the experts only the chosen ones.
     """
     from unichoir.api import included_models
-    from unichoir.directory.hub import cached_models
-    from unichoir.model.config import NAMED_CONFIGS
+    from unichoir.bundle.hub import cached_models
+    from unichoir.network.config import NAMED_CONFIGS
 
     console = Console()
     console.print(_included(included_models()))
@@ -166,7 +166,7 @@ def models(
 def _included(names: list[str]) -> Table:
     from unichoir.api import DEFAULT_MODEL, MODELS
     from unichoir.configuration import from_mapping
-    from unichoir.decoding.onnx_backend import CONFIG_FILE, ModelDirectoryConfig
+    from unichoir.engine.onnx_backend import CONFIG_FILE, ModelDirectoryConfig
 
     table = _table("Included models", "name", "parameters", "size", "tokens")
     for name in names:
@@ -202,5 +202,5 @@ def count_parameters(config: "ModelConfig") -> "Sizes":
     from unichoir.api import training_extras
 
     with training_extras("counting parameters"):
-        from unichoir.model import sizes
+        from unichoir.network import sizes
     return sizes.count_parameters(config)

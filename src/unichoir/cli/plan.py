@@ -14,7 +14,7 @@ from unichoir.cli.common import write_line
 from unichoir.errors import ConfigError
 
 if TYPE_CHECKING:
-    from unichoir.model.config import ModelConfig
+    from unichoir.network.config import ModelConfig
     from unichoir.training.accelerators import Gpu
     from unichoir.training.config import ExperimentConfig
     from unichoir.training.planning import Plan, Workload
@@ -143,8 +143,8 @@ def _read(name: str, vocab_size: int | None) -> "tuple[ModelConfig, ExperimentCo
     Raises ConfigError where it is none of them.
     """
     from unichoir.configuration import from_mapping
-    from unichoir.model.checkpoint import read_yaml
-    from unichoir.model.config import NAMED_CONFIGS, ModelConfig
+    from unichoir.network.checkpoint import read_yaml
+    from unichoir.network.config import NAMED_CONFIGS, ModelConfig
     from unichoir.training.config import load_experiment
 
     experiment = None

@@ -195,7 +195,7 @@ def serve(
 
 def _fitting_threads(directory: Path) -> int | None:
     """None: the engine's choice."""
-    from unichoir.decoding.onnx_backend import CONFIG_FILE, read_config
+    from unichoir.engine.onnx_backend import CONFIG_FILE, read_config
 
     if not (directory / CONFIG_FILE).exists():  # a checkpoint of training
         return None

@@ -20,9 +20,9 @@ from unichoir.cli.common import note, warn, write_line
 from unichoir.cli.cutting import StreamArguments
 from unichoir.cli.grouping import grouped
 from unichoir.cli.stream_output import Format, TextLines, make_output
-from unichoir.decoding.device import DEVICES, Device
-from unichoir.decoding.latency import LatencyMeter
+from unichoir.engine.device import DEVICES, Device
 from unichoir.errors import AudioError
+from unichoir.recognition.latency import LatencyMeter
 
 if TYPE_CHECKING:
     from unichoir.api import Stream

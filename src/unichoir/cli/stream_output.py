@@ -9,7 +9,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from unichoir.cli.common import write_line
-from unichoir.decoding.hypothesis import StreamResult
+from unichoir.transcript.results import StreamResult
 
 Format = Literal["text", "json"]
 LOW_CONFIDENCE = 0.5

@@ -57,7 +57,7 @@ def train(
     from unichoir.api import training_extras
 
     with training_extras("unichoir train"):
-        from unichoir.model.checkpoint import read_yaml
+        from unichoir.network.checkpoint import read_yaml
         from unichoir.stopping import StopRequest
         from unichoir.training.config import experiment_from_mapping
         from unichoir.training.parallel import Layout

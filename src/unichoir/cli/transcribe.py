@@ -26,11 +26,11 @@ from unichoir.cli.cutting import LongArguments
 from unichoir.cli.fleet import FleetArguments
 from unichoir.cli.formats import FormatOption, SubtitleArguments, parse_formats
 from unichoir.cli.grouping import grouped
-from unichoir.decoding.formats import LINE_FORMATS, SUFFIXES, Format, write_transcript
-from unichoir.decoding.hypothesis import Transcript
-from unichoir.decoding.options import MODES, Mode
 from unichoir.errors import UnichoirError
-from unichoir.text.subtitles import SubtitleOptions
+from unichoir.search.options import MODES, Mode
+from unichoir.transcript.formats import LINE_FORMATS, SUFFIXES, Format, write_transcript
+from unichoir.transcript.results import Transcript
+from unichoir.transcript.subtitles import SubtitleOptions
 
 
 @grouped

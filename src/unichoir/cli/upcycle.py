@@ -9,8 +9,8 @@ from unichoir.cli.common import make_progress, note, refuse
 
 if TYPE_CHECKING:
     from unichoir.audio.fbank import FbankConfig
-    from unichoir.model.asr_model import AsrModel
-    from unichoir.model.split import SplitOptions
+    from unichoir.network.asr_model import AsrModel
+    from unichoir.network.split import SplitOptions
     from unichoir.text.tokenizer import Tokenizer
 
 _UTTERANCES = 300
@@ -94,14 +94,14 @@ def upcycle(
     from unichoir.api import training_extras
 
     with training_extras("unichoir upcycle"):
+        from unichoir.bundle.hub import find_directory
         from unichoir.configuration import to_mapping
-        from unichoir.directory.hub import find_directory
         from unichoir.errors import CheckpointError, ConfigError
         from unichoir.export.card import derived_card
         from unichoir.export.checkpoint import check_parts_fit, load_any_checkpoint, new_directory
-        from unichoir.model.checkpoint import save_checkpoint
-        from unichoir.model.split import SplitOptions
-        from unichoir.model.upcycle import upcycle as run
+        from unichoir.network.checkpoint import save_checkpoint
+        from unichoir.network.split import SplitOptions
+        from unichoir.network.upcycle import upcycle as run
         from unichoir.text.tokenizer import load_tokenizer
     if split:
         copied = "is for copying, and does not go together with --split"

@@ -81,7 +81,7 @@ def import_whisper(
 
     with training_extras("unichoir import-whisper"):
         from unichoir.export.whisper import import_whisper as run
-        from unichoir.export.whisper_weights import WhisperOptions
+        from unichoir.formats.whisper.to_network import WhisperOptions
     if no_merge:
         refuse({"--top-blocks": top_blocks}, "blocks on top see merged frames, so it does not go with --no-merge")
     if tokenizer is None and decoder == "whisper":

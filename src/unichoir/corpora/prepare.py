@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
+from unichoir.bundle.replacing import replace_text, replacing, writing
 from unichoir.corpora.catalog import CORPORA
 from unichoir.corpora.corpus import Corpus, LeftOut, Progress, Request, find_root
 from unichoir.data.utterance import Utterance
-from unichoir.directory.replacing import replace_text, replacing, writing
 from unichoir.errors import UnichoirError
 
 RECORD = "prepared.json"

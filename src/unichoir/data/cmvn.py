@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from unichoir.bundle.replacing import replace_text
 from unichoir.data.dataset import Skipped
 from unichoir.data.features import FeatureReader
 from unichoir.data.manifest import Utterance
-from unichoir.directory.replacing import replace_text
 from unichoir.errors import AudioError, ConfigError
 
 VARIANCE_FLOOR = 1e-20

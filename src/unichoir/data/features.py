@@ -11,9 +11,9 @@ import numpy as np
 from unichoir.audio.augment import narrow_band, perturb_speed
 from unichoir.audio.fbank import FbankConfig, Features, compute_fbank
 from unichoir.audio.io import Samples
+from unichoir.bundle.replacing import replacing
 from unichoir.data.storage import is_url
 from unichoir.data.utterance import Utterance, load_utterance
-from unichoir.directory.replacing import replacing
 from unichoir.errors import AudioError
 
 # Part of every cache key: raise it when the features of unchanged settings change.

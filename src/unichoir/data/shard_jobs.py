@@ -19,8 +19,8 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any, TypeVar
 
+from unichoir.bundle.replacing import replacing, writing
 from unichoir.data.shards import FORMAT_VERSION, SHARD_LIST
-from unichoir.directory.replacing import replacing, writing
 from unichoir.errors import ConfigError, ManifestError
 
 PLAN = "plan.json"

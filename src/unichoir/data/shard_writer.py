@@ -12,13 +12,13 @@ from typing import BinaryIO, Literal
 import numpy as np
 
 from unichoir.audio.io import audio_duration, read_audio
+from unichoir.bundle.replacing import replacing
 from unichoir.data.encoding import SUFFIXES, Codec, audio_suffix, check_codec, encode_audio
 from unichoir.data.shard_jobs import Progress, ShardReport, ShardResult, run_shards, write_index
 from unichoir.data.shards import FORMAT_VERSION
 from unichoir.data.storage import is_url
 from unichoir.data.tars import BLOCK
 from unichoir.data.utterance import Utterance, utterance_bytes, utterance_source
-from unichoir.directory.replacing import replacing
 from unichoir.errors import AudioError, ConfigError, ManifestError
 
 # Apart from the other uses of a seed as a source of randomness.

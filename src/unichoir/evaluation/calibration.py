@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unichoir.decoding.hypothesis import Word
-from unichoir.directory.replacing import replacing
+from unichoir.bundle.replacing import replacing
 from unichoir.text.normalize import normalize_for_scoring, split_words
 from unichoir.text.wer import align
+from unichoir.transcript.results import Word
 
 Judged = Sequence[tuple[float, bool]]
 """Confidences of words, and whether each is right."""

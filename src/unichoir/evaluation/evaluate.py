@@ -17,15 +17,17 @@ from numpy.typing import NDArray
 
 from unichoir.audio.fbank import compute_fbank
 from unichoir.data.manifest import Utterance, load_utterance
-from unichoir.decoding.backend import Floats
-from unichoir.decoding.hypothesis import Hypothesis, Word
-from unichoir.decoding.options import DecodingOptions, Mode
-from unichoir.decoding.recognizer import Recognizer
-from unichoir.decoding.rescoring import is_reencoded
+from unichoir.engine.backend import Floats
 from unichoir.errors import AudioError, DecodingError
 from unichoir.evaluation.calibration import Calibration, Judged, correct_words, measure_calibration
+from unichoir.recognition.options import DecodingOptions
+from unichoir.recognition.recognizer import Recognizer
+from unichoir.search.hypothesis import Hypothesis
+from unichoir.search.options import Mode
+from unichoir.search.rescoring import is_reencoded
 from unichoir.text.normalize import canonical_text, normalize_for_scoring
 from unichoir.text.wer import ErrorCounts, char_errors, word_errors
+from unichoir.transcript.results import Word
 
 P = ParamSpec("P")
 R = TypeVar("R")

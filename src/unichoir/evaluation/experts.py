@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 
 from unichoir.data.manifest import Utterance
-from unichoir.decoding.backend import Backend
+from unichoir.engine.backend import Backend
 from unichoir.errors import DecodingError
-from unichoir.model.load import LayerLoad
+from unichoir.network.load import LayerLoad
 
 
 def expert_load(backend: Backend) -> Mapping[str, LayerLoad]:
@@ -13,8 +13,8 @@ def expert_load(backend: Backend) -> Mapping[str, LayerLoad]:
 
     Raises DecodingError when the backend is not a torch model with experts.
     """
-    from unichoir.export.torch_backend import TorchBackend
-    from unichoir.model import moe
+    from unichoir.engine.torch_backend import TorchBackend
+    from unichoir.network import moe
 
     loads = moe.expert_load(backend.model) if isinstance(backend, TorchBackend) else {}
     if not loads:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unichoir.directory.replacing import replacing
-from unichoir.model.load import LayerLoad
+from unichoir.bundle.replacing import replacing
+from unichoir.network.load import LayerLoad
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,11 +9,11 @@ from rich.box import SIMPLE_HEAD
 from rich.console import JustifyMethod
 from rich.table import Table
 
-from unichoir.directory.replacing import replace_text, replacing_text
+from unichoir.bundle.replacing import replace_text, replacing_text
 from unichoir.evaluation.calibration import format_nce
 from unichoir.evaluation.evaluate import Evaluation, SetScore, UtteranceScore, calibration_of
 from unichoir.evaluation.plot import plot_experts
-from unichoir.model.load import LayerLoad
+from unichoir.network.load import LayerLoad
 from unichoir.text.normalize import split_words
 from unichoir.text.wer import ErrorCounts, align, format_alignment
 

@@ -5,13 +5,14 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from unichoir.bundle.replacing import replacing
 from unichoir.data.manifest import Utterance
-from unichoir.decoding.language_model import FusionWeights, read_weights, weights_file
-from unichoir.decoding.options import DecodingOptions, Mode
-from unichoir.decoding.recognizer import Recognizer
-from unichoir.directory.replacing import replacing
 from unichoir.errors import UnichoirError
 from unichoir.evaluation.evaluate import Load, evaluate
+from unichoir.recognition.options import DecodingOptions
+from unichoir.recognition.recognizer import Recognizer
+from unichoir.search.language_model import FusionWeights, read_weights, weights_file
+from unichoir.search.options import Mode
 from unichoir.text.wer import ErrorCounts
 
 COARSE_WEIGHTS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.4)

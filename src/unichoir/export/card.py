@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from unichoir.directory.card import Card
-from unichoir.model.config import ModelConfig
-from unichoir.model.facts import model_facts
+from unichoir.bundle.card import Card
+from unichoir.network.config import ModelConfig
+from unichoir.network.facts import model_facts
 
 
 def derived_card(

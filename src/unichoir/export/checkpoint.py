@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from unichoir.audio.fbank import FbankConfig
+from unichoir.bundle.replacing import replacing_directory
 from unichoir.configuration import from_mapping
-from unichoir.directory.replacing import replacing_directory
 from unichoir.errors import CheckpointError, ConfigError
-from unichoir.model.asr_model import AsrModel
-from unichoir.model.checkpoint import load_checkpoint
-from unichoir.model.wenet import CONFIG_FILE, load_wenet
-from unichoir.model.wenet_section import Section
+from unichoir.formats.wenet.checkpoint import CONFIG_FILE, load_wenet
+from unichoir.formats.wenet.section import Section
+from unichoir.network.asr_model import AsrModel
+from unichoir.network.checkpoint import load_checkpoint
 from unichoir.text.tokenizer import BPE_FILE, Tokenizer
 from unichoir.text.units import UNITS_FILE
 

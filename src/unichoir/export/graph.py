@@ -17,7 +17,7 @@ from onnx_ir.passes.common import (
 )
 from onnxscript import optimizer
 
-from unichoir.directory.replacing import writing
+from unichoir.bundle.replacing import writing
 
 MIN_SIZE = 256
 """Weights with fewer values than this stay in float32: nothing would be gained."""

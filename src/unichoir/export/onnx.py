@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from unichoir.audio.fbank import FbankConfig
+from unichoir.bundle.replacing import replace_text, replacing_directory
+from unichoir.bundle.sums import write_sums
 from unichoir.configuration import to_mapping
-from unichoir.decoding.backend import ModelInfo
-from unichoir.decoding.onnx_backend import (
+from unichoir.engine.backend import ModelInfo
+from unichoir.engine.onnx_backend import (
     CONFIG_FILE,
     CTC_FILE,
     CTC_INPUTS,
@@ -37,21 +39,19 @@ from unichoir.decoding.onnx_backend import (
     OnnxBackend,
     state_inputs,
 )
-from unichoir.decoding.options import SearchOptions
-from unichoir.directory.replacing import replace_text, replacing_directory
-from unichoir.directory.sums import write_sums
+from unichoir.engine.torch_backend import TorchBackend, model_info
 from unichoir.errors import CheckpointError
 from unichoir.export import graph
 from unichoir.export.card import derived_card
 from unichoir.export.checkpoint import check_parts_fit, load_any_checkpoint
 from unichoir.export.parity import check_parity
 from unichoir.export.quantize import quantize_model
-from unichoir.export.torch_backend import TorchBackend, model_info
 from unichoir.export.tracing import to_onnx
-from unichoir.model.asr_model import AsrModel
-from unichoir.model.ctc import Ctc
-from unichoir.model.decoder import TokenTree, TransformerDecoder
-from unichoir.model.encoder import Encoder, EncoderState
+from unichoir.network.asr_model import AsrModel
+from unichoir.network.ctc import Ctc
+from unichoir.network.decoder import TokenTree, TransformerDecoder
+from unichoir.network.encoder import Encoder, EncoderState
+from unichoir.search.options import SearchOptions
 from unichoir.text.english_punctuation import PUNCTUATION_FILE
 from unichoir.text.tokenizer import BPE_FILE, UNITS_FILE, load_tokenizer
 

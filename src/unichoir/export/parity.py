@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from unichoir.audio.fbank import FbankConfig
-from unichoir.decoding.backend import Backend, Floats
+from unichoir.engine.backend import Backend, Floats
 from unichoir.errors import CheckpointError
 
 TOLERANCE = 1e-4

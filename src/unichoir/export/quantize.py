@@ -17,14 +17,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unichoir.model.asr_model import AsrModel
-from unichoir.model.attention import MultiHeadAttention
-from unichoir.model.convolution import ConvolutionModule
-from unichoir.model.encoder import MergePairs
-from unichoir.model.experts import Experts
-from unichoir.model.feed_forward import ACTIVATIONS, FeedForward
-from unichoir.model.moe import MoE, Router
-from unichoir.model.subsampling import Conv1dFront, Conv2dFront, blank_first_frame
+from unichoir.network.asr_model import AsrModel
+from unichoir.network.attention import MultiHeadAttention
+from unichoir.network.convolution import ConvolutionModule
+from unichoir.network.encoder import MergePairs
+from unichoir.network.experts import Experts
+from unichoir.network.feed_forward import ACTIVATIONS, FeedForward
+from unichoir.network.moe import MoE, Router
+from unichoir.network.subsampling import Conv1dFront, Conv2dFront, blank_first_frame
 
 Codes = Literal["symmetric", "swish", "gelu", "relu"]
 """Which values codes of 8 bits stand for: both signs alike; or what an activation gives, of which little is below 0."""

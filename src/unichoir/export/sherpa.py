@@ -14,16 +14,16 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from unichoir.audio.fbank import FbankConfig
-from unichoir.directory.replacing import replace_text
+from unichoir.bundle.replacing import replace_text
 from unichoir.errors import CheckpointError
 from unichoir.export import graph
 from unichoir.export.checkpoint import check_parts_fit, load_any_checkpoint, new_directory
 from unichoir.export.quantize import LARGEST_ANYWHERE, quantize_model
 from unichoir.export.sherpa_parity import check_offline, check_streaming
 from unichoir.export.tracing import to_onnx
-from unichoir.model.asr_model import AsrModel
-from unichoir.model.encoder import EncoderState
-from unichoir.model.subsampling import convolved_size, subsampled_length
+from unichoir.network.asr_model import AsrModel
+from unichoir.network.encoder import EncoderState
+from unichoir.network.subsampling import convolved_size, subsampled_length
 from unichoir.text.tokenizer import load_tokenizer
 
 STREAMING_FILE = "model-streaming.onnx"

@@ -8,12 +8,12 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from unichoir.decoding.backend import Floats
+from unichoir.engine.backend import Floats
 from unichoir.errors import CheckpointError
 from unichoir.export.parity import INT8_TOLERANCE, TOLERANCE
-from unichoir.model.asr_model import AsrModel
-from unichoir.model.config import EncoderConfig
-from unichoir.model.masks import ChunkMask
+from unichoir.network.asr_model import AsrModel
+from unichoir.network.config import EncoderConfig
+from unichoir.network.masks import ChunkMask
 
 _TRIALS = 3
 _FRAMES = 95

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.export import ExportedProgram
 
-from unichoir.decoding.onnx_backend import TOP_K_INPUT
+from unichoir.engine.onnx_backend import TOP_K_INPUT
 from unichoir.export import graph, operators
 
 OPSET = 18

@@ -15,9 +15,9 @@ from unichoir.export.checkpoint import (
     wenet_fbank,
     wenet_tokenizer_files,
 )
-from unichoir.model.checkpoint import save_checkpoint
-from unichoir.model.wenet import CONFIG_FILE, load_wenet, save_wenet
-from unichoir.model.wenet_config import differences_in_training
+from unichoir.formats.wenet.checkpoint import CONFIG_FILE, load_wenet, save_wenet
+from unichoir.formats.wenet.config import differences_in_training
+from unichoir.network.checkpoint import save_checkpoint
 from unichoir.text.tokenizer import BPE_FILE, BpeTokenizer, Tokenizer, load_tokenizer
 from unichoir.text.units import UNITS_FILE
 

@@ -6,17 +6,17 @@ from pathlib import Path
 import torch
 
 from unichoir.audio.fbank import FbankConfig
+from unichoir.bundle.card import Card
 from unichoir.configuration import to_mapping
-from unichoir.directory.card import Card
 from unichoir.export.checkpoint import new_directory
-from unichoir.export.whisper_tokens import map_tokens
-from unichoir.export.whisper_weights import WhisperOptions, decoder_weights, encoder_weights, our_config
 from unichoir.formats.whisper.read import read_whisper
+from unichoir.formats.whisper.to_network import WhisperOptions, decoder_weights, encoder_weights, our_config
+from unichoir.formats.whisper.tokens import map_tokens
 from unichoir.formats.whisper.vocabulary import read_vocabulary
-from unichoir.model.asr_model import AsrModel
-from unichoir.model.checkpoint import load_weights, save_checkpoint
-from unichoir.model.config import ModelConfig
-from unichoir.model.facts import model_facts
+from unichoir.network.asr_model import AsrModel
+from unichoir.network.checkpoint import load_weights, save_checkpoint
+from unichoir.network.config import ModelConfig
+from unichoir.network.facts import model_facts
 from unichoir.text.tokenizer import load_tokenizer
 
 LEAD_FRAMES = 2

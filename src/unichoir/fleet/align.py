@@ -8,16 +8,16 @@ from pathlib import Path
 
 from unichoir.api import Model, portable_name
 from unichoir.data.utterance import Utterance, load_utterance
-from unichoir.decoding.forced import words_by_line
-from unichoir.decoding.formats import Format
-from unichoir.decoding.hypothesis import Transcript, Word
-from unichoir.decoding.options import DecodingOptions
 from unichoir.errors import UnichoirError
 from unichoir.fleet.formats import write_formats
 from unichoir.fleet.results import Result, Results, make_chunks
 from unichoir.fleet.transcribe import Progress, describe_job
 from unichoir.fleet.worker import ModelSource
-from unichoir.text.subtitles import SubtitleOptions
+from unichoir.recognition.forced import words_by_line
+from unichoir.recognition.options import DecodingOptions
+from unichoir.transcript.formats import Format
+from unichoir.transcript.results import Transcript, Word
+from unichoir.transcript.subtitles import SubtitleOptions
 
 
 def align(

@@ -7,10 +7,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import quote
 
-from unichoir.decoding.formats import LINE_FORMATS, SUFFIXES, Format, Segments, field_text, write_transcript
-from unichoir.decoding.hypothesis import Alternative, Token, Transcript, Word
 from unichoir.fleet.results import JOINED, Result, whole_file
-from unichoir.text.subtitles import SubtitleOptions
+from unichoir.transcript.formats import LINE_FORMATS, SUFFIXES, Format, Segments, field_text, write_transcript
+from unichoir.transcript.results import Alternative, Token, Transcript, Word
+from unichoir.transcript.subtitles import SubtitleOptions
 
 MAX_NAME_BYTES = 200
 """File systems allow 255; a suffix and that of a file in work come to the name."""

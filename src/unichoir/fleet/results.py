@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from unichoir.bundle.replacing import replacing_text
 from unichoir.data.utterance import Utterance
-from unichoir.directory.replacing import replacing_text
 from unichoir.errors import UnichoirError
 
 MAX_CHUNK = 64

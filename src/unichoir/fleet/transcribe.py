@@ -15,12 +15,12 @@ from unichoir.api import find_language_model, find_model, portable_name
 from unichoir.data.manifest import read_manifests
 from unichoir.data.storage import is_url
 from unichoir.data.utterance import Utterance
-from unichoir.decoding.language_model import weights_file
-from unichoir.decoding.options import DecodingOptions
 from unichoir.errors import UnichoirError
 from unichoir.fleet.cluster import places
 from unichoir.fleet.results import Chunk, Result, Results, make_chunks
 from unichoir.fleet.worker import Attempts, Done, ModelSource, Worker
+from unichoir.recognition.options import DecodingOptions
+from unichoir.search.language_model import weights_file
 
 Progress = Callable[[int, int], None]
 """Called with the utterances done and the utterances in all."""

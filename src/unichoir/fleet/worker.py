@@ -15,11 +15,12 @@ from unichoir.api import load_recognizer
 from unichoir.audio.io import Samples
 from unichoir.data.storage import is_url
 from unichoir.data.utterance import Utterance, estimated_duration, load_utterance
-from unichoir.decoding.device import Device
-from unichoir.decoding.options import DEFAULT_LM, DecodingOptions
-from unichoir.decoding.recognizer import Recognizer
+from unichoir.engine.device import Device
 from unichoir.errors import AudioError, ConfigError, UnichoirError
 from unichoir.fleet.results import Chunk, Result
+from unichoir.recognition.options import DecodingOptions
+from unichoir.recognition.recognizer import Recognizer
+from unichoir.search.options import DEFAULT_LM
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle

@@ -15,7 +15,7 @@ from starlette.requests import HTTPConnection
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from unichoir.decoding.recognizer import Recognizer
+from unichoir.recognition.recognizer import Recognizer
 from unichoir.serving.connection import serve_websocket
 from unichoir.serving.engine import Engine
 from unichoir.serving.errors import ApiError, add_error_handlers

@@ -9,13 +9,13 @@ from typing import Any, ClassVar
 import anyio
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from unichoir.decoding.hypothesis import StreamResult
 from unichoir.errors import UnichoirError
 from unichoir.serving.engine import Busy, Draining, Engine
 from unichoir.serving.errors import ApiError
 from unichoir.serving.logs import log_event, log_failure
 from unichoir.serving.security import REALTIME_SUBPROTOCOL, check_access, subprotocols
 from unichoir.serving.session import Event, Failed, Session, SessionExpired
+from unichoir.transcript.results import StreamResult
 
 SEND_TIMEOUT = 20.0
 """Seconds in which a client must take one message."""

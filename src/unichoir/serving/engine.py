@@ -18,10 +18,9 @@ from functools import partial
 
 from unichoir.audio.decoders import BLOCK_FRAMES
 from unichoir.audio.io import MAX_CHANNELS, Samples
-from unichoir.decoding.options import DecodingOptions
-from unichoir.decoding.recognizer import Recognizer
-from unichoir.decoding.transcript import Segment
 from unichoir.errors import ConfigError, UnichoirError
+from unichoir.recognition.options import DecodingOptions
+from unichoir.recognition.recognizer import Recognizer
 from unichoir.serving.background import Background
 from unichoir.serving.hotwords import Builder
 from unichoir.serving.live import LiveStream
@@ -29,6 +28,7 @@ from unichoir.serving.logs import log_failure
 from unichoir.serving.metrics import Metrics
 from unichoir.serving.session import Event, Failed, Session
 from unichoir.serving.settings import Settings
+from unichoir.transcript.timing import Segment
 
 DEATH = "the recogniser has stopped working: the server ends"
 SAMPLE_BYTES = 4

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from unichoir.decoding.formats import log_probability, segment_dict, word_dict
-from unichoir.decoding.hypothesis import Token, Transcript
-from unichoir.decoding.transcript import Segment, join_segments
 from unichoir.serving.engine import Piece
 from unichoir.serving.parameters import Parameters
+from unichoir.transcript.formats import log_probability, segment_dict, word_dict
+from unichoir.transcript.results import Token, Transcript
+from unichoir.transcript.timing import Segment, join_segments
 
 WORD_START = "\u2581"
 

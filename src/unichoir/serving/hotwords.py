@@ -6,11 +6,11 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
-from unichoir.decoding.context import Hotword, parse_hotwords
-from unichoir.decoding.options import SearchOptions
-from unichoir.decoding.recognizer import Recognizer
-from unichoir.decoding.scoring import PrefixScorer
 from unichoir.errors import DecodingError, UnichoirError
+from unichoir.recognition.recognizer import Recognizer
+from unichoir.search.hotwords import Hotword, parse_hotwords
+from unichoir.search.options import SearchOptions
+from unichoir.search.scoring import PrefixScorer
 from unichoir.serving.settings import Settings
 
 MEAN_CHARACTERS = 20

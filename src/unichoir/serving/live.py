@@ -2,9 +2,9 @@
 
 from collections import deque
 
-from unichoir.decoding.options import StreamingOptions
-from unichoir.decoding.recognizer import Recognizer
-from unichoir.decoding.stream import Stream
+from unichoir.recognition.options import StreamingOptions
+from unichoir.recognition.recognizer import Recognizer
+from unichoir.recognition.stream import Stream
 from unichoir.serving.session import Audio, Event, Failed, Item, Session, Signal
 
 

@@ -30,14 +30,14 @@ def configure_logs() -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     handler.addFilter(_is_of_interest)
-    for name in ("unichoir.serving", "unichoir.decoding", "uvicorn", "asyncio", "python_multipart"):
+    for name in ("unichoir.serving", "unichoir.transcript", "uvicorn", "asyncio", "python_multipart"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(logging.INFO if logger is _logger else logging.WARNING)
 
 
 def _is_of_interest(record: logging.LogRecord) -> bool:
-    if record.name == "unichoir.decoding.rewriting":  # names the text that it fails on
+    if record.name == "unichoir.transcript.rewriting":  # names the text that it fails on
         record.msg, record.args = "written_form_failed", ()
     # uvicorn takes a WebSocket that was answered by an HTTP error, as ours are, for one that was not answered.
     return record.getMessage() != "ASGI callable returned without completing handshake."

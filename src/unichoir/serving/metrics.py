@@ -13,7 +13,7 @@ from prometheus_client import (
     generate_latest,
 )
 
-from unichoir.decoding.latency import LatencyReport
+from unichoir.recognition.latency import LatencyReport
 
 LATENCY_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.64, 0.8, 1, 1.5, 2, 3, 5, 10)
 """Seconds; 0.64 is a chunk of 16 frames."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar, get_args
 
-from unichoir.decoding.context import Hotword
+from unichoir.search.hotwords import Hotword
 from unichoir.serving.errors import ApiError, shown
 from unichoir.serving.hotwords import InvalidHotwords, client_hotwords
 from unichoir.serving.settings import Settings, UnknownLanguage

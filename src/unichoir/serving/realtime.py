@@ -8,14 +8,14 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from unichoir.decoding.formats import word_dict
-from unichoir.decoding.hypothesis import StreamResult
 from unichoir.serving.connection import Connection, ProtocolError, parse_json
 from unichoir.serving.formats import logprob_dict, usage_dict
 from unichoir.serving.hotwords import InvalidHotwords
 from unichoir.serving.realtime_config import KEYWORDS, LOGPROBS, PARTIAL, WORDS, InvalidUpdate, RealtimeConfig
 from unichoir.serving.session import Event
 from unichoir.text.normalize import canonical_text, split_words
+from unichoir.transcript.formats import word_dict
+from unichoir.transcript.results import StreamResult
 
 TRANSCRIPTION = "conversation.item.input_audio_transcription"
 Handler: TypeAlias = Callable[[dict[str, Any]], Coroutine[Any, Any, None]]

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from unichoir.decoding.context import parse_hotwords
-from unichoir.decoding.options import EndpointRules, StreamingOptions
 from unichoir.errors import DecodingError
+from unichoir.recognition.options import EndpointRules, StreamingOptions
+from unichoir.search.hotwords import parse_hotwords
 from unichoir.serving.hotwords import InvalidHotwords, client_hotwords
 from unichoir.serving.settings import Settings, UnknownLanguage
 

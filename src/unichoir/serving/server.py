@@ -7,8 +7,8 @@ from typing import Any
 
 import uvicorn
 
-from unichoir.decoding.recognizer import Recognizer
 from unichoir.errors import UnichoirError
+from unichoir.recognition.recognizer import Recognizer
 from unichoir.serving.app import create_app
 from unichoir.serving.engine import DEATH, Engine
 from unichoir.serving.http import BoundedWebSocket, ImpatientProtocol, listen

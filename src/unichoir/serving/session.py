@@ -10,11 +10,11 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from unichoir.decoding.hypothesis import StreamResult
-from unichoir.decoding.latency import LatencyMeter
-from unichoir.decoding.options import StreamingOptions
 from unichoir.errors import UnichoirError
+from unichoir.recognition.latency import LatencyMeter
+from unichoir.recognition.options import StreamingOptions
 from unichoir.serving.settings import Settings
+from unichoir.transcript.results import StreamResult
 
 MAX_BLOCK_SECONDS = 2.0
 """Of audio that the engine's thread takes at once."""

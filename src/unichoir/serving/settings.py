@@ -4,8 +4,8 @@ import math
 import re
 from dataclasses import dataclass, field
 
-from unichoir.decoding.options import DecodingOptions, StreamingOptions
 from unichoir.errors import ConfigError
+from unichoir.recognition.options import DecodingOptions, StreamingOptions
 
 MEBIBYTE = 1 << 20
 

@@ -12,10 +12,8 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from unichoir.decoding.formats import write_transcript
-from unichoir.decoding.hypothesis import Token
-from unichoir.decoding.options import DecodingOptions
 from unichoir.errors import AudioError, AudioTooLong, UnichoirError
+from unichoir.recognition.options import DecodingOptions
 from unichoir.serving.engine import Busy, Draining, Engine, Piece
 from unichoir.serving.errors import ApiError, internal_error
 from unichoir.serving.formats import Recording, delta_event, done_event, json_body, segment_text, verbose_body
@@ -26,6 +24,8 @@ from unichoir.serving.settings import Settings
 from unichoir.serving.sound import Sound
 from unichoir.serving.uploads import FILE_FIELD, receive_form
 from unichoir.text.normalize import canonical_text
+from unichoir.transcript.formats import write_transcript
+from unichoir.transcript.results import Token
 
 MAX_RECEIVING = 32
 """Files that are received at once: each may take its largest size on the disk."""

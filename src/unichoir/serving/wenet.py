@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from unichoir.decoding.hypothesis import Reading, StreamResult
 from unichoir.errors import DecodingError
 from unichoir.serving.connection import Connection, ProtocolError, parse_json
 from unichoir.serving.hotwords import InvalidHotwords, client_hotwords
 from unichoir.serving.session import Event
+from unichoir.transcript.results import Reading, StreamResult
 
 SAMPLE_RATE = 16000
 OK = {"status": "ok"}

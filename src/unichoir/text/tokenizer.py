@@ -22,7 +22,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from unichoir.directory.replacing import replace_text, replacing
+from unichoir.bundle.replacing import replace_text, replacing
 from unichoir.errors import TokenizerError
 from unichoir.text.normalize import canonical_text, find_words, is_cjk
 from unichoir.text.units import BYTE_TOKENS, language_of, special_units, split_characters, split_runs

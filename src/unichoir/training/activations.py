@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from unichoir.errors import ConfigError
-from unichoir.model.config import EncoderConfig, FeedForwardConfig, ModelConfig
-from unichoir.model.dispatch import TRAINING_ALIGNMENT
-from unichoir.model.subsampling import convolved_size
+from unichoir.network.config import EncoderConfig, FeedForwardConfig, ModelConfig
+from unichoir.network.dispatch import TRAINING_ALIGNMENT
+from unichoir.network.subsampling import convolved_size
 
 FP32, INT64 = 4, 8
 STATISTICS = 2 * FP32

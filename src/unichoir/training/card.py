@@ -5,9 +5,9 @@ from pathlib import Path
 
 import yaml
 
+from unichoir.bundle.card import DATA, TRAINING, Card
 from unichoir.configuration import to_mapping
-from unichoir.directory.card import DATA, TRAINING, Card
-from unichoir.model.facts import model_facts
+from unichoir.network.facts import model_facts
 from unichoir.training.checkpointing import Progress
 from unichoir.training.setup import Setup
 from unichoir.training.validation import Validation

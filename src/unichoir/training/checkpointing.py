@@ -10,7 +10,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from unichoir.directory.sums import check_sums
+from unichoir.bundle.sums import check_sums
 from unichoir.errors import CheckpointError
 from unichoir.training.feeding import Position
 

@@ -11,8 +11,8 @@ from unichoir.audio.fbank import FbankConfig
 from unichoir.configuration import from_mapping, to_mapping
 from unichoir.data.dataset import DataConfig
 from unichoir.errors import ConfigError
-from unichoir.model.checkpoint import read_yaml
-from unichoir.model.config import NAMED_CONFIGS, ModelConfig
+from unichoir.network.checkpoint import read_yaml
+from unichoir.network.config import NAMED_CONFIGS, ModelConfig
 from unichoir.training.distillation import TeacherConfig
 from unichoir.training.optim import OptimConfig
 from unichoir.training.parallel import ParallelConfig

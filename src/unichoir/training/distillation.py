@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from unichoir.errors import ConfigError
-from unichoir.model.encoder import Encoder
-from unichoir.model.masks import frame_mask
+from unichoir.network.encoder import Encoder
+from unichoir.network.masks import frame_mask
 
 
 @dataclass(frozen=True, kw_only=True)

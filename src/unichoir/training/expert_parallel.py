@@ -14,7 +14,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
 from unichoir.errors import ConfigError
-from unichoir.model.experts import Experts
+from unichoir.network.experts import Experts
 
 
 def spread_experts(experts: Experts, mesh: DeviceMesh) -> None:

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from unichoir.data.dataset import Batch
 from unichoir.errors import TrainingError
-from unichoir.model.asr_model import AsrModel
-from unichoir.model.config import draw_top_k
-from unichoir.model.masks import ChunkMask, draw_dynamic_chunk
-from unichoir.model.moe import balance_experts, recomputing
+from unichoir.network.asr_model import AsrModel
+from unichoir.network.config import draw_top_k
+from unichoir.network.masks import ChunkMask, draw_dynamic_chunk
+from unichoir.network.moe import balance_experts, recomputing
 from unichoir.training.config import ExperimentConfig
 from unichoir.training.distillation import Teacher
 from unichoir.training.feeding import BatchRequest, Loaded

@@ -24,11 +24,11 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from unichoir.errors import ConfigError
-from unichoir.model.asr_model import AsrModel
-from unichoir.model.blocks import ENCODER_BLOCKS
-from unichoir.model.decoder import DecoderBlock
-from unichoir.model.experts import Experts
-from unichoir.model.moe import ready_for_compiler, recomputing
+from unichoir.network.asr_model import AsrModel
+from unichoir.network.blocks import ENCODER_BLOCKS
+from unichoir.network.decoder import DecoderBlock
+from unichoir.network.experts import Experts
+from unichoir.network.moe import ready_for_compiler, recomputing
 from unichoir.training.expert_parallel import spread_experts
 from unichoir.training.world import World
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from unichoir.errors import ConfigError
-from unichoir.model.config import ModelConfig
-from unichoir.model.counts import decoder_products, encoder_work
-from unichoir.model.sizes import Sizes, count_parameters
+from unichoir.network.config import ModelConfig
+from unichoir.network.counts import decoder_products, encoder_work
+from unichoir.network.sizes import Sizes, count_parameters
 from unichoir.training.accelerators import ASSUMED_EFFICIENCY, Gpu
 from unichoir.training.activations import Activations, BatchShape, Types, activations
 from unichoir.training.parallel import Layout, ParallelConfig

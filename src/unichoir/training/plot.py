@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from unichoir.directory.replacing import replacing
+from unichoir.bundle.replacing import replacing
 from unichoir.training.reporting import COPIES, TENSORBOARD
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignor
 from torch import Tensor
 from torch.utils.tensorboard import summary
 
-from unichoir.directory.replacing import writing
+from unichoir.bundle.replacing import writing
 from unichoir.errors import ConfigError
-from unichoir.model.load import LayerLoad
+from unichoir.network.load import LayerLoad
 
 TENSORBOARD = "tensorboard"
 """Folder of the events in that of the run."""

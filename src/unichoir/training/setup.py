@@ -13,19 +13,19 @@ import torch
 
 from unichoir.audio.augment import AugmentConfig
 from unichoir.audio.fbank import FbankConfig
+from unichoir.bundle.hub import find_directory
+from unichoir.bundle.sums import check_sums
 from unichoir.configuration import from_mapping
 from unichoir.data.cmvn import GlobalCmvn, sum_features
 from unichoir.data.dataset import ExampleReader, FrameRate, measure_durations, unknown_language
 from unichoir.data.features import FeatureReader
 from unichoir.data.manifest import Utterance, read_manifest
 from unichoir.data.shards import is_shard_list, read_shard_list
-from unichoir.directory.hub import find_directory
-from unichoir.directory.sums import check_sums
 from unichoir.errors import ConfigError, TrainingError
-from unichoir.model.asr_model import AsrModel
-from unichoir.model.checkpoint import load_checkpoint, load_weights, read_weights
-from unichoir.model.config import ModelConfig
-from unichoir.model.encoder import Encoder
+from unichoir.network.asr_model import AsrModel
+from unichoir.network.checkpoint import load_checkpoint, load_weights, read_weights
+from unichoir.network.config import ModelConfig
+from unichoir.network.encoder import Encoder
 from unichoir.text.tokenizer import Tokenizer, load_tokenizer
 from unichoir.training.config import ExperimentConfig
 from unichoir.training.corpus import Corpus, ListedCorpus, ShardedCorpus

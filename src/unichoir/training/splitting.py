@@ -11,8 +11,8 @@ from unichoir.data.dataset import DataConfig, ExampleReader, FrameRate, measure_
 from unichoir.data.features import FeatureReader
 from unichoir.data.manifest import Utterance, read_manifest
 from unichoir.errors import TrainingError
-from unichoir.model.asr_model import AsrModel, add_sos_eos, reverse_tokens
-from unichoir.model.split import SplitOptions, split_config, split_into_experts
+from unichoir.network.asr_model import AsrModel, add_sos_eos, reverse_tokens
+from unichoir.network.split import SplitOptions, split_config, split_into_experts
 from unichoir.text.tokenizer import Tokenizer
 from unichoir.training.corpus import ListedCorpus
 from unichoir.training.feeding import BatchDataset, Loaded, Position, requests

@@ -22,9 +22,9 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
-from unichoir.directory.replacing import replace_text, sync_directory, writing
+from unichoir.bundle.replacing import replace_text, sync_directory, writing
 from unichoir.errors import CheckpointError
-from unichoir.model.asr_model import AsrModel
+from unichoir.network.asr_model import AsrModel
 from unichoir.training.state_reader import StateReader, TensorPlanner
 from unichoir.training.world import World
 

@@ -17,12 +17,12 @@ import torch
 import yaml
 from torch import Tensor
 
+from unichoir.bundle.replacing import NO_ROOM, replace_text, replacing_directory, writing
 from unichoir.configuration import to_mapping
-from unichoir.directory.replacing import NO_ROOM, replace_text, replacing_directory, writing
 from unichoir.errors import CheckpointError, ConfigError, TrainingError
-from unichoir.model.asr_model import AsrModel
-from unichoir.model.checkpoint import save_checkpoint
-from unichoir.model.moe import expert_load
+from unichoir.network.asr_model import AsrModel
+from unichoir.network.checkpoint import save_checkpoint
+from unichoir.network.moe import expert_load
 from unichoir.stopping import StopRequest
 from unichoir.training.card import training_card
 from unichoir.training.checkpointing import (

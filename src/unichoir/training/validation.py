@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from unichoir.data.dataset import FRAME_STEP, PADDING_TOKEN, Batch
-from unichoir.decoding.greedy import ctc_greedy_search
 from unichoir.errors import TrainingError
+from unichoir.search.greedy import ctc_greedy_search
 from unichoir.text.tokenizer import Tokenizer
 from unichoir.text.wer import ErrorCounts, align, count_errors, word_errors
 from unichoir.training.feeding import Loaded

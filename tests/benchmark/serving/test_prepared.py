@@ -11,7 +11,7 @@ from unichoir.api import load_recognizer
 from unichoir.benchmark.plan import Candidate
 from unichoir.benchmark.serving.prepared import prepared_model
 from unichoir.benchmark.serving.recordings import decode_stream
-from unichoir.decoding.options import StreamingOptions
+from unichoir.recognition.options import StreamingOptions
 
 
 def test_a_configuration_can_be_served(

@@ -17,9 +17,9 @@ from unichoir.benchmark.serving.recordings import (
     short_recordings,
     with_expected_texts,
 )
-from unichoir.decoding.options import EndpointRules, StreamingOptions
-from unichoir.decoding.recognizer import Recognizer
 from unichoir.errors import ManifestError
+from unichoir.recognition.options import EndpointRules, StreamingOptions
+from unichoir.recognition.recognizer import Recognizer
 
 
 @pytest.fixture(scope="module")

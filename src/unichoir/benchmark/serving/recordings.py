@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from unichoir.audio.io import Samples, load_audio
 from unichoir.benchmark.audio import speech_like_noise
 from unichoir.data.manifest import AUDIO_SUFFIXES, load_utterance, read_manifest
-from unichoir.decoding.hypothesis import StreamResult
-from unichoir.decoding.options import StreamingOptions
-from unichoir.decoding.recognizer import Recognizer
+from unichoir.recognition.options import StreamingOptions
+from unichoir.recognition.recognizer import Recognizer
 from unichoir.text.normalize import canonical_text
+from unichoir.transcript.results import StreamResult
 
 SAMPLE_RATE = 16000
 """In Hz, of WeNet's protocol."""

@@ -20,8 +20,8 @@ from unichoir.benchmark.serving.recordings import (
 from unichoir.benchmark.serving.results import Load, ServingOptions, ServingResults
 from unichoir.benchmark.serving.server import running
 from unichoir.benchmark.serving.soak import make_jobs, run_soak
-from unichoir.decoding.options import StreamingOptions
-from unichoir.decoding.recognizer import Recognizer
+from unichoir.recognition.options import StreamingOptions
+from unichoir.recognition.recognizer import Recognizer
 
 FRAME_SECONDS = 0.04
 DEFAULT_MAX_SESSIONS = 200

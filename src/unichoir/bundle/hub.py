@@ -1,0 +1,100 @@
+"""Models of the Hugging Face hub, kept in its cache (https://huggingface.co/docs/huggingface_hub/guides/download)."""
+
+import os
+import re
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+
+from unichoir.bundle.replacing import writing
+from unichoir.bundle.sums import CARD_FILE, MODEL_FILES, SUMS_FILE
+from unichoir.errors import CheckpointError, UnichoirError
+
+_MODEL_ID = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>(?!.*\.\.)\w[\w./-]*))?")
+_UNITS_FILE = "units.txt"
+_UNKNOWN = "there is none of this name, or it is private: `hf auth login` or HF_TOKEN show who you are"
+
+
+def find_directory(name: str | os.PathLike[str]) -> Path:
+    """The folder of that name; where there is none, the one with the hub's model of that name.
+
+    Raises CheckpointError and UnichoirError as `fetch_model` does.
+    """
+    name = os.fspath(name)
+    return fetch_model(name) if is_on_hub(name) else Path(name)
+
+
+def is_on_hub(name: str) -> bool:
+    """Whether `find_directory` looks for it on the hub: it has such a name, and there is no such folder."""
+    return _MODEL_ID.fullmatch(name) is not None and not os.path.exists(name)
+
+
+def fetch_model(name: str) -> Path:
+    """The folder in the cache with the files of a model; those that are not there yet are downloaded.
+
+    name: `organisation/name` or `organisation/name@revision`; a revision is a branch, a tag or a commit. Where the hub
+    cannot be reached, or must not be (`HF_HUB_OFFLINE=1`), what the cache holds is used. Only files of a model are
+    fetched, none with pickles. Raises CheckpointError when the model is not to be had and why, UnichoirError where
+    huggingface_hub is not installed.
+    """
+    match = _MODEL_ID.fullmatch(name)
+    if match is None:
+        raise CheckpointError(f"{name}: not a name of the Hugging Face hub (organisation/name)")
+    try:
+        from huggingface_hub import constants, errors, snapshot_download
+    except ModuleNotFoundError as error:
+        if error.name != "huggingface_hub":
+            raise
+        raise UnichoirError(
+            f"{name}: no such folder or included model; models of the Hugging Face hub need more than a plain install: "
+            "pip install 'unichoir[hub]'"
+        ) from None
+    where = f"{name} (no such folder or included model, so looked for on the Hugging Face hub)"
+    repo, revision = match["repo"], match["revision"]
+    cause: Exception | None = None
+    user = {"library_name": "unichoir", "library_version": metadata.version("unichoir")}
+    # Patterns would match below folders, too, and outside: a model's files lie in none.
+    fetch = partial(snapshot_download, repo, dry_run=False, ignore_patterns=["*/*"], **user)
+    try:
+        # Every model has this small file, and few repositories of other software: they are not downloaded in vain.
+        with writing(Path(constants.HF_HUB_CACHE)):
+            folder = Path(fetch(revision=revision, allow_patterns=[_UNITS_FILE]))
+            if (folder / _UNITS_FILE).exists():
+                # By the commit: what is in the cache is then used without asking the hub again.
+                return Path(fetch(revision=folder.name, allow_patterns=[*MODEL_FILES, SUMS_FILE, CARD_FILE]))
+        reason = f"it is not a model of unichoir: it has no {_UNITS_FILE}"
+    except errors.GatedRepoError:
+        reason = "access must be granted on its page first, and then `hf auth login` or HF_TOKEN show who you are"
+    except errors.RepositoryNotFoundError:
+        reason = _UNKNOWN
+    except errors.RevisionNotFoundError:
+        reason = f"it has no revision '{revision or 'main'}'"
+    except errors.LocalEntryNotFoundError as error:
+        cause = error
+        reason = "the hub cannot be reached, or HF_HUB_OFFLINE is set, and the cache does not hold all of the model"
+    except (errors.HFValidationError, OSError) as error:
+        unauthorized = isinstance(error, errors.HfHubHTTPError) and error.response.status_code == 401
+        reason = _UNKNOWN if unauthorized else " ".join(str(error).split())
+    raise CheckpointError(f"{where}: {reason}") from cause
+
+
+def cached_models() -> dict[str, Path]:
+    """The folders of the models in the hub's cache by name: the name alone for the branch `main`, else with `@` and a
+    branch, a tag or the commit. Empty where huggingface_hub is not installed."""
+    try:
+        from huggingface_hub import errors, scan_cache_dir
+    except ModuleNotFoundError:
+        return {}
+    try:
+        repositories = scan_cache_dir().repos
+    except errors.CacheNotFound:
+        return {}
+    found: dict[str, Path] = {}
+    for repository in repositories:
+        for revision in repository.revisions:
+            if repository.repo_type == "model" and (revision.snapshot_path / _UNITS_FILE).exists():
+                name = repository.repo_id
+                if "main" not in revision.refs:
+                    name += f"@{min(revision.refs, default=revision.commit_hash)}"
+                found[name] = revision.snapshot_path
+    return dict(sorted(found.items()))

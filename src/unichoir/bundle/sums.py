@@ -1,0 +1,110 @@
+"""`SHA256SUMS`: the SHA-256 of every file that a model is read from, in the format of coreutils' `sha256sum`.
+
+The model card is not among them, since people edit it. A directory of an earlier release has no sums and is read
+unchecked. Sums tell damage and mistakes; who can change the files can change the sums as well.
+"""
+
+import hashlib
+import mmap
+import re
+from pathlib import Path
+
+from unichoir.bundle.replacing import replace_text
+from unichoir.errors import CheckpointError
+
+SUMS_FILE = "SHA256SUMS"
+CARD_FILE = "README.md"
+MODEL_FILES = (
+    *("config.json", "*.onnx", "*.onnx.data", "config.yaml", "model.safetensors", "units.txt", "bpe.model"),
+    *("lm.bin", "lm.bin.json"),
+)
+"""What a model is read from, as patterns; all of it lies in the directory itself."""
+
+_LOCATION = b"\x0a\x08location\x12"
+"""A key and the beginning of its value, of less than 128 bytes as names of files have; other lengths give other names,
+which no list has."""
+_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
+_BLOCK_SIZE = 1 << 20
+
+
+def write_sums(directory: Path) -> None:
+    """List the model's files in SHA256SUMS, which then appears at once; to be called when all of them are written."""
+    lines = "".join(f"{_sha256(path)}  {path.name}\n" for path in _model_files(directory))
+    replace_text(directory / SUMS_FILE, lines)
+
+
+def check_sums(directory: Path) -> None:
+    """Compare the files with SHA256SUMS, if there is one; takes as long as reading them.
+
+    Raises CheckpointError naming the file that is missing, not as it was written, not listed though the model is read
+    from it, or listed and not in the directory itself.
+    """
+    listed = _read_sums(directory / SUMS_FILE)
+    if listed is None:
+        return
+    for path in _model_files(directory):
+        if path.name not in listed:
+            raise CheckpointError(f"{path}: not listed in {SUMS_FILE}: it does not belong to this model")
+    for name, expected in listed.items():
+        path = directory / name
+        try:
+            found = _sha256(path)
+        except FileNotFoundError:
+            raise CheckpointError(f"{path}: no such file, but {SUMS_FILE} lists it: get the model again") from None
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
+        if found != expected:
+            reason = f"truncated, damaged or changed (its SHA-256 is not that of {SUMS_FILE})"
+            raise CheckpointError(f"{path}: {reason}: get the model again")
+        others = _external_files(path) - listed.keys() if path.suffix == ".onnx" else set()
+        if others:
+            raise CheckpointError(f"{path}: has weights in '{min(others)}', which {SUMS_FILE} does not list")
+
+
+def _external_files(graph: Path) -> set[str]:
+    """The files in which an ONNX graph has weights: the values of the key `location` in its protocol buffers."""
+    names: set[str] = set()
+    if not graph.stat().st_size:  # which has no place in memory
+        return names
+    with graph.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        place = content.find(_LOCATION)
+        while place >= 0:
+            begin = place + len(_LOCATION) + 1
+            names.add(content[begin : begin + content[begin - 1]].decode("utf-8", "replace"))
+            place = content.find(_LOCATION, begin)
+    return names
+
+
+def _model_files(directory: Path) -> list[Path]:
+    return sorted({path for pattern in MODEL_FILES for path in directory.glob(pattern)})
+
+
+def _read_sums(path: Path) -> dict[str, str] | None:
+    """SHA-256 by file name; None where there is no such file."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error})") from None
+    listed: dict[str, str] = {}
+    for number, line in enumerate(lines, start=1):
+        where, match = f"{path}, line {number}", _LINE.fullmatch(line)
+        if match is None:
+            raise CheckpointError(f"{where}: expected a SHA-256, two spaces and the name of a file")
+        digest, name = match.groups()
+        # Whoever wrote the list must not have files read that are none of the model's.
+        if name in (".", "..") or re.search(r"[/\\\0]", name):
+            raise CheckpointError(f"{where}: '{name}' is not the name of a file in this directory")
+        if name in listed:
+            raise CheckpointError(f"{where}: '{name}' is listed twice")
+        listed[name] = digest
+    return listed
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_SIZE):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,337 @@
+"""The ONNX Runtime engine behind the decoding protocol, and the model directory it is loaded from."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import onnxruntime
+from onnxruntime import InferenceSession
+
+from unichoir.audio.fbank import FbankConfig
+from unichoir.bundle.sums import check_sums
+from unichoir.configuration import check_ranges, from_mapping
+from unichoir.engine.backend import Floats, Ints, ModelInfo
+from unichoir.engine.device import Device
+from unichoir.engine.tree_decoder import DecoderStep, TreeDecoder, check_top_k, zero_padding
+from unichoir.errors import CheckpointError, ConfigError, DecodingError
+from unichoir.saturation import saturates
+
+FORMAT_VERSION = 3
+CONFIG_FILE = "config.json"
+ENCODER_FILE, CTC_FILE = "encoder.onnx", "ctc.onnx"
+DECODER_FILE, REVERSE_DECODER_FILE = "decoder.onnx", "reverse_decoder.onnx"
+MEMORY_FILE, REVERSE_MEMORY_FILE = "decoder_memory.onnx", "reverse_decoder_memory.onnx"
+"""Of each decoder what is computed once for an utterance, and what goes on from token to token."""
+
+ENCODER_INPUTS = ("feats", "feats_lengths")
+STATE_INPUTS = ("att_cache", "cnn_cache", "att_cache_lens", "offset")
+"""The first two once for each block of the encoder that has them, with a number behind."""
+KEPT_INPUT = "kept"
+"""Of an encoder with a state: which of the frames in view the next state holds."""
+CTC_INPUTS = ("encoder_out",)
+MEMORY_INPUTS = ("encoder_out",)
+MEMORY_OUTPUTS = ("keys", "values")
+"""These for each block of the decoder, with a number behind; inputs of its steps."""
+DECODER_INPUTS = ("tokens", "positions", "visible", "past")
+TOP_K_INPUT = "top_k"
+"""Of the encoder and the decoders, after all others, where they have experts."""
+SLOW_OPTIMIZERS = ["SkipLayerNormFusion"]
+"""Of ONNX Runtime's graph optimisers those whose operators are slower on CPUs than what they replace."""
+CUDA_PROVIDER = "CUDAExecutionProvider"
+CUDA_OPTIONS = {
+    # By default cuDNN tries all its ways for each new shape, and those of speech do not repeat.
+    "cudnn_conv_algo_search": "HEURISTIC",
+    # Products of float32 as on CPUs, not with factors of 10 bits.
+    "use_tf32": "0",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelDirectoryConfig:
+    """`config.json` of a model directory."""
+
+    format_version: int
+    model: ModelInfo
+    fbank: FbankConfig
+    streaming: bool
+    """Whether the encoder can go chunk by chunk; if not, its graph has no state."""
+    weights: Literal["float32", "float16", "int8"]
+    """How the weights are stored. Those in int8 are multiplied as they are, the others in float32."""
+    parameters: int
+    num_blocks: int
+    """Of the encoder, those on top included."""
+    num_convolutions: int | None = None
+    """Blocks of the encoder with a convolution; None: all."""
+    num_top_blocks: int = 0
+    """Blocks on top, each frame of which is merged from two frames of those below."""
+
+    def __post_init__(self) -> None:
+        blocks = (0, 1000)
+        check_ranges(self, parameters=(0, 1e15), num_blocks=blocks, num_convolutions=blocks, num_top_blocks=blocks)
+
+    @property
+    def state_inputs(self) -> list[str]:
+        """Names of the tensors of a state."""
+        convolutions = self.num_blocks if self.num_convolutions is None else self.num_convolutions
+        return state_inputs(self.num_blocks, convolutions)
+
+
+@dataclass(frozen=True)
+class OnnxState:
+    """`model.encoder.EncoderState` in numpy: shapes and meaning are the same."""
+
+    att_cache: Sequence[Floats]
+    cnn_cache: Sequence[Floats]
+    att_cache_lens: Ints
+    offset: Ints
+
+    @property
+    def num_past(self) -> int:
+        """Places for past frames."""
+        return int(self.att_cache[-1].shape[2])
+
+    @property
+    def tensors(self) -> list[Floats | Ints]:
+        """All of it, in the order of the graph's inputs; each has a row for every stream."""
+        return [*self.att_cache, *self.cnn_cache, self.att_cache_lens, self.offset]
+
+    def named(self) -> dict[str, Floats | Ints]:
+        """As the graph's inputs."""
+        names = state_inputs(len(self.att_cache), len(self.cnn_cache))
+        return dict(zip(names, self.tensors, strict=True))
+
+    @classmethod
+    def of(cls, tensors: Sequence[Any], num_blocks: int) -> "OnnxState":
+        """From `tensors`, and from the graph's outputs, which come in the same order."""
+        return cls(tensors[:num_blocks], tensors[num_blocks:-2], tensors[-2], tensors[-1])
+
+
+def state_inputs(num_blocks: int, num_convolutions: int) -> list[str]:
+    """Names of the tensors of a state with so many blocks and convolutions."""
+    counts = zip(STATE_INPUTS[:2], (num_blocks, num_convolutions), strict=True)
+    return [*(f"{name}_{number}" for name, count in counts for number in range(count)), *STATE_INPUTS[2:]]
+
+
+class _Decoder(NamedTuple):
+    """The graphs of a decoder."""
+
+    memory: InferenceSession
+    names: Sequence[str]
+    """Of what `memory` gives and `steps` takes."""
+    steps: InferenceSession
+
+
+class OnnxBackend:
+    """`decoding.backend.Backend` over a model directory.
+
+    num_threads: for one call; None: as many as there are cores, at most 8. top_k: experts of a frame, if fewer than the
+    model was trained with. Calls from several threads are safe. Raises CheckpointError for a directory that is
+    incomplete, damaged or of another release, ConfigError for a malformed config.json, DecodingError for a top_k that
+    the model does not have and for a device that it or this machine cannot compute on.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        num_threads: int | None = None,
+        top_k: int | None = None,
+        device: Device = "cpu",
+    ) -> None:
+        self.directory = Path(directory)
+        self.config = read_config(self.directory)
+        check_sums(self.directory)
+        self.info = self.config.model
+        check_top_k(top_k, self.info)
+        if device == "cuda":
+            _prepare_cuda(self.directory, self.config)
+        load = partial(_load, options=_session_options(num_threads), device=device)
+        streaming = (*self.config.state_inputs, KEPT_INPUT) if self.config.streaming else ()
+        experts = (TOP_K_INPUT,) if self.info.top_k else ()
+        self._top_k = {name: np.array([top_k or self.info.top_k], np.int64) for name in experts}
+        self._encoder = load(self.directory / ENCODER_FILE, (*ENCODER_INPUTS, *streaming, *experts))
+        self._ctc = load(self.directory / CTC_FILE, CTC_INPUTS)
+        self._decoders = {False: self._load_decoder(load, MEMORY_FILE, DECODER_FILE, experts)}
+        if self.info.has_reverse_decoder:
+            self._decoders[True] = self._load_decoder(load, REVERSE_MEMORY_FILE, REVERSE_DECODER_FILE, experts)
+
+    def _load_decoder(
+        self, load: Callable[..., InferenceSession], memory: str, steps: str, experts: Sequence[str]
+    ) -> _Decoder:
+        """Both graphs of a decoder."""
+        read = load(self.directory / memory, MEMORY_INPUTS)
+        names = [each.name for each in read.get_outputs()]
+        return _Decoder(read, names, load(self.directory / steps, (*DECODER_INPUTS, *names, *experts)))
+
+    def initial_state(self, batch_size: int, num_left_frames: int = 0) -> OnnxState:
+        """See `Backend.initial_state`."""
+        if not self.config.streaming:
+            raise DecodingError("this model cannot stream: its convolution is not causal")
+        config, none = self.config, np.zeros(batch_size, np.int64)
+        shapes = {each.name: each.shape for each in self._encoder.get_inputs()}
+        *caches, _, _ = (shapes[name] for name in config.state_inputs)
+        below = config.num_blocks - config.num_top_blocks if config.num_top_blocks else 0
+        att_cache = [
+            np.zeros((batch_size, heads, num_left_frames * (2 if block < below else 1), width), np.float32)
+            for block, (_, heads, _, width) in enumerate(caches[: config.num_blocks])
+        ]
+        cnn_cache = [np.zeros((batch_size, *shape[1:]), np.float32) for shape in caches[config.num_blocks :]]
+        return OnnxState(att_cache, cnn_cache, none, none.copy())
+
+    def join_states(self, states: Sequence[OnnxState]) -> OnnxState:
+        """See `Backend.join_states`."""
+        tensors = [np.concatenate(rows) for rows in zip(*(state.tensors for state in states), strict=True)]
+        return OnnxState.of(tensors, self.config.num_blocks)
+
+    def split_state(self, state: OnnxState) -> list[OnnxState]:
+        """See `Backend.split_state`."""
+        rows = range(len(state.offset))
+        blocks = self.config.num_blocks
+        return [OnnxState.of([tensor[row : row + 1].copy() for tensor in state.tensors], blocks) for row in rows]
+
+    def restart_positions(self, state: OnnxState) -> OnnxState:
+        """See `Backend.restart_positions`."""
+        return replace(state, offset=state.att_cache_lens)
+
+    def encode_chunk(
+        self, feats: Floats, feats_lengths: Ints, state: OnnxState | None = None, num_left_frames: int = -1
+    ) -> tuple[Floats, Ints, OnnxState | None]:
+        """See `Backend.encode_chunk`. Raises DecodingError when a model that cannot stream is given a second chunk."""
+        batch_size = feats.shape[0]
+        if state is not None and not self.config.streaming:
+            raise DecodingError("this model cannot stream: its convolution is not causal")
+        if state is None and self.config.streaming:
+            state = self.initial_state(batch_size)
+        if feats.shape[1] <= self.info.right_context:  # too few for the subsampling's convolutions
+            return np.zeros((batch_size, 0, self.info.encoder_dim), np.float32), np.zeros(batch_size, np.int64), state
+        feed: dict[str, Any] = {
+            "feats": zero_padding(feats, feats_lengths).astype(np.float32, copy=False),
+            "feats_lengths": np.asarray(feats_lengths, np.int64),
+            **self._top_k,
+        }
+        if state is None:
+            encoder_out, lens = self._encoder.run(None, feed)
+            return encoder_out, lens, None
+        width = state.num_past + self.info.num_encoder_frames(feats.shape[1])
+        feed |= state.named()
+        feed[KEPT_INPUT] = np.arange(max(width - num_left_frames, 0) if num_left_frames >= 0 else 0, width)
+        encoder_out, lens, *following = self._encoder.run(None, feed)
+        return encoder_out, lens, OnnxState.of(following, self.config.num_blocks)
+
+    def ctc_log_probs(self, encoder_out: Floats) -> Floats:
+        """See `Backend.ctc_log_probs`."""
+        log_probs: Floats = self._ctc.run(None, {"encoder_out": encoder_out})[0]
+        return log_probs
+
+    def decoder(self, encoder_out: Floats, reverse: bool = False) -> TreeDecoder:
+        """See `Backend.decoder`."""
+        if reverse not in self._decoders:
+            raise DecodingError("this model has no right-to-left decoder")
+        decoder = self._decoders[reverse]
+        memory = decoder.memory.run(None, {"encoder_out": encoder_out[None]})
+        fixed = dict(zip(decoder.names, memory, strict=True)) | self._top_k
+
+        def run(step: DecoderStep) -> tuple[Floats, Floats]:
+            inputs: list[Any] = [step.tokens, step.positions, step.visible, step.past]
+            feed = {name: value[None] for name, value in zip(DECODER_INPUTS, inputs, strict=True)}
+            log_probs, states = decoder.steps.run(None, feed | fixed)
+            return log_probs[0], states[0]
+
+        empty = np.zeros((0, len(decoder.names) // 2, 2 * self.info.encoder_dim), np.float32)
+        return TreeDecoder(run, self.info.sos_id, empty)
+
+
+def load_model_directory(
+    directory: str | os.PathLike[str],
+    num_threads: int | None = None,
+    top_k: int | None = None,
+    device: Device = "cpu",
+) -> tuple[OnnxBackend, ModelDirectoryConfig]:
+    """The engine of a model directory and its settings; raises as OnnxBackend does."""
+    backend = OnnxBackend(directory, num_threads, top_k, device)
+    return backend, backend.config
+
+
+def read_config(directory: Path) -> ModelDirectoryConfig:
+    """Of a model directory. Raises CheckpointError and ConfigError as OnnxBackend does."""
+    path = directory / CONFIG_FILE
+    if not directory.is_dir():
+        raise CheckpointError(f"{directory}: no such model directory")
+    if not path.is_file():
+        raise CheckpointError(f"{directory}: not a model directory (it has no {CONFIG_FILE})")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if isinstance(version, int) and version != FORMAT_VERSION:
+        advice = "export it again from its checkpoint" if version < FORMAT_VERSION else "a newer release is needed"
+        raise CheckpointError(f"{directory}: format version {version}, this release reads {FORMAT_VERSION}: {advice}")
+    return from_mapping(ModelDirectoryConfig, content, str(path))
+
+
+def _session_options(num_threads: int | None) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = num_threads or min(8, _num_cores())
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # A pattern is kept for every combination of input shapes, and those of speech do not repeat.
+    options.enable_mem_pattern = False
+    # With 1 weights become unsigned as they are loaded.
+    options.add_session_config_entry("session.x64quantprecision", "1" if saturates() else "0")
+    # Within a call threads wait for each other spinning, since waking them takes as long as a small product. Between
+    # calls they must not: they would take the cores from the next graph, whose threads are others.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1")
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return options
+
+
+def _num_cores() -> int:
+    # Where the process is confined to some of the machine's cores, the others do not count.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _prepare_cuda(directory: Path, config: ModelDirectoryConfig) -> None:
+    """Raises DecodingError where the model or the installed ONNX Runtime has no use for a GPU."""
+    if config.weights == "int8":  # MatMulIntegerToFloat has no kernel for GPUs: every product would go back to the CPU
+        raise DecodingError(
+            f"{directory}: device cuda: ONNX Runtime multiplies int8 on CPUs only; export the model in float32 or "
+            "float16, or use its checkpoint"
+        )
+    if CUDA_PROVIDER not in onnxruntime.get_available_providers():
+        install = "pip uninstall onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]'"
+        raise DecodingError(f"device cuda: the installed ONNX Runtime computes on CPUs only: {install}")
+    if hasattr(onnxruntime, "preload_dlls"):  # finds the libraries that pip has installed, since 1.21
+        with redirect_stdout(sys.stderr):
+            onnxruntime.preload_dlls()
+
+
+def _load(path: Path, inputs: Sequence[str], options: onnxruntime.SessionOptions, device: Device) -> InferenceSession:
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
+    cuda = [(CUDA_PROVIDER, CUDA_OPTIONS)] if device == "cuda" else []
+    try:
+        session = InferenceSession(
+            path,
+            options,
+            providers=[*cuda, "CPUExecutionProvider"],
+            disabled_optimizers=[] if cuda else SLOW_OPTIMIZERS,
+            enable_fallback=0,  # to the CPU, when the GPU fails
+        )
+    except Exception as error:  # onnxruntime has a type of its own for each way in which a file can be damaged
+        reason = " ".join(str(error).split())[:200]
+        if cuda and "CUDA" in reason:
+            raise DecodingError(f"device cuda: {reason}") from None
+        raise CheckpointError(f"{path}: cannot be read ({reason})") from None
+    if cuda and CUDA_PROVIDER not in session.get_providers():  # what cannot be used is left out in silence
+        raise DecodingError("device cuda: ONNX Runtime finds no GPU here, or not the libraries of CUDA and cuDNN")
+    found = tuple(each.name for each in session.get_inputs())
+    if found != tuple(inputs):
+        raise CheckpointError(f"{path}: has the inputs {', '.join(found)}, expected {', '.join(inputs)}")
+    return session

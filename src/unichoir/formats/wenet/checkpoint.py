@@ -1,0 +1,81 @@
+"""WeNet checkpoint directories (`train.yaml`, `final.pt`, `units.txt`, `global_cmvn`) as our models and back.
+
+What the keys mean is in `wenet_config`, what the weights are called in `wenet_weights`; every weight is used exactly
+once.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from unichoir.bundle.replacing import replace_text, replacing
+from unichoir.errors import ConfigError
+from unichoir.formats.wenet.config import translate_config, wenet_config
+from unichoir.formats.wenet.section import Section
+from unichoir.formats.wenet.sizes import check_sizes
+from unichoir.formats.wenet.weights import (
+    CMVN_FILE,
+    WEIGHTS_FILE,
+    is_identity,
+    is_normalised,
+    read_wenet_weights,
+    translate_weights,
+    wenet_weights,
+    write_cmvn,
+)
+from unichoir.network.asr_model import AsrModel
+from unichoir.network.checkpoint import load_weights, read_yaml
+
+CONFIG_FILE = "train.yaml"
+
+
+@dataclass(frozen=True)
+class WenetModel:
+    """A loaded WeNet checkpoint: the model and its train.yaml, which tells of the filterbank and the tokenizer, too."""
+
+    model: AsrModel
+    conf: dict[str, Any]
+
+
+def load_wenet(directory: Path) -> WenetModel:
+    """Load a U2++ Conformer, dense or MoE, in float32.
+
+    Raises ConfigError for a configuration key or value that cannot be represented, CheckpointError for a weight that
+    is missing, left over or of another size than the configuration says; both name it.
+    """
+    path = directory / CONFIG_FILE
+    conf = read_yaml(path)
+    cmvn = conf.get("cmvn")
+    statistics = Section(conf, str(path)).section("cmvn_conf")
+    for key in ("cmvn_file", "is_json_cmvn"):  # read where the state has no statistics
+        statistics.left.pop(key, None)
+    statistics.close()
+    if cmvn not in (None, "global_cmvn"):
+        raise ConfigError(f"{path}: cmvn: {cmvn!r} cannot be represented (only 'global_cmvn')")
+    config, checkpoint = translate_config(conf, path), directory / WEIGHTS_FILE
+    weights = read_wenet_weights(directory, conf)
+    check_sizes(config, weights, path, checkpoint)
+    model = AsrModel(config)
+    load_weights(model, translate_weights(weights, model, checkpoint, is_normalised(conf)), checkpoint)
+    return WenetModel(model.eval(), conf)
+
+
+def save_wenet(directory: Path, model: AsrModel, sections: Mapping[str, Any]) -> None:
+    """Write train.yaml, final.pt and, where features are normalised, global_cmvn; `sections` are further keys of
+    train.yaml (`dataset_conf`, `tokenizer`, ...).
+
+    Raises ConfigError naming the key of the model that WeNet has no counterpart of; nothing is written then.
+    """
+    conf = {**wenet_config(model.config), **sections}
+    if is_identity(model):
+        conf["cmvn"] = None
+    else:
+        conf |= {"cmvn": "global_cmvn", "cmvn_conf": {"cmvn_file": CMVN_FILE, "is_json_cmvn": True}}
+        write_cmvn(model, directory / CMVN_FILE)
+    with replacing(directory / WEIGHTS_FILE) as file:
+        torch.save(wenet_weights(model), file)
+    replace_text(directory / CONFIG_FILE, yaml.safe_dump(conf, allow_unicode=True))

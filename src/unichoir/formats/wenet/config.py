@@ -1,0 +1,284 @@
+"""WeNet's `train.yaml` as a ModelConfig and back.
+
+Every key is translated, or known to have no influence on what a trained model computes, or refused by name.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from unichoir.errors import ConfigError
+from unichoir.formats.wenet.section import Section
+from unichoir.network.config import DecoderConfig, EncoderConfig, FeedForwardConfig, ModelConfig
+
+# Keys that decide how WeNet trains, logs or stores, or that others read (tokenizer, features, CMVN).
+_OTHER_KEYS = {
+    "accum_grad", "batch_conf", "dataset", "dtype", "grad_clip", "init_bias", "log_interval", "max_epoch", "optim",
+    "optim_conf", "save_interval", "save_states", "scheduler", "scheduler_conf", "tokenizer", "tokenizer_conf",
+    "train_engine", "use_amp", "model_dir", "vocab_size", "output_dim", "input_dim", "dataset_conf", "cmvn",
+    "cmvn_conf", "cmvn_file", "is_json_cmvn", "init_infos",
+}  # fmt: skip
+
+# Of each key the values that can be represented, WeNet's default first.
+_SAME_IN_BOTH: dict[str, tuple[Any, ...]] = {
+    "normalize_before": (True,),
+    "layer_norm_type": ("layer_norm",),
+    "norm_eps": (1e-5,),
+    "query_bias": (True,),
+    "key_bias": (True,),
+    "value_bias": (True,),
+    "n_kv_head": (None,),
+    "head_dim": (None,),
+    "gradient_checkpointing": (False, True),
+    "use_sdpa": (False, True),
+}
+_ENCODER: dict[str, tuple[Any, ...]] = {
+    **_SAME_IN_BOTH,
+    "input_layer": ("conv2d",),
+    "pos_enc_layer_type": ("rel_pos",),
+    "selfattention_layer_type": ("rel_selfattn",),
+    "macaron_style": (True,),
+    "use_cnn_module": (True,),
+    "conv_bias": (True,),
+    "positionwise_conv_kernel_size": (1,),
+    "use_dynamic_chunk": (False, True),
+    "static_chunk_size": (0,),
+    # It is the convolution's, too, which is swish here whatever the experts have.
+    "activation_type": ("swish",),
+}
+_DECODER: dict[str, tuple[Any, ...]] = {
+    **_SAME_IN_BOTH,
+    "input_layer": ("embed",),
+    "use_output_layer": (True,),
+    "src_attention": (True,),
+    "tie_word_embedding": (False,),
+}
+
+_Config = TypeVar("_Config", EncoderConfig, DecoderConfig, FeedForwardConfig)
+
+
+def translate_config(conf: Mapping[str, Any], path: Path) -> ModelConfig:
+    """WeNet's train.yaml as a ModelConfig; ConfigError names what is unknown or cannot be represented."""
+    top = Section({key: value for key, value in conf.items() if key not in _OTHER_KEYS}, str(path))
+    top.require("model", "asr_model")
+    top.require("encoder", "conformer")
+    bidirectional = top.require("decoder", "bitransformer", "transformer") == "bitransformer"
+    top.require("ctc", "ctc")
+    for key in ("input_dim", "output_dim"):
+        if type(conf.get(key)) is not int or conf[key] < 1:
+            raise ConfigError(f"{path}: {key}: expected int above 0, found {conf.get(key)!r}")
+    ctc, model = top.section("ctc_conf"), top.section("model_conf")
+    special = Section(conf, str(path)).section("tokenizer_conf").section("special_tokens")
+    vocab_size: int = conf["output_dim"]
+    encoder, dynamic_left = _translate_encoder(top.section("encoder_conf"), conf["input_dim"])
+    decoder = _translate_decoder(top.section("decoder_conf"), bidirectional)
+    blank_id = ctc.take("ctc_blank_id", 0)
+    special.require("<blank>", blank_id)
+    special.left.pop("<unk>", None)  # units.txt tells it
+    model.require("ignore_id", -1)
+    model.require("apply_non_blank_embedding", False)
+    fields: dict[str, Any] = {
+        "ctc_weight": model.take("ctc_weight", 0.5),
+        "reverse_weight": model.take("reverse_weight", 0.0),
+        "label_smoothing": model.take("lsm_weight", 0.0),
+        "length_normalized_loss": model.take("length_normalized_loss", False),
+        "blank_id": blank_id,
+        "sos_id": special.take("<sos>", vocab_size - 1),
+        "eos_id": special.take("<eos>", vocab_size - 1),
+        "dynamic_left_chunks": dynamic_left,
+    }
+    for section in (special, ctc, model, top):
+        section.close()
+    try:
+        return ModelConfig(vocab_size=vocab_size, encoder=encoder, decoder=decoder, **fields)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: model_conf: {error}") from None
+
+
+def _build(kind: type[_Config], section: Section, **fields: Any) -> _Config:
+    try:
+        return kind(**fields)
+    except ConfigError as error:
+        raise ConfigError(f"{section.where}: {error}") from None
+
+
+def _feed_forward(section: Section, activation: Any) -> FeedForwardConfig:
+    mlp_type = section.require("mlp_type", "position_wise_feed_forward", "moe")
+    num_experts, top_k = section.size("n_expert", 8), section.size("n_expert_activated", 2)
+    return _build(
+        FeedForwardConfig,
+        section,
+        hidden_dim=section.size("linear_units", 2048),
+        num_experts=num_experts if mlp_type == "moe" else 0,
+        top_k=top_k,
+        bias=section.take("mlp_bias", True),
+        activation=activation,
+    )
+
+
+def _translate_encoder(section: Section, input_dim: int) -> tuple[EncoderConfig, bool]:
+    for key, allowed in _ENCODER.items():
+        section.require(key, *allowed)
+    dynamic_left = section.take("use_dynamic_left_chunk", False)
+    section.take("positional_dropout_rate", 0.1)
+    dropout = section.take("dropout_rate", 0.1)
+    config = _build(
+        EncoderConfig,
+        section,
+        input_dim=input_dim,
+        dim=section.size("output_size", 256),
+        num_blocks=section.size("num_blocks", 6),
+        num_heads=section.size("attention_heads", 4),
+        feed_forward=_feed_forward(section, "swish"),
+        conv_kernel=section.size("cnn_module_kernel", 15),
+        conv_norm=section.require("cnn_module_norm", "batch_norm", "layer_norm"),
+        conv_causal=section.take("causal", False),
+        position="absolute_key",
+        dropout=dropout,
+        attention_dropout=section.take("attention_dropout_rate", 0.0),
+        hidden_dropout=dropout,
+    )
+    section.close()
+    return config, dynamic_left
+
+
+def _translate_decoder(section: Section, bidirectional: bool) -> DecoderConfig:
+    for key, allowed in _DECODER.items():
+        section.require(key, *allowed)
+    section.take("positional_dropout_rate", 0.1)
+    section.take("src_attention_dropout_rate", 0.0)
+    reverse_blocks = section.take("r_num_blocks", 0)
+    if bidirectional and reverse_blocks < 1:
+        raise ConfigError(f"{section.where}: r_num_blocks: {reverse_blocks} cannot be represented (bitransformer)")
+    dropout = section.take("dropout_rate", 0.1)
+    config = _build(
+        DecoderConfig,
+        section,
+        num_blocks=section.size("num_blocks", 6),
+        num_reverse_blocks=reverse_blocks if bidirectional else 0,
+        num_heads=section.size("attention_heads", 4),
+        feed_forward=_feed_forward(section, section.require("activation_type", "relu", "swish")),
+        dropout=dropout,
+        attention_dropout=section.take("self_attention_dropout_rate", 0.0),
+        hidden_dropout=dropout,
+    )
+    section.close()
+    return config
+
+
+def differences_in_training(conf: Mapping[str, Any]) -> list[str]:
+    """What of a train.yaml that `translate_config` takes is not kept, because it matters to training alone."""
+    encoder, decoder = (conf.get(key) or {} for key in ("encoder_conf", "decoder_conf"))
+    notes = []
+    for name, section, other, kept in (
+        ("encoder_conf.positional_dropout_rate", encoder, "dropout_rate", 0.1),
+        ("decoder_conf.positional_dropout_rate", decoder, "dropout_rate", 0.1),
+        ("decoder_conf.src_attention_dropout_rate", decoder, "self_attention_dropout_rate", 0.0),
+    ):
+        own, instead = section.get(name.partition(".")[2], kept), section.get(other, kept)
+        if own != instead:
+            notes.append(f"{name} {own}: further training uses {other}, {instead}")
+    if not encoder.get("use_dynamic_chunk", False):
+        notes.append("encoder_conf.use_dynamic_chunk false: further training draws chunks")
+    return notes
+
+
+def wenet_config(config: ModelConfig) -> dict[str, Any]:
+    """A ModelConfig as the sections of train.yaml that `translate_config` reads.
+
+    Raises ConfigError naming the key that WeNet has no counterpart of.
+    """
+    encoder, decoder = config.encoder, config.decoder
+    _refuse("model", config, "training", dynamic_top_k=False)
+    _refuse(
+        "model.encoder",
+        encoder,
+        "results",
+        position="absolute_key",
+        front="conv2d",
+        block="conformer",
+        num_top_blocks=0,
+    )
+    _refuse("model.decoder", decoder, "results", position="sinusoidal")
+    if encoder.subsampling_channels not in (None, encoder.dim):
+        _refuse("model.encoder", encoder, "results", subsampling_channels=encoder.dim)
+    if encoder.feed_forward.activation != "swish":
+        _refuse("model.encoder.feed_forward", encoder.feed_forward, "results", activation="swish")
+    if decoder.feed_forward.activation == "gelu":
+        _refuse("model.decoder.feed_forward", decoder.feed_forward, "results", activation="relu")
+    for where, part in (("model.encoder", encoder), ("model.decoder", decoder)):
+        _refuse(where, part, "training", hidden_dropout=part.dropout)
+    bidirectional = bool(decoder.num_reverse_blocks)
+    return {
+        "model": "asr_model",
+        "model_conf": {
+            "ctc_weight": config.ctc_weight,
+            "length_normalized_loss": config.length_normalized_loss,
+            "lsm_weight": config.label_smoothing,
+            "reverse_weight": config.reverse_weight,
+        },
+        "ctc": "ctc",
+        "ctc_conf": {"ctc_blank_id": config.blank_id},
+        "encoder": "conformer",
+        "encoder_conf": _encoder_section(encoder, config.dynamic_left_chunks),
+        "decoder": "bitransformer" if bidirectional else "transformer",
+        "decoder_conf": _decoder_section(decoder),
+        "input_dim": encoder.input_dim,
+        "output_dim": config.vocab_size,
+    }
+
+
+def _encoder_section(config: EncoderConfig, dynamic_left: bool) -> dict[str, Any]:
+    named = ("input_layer", "pos_enc_layer_type", "selfattention_layer_type", "normalize_before", "macaron_style")
+    return {
+        **{key: _ENCODER[key][0] for key in (*named, "use_cnn_module")},
+        "output_size": config.dim,
+        "num_blocks": config.num_blocks,
+        "attention_heads": config.num_heads,
+        **_mlp_keys(config.feed_forward, "model.encoder.feed_forward"),
+        "cnn_module_kernel": config.conv_kernel,
+        "cnn_module_norm": config.conv_norm,
+        "causal": config.conv_causal,
+        "use_dynamic_chunk": config.conv_causal,
+        "use_dynamic_left_chunk": dynamic_left,
+        "dropout_rate": config.dropout,
+        "positional_dropout_rate": config.dropout,
+        "attention_dropout_rate": config.attention_dropout,
+    }
+
+
+def _decoder_section(config: DecoderConfig) -> dict[str, Any]:
+    # Only the class with two directions has the key.
+    reverse = {"r_num_blocks": config.num_reverse_blocks} if config.num_reverse_blocks else {}
+    return {
+        "num_blocks": config.num_blocks,
+        **reverse,
+        "attention_heads": config.num_heads,
+        **_mlp_keys(config.feed_forward, "model.decoder.feed_forward"),
+        "dropout_rate": config.dropout,
+        "positional_dropout_rate": config.dropout,
+        "self_attention_dropout_rate": config.attention_dropout,
+        "src_attention_dropout_rate": config.attention_dropout,
+    }
+
+
+def _mlp_keys(config: FeedForwardConfig, where: str) -> dict[str, Any]:
+    _refuse(where, config, "results", softmax_first=False, shared_hidden_dim=0, shared_router=False, balance_rate=0.0)
+    _refuse(where, config, "training", load_loss_weight=0.0)
+    keys: dict[str, Any] = {"linear_units": config.hidden_dim, "mlp_bias": config.bias}
+    keys["activation_type"] = config.activation
+    if config.num_experts:
+        keys |= {"mlp_type": "moe", "n_expert": config.num_experts, "n_expert_activated": config.top_k}
+    return keys
+
+
+def _refuse(where: str, config: object, matters_to: str, **allowed: Any) -> None:
+    """ConfigError unless the keys have the values that WeNet can express."""
+    for name, value in allowed.items():
+        found = getattr(config, name)
+        if found != value:
+            hint = f"; it matters to training alone: set it to {value!r} in config.yaml to export the model"
+            raise ConfigError(
+                f"{where}.{name}: {found!r} cannot be represented in WeNet (only {value!r})"
+                f"{hint if matters_to == 'training' else ''}"
+            )

@@ -1,0 +1,53 @@
+"""Whether WeNet's `train.yaml` and the weights beside it speak of the same sizes."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from unichoir.errors import CheckpointError
+from unichoir.network.config import ModelConfig
+from unichoir.network.subsampling import convolved_size
+
+
+def check_sizes(config: ModelConfig, weights: Mapping[str, Tensor], path: Path, checkpoint: Path) -> None:
+    """CheckpointError naming the key of train.yaml (`path`) that asks for another size than the weights (`checkpoint`)
+    have.
+
+    To be called before the model is built: what passes needs no more memory than the weights do.
+    """
+    for key, asked, name, axis in _sizes(config):
+        if axis is None:
+            found = len({each[len(name) :].partition(".")[0] for each in weights if each.startswith(name)})
+        elif name not in weights:
+            raise CheckpointError(f"{checkpoint}: weight '{name}' is missing")
+        elif axis >= weights[name].dim():
+            raise CheckpointError(f"{checkpoint}: weight '{name}' has shape {tuple(weights[name].shape)}")
+        else:
+            found = weights[name].shape[axis]
+        if asked != found:
+            raise CheckpointError(f"{path}: {key}: asks for {asked} where {checkpoint.name} has {found} ('{name}')")
+
+
+def _sizes(config: ModelConfig) -> Iterator[tuple[str, int, str, int | None]]:
+    """Each key with the size it asks for, and where that is found: a weight and its axis, or what the names of a
+    stack's blocks begin with and None."""
+    encoder, decoder = config.encoder, config.decoder
+    blocks, bidirectional = "encoder.encoders.", bool(decoder.num_reverse_blocks)
+    left = "decoder.left_decoder.decoders." if bidirectional else "decoder.decoders."
+    yield "encoder_conf: num_blocks", encoder.num_blocks, blocks, None
+    yield "decoder_conf: num_blocks", decoder.num_blocks, left, None
+    if bidirectional:
+        yield "decoder_conf: r_num_blocks", decoder.num_reverse_blocks, "decoder.right_decoder.decoders.", None
+    yield "output_dim", config.vocab_size, "ctc.ctc_lo.weight", 0
+    yield "encoder_conf: output_size", encoder.dim, "encoder.after_norm.weight", 0
+    values = encoder.dim * convolved_size(encoder.input_dim)
+    yield f"input_dim {encoder.input_dim}", values, "encoder.embed.out.0.weight", 1
+    kernel = f"{blocks}0.conv_module.depthwise_conv.weight"
+    yield "encoder_conf: cnn_module_kernel", encoder.conv_kernel, kernel, 2
+    for section, layer, stack in (("encoder", encoder.feed_forward, blocks), ("decoder", decoder.feed_forward, left)):
+        name = f"{stack}0.feed_forward"
+        if layer.num_experts:
+            yield f"{section}_conf: n_expert", layer.num_experts, f"{name}.gate.weight", 0
+            name = f"{name}.experts.0"
+        yield f"{section}_conf: linear_units", layer.hidden_dim, f"{name}.w_1.weight", 0

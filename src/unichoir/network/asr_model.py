@@ -1,0 +1,157 @@
+"""The whole model: encoder, CTC, two decoders, and the hybrid loss they are trained with."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from unichoir.network.config import ModelConfig
+from unichoir.network.ctc import Ctc
+from unichoir.network.decoder import TransformerDecoder
+from unichoir.network.encoder import Encoder
+from unichoir.network.masks import ChunkMask, frame_mask
+from unichoir.network.moe import take_load_loss
+
+
+class LossOutput(NamedTuple):
+    """The losses of one batch, each a scalar tensor averaged over its utterances.
+
+    A tuple, because torch's parallel wrappers look for tensors in those.
+    """
+
+    loss: Tensor
+    """ctc_weight * ctc + (1 - ctc_weight) * attention + load: what is minimised."""
+    ctc: Tensor
+    attention: Tensor
+    """(1 - reverse_weight) * left-to-right + reverse_weight * right-to-left."""
+    load: Tensor
+    """The auxiliary losses of all layers with experts, times their `load_loss_weight`; of the batch, not of its
+    utterances, and 0 in evaluation."""
+
+
+class AsrModel(nn.Module):
+    """U2++ (arXiv 2106.05642), its feed-forward layers Mixtures of Experts (arXiv 2404.16407) or dense, by config."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim, decoder = config.encoder.dim, config.decoder
+        self.encoder = Encoder(config.encoder)
+        self.ctc = Ctc(dim, config.vocab_size, config.blank_id)
+        self.left_decoder = TransformerDecoder(config.vocab_size, dim, decoder.num_blocks, decoder)
+        self.right_decoder = (
+            TransformerDecoder(config.vocab_size, dim, decoder.num_reverse_blocks, decoder)
+            if decoder.num_reverse_blocks
+            else None
+        )
+
+    def forward(
+        self,
+        feats: Tensor,
+        feats_lengths: Tensor,
+        tokens: Tensor,
+        token_lengths: Tensor,
+        chunk: ChunkMask | None = None,
+        top_k: Tensor | None = None,
+    ) -> LossOutput:
+        """The hybrid loss (U2++, equation 1) of a batch.
+
+        feats: (B, T, M) log-mel frames; feats_lengths: (B,); tokens: (B, U) padded with -1; token_lengths: (B,);
+        chunk: the attention chunk of this batch, None for full context; top_k: (1,) int64, experts of a frame if fewer
+        than configured (`draw_top_k`).
+        """
+        encoder_out, encoder_out_lens, _ = self.encoder(feats, feats_lengths, chunk=chunk, top_k=top_k)
+        return self.losses(encoder_out, encoder_out_lens, tokens, token_lengths, top_k)
+
+    def measure(
+        self, feats: Tensor, feats_lengths: Tensor, tokens: Tensor, token_lengths: Tensor
+    ) -> tuple[LossOutput, Tensor, Tensor]:
+        """`forward` under full context, with what greedy decoding needs: CTC log-probabilities (B, T', V), lengths."""
+        encoder_out, encoder_out_lens, _ = self.encoder(feats, feats_lengths)
+        loss = self.losses(encoder_out, encoder_out_lens, tokens, token_lengths)
+        return loss, self.ctc.log_probs(encoder_out), encoder_out_lens
+
+    def losses(
+        self,
+        encoder_out: Tensor,
+        encoder_out_lens: Tensor,
+        tokens: Tensor,
+        token_lengths: Tensor,
+        top_k: Tensor | None = None,
+    ) -> LossOutput:
+        """The hybrid loss from the encoder's output (B, T', D) on."""
+        config = self.config
+        ctc = self.ctc.loss(encoder_out, encoder_out_lens, tokens, token_lengths)
+        attention = torch.zeros_like(ctc)
+        if config.ctc_weight < 1:
+            attention = self._attention_loss((encoder_out, encoder_out_lens), tokens, token_lengths, top_k)
+        loss = config.ctc_weight * ctc + (1 - config.ctc_weight) * attention
+        load = take_load_loss(self) if self.training else None
+        if load is None or not self.training:  # one that recomputation has left behind
+            return LossOutput(loss, ctc, attention, torch.zeros_like(loss))
+        return LossOutput(loss + load, ctc, attention, load)
+
+    def _attention_loss(
+        self, memory: tuple[Tensor, Tensor], tokens: Tensor, token_lengths: Tensor, top_k: Tensor | None
+    ) -> Tensor:
+        """Of both decoders, weighted."""
+        weight = self.config.reverse_weight
+        attention = self._decoder_loss(self.left_decoder, memory, tokens, token_lengths, top_k)
+        if self.right_decoder is None or not weight:
+            return attention
+        backwards = reverse_tokens(tokens, token_lengths)
+        reverse = self._decoder_loss(self.right_decoder, memory, backwards, token_lengths, top_k)
+        return (1 - weight) * attention + weight * reverse
+
+    def _decoder_loss(
+        self,
+        decoder: TransformerDecoder,
+        memory: tuple[Tensor, Tensor],
+        tokens: Tensor,
+        token_lengths: Tensor,
+        top_k: Tensor | None,
+    ) -> Tensor:
+        config = self.config
+        tokens_in, targets = add_sos_eos(tokens, token_lengths, config.sos_id, config.eos_id)
+        logits = decoder(*memory, tokens_in, token_lengths + 1, top_k=top_k)
+        total = label_smoothing_loss(logits, targets, config.label_smoothing)
+        return total / (token_lengths.sum() + len(tokens) if config.length_normalized_loss else len(tokens))
+
+
+def add_sos_eos(tokens: Tensor, token_lengths: Tensor, sos_id: int, eos_id: int) -> tuple[Tensor, Tensor]:
+    """Decoder input (B, U + 1), `sos` before each row, and targets (B, U + 1), `eos` after each row, padded with -1."""
+    batch_size, num_tokens = tokens.shape
+    column = tokens.new_full((batch_size, 1), sos_id)
+    tokens_in = torch.cat([column, tokens.clamp(min=0)], dim=1)
+    padded = torch.cat([tokens, tokens.new_full((batch_size, 1), -1)], dim=1)
+    place = torch.arange(num_tokens + 1, device=tokens.device)
+    padded = padded.masked_fill(place > token_lengths.unsqueeze(1), -1)
+    return tokens_in, padded.masked_fill(place == token_lengths.unsqueeze(1), eos_id)
+
+
+def reverse_tokens(tokens: Tensor, token_lengths: Tensor) -> Tensor:
+    """Each row (B, U) reversed within its own length, padding left where it is."""
+    place = torch.arange(tokens.shape[1], device=tokens.device)
+    reversed_place = torch.where(
+        frame_mask(token_lengths, tokens.shape[1]), token_lengths.unsqueeze(1) - 1 - place, place
+    )
+    return tokens.gather(1, reversed_place)
+
+
+def label_smoothing_loss(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+    """Kullback-Leibler divergence from the smoothed target, summed over all places whose target is not -1.
+
+    The smoothed target has 1 - smoothing at the token and smoothing / (V - 1) at every other (Szegedy et al. 2016).
+    logits: (B, U, V); targets: (B, U).
+    """
+    others = logits.shape[-1] - 1
+    log_probs = torch.log_softmax(logits.float(), dim=-1)
+    at_target = log_probs.gather(2, targets.clamp(min=0).unsqueeze(2)).squeeze(2)
+    cross_entropy = -(1 - smoothing) * at_target
+    negative_entropy = 0.0
+    if smoothing > 0:
+        cross_entropy = cross_entropy - smoothing / others * (log_probs.sum(dim=2) - at_target)
+        share = torch.tensor([1 - smoothing, smoothing / others], dtype=torch.float64)
+        weight = torch.tensor([1.0, float(others)], dtype=torch.float64)
+        negative_entropy = float((torch.xlogy(share, share) * weight).sum())
+    return (cross_entropy + negative_entropy).masked_fill(targets == -1, 0.0).sum()

@@ -1,0 +1,73 @@
+"""From log-mel frames (10 ms) to the frames of the first block."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from unichoir.network.config import EncoderConfig
+
+
+def convolved_size(size: int) -> int:
+    """What the two convolutions of a conv2d front leave of a dimension of this size, 7 at least."""
+    return ((size - 1) // 2 - 1) // 2
+
+
+def subsampled_length(frames: Tensor, config: EncoderConfig) -> Tensor:
+    """Encoder frames for so many feature frames, elementwise; 0 where they are too few for one."""
+    places = torch.div(frames - config.right_context - 1, config.subsampling_rate, rounding_mode="floor")
+    return (places + 1).clamp(min=0)
+
+
+class Conv2dFront(nn.Module):
+    """Two 3x3 convolutions of stride 2 with ReLU, then a linear layer: (B, T, M) to (B, T', D), 40 ms frames.
+
+    Output i sees input frames 4 i to 4 i + 6.
+    """
+
+    def __init__(self, input_dim: int, dim: int, channels: int) -> None:
+        super().__init__()
+        self.conv_1 = nn.Conv2d(1, channels, 3, 2)
+        self.conv_2 = nn.Conv2d(channels, channels, 3, 2)
+        self.out = nn.Linear(channels * convolved_size(input_dim), dim)
+
+    def forward(self, x: Tensor, is_start: Tensor | None = None) -> Tensor:
+        """is_start means nothing to this front: it pads nothing."""
+        x = functional.relu(self.conv_1(x.unsqueeze(1)))
+        x = functional.relu(self.conv_2(x))
+        y: Tensor = self.out(x.transpose(1, 2).flatten(2))
+        return y
+
+
+class Conv1dFront(nn.Module):
+    """Whisper's front: two convolutions over three frames, strides 1 and 2, with GELU (arXiv 2212.04356, section 2.2).
+
+    (B, T, M) to (B, T', D), 20 ms frames. Output i sees input frames 2 i to 2 i + 4, the first two of which stand
+    before the utterance and are 0 (`FbankConfig.lead_frames`).
+    """
+
+    def __init__(self, input_dim: int, dim: int) -> None:
+        super().__init__()
+        self.conv_1 = nn.Conv1d(input_dim, dim, 3)
+        self.conv_2 = nn.Conv1d(dim, dim, 3, 2)
+
+    def forward(self, x: Tensor, is_start: Tensor | None = None) -> Tensor:
+        """is_start: (B,) bool, which rows begin an utterance here; None: all."""
+        x = functional.gelu(self.conv_1(x.transpose(1, 2))).transpose(1, 2)
+        x = blank_first_frame(x, is_start)
+        y: Tensor = functional.gelu(self.conv_2(x.transpose(1, 2))).transpose(1, 2)
+        return y
+
+
+def blank_first_frame(x: Tensor, is_start: Tensor | None) -> Tensor:
+    """Set frame 0 of (B, T, D) to 0 in rows that begin: the second convolution pads with zeros, not with what the first
+    makes of zeros."""
+    is_first = torch.arange(x.shape[1], device=x.device).unsqueeze(0) == 0
+    blank = is_first if is_start is None else is_first & is_start.unsqueeze(1)
+    return x.masked_fill(blank.unsqueeze(2), 0.0)
+
+
+def build_front(config: EncoderConfig) -> Conv2dFront | Conv1dFront:
+    """The convolutions in front that `config` asks for."""
+    if config.front == "conv1d":
+        return Conv1dFront(config.input_dim, config.dim)
+    return Conv2dFront(config.input_dim, config.dim, config.subsampling_channels or config.dim)

@@ -1,0 +1,1 @@
+"""The verbs: recordings, streams, endpoints, cutting of long audio, forced alignment."""

@@ -1,0 +1,163 @@
+"""Which pieces of a recording are recognised, and which of them together."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice, zip_longest
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unichoir.audio.vad import SileroDetector, silero_is_installed
+from unichoir.engine.backend import Floats
+from unichoir.recognition.options import DecodingOptions
+from unichoir.recognition.segmentation import Piece, Segmenter, VoiceActivityDetector
+from unichoir.transcript.timing import FrameClock
+
+BLOCK_SECONDS = 5.0
+"""How much is listened to at a time: what shares a thread with it, as live streams do, waits no longer than that."""
+BATCH_SECONDS = 80.0
+"""Of padded audio that goes through the encoder together: this bounds memory."""
+BATCH_PIECES = 8
+"""More of them at a time are no faster (docs/results/long-recordings.md)."""
+GROUP_PIECES = 32
+"""So many pieces are sorted by length before they are put together, that little is padded."""
+WINDOW_FRAMES, CONTEXT_FRAMES = 250, 25
+"""Encoder frames that CTC judges at a time, and what it hears before and after them."""
+REACH_FRAMES = 3
+"""CTC is certain of a token in a frame or two: so far around them it is taken for speech."""
+
+Row = TypeVar("Row")
+
+
+def find_pieces(
+    blocks: Iterable[NDArray[np.float32]],
+    sample_rate: int,
+    options: DecodingOptions,
+    ctc_detector: Callable[[], VoiceActivityDetector],
+) -> Iterator[Piece]:
+    """The pieces of a recording in `blocks` (N,): from its beginning to its end, without gap.
+
+    With `auto`, what is no longer than a segment is one piece. Raises UnichoirError for `silero` where it is not
+    installed.
+    """
+    limit, vad = options.max_segment_seconds, options.vad
+    blocks = _cut_blocks(blocks, int(BLOCK_SECONDS * sample_rate))
+    if vad == "auto":
+        if limit is None:
+            vad = "none"
+        else:
+            begin = list(islice(blocks, int(limit / BLOCK_SECONDS) + 1))
+            vad = "silero" if silero_is_installed() else "ctc"
+            blocks = chain(begin, blocks)
+            if sum(map(len, begin)) <= int(limit * sample_rate):
+                vad = "none"
+    detector = None
+    if vad != "none":
+        detector = SileroDetector(sample_rate) if vad == "silero" else ctc_detector()
+    segmenter = Segmenter(sample_rate, options.vad_options, limit, detector)
+    for block in blocks:
+        yield from segmenter.process(block)
+    yield from segmenter.process(np.zeros(0, dtype=np.float32), last=True)
+
+
+def _cut_blocks(blocks: Iterable[NDArray[np.float32]], size: int) -> Iterator[NDArray[np.float32]]:
+    """The same audio in blocks of `size` but for the last one."""
+    rest = np.zeros(0, dtype=np.float32)
+    for block in blocks:
+        rest = np.concatenate([rest, block])
+        for start in range(0, len(rest) - size + 1, size):
+            yield rest[start : start + size]
+        rest = rest[len(rest) // size * size :]
+    if len(rest):
+        yield rest
+
+
+def take_turns(sources: Iterable[Iterable[Row]]) -> Iterator[tuple[int, Row]]:
+    """One row of each source after the other, with the number of its source: what comes early is in work early."""
+    for rows in zip_longest(*sources):
+        yield from ((place, row) for place, row in enumerate(rows) if row is not None)
+
+
+def batched_by_length(pieces: Iterable[tuple[int, Piece]], sample_rate: int) -> Iterator[list[tuple[int, Piece]]]:
+    """Pieces of numbered recordings in batches of similar length; those without speech in batches of one."""
+    group: list[tuple[int, Piece]] = []
+    for place, piece in pieces:
+        if piece.samples is None:
+            yield [(place, piece)]
+            continue
+        group.append((place, piece))
+        if len(group) == GROUP_PIECES:
+            yield from _batches(group, BATCH_SECONDS * sample_rate)
+            group = []
+    yield from _batches(group, BATCH_SECONDS * sample_rate)
+
+
+def _batches(group: list[tuple[int, Piece]], max_samples: float) -> Iterator[list[tuple[int, Piece]]]:
+    batch: list[tuple[int, Piece]] = []
+    for place, piece in sorted(group, key=lambda row: row[1].end - row[1].start):
+        # All of a batch are padded to its longest, which is its last.
+        if batch and (len(batch) == BATCH_PIECES or (len(batch) + 1) * (piece.end - piece.start) > max_samples):
+            yield batch
+            batch = []
+        batch.append((place, piece))
+    if batch:
+        yield batch
+
+
+class CtcDetector:
+    """Speech as the model's own CTC hears it: where it finds blank, nobody speaks.
+
+    Windows of 10 s go through the encoder with 1 s before and after each. The clock says when encoder frames are;
+    `log_probs` gives CTC log-probabilities (T', V) for samples (N,) at `sample_rate`.
+    """
+
+    def __init__(
+        self,
+        clock: FrameClock,
+        sample_rate: int,
+        blank_id: int,
+        log_probs: Callable[[NDArray[np.float32]], Floats],
+    ) -> None:
+        self.hop_seconds = clock.step_ms / 1000
+        self._rate = sample_rate
+        self._blank_id = blank_id
+        self._log_probs = log_probs
+        # Frame 0 begins that much after the samples it is computed from; before them if lead frames precede them.
+        self._lead = round(clock.first_ms * sample_rate / 1000)
+        # Hops at the beginning of `_audio` that have been judged, or that begin before the audio.
+        self._context = max(0, math.ceil(-clock.first_ms / clock.step_ms))
+        self._audio = np.zeros(self._lead + self._samples(self._context), dtype=np.float32)
+
+    def process(self, samples: NDArray[np.float32], last: bool = False) -> NDArray[np.float32]:
+        """Probabilities (H,) of the hops that can be told after `samples` (N,); after the `last` those of all hops."""
+        self._audio = np.concatenate([self._audio, samples])
+        width = self._samples(WINDOW_FRAMES + CONTEXT_FRAMES)
+        found = [np.zeros(0, dtype=np.float32)]
+        while len(self._audio) >= self._samples(self._context) + width:
+            found.append(self._judge(WINDOW_FRAMES))
+        if last:
+            while (left := self._hops_left()) > 0:
+                found.append(self._judge(min(left, WINDOW_FRAMES)))
+        return np.concatenate(found)
+
+    def _judge(self, num_hops: int) -> NDArray[np.float32]:
+        """Of the next hops, whose audio is then forgotten but for the context of those after them."""
+        context, end = self._context, self._context + num_hops
+        window = self._audio[: self._samples(end + CONTEXT_FRAMES)]
+        # So that the last frames have all that they are computed from.
+        silence = np.zeros(self._samples(CONTEXT_FRAMES), dtype=np.float32)
+        speech = 1 - np.exp(self._log_probs(np.concatenate([window, silence]))[:, self._blank_id])
+        around = np.pad(speech, REACH_FRAMES)
+        reached = np.lib.stride_tricks.sliding_window_view(around, 2 * REACH_FRAMES + 1).max(axis=1)
+        self._context = min(end, CONTEXT_FRAMES)
+        self._audio = self._audio[self._samples(end - self._context) :]
+        found: NDArray[np.float32] = reached[context:end].astype(np.float32)
+        return found
+
+    def _hops_left(self) -> int:
+        left = len(self._audio) - self._lead - self._samples(self._context)
+        return -(-left // self._samples(1))
+
+    def _samples(self, num_hops: int) -> int:
+        return round(num_hops * self.hop_seconds * self._rate)

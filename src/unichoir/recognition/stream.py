@@ -1,0 +1,303 @@
+"""One stream: samples in, windows for the encoder out, and the utterance that is being recognised.
+
+The encoder goes through a stream on one grid of chunks from the first sample to the last and never starts anew: what it
+gives is what it would give for the whole stream under the same chunk mask. Utterances are consecutive runs of its
+frames, so that at their borders nothing is lost and nothing is heard twice.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unichoir.audio.fbank import FbankConfig, OnlineFbank
+from unichoir.audio.io import OnlineResampler, Samples, check_samples
+from unichoir.engine.backend import Backend, Floats
+from unichoir.engine.limits import MAX_LEFT_FRAMES
+from unichoir.errors import AudioError
+from unichoir.recognition.endpoint import EndpointDetector
+from unichoir.recognition.options import StreamingOptions
+from unichoir.search.hypothesis import Hypothesis
+from unichoir.search.language import LanguageTokens
+from unichoir.search.prefix_beam import PrefixBeam
+from unichoir.search.rescoring import is_reencoded
+from unichoir.search.scoring import PrefixScorer
+from unichoir.transcript.results import StreamResult
+from unichoir.transcript.rewriting import last_words
+from unichoir.transcript.timing import FrameClock
+
+
+class Stream:
+    """The state of one stream of audio, made by `Recognizer.create_stream`.
+
+    To be used by one thread at a time. Its memory does not grow with its length, as long as utterances end.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        fbank_config: FbankConfig,
+        options: StreamingOptions,
+        start_ms: int = 0,
+        languages: LanguageTokens | None = None,
+        scorer: PrefixScorer | None = None,
+    ) -> None:
+        self.options = options
+        self.start_ms = start_ms
+        """What the times of its results count from."""
+        self.state = backend.initial_state(1, options.num_left_frames)
+        self._backend = backend
+        self._is_heard_again = is_reencoded(backend.info, options)
+        self._languages = languages or LanguageTokens()
+        self.scorer = scorer
+        """What hotwords and language model add in its searches."""
+        self._config = fbank_config
+        self._frame_ms = FrameClock.of(backend.info, fbank_config).step_ms
+        self._fbank = OnlineFbank(fbank_config)
+        self._feats: list[Floats] = []
+        self._encoded: list[Floats] = []
+        self._num_feats = 0
+        self._has_feats = False
+        self._levels = [np.zeros(0, np.float32)]
+        self._resampler: OnlineResampler | None = None
+        self._sample_rate = 0
+        self._num_accepted = self._num_resampled = 0
+        self._input_finished = self.is_closed = False
+        self._rest = np.zeros((0, backend.info.encoder_dim), np.float32)
+        self.before = ""
+        """The last words of the final results so far, as they were written."""
+        self.utterance = self._utterance(number=0, first_frame=0)
+
+    def accept_waveform(self, samples: NDArray[Any], sample_rate: int) -> None:
+        """Add samples, as many as there are: (N,) or (N, channels), float in [-1, 1] or int16; the rate in Hz.
+
+        Raises AudioError for samples that are not finite or of another type or scale, for another rate than before, and
+        after `input_finished`. What is refused changes nothing.
+        """
+        if self._input_finished:
+            raise AudioError("stream: samples after the end of its input")
+        if self._resampler is not None and sample_rate != self._sample_rate:
+            raise AudioError(f"stream: the sample rate was {self._sample_rate} Hz and cannot become {sample_rate} Hz")
+        if np.shape(samples)[:1] == (0,):
+            return
+        mono = check_samples(samples, sample_rate, "stream", is_block=True)
+        if self._resampler is None:
+            self._sample_rate, self._resampler = sample_rate, OnlineResampler(sample_rate, self._config.sample_rate)
+        self._num_accepted += len(mono)
+        self._extract(self._resampler.process(mono))
+
+    def input_finished(self) -> None:
+        """No samples will follow: what is left of them becomes the last, shorter chunk."""
+        if not self._input_finished:
+            self._input_finished = True
+            if self._resampler is not None:
+                self._extract(self._resampler.process(np.zeros(0, np.float32), last=True))
+            self._fbank.input_finished()
+            self._take_feats()
+
+    @property
+    def accepted_ms(self) -> float:
+        """Length of the audio so far, in ms."""
+        return 1000 * self._num_accepted / self._sample_rate if self._sample_rate else 0.0
+
+    @property
+    def heard_ms(self) -> int:
+        """Up to where the audio has gone into this utterance and those before, in ms.
+
+        The last utterance goes to the end of the audio, a little of which makes no frame any more. One that a rule has
+        ended is never the last, even if it has the last frame: when `input_finished` is called makes no difference.
+        """
+        if self.is_done and not self.utterance.is_over:
+            return self.start_ms + round(1000 * self._num_resampled / self._config.sample_rate)
+        return self._frame_to_ms(self.utterance.first_frame + self.utterance.num_frames)
+
+    @property
+    def utterance_ms(self) -> int:
+        """Where this utterance begins, in ms."""
+        return self.heard_ms if self.is_closed else self._frame_to_ms(self.utterance.first_frame)
+
+    @property
+    def levels(self) -> Floats:
+        """Of the feature frames that have come from the start of this utterance on, in dB (`FbankConfig.levels`)."""
+        if len(self._levels) > 1:
+            self._levels = [np.concatenate(self._levels)]
+        return self._levels[0]
+
+    @property
+    def is_reencoded(self) -> bool:
+        """Whether the encoder is to hear this utterance once more, whole: one that is longer than a stream's memory
+        stays as it was heard."""
+        return self._is_heard_again and self.utterance.num_frames <= MAX_LEFT_FRAMES
+
+    @property
+    def utterance_feats(self) -> Floats:
+        """The feature frames (T, M) of this utterance's encoder frames, of a stream whose utterances are re-encoded."""
+        info = self._backend.info
+        length = info.subsampling_rate * (self.utterance.num_frames - 1) + info.right_context + 1
+        feats: Floats = np.concatenate([*self._encoded, *self._feats])[:length]
+        return feats
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is a chunk to encode: a whole one, or the last."""
+        if self._num_feats >= self._window_length:
+            return True
+        return self._input_finished and self._backend.info.num_encoder_frames(self._num_feats) > 0
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the input has ended and every frame of it has gone into this utterance or one before."""
+        return self._input_finished and not self.is_ready and not len(self._rest)
+
+    @property
+    def is_endpoint(self) -> bool:
+        """Whether the utterance has ended: by a rule, or because the input has. After the last one it is not."""
+        return self.utterance.is_over or (self.is_done and not self.is_closed)
+
+    def window(self) -> tuple[Floats, int]:
+        """The next chunk's feature frames (W, M), at the end of the stream zero padded, and how many are real."""
+        if len(self._feats) > 1:
+            self._feats = [np.concatenate(self._feats)]
+        (feats,) = self._feats
+        length = min(len(feats), self._window_length)
+        padded = np.zeros((self._window_length, feats.shape[1]), np.float32)
+        padded[:length] = feats[:length]
+        return padded, length
+
+    def advance(self, encoder_out: Floats, log_probs: Floats, state: Any) -> None:
+        """Take what the encoder has made of `window`: (t, D), its CTC log-probabilities (t, V), the next state."""
+        taken = self._backend.info.subsampling_rate * self.options.chunk_size
+        if self._is_heard_again:
+            self._encoded.append(self._feats[0][:taken].copy())
+        feats = self._feats[0][taken:]
+        self._num_feats = len(feats)
+        # What waits for the rest of its chunk must not hold on to all that came with it.
+        self._feats = [feats if self.is_ready else feats.copy()]
+        self.state = state
+        self._rest = self.utterance.advance(encoder_out, log_probs)
+
+    def next_utterance(self) -> None:
+        """Begin the next utterance where this one ends, with the frames that are there already."""
+        last, rest = self.utterance, self._rest
+        if last.result is not None:
+            self.before = last_words(last.result.text) or self.before
+        done = self._backend.info.subsampling_rate * last.num_frames
+        self._levels = [self.levels[done:].copy()]
+        if self._is_heard_again:
+            self._encoded = [np.concatenate(self._encoded)[done:]] if self._encoded else []
+        self.is_closed = self.is_done and not last.is_over
+        self.state = self._backend.restart_positions(self.state)
+        self.utterance = self._utterance(last.number + 1, last.first_frame + last.num_frames)
+        if len(rest):
+            self._rest = self.utterance.advance(rest, self._backend.ctc_log_probs(rest[None])[0])
+
+    @property
+    def _window_length(self) -> int:
+        info = self._backend.info
+        return info.subsampling_rate * (self.options.chunk_size - 1) + info.right_context + 1
+
+    def _extract(self, samples: Samples) -> None:
+        self._num_resampled += len(samples)
+        self._fbank.accept_waveform(samples)
+        self._take_feats()
+
+    def _take_feats(self) -> None:
+        feats = self._fbank.pop()
+        if len(feats):
+            self._feats.append(feats)
+            self._levels.append(self._config.levels(feats, from_start=not self._has_feats))
+            self._has_feats = True
+            self._num_feats += len(feats)
+
+    def _frame_to_ms(self, frame: int) -> int:
+        return self.start_ms + round(frame * self._frame_ms)
+
+    def _utterance(self, number: int, first_frame: int) -> "Utterance":
+        languages, scorer = self._languages, self.scorer
+        return Utterance(self._backend, self.options, number, first_frame, self._frame_ms, languages, scorer)
+
+
+class Utterance:
+    """A run of encoder frames of a stream and the search over them.
+
+    number: in the stream; first_frame: where it begins; frame_ms: length of an encoder frame.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        options: StreamingOptions,
+        number: int,
+        first_frame: int,
+        frame_ms: float,
+        languages: LanguageTokens,
+        scorer: PrefixScorer | None,
+    ) -> None:
+        self.number = number
+        self.first_frame = first_frame
+        self.is_over = False
+        """Whether an endpoint has been found."""
+        self.result: StreamResult | None = None
+        """The final one, once it has been asked for."""
+        self._backend = backend
+        self._languages = languages
+        self._scorer = scorer
+        self._language = options.language
+        self._beam_size = options.beam_size
+        self._encoder_out = [np.zeros((0, backend.info.encoder_dim), np.float32)]
+        self._beam = self._new_beam()
+        self._detector = EndpointDetector(options.endpoint, frame_ms) if options.endpoint else None
+
+    @property
+    def num_frames(self) -> int:
+        """T'."""
+        return self._beam.num_frames
+
+    @property
+    def encoder_out(self) -> Floats:
+        """(T', D)."""
+        if len(self._encoder_out) > 1:
+            self._encoder_out = [np.concatenate(self._encoder_out)]
+        return self._encoder_out[0]
+
+    def replace_encoder_out(self, encoder_out: Floats) -> None:
+        """What the encoder has made of the same frames when it heard them again: (T', D)."""
+        self._encoder_out = [encoder_out]
+
+    def nbest(self, is_final: bool = False) -> list[Hypothesis]:
+        """The hypotheses of CTC prefix beam search, best first; is_final: no frame will follow."""
+        return self._beam.nbest(is_final)
+
+    def advance(self, encoder_out: Floats, log_probs: Floats) -> Floats:
+        """Go on by frames (t, D) with their CTC log-probabilities (t, V), up to an endpoint.
+
+        Returns the frames left over for the next utterance. An utterance that is too long ends at its longest pause, so
+        that they may be more than came in. Nothing holds on to the memory of what came in.
+        """
+        log_probs = self._languages.restrict(log_probs, self._language)
+        blank, detector, taken = log_probs[:, self._backend.info.blank_id], self._detector, 0
+        for _ in self._beam.steps(log_probs):
+            taken += 1
+            if detector and detector.advance(math.exp(blank[taken - 1]), has_words=not self._beam.is_empty):
+                self.is_over = True
+                break
+        self._encoder_out.append(encoder_out[:taken].copy())
+        rest: Floats = encoder_out[taken:].copy()
+        if self.is_over and detector and detector.is_too_long:
+            rest = np.concatenate([self._cut(detector.longest_pause()), rest])
+        return rest
+
+    def _new_beam(self) -> PrefixBeam:
+        languages = self._languages.ids.values()
+        return PrefixBeam(self._beam_size, self._backend.info.blank_id, languages, self._scorer)
+
+    def _cut(self, num_frames: int) -> Floats:
+        """Keep only so many frames; returns the others."""
+        kept, others = self.encoder_out[:num_frames], self.encoder_out[num_frames:]
+        if len(others):
+            self._encoder_out = [kept]
+            self._beam = self._new_beam()
+            log_probs = self._backend.ctc_log_probs(kept[None])[0]
+            self._beam.advance(self._languages.restrict(log_probs, self._language))
+        return others

@@ -1,0 +1,1 @@
+"""From encoder outputs to hypotheses: the searches, the second pass, hotwords, language models."""

@@ -1,0 +1,42 @@
+"""The CTC log-probability of token sequences, whatever search has found them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def ctc_score(log_probs: NDArray[np.floating[Any]], tokens: Sequence[int], blank_id: int = 0) -> float:
+    """The CTC log-probability of a token sequence, over all its alignments (Graves et al. 2006, section 4.1).
+
+    log_probs: (T', V). Minus infinity where there is none: the frames are too few, or the blank is among the tokens.
+    """
+    return ctc_scores(log_probs, [tokens], blank_id)[0]
+
+
+def ctc_scores(
+    log_probs: NDArray[np.floating[Any]], sequences: Sequence[Sequence[int]], blank_id: int = 0
+) -> list[float]:
+    """`ctc_score` of several sequences at once."""
+    if not sequences:
+        return []
+    if not len(log_probs):
+        return [-np.inf if tokens else 0.0 for tokens in sequences]
+    # Labels in rows of one length, blanks at the ends: what stands behind a row's own end changes nothing before it.
+    labels = np.full((len(sequences), 2 * max(map(len, sequences)) + 1), blank_id)
+    for row, tokens in zip(labels, sequences, strict=True):
+        row[1 : 2 * len(tokens) : 2] = tokens
+    may_skip = np.full(labels.shape, -np.inf)
+    may_skip[:, 3::2] = np.where(labels[:, 3::2] != labels[:, 1:-2:2], 0.0, -np.inf)
+    # Two states that are never reached come first, so that every state has two before it.
+    alpha = np.full((len(sequences), 2 + labels.shape[1]), -np.inf)
+    alpha[:, 2:4] = log_probs[0][labels[:, :2]]
+    for row in log_probs[1:].astype(np.float64):
+        skipped = alpha[:, :-2] + may_skip
+        alpha[:, 2:] = np.logaddexp(np.logaddexp(alpha[:, 2:], alpha[:, 1:-1]), skipped) + row[labels]
+    ends = [alpha[place, 2 * len(tokens) + 1 : 2 * len(tokens) + 3] for place, tokens in enumerate(sequences)]
+    return [
+        -np.inf if blank_id in tokens else float(np.logaddexp.reduce(end))
+        for tokens, end in zip(sequences, ends, strict=True)
+    ]

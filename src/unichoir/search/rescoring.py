@@ -1,0 +1,132 @@
+"""Second pass: the attention decoders score the CTC n-best (U2, arXiv 2012.05481; both directions: 2106.05642).
+
+The left-to-right one may also search for hypotheses of its own: what is found is then not limited to what CTC knows.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from unichoir.engine.backend import Backend, Decoder, Floats, ModelInfo
+from unichoir.errors import DecodingError
+from unichoir.search.attention_beam import attention_beam_search
+from unichoir.search.ctc_scores import ctc_scores
+from unichoir.search.hypothesis import Hypothesis
+from unichoir.search.options import SearchOptions
+from unichoir.search.scoring import PrefixScorer
+
+BONUS_WEIGHT = 1.0
+"""Chosen on dev sets with hotwords (docs/results/hotwords.md)."""
+MARGIN = 1.5
+"""By so many nats a hypothesis of the decoder's own search may be worse than the best one and still grow."""
+LONGER, MORE = 1.5, 10
+"""The decoder's own hypotheses have at most so many times the tokens of the best of CTC, and so many more: a decoder
+that has lost the thread repeats itself without end."""
+
+
+class Rescorer:
+    """The decoders in front of one utterance, and what their scores count.
+
+    score = (1 - r) * left-to-right + r * right-to-left + ctc_weight * CTC + bonus, with r = `reverse_weight`, each
+    decoder's score the sum over the tokens and its eos, and as bonus `BONUS_WEIGHT` times that of the search.
+    encoder_out: (T', D) without padding, T' > 0; a weight of None: the model's own.
+    Raises DecodingError when r > 0 and the model has no right-to-left decoder.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        encoder_out: Floats,
+        ctc_weight: float | None = None,
+        reverse_weight: float | None = None,
+    ) -> None:
+        info = backend.info
+        self.ctc_weight = info.ctc_weight if ctc_weight is None else ctc_weight
+        self.reverse_weight = info.reverse_weight if reverse_weight is None else reverse_weight
+        if self.reverse_weight > 0 and not info.has_reverse_decoder:
+            raise DecodingError(f"reverse_weight {self.reverse_weight}: this model has no right-to-left decoder")
+        self.left = backend.decoder(encoder_out)
+        self._right = backend.decoder(encoder_out, reverse=True) if self.reverse_weight > 0 else None
+        self._eos_id = info.eos_id
+
+    def __call__(self, hyps: Sequence[Hypothesis]) -> list[Hypothesis]:
+        """The hypotheses of CTC prefix beam search with new scores, best first."""
+        tokens = [hyp.tokens for hyp in hyps]
+        scores = [(1 - self.reverse_weight) * score for score in sequence_scores(self.left, tokens, self._eos_id)]
+        if self._right is not None:
+            reverse_scores = sequence_scores(self._right, [each[::-1] for each in tokens], self._eos_id)
+            scores = [left + self.reverse_weight * right for left, right in zip(scores, reverse_scores, strict=True)]
+        rescored = [self._rescored(hyp, score) for hyp, score in zip(hyps, scores, strict=True)]
+        return sorted(rescored, key=lambda hyp: hyp.score, reverse=True)
+
+    def _rescored(self, hyp: Hypothesis, score: float) -> Hypothesis:
+        bonus = BONUS_WEIGHT * hyp.bonus
+        return replace(hyp, score=score + self.ctc_weight * (hyp.score - hyp.bonus) + bonus, bonus=bonus)
+
+
+def sequence_scores(decoder: Decoder, sequences: Sequence[Sequence[int]], eos_id: int) -> list[float]:
+    """A decoder's log-probability of each sequence and its end; sequences: in the order in which it writes."""
+    found = decoder.continuations(sequences)
+    return [
+        float(log_probs[range(len(tokens) + 1), [*tokens, eos_id]].sum())
+        for log_probs, tokens in zip(found, sequences, strict=True)
+    ]
+
+
+def attention_rescoring(
+    backend: Backend,
+    encoder_out: Floats,
+    log_probs: Floats,
+    hyps: Sequence[Hypothesis],
+    options: SearchOptions,
+    scorer: PrefixScorer | None = None,
+    restrict: Callable[[Floats], Floats] | None = None,
+) -> list[Hypothesis]:
+    """The hypotheses of CTC prefix beam search and, as options or model want, of the left-to-right decoder's own beam
+    search, with the scores of `Rescorer`, best first. Beside the decoder's own, only the best one of CTC is scored.
+
+    encoder_out: (T', D) of one utterance without padding, T' > 0; log_probs: (T', V) of CTC, restricted to the options'
+    language; hyps: at least one, best first; scorer: that of the search; restrict: to the language, for the decoder
+    (N, V). No more hypotheses come back than `beam_size`, or than came. What CTC cannot write at all does not count.
+    Raises DecodingError as `Rescorer` does.
+    """
+    rescorer = Rescorer(backend, encoder_out, options.ctc_weight, options.reverse_weight)
+    width = attention_beam_of(backend.info, options)
+    if not width:
+        return rescorer(hyps)
+    best = hyps[0]  # the others are no better than the decoder's own (docs/results/included-model.md)
+    most = min(len(encoder_out), int(LONGER * len(best.tokens)) + MORE)
+    drafts = [hyp.tokens for hyp in hyps]
+    rescorer.left.continuations([best.tokens])  # in one run what the search would ask for one by one
+    own = attention_beam_search(rescorer.left, backend.info, width, most, 0.0, restrict, MARGIN, drafts)
+    new = [hyp.tokens for hyp in own if hyp.tokens != best.tokens]
+    bonuses = [_bonus(scorer, tokens) for tokens in new]
+    scores = ctc_scores(log_probs, new, backend.info.blank_id)
+    found = [
+        Hypothesis(tokens, score + bonus, bonus=bonus)
+        for tokens, score, bonus in zip(new, scores, bonuses, strict=True)
+        if math.isfinite(score)
+    ]
+    return rescorer([best, *found])[: max(options.beam_size, len(hyps))]
+
+
+def attention_beam_of(info: ModelInfo, options: SearchOptions) -> int:
+    """How wide the decoder searches: as the options want or, where they leave it open, the model."""
+    return info.attention_beam if options.attention_beam is None else options.attention_beam
+
+
+def is_reencoded(info: ModelInfo, options: SearchOptions) -> bool:
+    """Whether the second pass hears the whole utterance: as the options want or, if they leave it open, the model."""
+    wanted = info.reencode if options.reencode is None else options.reencode
+    return wanted and options.mode == "attention_rescoring"
+
+
+def _bonus(scorer: PrefixScorer | None, tokens: Sequence[int]) -> float:
+    """What hotwords and language model add to a whole hypothesis."""
+    if scorer is None:
+        return 0.0
+    state, total = scorer.start(), 0.0
+    for token in tokens:
+        state, added = scorer.extend(state, token)
+        total += added
+    return total + scorer.finish(state)

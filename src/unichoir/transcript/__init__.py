@@ -1,0 +1,1 @@
+"""What a result is: words with times, alignment, written forms, file formats."""
