@@ -16,7 +16,7 @@ TYPES = {int: "whole number", float: "number", bool: "true or false", str: "text
 INTRODUCTION = """# Configuration of a training
 
 `unichoir train` reads one YAML file. This page lists all of its keys. It is generated from the code by
-`python docs/generate.py`; [Training](../training.md) shows how to use them.
+`python docs/generate.py`; [Training](../training/configure.md) shows how to use them.
 
 A key that does not exist, a value of the wrong type and a value out of range are errors that name the key. `null` is
 YAML's word for no value. You can change any key on the command line: `--set trainer.max_steps=1000`. If you continue a

@@ -3,7 +3,7 @@
     python experiments/scaling.py train.jsonl --tokenizer exp/tokenizer [--config moe-small] [--processes 1,2]
 
 Every layout is a real run of the trainer under torchrun, from the same weights, on the same batches in every update;
-only the number of processes and `parallel` differ (docs/scaling.md). Features are computed before the first run, so
+only the number of processes and `parallel` differ (docs/training/scaling.md). Features are computed before the first run, so
 that reading is cheap. Each process has --threads threads; on a machine with GPUs it has one of those instead.
 
 Prints a Markdown table, a row for each layout:

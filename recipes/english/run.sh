@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The included model, from Whisper to a model directory: bash recipes/english/run.sh WHISPER DATA [MODEL].
-# WHISPER: a checkpoint of Whisper base (docs/whisper.md lists the formats). DATA: a folder with the sets named below and
+# WHISPER: a checkpoint of Whisper base (docs/training/whisper.md lists the formats). DATA: a folder with the sets named below and
 # text/. MODEL: the directory to write, exp/english/model unless you name one. Everything else is written to exp/english.
 # A step whose result is there is left out, and a training that was stopped goes on where it was. Arguments after the first
 # option go to all trainings: --set trainer.num_threads=4. Variables: VOCAB, pieces of the vocabulary; IMPORT, options of

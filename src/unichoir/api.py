@@ -66,11 +66,11 @@ def load_model(
     """Load an included model, a model directory or a model of the Hugging Face hub; None: the default model.
 
     `organisation/name` or `organisation/name@revision`, where there is no such directory, is fetched from the hub into
-    its cache (extra `hub`; docs/models.md). A directory holds an ONNX model (`unichoir export`) or, where torch is
+    its cache (extra `hub`; docs/guides/models.md). A directory holds an ONNX model (`unichoir export`) or, where torch is
     installed, a checkpoint of training.
     num_threads: of one computation; None leaves the engine's choice. top_k: experts of a frame, if fewer than the model
     was trained with. device: `cpu` or `cuda`, an NVIDIA GPU. language_model: file of an n-gram model, packed or, with
-    the extra `lm`, ARPA or KenLM's binary, for the modes with a prefix beam (docs/language-model.md). "default": the
+    the extra `lm`, ARPA or KenLM's binary, for the modes with a prefix beam (docs/guides/language-model.md). "default": the
     model's own, if its directory has one, in the modes that can use it; None or "none": no language model. Raises
     CheckpointError or another UnichoirError naming what is missing or malformed, DecodingError for a top_k that the
     model does not have, for a device that it or this machine cannot compute on, and for a language model of words that
@@ -108,15 +108,15 @@ class Model:
         """Recognise one recording of any length; of a file no more than some minutes are in memory at a time.
 
         Args:
-            source: path, bytes or binary stream of an audio file, of a kind that docs/transcribe.md names, or samples:
+            source: path, bytes or binary stream of an audio file, of a kind that docs/guides/transcribe.md names, or samples:
                 (N,) or (N, channels), float in [-1, 1] or int16.
             sample_rate: of samples, in Hz; not for files, which know it themselves.
             decoding, chunk_size: short for these two fields of `options`, which they override.
-            hotwords: phrases to expect, or (phrase, boost); in place of those of `options` (docs/hotwords.md).
+            hotwords: phrases to expect, or (phrase, boost); in place of those of `options` (docs/guides/hotwords.md).
             options: all that can be chosen about decoding.
             written: how to write what was said, as 21 for TWENTY ONE; where it names no model of marks and case, those
                 that come with the model count. A failure leaves, with a logged warning, the bare words
-                (docs/written-form.md).
+                (docs/guides/written-form.md).
             verbatim: True: the bare words, as `spoken` has them in any case, without marks and case of the model.
             progress: called with the seconds of audio done and the seconds in all, which may be an estimate.
             channel: a number from 1; "mix": the mean of all channels or, where they cancel each other, the louder one;
@@ -154,7 +154,7 @@ class Model:
         channel: int | Literal["mix"] = "mix",
         strict: bool = False,
     ) -> Transcript:
-        """When the words of `text` are said in one recording of any length (docs/align.md).
+        """When the words of `text` are said in one recording of any length (docs/guides/align.md).
 
         source, sample_rate, progress, channel, strict: as for `transcribe`. options: of their fields only those of
         chunks, language and length of segments matter. A text that is not what is said gets times, too, but low

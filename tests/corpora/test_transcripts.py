@@ -1,5 +1,5 @@
 # ruff: noqa: RUF001 - typographic characters are what some rules are about
-"""The rules of docs/corpora.md, one line each."""
+"""The rules of docs/training/corpora.md, one line each."""
 
 import pytest
 

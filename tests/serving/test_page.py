@@ -96,7 +96,7 @@ def test_speaking_to_the_page(server: Running, microphone: Path, expected) -> No
 
 @pytest.mark.skipif("UNICHOIR_SCREENSHOT" not in os.environ, reason="UNICHOIR_SCREENSHOT names the picture to take")
 def test_picture_of_the_page(server: Running, tmp_path: Path, clips) -> None:
-    """docs/page.png: two sentences with times and confidence, the third being spoken."""
+    """docs/deploy/page.png: two sentences with times and confidence, the third being spoken."""
     pause = np.zeros(int(1.5 * RATE), np.int16)
     spoken = np.concatenate([part for place in (1, 2, 0) for part in (clips[place], pause)])
     soundfile.write(tmp_path / "spoken.wav", spoken, RATE)

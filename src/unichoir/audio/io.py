@@ -56,7 +56,7 @@ def load_audio(
     """Decode, mix to mono and resample.
 
     Args:
-        source: a path, the bytes of a file, or a binary stream (left anywhere), of a kind that docs/transcribe.md
+        source: a path, the bytes of a file, or a binary stream (left anywhere), of a kind that docs/guides/transcribe.md
             names. A pipe is as good as a file.
         sample_rate: rate of the result in Hz.
         start, end: the part to read, in seconds; None means the beginning and the end of the file.

@@ -44,7 +44,7 @@ def train(
     Ctrl-C and SIGTERM stop after the update at hand with a checkpoint; the same command then goes on from there, also
     with another number of processes. The result is the checkpoint OUTPUT/average, ready for `unichoir evaluate` and
     `unichoir export`. On several machines start it with torchrun, the rest of the command as it is: `torchrun --nnodes
-    8 --nproc-per-node 8 ... -m unichoir train CONFIG ...` (docs/scaling.md).
+    8 --nproc-per-node 8 ... -m unichoir train CONFIG ...` (docs/training/scaling.md).
 
     Examples:
 

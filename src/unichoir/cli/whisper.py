@@ -69,7 +69,7 @@ def import_whisper(
 
     Train with `init: OUT` in the configuration, whose `model` and `fbank` are those of OUT/config.yaml. Without
     --tokenizer use `init_encoder: OUT`, which takes the encoder alone; decoders are then new, and their sizes in
-    OUT/config.yaml a suggestion. docs/whisper.md shows the whole way.
+    OUT/config.yaml a suggestion. docs/training/whisper.md shows the whole way.
 
     No code in a file is run; weights as pickles (pytorch_model.bin) are refused.
 

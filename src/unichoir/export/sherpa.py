@@ -88,7 +88,7 @@ def frontend_notes(fbank: FbankConfig) -> list[str]:
         if own != theirs:
             notes.append(
                 f"this model was trained with fbank.{name} {own}, sherpa-onnx computes {theirs}: expect other errors "
-                f"than here; a model trained with {theirs} has the same (docs/sherpa-onnx.md)"
+                f"than here; a model trained with {theirs} has the same (docs/deploy/sherpa-onnx.md)"
             )
     for name, argument in (("num_mel_bins", "feature_dim"), ("sample_rate", "sample_rate")):
         if getattr(fbank, name) != getattr(SHERPA_FBANK, name):

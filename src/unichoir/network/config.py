@@ -188,7 +188,7 @@ class DecoderConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The whole model and the weights of its loss (docs/model.md)."""
+    """The whole model and the weights of its loss (docs/how-it-works/model.md)."""
 
     vocab_size: int = 0
     """0: taken from the tokenizer when training starts."""

@@ -46,7 +46,7 @@ class SearchOptions:
     language: str | None = None
     """The only one to recognise, of those the model has tokens for; None: whichever is heard."""
     written: WrittenForm | None = None
-    """How words are written (docs/written-form.md), of streams in final results; None: with the marks and the case that
+    """How words are written (docs/guides/written-form.md), of streams in final results; None: with the marks and the case that
     come with the model, if some do."""
     verbatim: bool = False
     """The bare words, without marks and case that come with the model: only what `written` says."""

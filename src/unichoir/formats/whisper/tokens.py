@@ -17,7 +17,7 @@ class TokenMapping:
 
     inputs: tuple[tuple[int, ...], ...]
     """Of tokens that the decoder has read. That of the beginning is <|startofprev|>: of all, Whisper's decoder goes
-    on best from that one alone (docs/whisper.md)."""
+    on best from that one alone (docs/training/whisper.md)."""
     outputs: tuple[tuple[int, ...], ...]
     """Of tokens that it may say next. That of the end is <|endoftext|>."""
     text: tuple[int, ...]
