@@ -117,8 +117,9 @@ def recognizer(backend: ToneBackend, tokenizer: BpeTokenizer) -> Recognizer:
 
 @pytest.fixture
 def any_recognizer(request: pytest.FixtureRequest, tokenizer: BpeTokenizer) -> Recognizer:
-    """The recogniser with the features of the kind that the test names; Whisper's as its convolutions need them."""
-    config = FbankConfig(kind=request.param, lead_frames=2 if request.param == "whisper" else 0)
+    """The recogniser with the features of the kind that the test names; Whisper's between edges, as its models want."""
+    edges = {"lead_frames": 2, "trail_frames": 20} if request.param == "whisper" else {}
+    config = FbankConfig(kind=request.param, **edges)
     return Recognizer(ToneBackend(fbank=config), tokenizer, config)
 
 

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -146,19 +148,23 @@ def test_blocks_of_any_size_give_the_frames_of_the_whole(config):
         assert fbank.pop().shape == (0, 80)
 
 
-@pytest.mark.parametrize("lead_frames", [0, 2])
+@pytest.mark.parametrize(("lead_frames", "trail_frames"), [(0, 0), (2, 0), (0, 3), (2, 20)])
 @pytest.mark.parametrize("kind", [{}, {"snip_edges": False}, {"kind": "whisper"}])
-def test_the_number_of_frames_is_as_told_whatever_stands_before_them(kind, lead_frames):
+def test_the_number_of_frames_is_as_told_whatever_stands_around_them(kind, lead_frames, trail_frames):
+    silence = compute_fbank(np.zeros(16000, np.float32), FbankConfig(**kind))[50]
     lengths = {0, 1, 79, 80, 81, 159, 160, 161, 199, 200, 201, 240, 319, 399, 400, 401, 559, 560, 800, 16000}
     for num_samples in lengths:
-        config = FbankConfig(lead_frames=lead_frames, **kind)
+        config = FbankConfig(lead_frames=lead_frames, trail_frames=trail_frames, **kind)
         feats = compute_fbank(noise(num_samples), config)
         assert feats.shape == (config.num_frames(num_samples), 80)
         assert np.isfinite(feats).all()
         without = compute_fbank(noise(num_samples), FbankConfig(**kind))
-        np.testing.assert_array_equal(config.drop_lead(feats), without)
-        np.testing.assert_array_equal(config.add_lead(without), feats)
-        assert (feats[:lead_frames] == 0).all()
+        np.testing.assert_array_equal(config.drop_edges(feats), without)
+        np.testing.assert_array_equal(config.add_edges(without), feats)
+        if len(feats):
+            assert (feats[:lead_frames] == 0).all()
+            assert len(without) == len(feats) - lead_frames - trail_frames > 0
+            np.testing.assert_array_equal(feats[len(feats) - trail_frames :], np.tile(silence, (trail_frames, 1)))
 
 
 def test_whispers_features_have_a_frame_for_every_whole_shift():
@@ -173,6 +179,10 @@ def test_levels_are_in_decibels_and_the_lead_is_as_loud_as_what_follows(config):
     np.testing.assert_allclose(levels - config.levels(feats), 20, atol=1e-2)
     assert levels[0] == levels[1] == levels[2]
     np.testing.assert_array_equal(config.levels(feats[7:], from_start=False), config.levels(feats)[7:])
+    trailing = dataclasses.replace(config, trail_frames=20)
+    longer = compute_fbank(samples / 10, trailing)
+    np.testing.assert_array_equal(trailing.levels(longer), config.levels(feats))
+    np.testing.assert_array_equal(trailing.levels(longer[:40], to_end=False), config.levels(feats)[:40])
 
 
 def test_frames_come_as_soon_as_their_window_is_complete():

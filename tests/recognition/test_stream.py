@@ -383,3 +383,18 @@ def test_absolute_positions_stay_those_of_utterances(fixtures: Path, listen: Lis
     assert stream.state.offset.max() <= 15 + 25
     whole = listen(wenet, wenet.create_stream(replace(options, endpoint=None)), [np.tile(second, 30)]).encoder_out[0]
     assert np.abs(whole[25 * 20 : 25 * 21] - heard.encoder_out[20]).max() > 1e-3  # there positions do count
+
+
+@pytest.mark.parametrize("any_recognizer", ["whisper"], indirect=True)
+@pytest.mark.parametrize("chunk_size", [1, 2, 5])
+@pytest.mark.parametrize("silence", [0.04, 0.12, 0.2])
+def test_an_endpoint_in_the_silence_behind_the_audio_ends_with_the_audio(
+    any_recognizer: Recognizer, play: Callable[..., np.ndarray], listen: Listen, chunk_size: int, silence: float
+) -> None:
+    rules = EndpointRules(silence_before_speech=silence, silence_after_speech=silence)
+    options = StreamingOptions(chunk_size=chunk_size, num_left_chunks=2, endpoint=rules)
+    heard = listen(any_recognizer, any_recognizer.create_stream(options), [play([(4, 0.5, 1.0)], 1.0)])
+    check_tiling(heard.finals, 1000)
+    (word,) = (word for final in heard.finals for word in final.words)
+    assert word.text == "mid"
+    assert word.end_ms <= 1000

@@ -27,7 +27,7 @@ class FbankConfig:
     """How samples become features; a model is only right with the one that it was trained with."""
 
     kind: Literal["kaldi", "whisper"] = "kaldi"
-    """Whose features. "whisper" fixes everything but `num_mel_bins` (80 or 128) and `lead_frames`."""
+    """Whose features. "whisper" fixes everything but `num_mel_bins` (80 or 128), `lead_frames` and `trail_frames`."""
     sample_rate: int = 16000
     """In Hz."""
     num_mel_bins: int = 80
@@ -45,6 +45,8 @@ class FbankConfig:
     the kind implies: true with kaldi, false with whisper."""
     lead_frames: int = 0
     """So many frames of zeros come before the first real frame: the zero padding of Whisper's convolutions needs 2."""
+    trail_frames: int = 0
+    """So many frames of silence come after the last real frame. Words that end with the recording need them."""
 
     def __post_init__(self) -> None:
         is_whisper = self.kind == "whisper"
@@ -58,10 +60,12 @@ class FbankConfig:
             sample_rate=(1000, 1_000_000),
             frame_length_ms=(0, 1000),
             lead_frames=(-math.inf, 1000),
+            trail_frames=(-math.inf, 1000),
             num_mel_bins=(-math.inf, 4096),
         )
-        if self.lead_frames < 0:
-            raise ConfigError(f"lead_frames must not be negative, but is {self.lead_frames}")
+        for name in ("lead_frames", "trail_frames"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must not be negative, but is {getattr(self, name)}")
         if is_whisper:
             self._check_whisper()
         else:
@@ -113,31 +117,48 @@ class FbankConfig:
         """By how many dB a sound is louder whose features are greater by 1."""
         return 40.0 if self.kind == "whisper" else 10 / math.log(10)
 
+    @property
+    def edge_frames(self) -> int:
+        """Frames before and after the real ones: `lead_frames` and `trail_frames` together."""
+        return self.lead_frames + self.trail_frames
+
+    @property
+    def lead(self) -> Features:
+        """The frames (lead_frames, M) before the first real one."""
+        return np.zeros((self.lead_frames, self.num_mel_bins), dtype=np.float32)
+
+    @property
+    def trail(self) -> Features:
+        """The frames (trail_frames, M) after the last real one: the features of digital silence."""
+        silence = (WHISPER_FLOOR + 4) / 4 if self.kind == "whisper" else math.log(np.finfo(np.float32).eps)
+        return np.full((self.trail_frames, self.num_mel_bins), silence, dtype=np.float32)
+
     def num_frames(self, num_samples: int) -> int:
-        """How many frames `num_samples` samples give, lead frames included; no lead stands before nothing."""
+        """Return how many frames `num_samples` samples give, with the edge frames. Too few samples have no edges."""
         if self.kind == "whisper":
             count = num_samples // self.frame_shift
         elif self.snip_edges:
             count = max(0, 1 + (num_samples - self.frame_length) // self.frame_shift)
         else:
             count = (num_samples + self.frame_shift // 2) // self.frame_shift
-        return count + self.lead_frames if count else 0
+        return count + self.edge_frames if count else 0
 
-    def add_lead(self, feats: Features) -> Features:
-        """(T, M) after `lead_frames` frames of zeros; of no frames nothing."""
-        if not self.lead_frames or not len(feats):
-            return feats
-        return np.concatenate([np.zeros((self.lead_frames, feats.shape[1]), dtype=np.float32), feats])
+    def add_edges(self, feats: Features) -> Features:
+        """Return (T, M) between the lead frames and the trail frames. Nothing stays nothing."""
+        return np.concatenate([self.lead, feats, self.trail]) if self.edge_frames and len(feats) else feats
 
-    def drop_lead(self, feats: Features) -> Features:
-        """The inverse of `add_lead`."""
-        return feats[self.lead_frames :]
+    def drop_edges(self, feats: Features) -> Features:
+        """Return the real frames: the inverse of `add_edges`."""
+        return feats[self.lead_frames : len(feats) - self.trail_frames]
 
-    def levels(self, feats: Features, *, from_start: bool = True) -> Features:
-        """(T,) mean level of each frame of (T, M) in dB, from where the audio starts or from anywhere in it.
+    def levels(self, feats: Features, *, from_start: bool = True, to_end: bool = True) -> Features:
+        """Return the mean level of each frame of (T, M) in dB, without the trail frames.
 
-        Only differences between them have a meaning. Lead frames are as loud as the first real one.
+        from_start, to_end: whether the frames begin and end where the audio does. Only differences between levels have
+        a meaning. Lead frames are as loud as the first real frame.
         """
+        if to_end:
+            feats = feats[: max(len(feats) - self.trail_frames, 0)]
         levels: Features = feats.mean(axis=1) * np.float32(self.decibels)
         if from_start and len(levels):
             levels[: self.lead_frames] = levels[self.lead_frames]
@@ -177,7 +198,7 @@ class OnlineFbank:
         self._pending = np.zeros(0, dtype=np.float32)
         """Padded audio from the first sample of the next frame on."""
         self._ready: list[Features] = []
-        self._has_popped = self._finished = False
+        self._has_frames = self._finished = False
 
     def accept_waveform(self, samples: Samples) -> None:
         """Add (N,) samples in [-1, 1] at the configured rate. Raises AudioError after `input_finished`."""
@@ -187,27 +208,28 @@ class OnlineFbank:
         self._extract(self._edges.process(samples) if self._edges else samples)
 
     def input_finished(self) -> None:
-        """No samples will follow; but for kaldi's `snip_edges` this completes the last frames."""
+        """No samples follow. This completes the last frames and adds the trail frames."""
         if not self._finished:
             self._finished = True
             if self._edges:
                 self._extract(self._edges.finish())
+            if self._has_frames:
+                self._ready.append(self._config.trail)
 
     def pop(self) -> Features:
-        """(t, M): the frames completed since the last call, which are then forgotten."""
-        empty = np.zeros((0, self._config.num_mel_bins), dtype=np.float32)
-        feats = np.concatenate(self._ready) if self._ready else empty
+        """Return the frames (t, M) completed since the last call, which are then forgotten."""
+        feats = np.concatenate([np.zeros((0, self._config.num_mel_bins), dtype=np.float32), *self._ready])
         self._ready.clear()
-        if self._has_popped or not len(feats):
-            return feats
-        self._has_popped = True
-        return self._config.add_lead(feats)
+        return feats
 
     def _extract(self, padded: Samples) -> None:
         length, shift = self._config.frame_length, self._config.frame_shift
         self._pending = np.concatenate([self._pending, padded])
         if len(self._pending) < length:
             return
+        if not self._has_frames:
+            self._has_frames = True
+            self._ready.append(self._config.lead)
         windows = sliding_window_view(self._pending, length)[::shift]
         for begin in range(0, len(windows), FRAMES_AT_ONCE):
             self._ready.append(_filters(self._config).features(windows[begin : begin + FRAMES_AT_ONCE]))
@@ -241,7 +263,7 @@ class _Edges:
         """The rest of it."""
         config = self._config
         rest = self._kept[:0] if self._begun else self._begin()
-        frames = config.num_frames(self._num_samples) - config.lead_frames
+        frames = config.num_frames(self._num_samples) - config.edge_frames
         missing = (frames - 1) * config.frame_shift + config.frame_length - self._before - self._num_samples
         if frames <= 0 or missing <= 0:
             return rest

@@ -93,7 +93,7 @@ def sum_features(
     skipped: list[Skipped] = []
     for done, utterance in enumerate(utterances, start=1):
         try:
-            feats = features.fbank.drop_lead(features.features(utterance)).astype(np.float64)
+            feats = features.fbank.drop_edges(features.features(utterance)).astype(np.float64)
             mean_stat += feats.sum(axis=0)
             var_stat += np.square(feats).sum(axis=0)
             frame_num += len(feats)

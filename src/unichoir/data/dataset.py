@@ -288,8 +288,8 @@ class ExampleReader:
         speech = [round((part.duration or 0.0) / speed * fbank.sample_rate) for part, speed in plan.parts]
         if not self.augment.changes_audio:  # features are joined, not samples
             counts = [fbank.num_frames(samples) for samples in speech]
-            # Joined utterances have one lead.
-            return sum(counts) - fbank.lead_frames * max(sum(count > 0 for count in counts) - 1, 0)
+            # Joined utterances have one lead and one trail.
+            return sum(counts) - fbank.edge_frames * max(sum(count > 0 for count in counts) - 1, 0)
         silence = sum(round(silence.seconds * fbank.sample_rate) for silence in plan.silences)
         return fbank.num_frames(sum(speech) + silence)
 
@@ -310,21 +310,21 @@ class ExampleReader:
             return Skipped(key=utterance.key, reason=str(error))
         tokens = [self.languages[utterance.lang]] if self.languages else []
         tokens += self._tokenizer.encode(" ".join(part.txt.strip() for part in used))
-        needed = max(self.frame_rate.min_frames_for_ctc(tokens) - self.features.fbank.lead_frames, 1)
+        needed = max(self.frame_rate.min_frames_for_ctc(tokens) - self.features.fbank.edge_frames, 1)
         reason = self._unfit(len(feats), speech_frames, len(tokens), needed)
         if reason:
             return Skipped(key=utterance.key, reason=reason)
-        feats = self.features.fbank.add_lead(self._change_features(feats, speech_frames, needed, rng))
+        feats = self.features.fbank.add_edges(self._change_features(feats, speech_frames, needed, rng))
         return Example(key=utterance.key, feats=feats, tokens=np.array(tokens, dtype=np.int64))
 
     def _join(self, plan: Plan, rng: np.random.Generator) -> tuple[Features, int, list[Utterance]]:
-        """(T, M) features without lead, how many frames of them are speech, and the utterances that they are of."""
+        """(T, M) features without edges, how many frames of them are speech, and the utterances that they are of."""
         # All parts over one line. Drawn only where it matters: runs without it go on as they began.
         narrowband = self.augment.narrowband > 0 and rng.random() < self.augment.narrowband
         if self.augment.changes_audio:
             return self._join_samples(plan, narrowband, rng)
         pieces, used = self._read_parts(self.features.features, plan, narrowband)
-        pieces = [self.features.fbank.drop_lead(piece) for piece in pieces]
+        pieces = [self.features.fbank.drop_edges(piece) for piece in pieces]
         feats = np.concatenate(pieces) if len(pieces) > 1 else pieces[0]
         return feats, len(feats), [plan.parts[number][0] for number in used]
 
@@ -337,8 +337,8 @@ class ExampleReader:
         silences = [plan.silences[number] for number in (*used, -1)] if plan.silences else []
         utterances = [plan.parts[number][0] for number in used]
         samples = self._changer.change(pieces, silences, rng, [utterance.key for utterance in utterances])
-        speech_frames = max(fbank.num_frames(sum(map(len, pieces))) - fbank.lead_frames, 0)
-        return fbank.drop_lead(compute_fbank(samples, fbank)), speech_frames, utterances
+        speech_frames = max(fbank.num_frames(sum(map(len, pieces))) - fbank.edge_frames, 0)
+        return fbank.drop_edges(compute_fbank(samples, fbank)), speech_frames, utterances
 
     def _read_parts(
         self, read: Callable[[Utterance, float, bool], Piece], plan: Plan, narrowband: bool
@@ -373,7 +373,7 @@ class ExampleReader:
         if not self.data.min_tokens <= num_tokens <= self.data.max_tokens:
             return f"{num_tokens} tokens, not between {self.data.min_tokens} and {self.data.max_tokens}"
         if speech_frames < needed:
-            frames = self.frame_rate.encoder_frames(speech_frames + self.features.fbank.lead_frames)
+            frames = self.frame_rate.encoder_frames(speech_frames + self.features.fbank.edge_frames)
             return f"{num_tokens} tokens do not fit in {frames} encoder frames ({speech_seconds:.2f} s)"
         return ""
 

@@ -66,6 +66,7 @@ def export_onnx(
     ctc_weight: float | None = None,
     attention_beam: int | None = None,
     reencode: bool = False,
+    trail_frames: int | None = None,
 ) -> dict[str, float]:
     """Write the model directory of a checkpoint, ours or WeNet's (`train.yaml`).
 
@@ -73,6 +74,7 @@ def export_onnx(
     quarters them, and products are computed in whole numbers (`export.quantize`). None: float32.
     ctc_weight, attention_beam, reencode: those of rescoring where its caller does not choose any (`SearchOptions`),
     from now on the model's own; None: 0.5 and 0.
+    trail_frames: frames of silence behind the audio (`FbankConfig`); None: as in training.
     Returns the largest difference between ONNX and torch of each part. Raises CheckpointError or ConfigError when the
     checkpoint cannot be read, CheckpointError when a part differs by more than `parity.TOLERANCE` or `out_dir` holds
     something else, and DecodingError for a weight or number below 0; `out_dir` is then left as it was.
@@ -88,6 +90,7 @@ def export_onnx(
         ctc_weight=ctc_weight,
         attention_beam=attention_beam,
         reencode=reencode,
+        trail_frames=trail_frames,
     )
 
 
@@ -101,11 +104,14 @@ def export_model(
     ctc_weight: float | None = None,
     attention_beam: int | None = None,
     reencode: bool = False,
+    trail_frames: int | None = None,
 ) -> dict[str, float]:
     """As `export_onnx`, for a model in memory; `units.txt`, `bpe.model` and the card are those of `files_dir`."""
     info = own_defaults(model_info(model), ctc_weight, attention_beam, reencode)
     if out_dir.exists() and not (out_dir / CONFIG_FILE).is_file() and (out_dir.is_file() or any(out_dir.iterdir())):
         raise CheckpointError(f"{out_dir}: exists and is not a model directory")
+    if trail_frames is not None:
+        fbank = replace(fbank, trail_frames=trail_frames)
     check_parts_fit(model, load_tokenizer(files_dir), fbank, files_dir)
     weights = quantize or "float32"
     how = f"export to ONNX, weights in {weights}"

@@ -59,7 +59,7 @@ def export_sherpa(source: Path, output: Path, *, quantize: Literal["int8"] | Non
             only = f"sherpa-onnx streams WeNet's Conformers only ({name}: {value})"
             raise CheckpointError(f"{source}: model.encoder.{name} is {found}: {only}")
     notes = frontend_notes(fbank)
-    for name in ("kind", "lead_frames", "frame_length_ms", "frame_shift_ms", "low_freq"):
+    for name in ("kind", "lead_frames", "trail_frames", "frame_length_ms", "frame_shift_ms", "low_freq"):
         if getattr(fbank, name) != getattr(SHERPA_FBANK, name):
             only = f"sherpa-onnx computes features with {getattr(SHERPA_FBANK, name)} only"
             raise CheckpointError(f"{source}: fbank.{name} is {getattr(fbank, name)}: {only}")

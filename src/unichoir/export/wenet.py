@@ -83,7 +83,7 @@ def export_wenet(source: Path, output: Path) -> list[str]:
 def _dataset_section(fbank: FbankConfig) -> dict[str, Any]:
     """`dataset_conf`, which `wenet_fbank` reads. Raises ConfigError for what WeNet cannot express."""
     default = FbankConfig()
-    for name in ("kind", "lead_frames", "low_freq", "high_freq", "snip_edges"):
+    for name in ("kind", "lead_frames", "trail_frames", "low_freq", "high_freq", "snip_edges"):
         if getattr(fbank, name) != getattr(default, name):
             only = f"cannot be represented in WeNet (only {getattr(default, name)!r})"
             raise ConfigError(f"fbank.{name}: {getattr(fbank, name)!r} {only}")

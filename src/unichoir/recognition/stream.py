@@ -94,7 +94,7 @@ class Stream:
             if self._resampler is not None:
                 self._extract(self._resampler.process(np.zeros(0, np.float32), last=True))
             self._fbank.input_finished()
-            self._take_feats()
+            self._take_feats(to_end=True)
 
     @property
     def accepted_ms(self) -> float:
@@ -109,7 +109,7 @@ class Stream:
         ended is never the last, even if it has the last frame: when `input_finished` is called makes no difference.
         """
         if self.is_done and not self.utterance.is_over:
-            return self.start_ms + round(1000 * self._num_resampled / self._config.sample_rate)
+            return self.start_ms + self._resampled_ms
         return self._frame_to_ms(self.utterance.first_frame + self.utterance.num_frames)
 
     @property
@@ -175,7 +175,7 @@ class Stream:
         # What waits for the rest of its chunk must not hold on to all that came with it.
         self._feats = [feats if self.is_ready else feats.copy()]
         self.state = state
-        self._rest = self.utterance.advance(encoder_out, log_probs)
+        self._rest = self.utterance.advance(encoder_out, log_probs, self._audio_frames)
 
     def next_utterance(self) -> None:
         """Begin the next utterance where this one ends, with the frames that are there already."""
@@ -183,14 +183,16 @@ class Stream:
         if last.result is not None:
             self.before = last_words(last.result.text) or self.before
         done = self._backend.info.subsampling_rate * last.num_frames
-        self._levels = [self.levels[done:].copy()]
+        # Frames of the silence behind the audio are as loud as its last.
+        self._levels = [self.levels[max(min(done, len(self.levels) - 1), 0) :].copy()]
         if self._is_heard_again:
             self._encoded = [np.concatenate(self._encoded)[done:]] if self._encoded else []
         self.is_closed = self.is_done and not last.is_over
         self.state = self._backend.restart_positions(self.state)
         self.utterance = self._utterance(last.number + 1, last.first_frame + last.num_frames)
         if len(rest):
-            self._rest = self.utterance.advance(rest, self._backend.ctc_log_probs(rest[None])[0])
+            log_probs = self._backend.ctc_log_probs(rest[None])[0]
+            self._rest = self.utterance.advance(rest, log_probs, self._audio_frames)
 
     @property
     def _window_length(self) -> int:
@@ -202,16 +204,28 @@ class Stream:
         self._fbank.accept_waveform(samples)
         self._take_feats()
 
-    def _take_feats(self) -> None:
+    def _take_feats(self, to_end: bool = False) -> None:
         feats = self._fbank.pop()
         if len(feats):
             self._feats.append(feats)
-            self._levels.append(self._config.levels(feats, from_start=not self._has_feats))
+            self._levels.append(self._config.levels(feats, from_start=not self._has_feats, to_end=to_end))
             self._has_feats = True
             self._num_feats += len(feats)
 
     def _frame_to_ms(self, frame: int) -> int:
-        return self.start_ms + round(frame * self._frame_ms)
+        milliseconds = round(frame * self._frame_ms)
+        if self._input_finished:  # the last frames may be those of the silence behind the audio
+            milliseconds = min(milliseconds, self._resampled_ms)
+        return self.start_ms + milliseconds
+
+    @property
+    def _audio_frames(self) -> float:
+        """How many encoder frames of the stream the audio lasts; infinite while it has no end."""
+        return self._resampled_ms / self._frame_ms if self._input_finished else math.inf
+
+    @property
+    def _resampled_ms(self) -> int:
+        return round(1000 * self._num_resampled / self._config.sample_rate)
 
     def _utterance(self, number: int, first_frame: int) -> "Utterance":
         languages, scorer = self._languages, self.scorer
@@ -269,9 +283,10 @@ class Utterance:
         """The hypotheses of CTC prefix beam search, best first; is_final: no frame will follow."""
         return self._beam.nbest(is_final)
 
-    def advance(self, encoder_out: Floats, log_probs: Floats) -> Floats:
+    def advance(self, encoder_out: Floats, log_probs: Floats, audio_frames: float = math.inf) -> Floats:
         """Go on by frames (t, D) with their CTC log-probabilities (t, V), up to an endpoint.
 
+        audio_frames: how many frames of the stream the audio lasts. No rule ends an utterance in the silence behind it.
         Returns the frames left over for the next utterance. An utterance that is too long ends at its longest pause, so
         that they may be more than came in. Nothing holds on to the memory of what came in.
         """
@@ -280,8 +295,9 @@ class Utterance:
         for _ in self._beam.steps(log_probs):
             taken += 1
             if detector and detector.advance(math.exp(blank[taken - 1]), has_words=not self._beam.is_empty):
-                self.is_over = True
-                break
+                self.is_over = self.first_frame + self.num_frames < audio_frames
+                if self.is_over:
+                    break
         self._encoder_out.append(encoder_out[:taken].copy())
         rest: Floats = encoder_out[taken:].copy()
         if self.is_over and detector and detector.is_too_long:

@@ -200,7 +200,7 @@ class Trainer:
             for skipped in self.world.gather_objects(new):
                 self.note_skipped(skipped)
         fbank = self.config.fbank
-        seconds = float(rows[:, 1].sum() - fbank.lead_frames * rows[:, 0].sum()) * fbank.frame_shift_ms / 1000
+        seconds = float(rows[:, 1].sum() - fbank.edge_frames * rows[:, 0].sum()) * fbank.frame_shift_ms / 1000
         self.progress.audio_seconds += seconds
         self.stopwatch.add_audio(seconds, stalled=float(rows[:, 3].max()))
         # Of the largest share of work, how much the others have not to do.
