@@ -1,4 +1,4 @@
-"""MkDocs hooks: folders in the navigation, links that leave docs/, and a check that pages load nothing from elsewhere."""
+"""MkDocs hooks: folders in the navigation, links that leave docs/; pages load nothing from other hosts."""
 
 import posixpath
 import re

@@ -1,4 +1,4 @@
-"""The tutorial's commands work as they stand: on a folder of five recordings, with the small sizes that the page gives."""
+"""The tutorial's commands work as they stand, on a folder of five recordings with the small sizes that the page gives."""
 
 import json
 import os
@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -42,8 +43,8 @@ def test_commands(tmp_path: Path) -> None:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}
     shell = ["bash", "-euo", "pipefail", "-c"]
-    command = ["".join(before)]
-    done = subprocess.run([*shell, *command], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    run = partial(subprocess.run, cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8", check=False)
+    done = run([*shell, "".join(before)])
     assert done.returncode == 0, done.stdout + done.stderr
     for made in ("exp/run/average/model.safetensors", "exp/run/training.png", "my-model/encoder.onnx"):
         assert (tmp_path / made).is_file()
@@ -54,9 +55,9 @@ def test_commands(tmp_path: Path) -> None:
         try:
             assert process.stderr is not None
             assert any('"listening"' in line for line in process.stderr)
-            answer = subprocess.run([*shell, request], cwd=tmp_path, env=environment, capture_output=True, check=True)
+            answer = run([*shell, request])
         finally:
             process.send_signal(signal.SIGTERM)
             process.communicate()
-    assert set(json.loads(answer.stdout)) >= {"text"}
+    assert "text" in json.loads(answer.stdout), answer.stderr
     assert process.returncode == 0
