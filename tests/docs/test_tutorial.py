@@ -1,4 +1,4 @@
-"""The tutorial's commands work as they stand, on a folder of five recordings with the small sizes that the page gives."""
+"""The tutorial works as it stands, on a folder of five recordings with the small sizes that the page gives."""
 
 import json
 import os
