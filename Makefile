@@ -1,12 +1,13 @@
 # make demo   install without PyTorch and transcribe the clips in demo/
 # make test   every check, with all extras
+# make docs   build the documentation into site/; a broken link is an error
 # make clean  remove what these two made
 
 PYTHON ?= python3
 DEMO := .venv-demo
 TEST := .venv-test
 
-.PHONY: demo test lint clean
+.PHONY: demo test docs lint clean
 
 # The folder is installed, not linked, so that the demo runs exactly what a user gets; modules are compiled on first use.
 demo: $(DEMO)/bin/python
@@ -14,7 +15,7 @@ demo: $(DEMO)/bin/python
 	$(DEMO)/bin/python demo/run.py
 
 # A thread for each of the two processes: more than there are cores would wait for each other.
-test: lint
+test: lint docs
 	OMP_NUM_THREADS=1 $(TEST)/bin/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m 'not alone'
 	$(TEST)/bin/python -m pytest -m alone
 
@@ -24,6 +25,10 @@ lint: $(TEST)/.installed
 	$(TEST)/bin/mypy
 	$(TEST)/bin/lint-imports
 
+# The variable silences an announcement of the theme's makers.
+docs: $(TEST)/.installed
+	NO_MKDOCS_2_WARNING=1 $(TEST)/bin/mkdocs build --quiet --strict
+
 $(TEST)/.installed: $(TEST)/bin/python pyproject.toml constraints.txt
 	$(TEST)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
@@ -32,5 +37,5 @@ $(TEST)/.installed: $(TEST)/bin/python pyproject.toml constraints.txt
 	$(PYTHON) -m venv $*
 
 clean:
-	rm -rf $(DEMO) $(TEST) build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(DEMO) $(TEST) build dist site src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find src tests demo -name __pycache__ -type d -prune -exec rm -rf {} +
