@@ -25,7 +25,8 @@ from unichoir.loading import (
 )
 from unichoir.recognition.forced import force_align
 from unichoir.recognition.options import DecodingOptions, StreamingOptions
-from unichoir.recognition.recognizer import Progress, Recognizer
+from unichoir.recognition.recognizer import Recognizer
+from unichoir.recognition.recordings import Progress
 from unichoir.search.hotwords import Hotword, parse_hotwords
 from unichoir.search.options import DEFAULT_LM, Mode, StreamingMode
 from unichoir.text.written import WrittenForm
@@ -134,11 +135,11 @@ class Model:
         with _open(source, sample_rate) as recording:
             if channel != "each":
                 read = _Reading(recording, self.sample_rate, channel, strict, progress)
-                return read.finish(self.recognizer.recognize_blocks(read.blocks(), options, read.progress))
+                return read.finish(self.recognizer.recordings.recognize_blocks(read.blocks(), options, read.progress))
             count = recording.num_channels
             read = _Reading(recording, self.sample_rate, "mix", strict, progress, count)
             parts = [
-                self.recognizer.recognize_blocks(read.blocks(number), options, read.progress)
+                self.recognizer.recordings.recognize_blocks(read.blocks(number), options, read.progress)
                 for number in range(1, count + 1)
             ]
             return read.finish(join_channels(parts))
@@ -299,7 +300,7 @@ class Stream:
     def __init__(self, recognizer: Recognizer, options: StreamingOptions) -> None:
         self.options = options
         self._recognizer = recognizer
-        self._stream = recognizer.create_stream(options)
+        self._stream = recognizer.streams.create_stream(options)
 
     def accept_waveform(self, samples: NDArray[Any], sample_rate: int) -> None:
         """Add samples, as many as there are: (N,) or (N, channels), float in [-1, 1] or int16; the rate in Hz.
@@ -324,7 +325,7 @@ class Stream:
         Every final result comes once and is where the next one starts, also if it has no words. Whoever stops in the
         middle goes on from there with the next call.
         """
-        return self._recognizer.results(self._stream)
+        return self._recognizer.streams.results(self._stream)
 
 
 def _results(stream: Stream, blocks: Iterable[NDArray[Any]], sample_rate: int) -> Iterator[StreamResult]:

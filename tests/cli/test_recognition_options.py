@@ -180,7 +180,7 @@ def test_a_server_has_them_all(run_command: Run, monkeypatch: pytest.MonkeyPatch
         assert chosen.hotwords == (Hotword("october"), Hotword("twenty", 2.0))
         assert chosen.lm_weight == 0.7
         assert chosen.written == WrittenForm(itn="en")
-        assert recognizer.scorer(chosen) is not None
+        assert recognizer.search.scorer(chosen) is not None
     assert settings.max_hotwords == 7
     assert (settings.decoding.vad, settings.decoding.max_segment_seconds) == ("ctc", 12.0)
     assert settings.decoding.vad_options == VadOptions(min_silence_seconds=0.3, speech_pad_seconds=0.15)

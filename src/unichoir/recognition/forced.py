@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from unichoir.audio.fbank import compute_fbank
 from unichoir.engine.backend import Floats
 from unichoir.errors import AudioError, DecodingError
 from unichoir.recognition.options import DecodingOptions
@@ -121,13 +120,13 @@ def _hear(
 ) -> tuple[Floats, Loudness, _PieceClock]:
     """CTC log-probabilities (T', len(columns)) of a recording in blocks (N,), its loudness and its times."""
     rate, info = recognizer.fbank_config.sample_rate, recognizer.backend.info
+    recordings = recognizer.recordings
     found: list[Floats] = []
     loudness: list[Loudness] = []
-    clock = _PieceClock(recognizer.clock, [], [], [])
-    for piece in recognizer.pieces(blocks, options):
-        samples = np.zeros(0, dtype=np.float32) if piece.samples is None else piece.samples
-        feats = compute_fbank(samples, recognizer.fbank_config)
-        ((_, log_probs),) = recognizer.encode([feats], options)
+    clock = _PieceClock(recognizer.reader.clock, [], [], [])
+    for piece in recordings.pieces(blocks, options):
+        feats = recordings.features(piece)
+        ((_, log_probs),) = recordings.encode([feats], options)
         clock.firsts.append(sum(map(len, found[-1:])) + (clock.firsts[-1] if clock.firsts else 0))
         clock.starts_ms.append(1000 * piece.start / rate)
         clock.ends_ms.append(1000 * piece.end / rate)

@@ -5,7 +5,6 @@ gives is what it would give for the whole stream under the same chunk mask. Utte
 frames, so that at their borders nothing is lost and nothing is heard twice.
 """
 
-import math
 from typing import Any
 
 import numpy as np
@@ -16,14 +15,10 @@ from unichoir.audio.io import OnlineResampler, Samples, check_samples
 from unichoir.engine.backend import Backend, Floats
 from unichoir.engine.limits import MAX_LEFT_FRAMES
 from unichoir.errors import AudioError
-from unichoir.recognition.endpoint import EndpointDetector
 from unichoir.recognition.options import StreamingOptions
-from unichoir.search.hypothesis import Hypothesis
-from unichoir.search.language import LanguageTokens
-from unichoir.search.prefix_beam import PrefixBeam
+from unichoir.recognition.utterance import Utterance
 from unichoir.search.rescoring import is_reencoded
-from unichoir.search.scoring import PrefixScorer
-from unichoir.transcript.results import StreamResult
+from unichoir.search.search import Search
 from unichoir.transcript.rewriting import last_words
 from unichoir.transcript.timing import FrameClock
 
@@ -38,10 +33,9 @@ class Stream:
         self,
         backend: Backend,
         fbank_config: FbankConfig,
+        search: Search,
         options: StreamingOptions,
         start_ms: int = 0,
-        languages: LanguageTokens | None = None,
-        scorer: PrefixScorer | None = None,
     ) -> None:
         self.options = options
         self.start_ms = start_ms
@@ -49,9 +43,7 @@ class Stream:
         self.state = backend.initial_state(1, options.num_left_frames)
         self._backend = backend
         self._is_heard_again = is_reencoded(backend.info, options)
-        self._languages = languages or LanguageTokens()
-        self.scorer = scorer
-        """What hotwords and language model add in its searches."""
+        self._search = search
         self._config = fbank_config
         self._frame_ms = FrameClock.of(backend.info, fbank_config).step_ms
         self._fbank = OnlineFbank(fbank_config)
@@ -213,91 +205,5 @@ class Stream:
     def _frame_to_ms(self, frame: int) -> int:
         return self.start_ms + round(frame * self._frame_ms)
 
-    def _utterance(self, number: int, first_frame: int) -> "Utterance":
-        languages, scorer = self._languages, self.scorer
-        return Utterance(self._backend, self.options, number, first_frame, self._frame_ms, languages, scorer)
-
-
-class Utterance:
-    """A run of encoder frames of a stream and the search over them.
-
-    number: in the stream; first_frame: where it begins; frame_ms: length of an encoder frame.
-    """
-
-    def __init__(
-        self,
-        backend: Backend,
-        options: StreamingOptions,
-        number: int,
-        first_frame: int,
-        frame_ms: float,
-        languages: LanguageTokens,
-        scorer: PrefixScorer | None,
-    ) -> None:
-        self.number = number
-        self.first_frame = first_frame
-        self.is_over = False
-        """Whether an endpoint has been found."""
-        self.result: StreamResult | None = None
-        """The final one, once it has been asked for."""
-        self._backend = backend
-        self._languages = languages
-        self._scorer = scorer
-        self._language = options.language
-        self._beam_size = options.beam_size
-        self._encoder_out = [np.zeros((0, backend.info.encoder_dim), np.float32)]
-        self._beam = self._new_beam()
-        self._detector = EndpointDetector(options.endpoint, frame_ms) if options.endpoint else None
-
-    @property
-    def num_frames(self) -> int:
-        """T'."""
-        return self._beam.num_frames
-
-    @property
-    def encoder_out(self) -> Floats:
-        """(T', D)."""
-        if len(self._encoder_out) > 1:
-            self._encoder_out = [np.concatenate(self._encoder_out)]
-        return self._encoder_out[0]
-
-    def replace_encoder_out(self, encoder_out: Floats) -> None:
-        """What the encoder has made of the same frames when it heard them again: (T', D)."""
-        self._encoder_out = [encoder_out]
-
-    def nbest(self, is_final: bool = False) -> list[Hypothesis]:
-        """The hypotheses of CTC prefix beam search, best first; is_final: no frame will follow."""
-        return self._beam.nbest(is_final)
-
-    def advance(self, encoder_out: Floats, log_probs: Floats) -> Floats:
-        """Go on by frames (t, D) with their CTC log-probabilities (t, V), up to an endpoint.
-
-        Returns the frames left over for the next utterance. An utterance that is too long ends at its longest pause, so
-        that they may be more than came in. Nothing holds on to the memory of what came in.
-        """
-        log_probs = self._languages.restrict(log_probs, self._language)
-        blank, detector, taken = log_probs[:, self._backend.info.blank_id], self._detector, 0
-        for _ in self._beam.steps(log_probs):
-            taken += 1
-            if detector and detector.advance(math.exp(blank[taken - 1]), has_words=not self._beam.is_empty):
-                self.is_over = True
-                break
-        self._encoder_out.append(encoder_out[:taken].copy())
-        rest: Floats = encoder_out[taken:].copy()
-        if self.is_over and detector and detector.is_too_long:
-            rest = np.concatenate([self._cut(detector.longest_pause()), rest])
-        return rest
-
-    def _new_beam(self) -> PrefixBeam:
-        languages = self._languages.ids.values()
-        return PrefixBeam(self._beam_size, self._backend.info.blank_id, languages, self._scorer)
-
-    def _cut(self, num_frames: int) -> Floats:
-        """Keep only so many frames; returns the others."""
-        kept, others = self.encoder_out[:num_frames], self.encoder_out[num_frames:]
-        if len(others):
-            self._encoder_out = [kept]
-            self._beam = self._new_beam()
-            log_probs = self._backend.ctc_log_probs(kept[None])[0]
-            self._beam.advance(self._languages.restrict(log_probs, self._language))
-        return others
+    def _utterance(self, number: int, first_frame: int) -> Utterance:
+        return Utterance(self._backend, self._search, self.options, number, first_frame, self._frame_ms)

@@ -11,7 +11,7 @@ from unichoir.text.marked import NO_CONTEXT, Context
 from unichoir.text.normalize import normalize_for_scoring
 from unichoir.text.written import WrittenForm, written_words
 from unichoir.transcript.results import Alternative, Reading, StreamResult, Transcript, Word, mean_confidence
-from unichoir.transcript.timing import Segment
+from unichoir.transcript.segments import Segment
 
 _Reading = TypeVar("_Reading", Alternative, Reading)
 _Result = TypeVar("_Result", Transcript, Segment, StreamResult)
