@@ -143,7 +143,7 @@ def test_where_nobody_speaks(run_command: Run, tmp_path: Path, vad: str) -> None
         (("--lm", "none", "--length-bonus", 1), "of which language model? (--lm none)"),
         (("--lm", "none", "--oov-penalty", 1), "of which language model? (--lm none)"),
         (("--lm", "missing.arpa"), "missing.arpa"),
-        (("--language", "zh"), "this model has no tokens of languages"),
+        (("--language", "zh"), "this model has no language tokens"),
         (("--punctuation", "missing"), "missing"),
     ],
 )

@@ -95,7 +95,7 @@ def test_a_language_that_the_model_does_not_have(recognizer: Recognizer, backend
     with pytest.raises(DecodingError, match="this model has en, ar"):
         recognizer.streams.create_stream(StreamingOptions(language="fr"))
     plain = Recognizer(backend, BpeTokenizer(TOKENS, None), FbankConfig())
-    with pytest.raises(DecodingError, match="no tokens of languages"):
+    with pytest.raises(DecodingError, match="no language tokens"):
         plain.recordings.recognize(samples, DecodingOptions(language="en"))
 
 
