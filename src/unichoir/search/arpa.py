@@ -180,7 +180,7 @@ def _reason(message: str, file: BinaryIO, path: str) -> str:
     where = path
     if byte is not None:
         file.seek(0)
-        # The byte before a number that it cannot parse; otherwise the byte after the text read, maybe the end of a line.
+        # The byte before a number that it cannot parse; otherwise the byte after the text that it read.
         size = int(byte[1]) - ("Could not parse" not in message)
         number = file.read(max(size, 0)).count(b"\n") + 1
         where = f"{path}, line {number}"

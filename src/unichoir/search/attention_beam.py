@@ -64,7 +64,8 @@ class _Ahead:
     """A decoder that looks ahead (speculative decoding, arXiv 2211.17192).
 
     With the next token after each prefix it also computes those after likely continuations, because a larger run of the
-    decoder takes little longer. A continuation is the text that follows the same tokens in a draft, near the same place.
+    decoder takes little longer. A continuation is the text that follows the same tokens in a draft, near the same
+    place.
     """
 
     def __init__(self, decoder: Decoder, drafts: Sequence[Sequence[int]]) -> None:

@@ -111,9 +111,9 @@ class ContextGraph:
     """An Aho-Corasick automaton (1975) over the tokens of hotwords, as a PrefixScorer.
 
     Its total for a finished sequence is a sum over the tokens. Each token adds the highest boost among the occurrences
-    of hotwords that contain it, or 0, so that overlapping phrases count once. In an occurrence the tokens of the phrase,
-    as the tokenizer encodes it, stand in a row as whole words: the text begins, ends or has a word border before and
-    after them. CJK characters have a border on both sides.
+    of hotwords that contain it, or 0, so that overlapping phrases count once. In an occurrence the tokens of the
+    phrase, as the tokenizer encodes it, stand in a row as whole words: the text begins, ends or has a word border
+    before and after them. CJK characters have a border on both sides.
 
     During the search, tokens that begin a phrase count as if the phrase were complete; if several phrases begin so, the
     highest boost counts. If the phrase is not completed, the token that breaks it, or `finish`, takes this back.

@@ -92,7 +92,7 @@ class NgramLanguageModel:
         """Return the words of these tokens, in the case of the vocabulary; the tokens must be whole words."""
 
     def scorer(self, options: SearchOptions) -> "NgramScorer | None":
-        """See `LanguageModel.scorer`; None if all weights are 0, because the search is then the same as without a model."""
+        """See `LanguageModel.scorer`; None if all weights are 0, since the search then needs no model."""
         own = self.weights[options.mode]
         given = {field.name: getattr(options, field.name) for field in dataclasses.fields(own)}
         weights = dataclasses.replace(own, **{name: value for name, value in given.items() if value is not None})

@@ -24,15 +24,16 @@ class SearchOptions:
 
     mode: Mode = "attention_rescoring"
     beam_size: int = 10
-    """Number of hypotheses in the prefix beam, the attention beam and rescoring; for recordings also in the n-best list."""
+    """Number of hypotheses in the prefix beam, the attention beam and rescoring; for recordings also in the n-best
+    list."""
     ctc_weight: float | None = None
     """Rescoring: weight of the CTC score beside the decoders'; None: the model's default."""
     attention_beam: int | None = None
-    """Rescoring: width of a search with only the left-to-right decoder, whose hypotheses compete with those of CTC; 0: no
-    search of this kind; None: the model's default."""
+    """Rescoring: width of a search with only the left-to-right decoder, whose hypotheses compete with those of CTC; 0:
+    no search of this kind; None: the model's default."""
     reencode: bool | None = None
-    """Rescoring with chunks: at the end of an utterance, encode it again as a whole and search it again. The final result
-    is then the same as for a recording. None: the model's default."""
+    """Rescoring with chunks: at the end of an utterance, encode it again as a whole and search it again. The final
+    result is then the same as for a recording. None: the model's default."""
     reverse_weight: float | None = None
     """Rescoring: weight of the right-to-left decoder, 0 to 1; None: the model's default."""
     hotwords: tuple[Hotword, ...] = ()
@@ -46,8 +47,8 @@ class SearchOptions:
     language: str | None = None
     """Recognise only this language; the model must have a token for it. None: any language."""
     written: WrittenForm | None = None
-    """The written form (docs/guides/written-form.md); streams use it in final results. None: the model's own punctuation
-    and case, if it has them."""
+    """The written form (docs/guides/written-form.md); streams use it in final results. None: the model's own
+    punctuation and case, if it has them."""
     verbatim: bool = False
     """Do not apply the model's own punctuation and case; only `written` applies."""
 

@@ -14,8 +14,8 @@ from unichoir.search.prefixes import NEVER, OUTSIDE, Prefix
 from unichoir.search.scoring import PrefixScorer
 
 WIDENING = 2
-"""With a scorer, this many times more tokens of a frame are considered, because a boosted token may not be among the most
-probable ones. More than twice as many changed nothing (docs/results/hotwords.md)."""
+"""With a scorer, this many times more tokens of a frame are considered, because a boosted token may not be among the
+most probable ones. More than twice as many changed nothing (docs/results/hotwords.md)."""
 
 _by_score = attrgetter("score")
 
@@ -57,7 +57,7 @@ class PrefixBeam:
             pass
 
     def steps(self, log_probs: NDArray[np.floating[Any]]) -> Iterator[None]:
-        """Process the next frames like `advance`, but pause after each one, so that the caller can stop early."""
+        """Process the next frames like `advance`, but pause after each one; the caller can stop early."""
         count = self.beam_size if self._scorer is None else WIDENING * self.beam_size
         for frame in _most_probable(log_probs, count):
             self._step(frame)
@@ -109,8 +109,8 @@ class PrefixBeam:
         is_full, highest = len(beam) == self.beam_size, next(iter(frame.values()), NEVER)
         if is_full and beam[0].score + highest < beam[-1].score + blank:
             return []
-        # A heap of lower bounds for the best `beam_size` scores: prefixes that stay, with a blank alone, and extensions,
-        # which have one parent. A score below all of them cannot enter, nor can the less probable tokens after it.
+        # A heap of lower bounds for the best `beam_size` scores: prefixes that stay with a blank, and extensions, which
+        # have one parent. A score below all of them cannot enter, nor can the less probable tokens after it.
         floors = [NEVER] * (self.beam_size - len(beam)) + [prefix.score + blank for prefix in reversed(beam)]
         for prefix in beam:
             for token, score in frame.items():
@@ -182,7 +182,7 @@ def ctc_prefix_beam_search(
 
 
 def _most_probable(log_probs: NDArray[np.floating[Any]], count: int) -> Iterator[dict[int, float]]:
-    """Yield the `count` most probable tokens of each frame and their log-probabilities, best first; log_probs: (t, V)."""
+    """Yield the `count` most probable tokens of each frame with their log-probabilities (t, V), best first."""
     # Sort by token before the stable sort, so that equally probable tokens have a fixed order.
     tokens = np.sort(_top(log_probs, min(count, log_probs.shape[1])), axis=1)
     scores = np.take_along_axis(log_probs, tokens, axis=1)
@@ -193,7 +193,7 @@ def _most_probable(log_probs: NDArray[np.floating[Any]], count: int) -> Iterator
 
 
 def _top(values: NDArray[np.floating[Any]], count: int) -> NDArray[np.int64]:
-    """Return the indices (n, count) of the `count` largest values in each row, in any order; values: (n, V), count <= V.
+    """Return the indices (n, count) of the `count` largest `values` (n, V) in each row, in any order; count <= V.
 
     This is a tournament, several times faster than a partition of long rows: the largest values are in the groups with
     the largest maxima, or in the few columns that do not fill a group.

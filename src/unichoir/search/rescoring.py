@@ -118,7 +118,7 @@ def attention_beam_of(info: ModelInfo, options: SearchOptions) -> int:
 
 
 def is_reencoded(info: ModelInfo, options: SearchOptions) -> bool:
-    """Whether the second pass encodes the whole utterance again: from the options or, if they leave it open, the model."""
+    """Whether the second pass encodes the whole utterance again: from the options or, if None, from the model."""
     wanted = info.reencode if options.reencode is None else options.reencode
     return wanted and options.mode == "attention_rescoring"
 
