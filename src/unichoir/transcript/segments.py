@@ -1,4 +1,4 @@
-"""Pieces of a recording, and the transcript that they make together."""
+"""The results of the pieces of a recording, and their transcript."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from unichoir.transcript.results import Alternative, Token, Transcript, Word, me
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """What was recognised in one piece of the audio."""
+    """The result of one piece of a recording."""
 
     tokens: tuple[Token, ...] = ()
     words: tuple[Word, ...] = ()
@@ -22,18 +22,18 @@ class Segment:
 
 
 class _Chain(NamedTuple):
-    """A reading of consecutive segments, by the last of them."""
+    """One reading of consecutive segments, as a linked list from the last segment."""
 
     part: Alternative
     before: "_Chain | None"
 
 
 def join_segments(segments: Sequence[Segment], num_best: int, duration_ms: int) -> Transcript:
-    """One transcript of consecutive pieces, which were recognised independently: the scores of their readings add up.
+    """Return the transcript of consecutive segments, which were recognised independently.
 
-    The n-best of the whole are the best combinations of the pieces' n-best.
+    Its n-best list has the best combinations of the segments' n-best lists; the scores add up.
     """
-    # Readings share their beginnings: copies of them would take time with the square of the number of segments.
+    # Readings share their beginnings: copying them would take quadratic time.
     readings: list[tuple[float, _Chain | None]] = [(0.0, None)]
     for segment in segments:
         longer = ((score + part.score, _Chain(part, before)) for score, before in readings for part in segment.nbest)
@@ -75,7 +75,7 @@ def _unchain(last: _Chain | None) -> list[Alternative]:
 
 
 def _main_language(segments: Sequence[Segment]) -> str | None:
-    """The language of most words; of those equally long the first, None where no segment has one."""
+    """Return the language with the most words, the first one on a tie; None if no segment has a language."""
     words: Counter[str] = Counter()
     for segment in segments:
         if segment.language is not None:

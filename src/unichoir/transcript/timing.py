@@ -1,4 +1,4 @@
-"""From token ids and encoder frames to text, words and milliseconds."""
+"""From encoder frames to milliseconds: tokens and words with times."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,25 +14,25 @@ from unichoir.transcript.results import Token, Word
 from unichoir.transcript.word_edges import Loudness, word_edges
 
 MAX_WIDENING = 2.0
-"""CTC is certain of a token in one or two frames of it. A token reaches half of the way to its neighbours on both
-sides, at most so many encoder frames."""
+"""In encoder frames. CTC is certain of a token in only one or two frames. A token extends half the way to its
+neighbours, at most by this."""
 
 
 class Clock(Protocol):
-    """When encoder frames are."""
+    """Maps encoder frames to times."""
 
     def at(self, frame: float) -> float:
-        """When encoder frame `frame` begins, in ms; fractions are allowed."""
+        """Return the start of encoder frame `frame`, in ms; fractions are allowed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FrameClock:
-    """When encoder frames are, in ms.
+    """The times of encoder frames, in ms.
 
     Encoder frame i is computed from the feature frames s * i to s * i + r (s: subsampling rate, r: right context), each
-    of which hears a window of samples. It stands for the s frame shifts around the middle of all that. With 10 ms
-    shifts, 25 ms windows, s = 4, r = 6: frame i is from 40 * i + 22.5 ms to 40 * i + 62.5 ms. Frame 0 may begin before
-    the audio where lead frames stand before it.
+    of which covers a window of samples. It represents s frame shifts around the middle of these samples. With shifts of
+    10 ms, windows of 25 ms, s = 4 and r = 6, frame i lasts from 40 * i + 22.5 ms to 40 * i + 62.5 ms. With lead frames,
+    frame 0 may begin before the audio.
     """
 
     first_ms: float
@@ -40,13 +40,13 @@ class FrameClock:
 
     @classmethod
     def of(cls, info: ModelInfo, fbank: FbankConfig) -> "FrameClock":
-        """The clock of a model behind a filterbank."""
+        """Return the clock of a model with this filterbank."""
         step = info.subsampling_rate * fbank.frame_shift_ms
         middle = fbank.first_centre_ms + info.right_context * fbank.frame_shift_ms / 2
         return cls(first_ms=middle - step / 2, step_ms=step)
 
     def at(self, frame: float) -> float:
-        """When encoder frame `frame` begins; fractions are allowed."""
+        """Return the start of encoder frame `frame`; fractions are allowed."""
         return self.first_ms + frame * self.step_ms
 
 
@@ -59,9 +59,10 @@ def timed_tokens(
     end_ms: float,
     loudness: Loudness | None = None,
 ) -> tuple[Token, ...]:
-    """Tokens with times; start_ms, end_ms: where the segment lies in the audio, which no token leaves.
+    """Return tokens with times, which extend half the way to their neighbours and stay within the segment.
 
-    Tokens reach half of the way to their neighbours; loudness: of the segment's frames, by which words begin and end.
+    spans: the alignment of `ids`. start_ms, end_ms: the position of the segment in the audio. loudness: of the
+    segment's frames; places the edges of words. None: words are placed by CTC alone.
     """
     starts, ends = [], []
     for place, span in enumerate(spans):
@@ -95,7 +96,7 @@ def _fit_words(
     tokenizer: Tokenizer,
     loudness: Loudness,
 ) -> None:
-    """Move the tokens of each word, in encoder frames, to where the sound says that the word is."""
+    """Move the tokens of each word, in encoder frames, to the edges of the word in the sound."""
     words = [(places[0], places[-1]) for _, places in tokenizer.decode_words(ids)]
     rate = loudness.rate
     middle = (rate - 1) // 2
@@ -106,7 +107,7 @@ def _fit_words(
             continue
         places = slice(first, last + 1)
         starts[places], ends[places] = _fit(starts[places], ends[places], start, end)
-    # What spells nothing, as a lone space, stands between them.
+    # Tokens without text, such as a lone space, lie between words.
     spelling = {place for first, last in words for place in range(first, last + 1)}
     for place in set(range(len(ids))) - spelling:
         before = ends[place - 1] if place else -np.inf
@@ -116,7 +117,7 @@ def _fit_words(
 
 
 def _fit(starts: Sequence[float], ends: Sequence[float], start: float, end: float) -> tuple[list[float], list[float]]:
-    """The tokens of a word between its edges: cut off there, or all closer together if that leaves nothing of one."""
+    """Fit the tokens of a word between its edges: clip them or, if that leaves nothing of one, scale all of them."""
     first, last = starts[0], ends[-1]
     cut_starts = [start, *(min(max(at, start), end) for at in starts[1:])]
     cut_ends = [*(min(max(at, start), end) for at in ends[:-1]), end]
@@ -130,9 +131,9 @@ def _fit(starts: Sequence[float], ends: Sequence[float], start: float, end: floa
 
 
 def group_words(tokens: Sequence[Token], tokenizer: Tokenizer) -> tuple[Word, ...]:
-    """The words that the tokens spell: those of `split_words` of their text.
+    """Return the words of the tokens, as `split_words` of their text would.
 
-    A token that spells nothing (sos, eos, a lone space) has no part in a word's times and confidence.
+    Tokens without text (sos, eos, a lone space) do not affect the times and the confidence of a word.
     """
     return tuple(
         Word(
