@@ -158,7 +158,7 @@ def test_a_limit_that_is_none_takes_no_memory(backend) -> None:
 
 
 def test_a_tokenizer_of_another_model_is_refused(backend, tokenizer: BpeTokenizer) -> None:
-    with pytest.raises(DecodingError, match="knows 7 tokens, the model 6"):
+    with pytest.raises(DecodingError, match="has 7 tokens, the model 6"):
         Recognizer(backend, CharTokenizer([*tokenizer.tokens, "x"]), FbankConfig())
 
 

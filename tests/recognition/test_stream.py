@@ -293,7 +293,7 @@ def test_a_refused_batch_changes_nothing(tiny: Recognizer, listen: Listen) -> No
         with pytest.raises(DecodingError, match="no chunk to decode"):
             tiny.streams.decode_streams(batch)
         assert [tiny.streams.get_result(stream) for stream in batch] == before
-    with pytest.raises(DecodingError, match="only an endpoint can be reset"):
+    with pytest.raises(DecodingError, match="can only be reset at an endpoint"):
         tiny.streams.reset(ready)
     tiny.streams.decode_streams([])
     tiny.streams.decode_streams([ready, ready])  # once

@@ -32,7 +32,7 @@ def test_after_the_end(recognizer: Recognizer, play, listen: Listen) -> None:
     (final,) = listen(recognizer, stream, [samples]).finals
     assert (final.text, final.end_ms) == ("low", 1234)
     for block in (samples, samples[:0]):
-        with pytest.raises(AudioError, match="stream: samples after the end of its input"):
+        with pytest.raises(AudioError, match="stream: samples after the end of the input"):
             stream.accept_waveform(block, 16000)
     with pytest.raises(DecodingError, match="only an endpoint"):
         recognizer.streams.reset(stream)
@@ -54,8 +54,8 @@ def test_after_the_end(recognizer: Recognizer, play, listen: Listen) -> None:
         (np.zeros((2, 2, 2), np.float32), 16000, "stream: expected shape"),
         (np.zeros((5, 0), np.float32), 16000, "stream: expected shape"),
         (np.float32(0.5), 16000, "stream: expected shape"),
-        (np.zeros(10, np.float32), 48000, "the sample rate was 16000 Hz and cannot become 48000 Hz"),
-        (np.zeros(0, np.float32), 8000, "the sample rate was 16000 Hz and cannot become 8000 Hz"),
+        (np.zeros(10, np.float32), 48000, "the sample rate cannot change from 16000 to 48000 Hz"),
+        (np.zeros(0, np.float32), 8000, "the sample rate cannot change from 16000 to 8000 Hz"),
     ],
 )
 def test_refused_blocks_change_nothing(

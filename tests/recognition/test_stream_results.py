@@ -207,7 +207,7 @@ def test_a_final_result_is_computed_once(recognizer: Recognizer, backend, play) 
     final = recognizer.streams.get_result(stream)
     backend.decoder = None
     assert recognizer.streams.get_result(stream) is final
-    with pytest.raises(DecodingError, match="has to be reset"):
+    with pytest.raises(DecodingError, match="must be reset"):
         recognizer.streams.decode_streams([stream])
 
 

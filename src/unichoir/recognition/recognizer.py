@@ -31,7 +31,7 @@ class Recognizer:
         info = backend.info
         if tokenizer.vocab_size != info.vocab_size:
             raise DecodingError(
-                f"the tokenizer knows {tokenizer.vocab_size} tokens, the model {info.vocab_size}: they do not fit"
+                f"the tokenizer has {tokenizer.vocab_size} tokens, the model {info.vocab_size}: they do not match"
             )
         self.backend = backend
         self.tokenizer = tokenizer

@@ -55,7 +55,7 @@ class StreamRecognizer:
         groups: dict[tuple[int, int], list[Stream]] = {}
         for stream in dict.fromkeys(streams):
             if not self.is_ready(stream):
-                raise DecodingError("a stream has no chunk to decode, or it has to be reset after an endpoint")
+                raise DecodingError("a stream has no chunk to decode, or it must be reset after an endpoint")
             groups.setdefault((stream.options.chunk_size, stream.options.num_left_frames), []).append(stream)
         steps = [step for (_, left), group in groups.items() for step in self._encode_windows(group, left)]
         for stream, encoder_out, log_probs, state in steps:
@@ -130,7 +130,7 @@ class StreamRecognizer:
     def reset(self, stream: Stream) -> None:
         """Begin the next utterance where the last one ended. Raises DecodingError if there is no endpoint."""
         if not stream.is_endpoint:
-            raise DecodingError("the utterance of this stream has not ended: only an endpoint can be reset")
+            raise DecodingError("a stream can only be reset at an endpoint: its utterance has not ended")
         stream.next_utterance()
 
     def results(self, stream: Stream) -> Iterator[StreamResult]:

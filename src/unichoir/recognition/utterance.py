@@ -15,7 +15,7 @@ from unichoir.transcript.results import StreamResult
 class Utterance:
     """A run of encoder frames of a stream and the search over them.
 
-    number: in the stream; first_frame: where it begins; frame_ms: length of an encoder frame.
+    number: of the utterance in the stream; first_frame: of the utterance in the stream; frame_ms: length of a frame.
     """
 
     def __init__(
@@ -30,9 +30,9 @@ class Utterance:
         self.number = number
         self.first_frame = first_frame
         self.is_over = False
-        """Whether an endpoint has been found."""
+        """Whether a rule has ended the utterance."""
         self.result: StreamResult | None = None
-        """The final one, once it has been asked for."""
+        """The final result, once it has been computed."""
         self._search = search
         self._options = options
         self._blank_id = backend.info.blank_id
@@ -42,29 +42,29 @@ class Utterance:
 
     @property
     def num_frames(self) -> int:
-        """T'."""
+        """Number of encoder frames, T'."""
         return self._beam.num_frames
 
     @property
     def encoder_out(self) -> Floats:
-        """(T', D)."""
+        """The encoder output (T', D)."""
         if len(self._encoder_out) > 1:
             self._encoder_out = [np.concatenate(self._encoder_out)]
         return self._encoder_out[0]
 
     def replace_encoder_out(self, encoder_out: Floats) -> None:
-        """What the encoder has made of the same frames when it heard them again: (T', D)."""
+        """Replace the encoder output (T', D) after the same frames were encoded again."""
         self._encoder_out = [encoder_out]
 
     def nbest(self, is_final: bool = False) -> list[Hypothesis]:
-        """The hypotheses of CTC prefix beam search, best first; is_final: no frame will follow."""
+        """Return the hypotheses of CTC prefix beam search, best first; is_final: no more frames will follow."""
         return self._beam.nbest(is_final)
 
     def advance(self, encoder_out: Floats, log_probs: Floats) -> Floats:
-        """Go on by frames (t, D) with their CTC log-probabilities (t, V), up to an endpoint.
+        """Process frames (t, D) with their CTC log-probabilities (t, V), up to an endpoint.
 
-        Returns the frames left over for the next utterance. An utterance that is too long ends at its longest pause, so
-        that they may be more than came in. Nothing holds on to the memory of what came in.
+        Returns the remaining frames, for the next utterance. They may be more than the new ones, because an utterance
+        that is too long is cut at its longest pause. Frames are copied, not kept as views.
         """
         log_probs = self._search.languages.restrict(log_probs, self._options.language)
         blank, detector, taken = log_probs[:, self._blank_id], self._detector, 0
@@ -80,7 +80,7 @@ class Utterance:
         return rest
 
     def _cut(self, num_frames: int) -> Floats:
-        """Keep only so many frames; returns the others."""
+        """Keep the first `num_frames` frames and return the others."""
         kept, others = self.encoder_out[:num_frames], self.encoder_out[num_frames:]
         if len(others):
             self._encoder_out = [kept]

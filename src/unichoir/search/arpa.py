@@ -116,7 +116,7 @@ def _binary_words(file: BinaryIO, path: str) -> list[str]:
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         start = content.rfind(b"<unk>\0")
         if start < 0 or content[-1:] != b"\0":
-            raise CheckpointError(f"{path}: a KenLM binary that is truncated or lacks its words: build it anew")
+            raise CheckpointError(f"{path}: a KenLM binary that is truncated or has no words: build it again")
         return content[start:].decode("utf-8", "replace").rstrip("\0").split("\0")
 
 

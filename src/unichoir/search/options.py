@@ -75,7 +75,7 @@ class SearchOptions:
         if not isinstance(self.reencode, bool | None):
             raise DecodingError(f"reencode: expected True, False or None, found {self.reencode!r}")
         if self.reencode and self.mode != "attention_rescoring":
-            raise DecodingError(f"reencode: {self.mode} has no second pass, only attention_rescoring does")
+            raise DecodingError(f"reencode: {self.mode} has no second pass; use attention_rescoring")
         if self.reverse_weight is not None:
             in_range("reverse_weight", self.reverse_weight, 0, 1)
 
