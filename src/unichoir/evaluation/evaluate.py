@@ -226,7 +226,7 @@ def recognize_all(
 ) -> dict[DecodingOptions, Recognised]:
     """One recording under each of the options; samples: (N,) at the recogniser's rate.
 
-    Texts and confidences are those of `Recognizer.recognize`, but features are computed once and the encoder runs once
+    Texts and confidences are those of `RecordingRecognizer.recognize`, but features are computed once and the encoder runs once
     for each group, and once more where some of its options want `reencode`. To align words is no part of the time: only
     who wants their times and confidences needs it.
     """

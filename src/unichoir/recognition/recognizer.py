@@ -11,6 +11,7 @@ from unichoir.search.scoring import LanguageModel
 from unichoir.search.search import Search
 from unichoir.text.tokenizer import Tokenizer
 from unichoir.transcript.reader import Reader
+from unichoir.transcript.timing import FrameClock
 
 
 class Recognizer:
@@ -37,6 +38,7 @@ class Recognizer:
         self.tokenizer = tokenizer
         self.fbank_config = fbank_config
         self.search = Search(backend, tokenizer, language_model)
-        self.reader = Reader(tokenizer, self.search.languages, info, fbank_config, punctuation)
+        clock = FrameClock.of(info, fbank_config)
+        self.reader = Reader(tokenizer, self.search.languages, info, clock, punctuation)
         self.recordings = RecordingRecognizer(fbank_config, backend, self.search, self.reader)
         self.streams = StreamRecognizer(fbank_config, backend, self.search, self.reader)

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from unichoir.audio.fbank import FbankConfig
 from unichoir.engine.backend import Floats, ModelInfo
 from unichoir.search.hypothesis import Hypothesis
 from unichoir.search.language import LanguageTokens
@@ -21,8 +20,8 @@ from unichoir.transcript.word_edges import Loudness, measure_loudness
 class Reader:
     """Gives the hypotheses of one model their text and times, and knows how results are written.
 
-    languages: the language tokens, which are not part of a text. punctuation: the model's file for punctuation and case
-    in English, if it has one.
+    languages: the language tokens, which are not part of a text; clock: the times of encoder frames; punctuation: the
+    model's file for punctuation and case in English, if it has one.
     """
 
     def __init__(
@@ -30,10 +29,10 @@ class Reader:
         tokenizer: Tokenizer,
         languages: LanguageTokens,
         info: ModelInfo,
-        fbank_config: FbankConfig,
+        clock: FrameClock,
         punctuation: Path | None = None,
     ) -> None:
-        self.clock = FrameClock.of(info, fbank_config)
+        self.clock = clock
         self._tokenizer = tokenizer
         self._languages = languages
         self._info = info

@@ -6,7 +6,6 @@ from typing import Protocol
 
 import numpy as np
 
-from unichoir.audio.fbank import FbankConfig
 from unichoir.engine.backend import ModelInfo
 from unichoir.text.tokenizer import Tokenizer
 from unichoir.transcript.alignment import Span
@@ -25,6 +24,18 @@ class Clock(Protocol):
         """Return the start of encoder frame `frame`, in ms; fractions are allowed."""
 
 
+class FeatureTimes(Protocol):
+    """The times of feature frames, which the configuration of a filterbank has."""
+
+    @property
+    def frame_shift_ms(self) -> float:
+        """From one frame to the next."""
+
+    @property
+    def first_centre_ms(self) -> float:
+        """The centre of frame 0."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class FrameClock:
     """The times of encoder frames, in ms.
@@ -39,10 +50,10 @@ class FrameClock:
     step_ms: float
 
     @classmethod
-    def of(cls, info: ModelInfo, fbank: FbankConfig) -> "FrameClock":
-        """Return the clock of a model with this filterbank."""
-        step = info.subsampling_rate * fbank.frame_shift_ms
-        middle = fbank.first_centre_ms + info.right_context * fbank.frame_shift_ms / 2
+    def of(cls, info: ModelInfo, feats: FeatureTimes) -> "FrameClock":
+        """Return the clock of a model with these features."""
+        step = info.subsampling_rate * feats.frame_shift_ms
+        middle = feats.first_centre_ms + info.right_context * feats.frame_shift_ms / 2
         return cls(first_ms=middle - step / 2, step_ms=step)
 
     def at(self, frame: float) -> float:
