@@ -226,9 +226,9 @@ def recognize_all(
 ) -> dict[DecodingOptions, Recognised]:
     """One recording under each of the options; samples: (N,) at the recogniser's rate.
 
-    Texts and confidences are those of `RecordingRecognizer.recognize`, but features are computed once and the encoder runs once
-    for each group, and once more where some of its options want `reencode`. To align words is no part of the time: only
-    who wants their times and confidences needs it.
+    Texts and confidences are those of `RecordingRecognizer.recognize`, but features are computed once and the encoder
+    runs once for each group, and once more where some of its options want `reencode`. To align words is no part of the
+    time: only who wants their times and confidences needs it.
     """
     texts: dict[DecodingOptions, list[str]] = {options: [] for group in groups for options in group}
     words: dict[DecodingOptions, list[Word]] = {options: [] for options in texts}
