@@ -118,7 +118,7 @@ def test_adding(run_command: Command, directory: Path, lm: Path, tmp_path: Path)
     assert run_command("lm", "train", tmp_path / "text.txt", "--output", lm)[0] == 0
     code, _, err = run_command("lm", "add", directory, lm)
     assert code == 1
-    assert "none that the model can write" in err
+    assert "cannot be written by the model" in err
     check_sums(directory)
 
 
