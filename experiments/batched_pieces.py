@@ -19,7 +19,7 @@ from unichoir.recognition.options import DecodingOptions
 from unichoir.recognition.recognizer import Recognizer
 from unichoir.recognition.segmentation import Piece
 from unichoir.search.options import Mode
-from unichoir.transcript.timing import Segment
+from unichoir.transcript.segments import Segment
 
 RATE = 16000
 SIZES = (1, 2, 4, 8, 16)
@@ -33,7 +33,7 @@ def recognize(recognizer: Recognizer, found: list[Piece], options: DecodingOptio
         piece.start: segment
         for batch in batches
         for (_, piece), segment in zip(
-            batch, recognizer._recognize_pieces([each for _, each in batch], options), strict=True
+            batch, recognizer.recordings.recognize_pieces([each for _, each in batch], options), strict=True
         )
     }
 
@@ -49,7 +49,7 @@ def main() -> None:
         if seconds < 60 * arguments.minutes:
             parts += [load_utterance(utterance), np.zeros(2 * RATE, np.float32)]
             seconds += (len(parts[-2]) + len(parts[-1])) / RATE
-    every = load_recognizer(None).pieces([np.concatenate(parts)], DecodingOptions(vad="ctc"))
+    every = load_recognizer(None).recordings.pieces([np.concatenate(parts)], DecodingOptions(vad="ctc"))
     found = [piece for piece in every if piece.samples is not None]
     print(f"{len(found)} pieces of {seconds:.0f} s")
     for mode in MODES:

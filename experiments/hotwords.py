@@ -75,7 +75,7 @@ def encode_set(recognizer: Recognizer, manifest: Path, chunk_size: int | None) -
     options, found = DecodingOptions(chunk_size=chunk_size), []
     for utterance in read_manifest(manifest):
         feats = compute_fbank(load_utterance(utterance), recognizer.fbank_config)
-        [(encoder_out, log_probs)] = recognizer.encode([feats], options)
+        [(encoder_out, log_probs)] = recognizer.recordings.encode([feats], options)
         found.append(Encoded(normalize_for_scoring(utterance.txt).split(), encoder_out, log_probs))
     return found
 

@@ -173,11 +173,11 @@ def measure_search(manifest: Path, models: Sequence[Path], name: str | None) -> 
     encoded = []
     for utterance in read_manifest(manifest):
         feats = compute_fbank(load_utterance(utterance), recognizer.fbank_config)
-        encoded.append(recognizer.encode([feats], options)[0][1])
+        encoded.append(recognizer.recordings.encode([feats], options)[0][1])
     frames = sum(map(len, encoded))
     print(f"{frames} frames\n\n| language model | us for a frame |\n| --- | ---: |")
     for path in [None, *models]:
-        scorer = load_recognizer(name, 1, None, "cpu", path).scorer(options)
+        scorer = load_recognizer(name, 1, None, "cpu", path).search.scorer(options)
         rounds = []
         for _ in range(ROUNDS):
             begun = time.process_time()

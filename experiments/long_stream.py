@@ -41,7 +41,7 @@ class Streaming:
 
     def finals(self, blocks: Iterable[Samples]) -> Iterator[tuple[int, int, str]]:
         """start_ms, end_ms and text of each final result."""
-        stream = self.recognizer.create_stream(self.options)
+        stream = self.recognizer.streams.create_stream(self.options)
         for block in blocks:
             stream.accept_waveform(block, RATE)
             yield from self._results(stream)
@@ -49,7 +49,7 @@ class Streaming:
         yield from self._results(stream)
 
     def _results(self, stream: Stream) -> Iterator[tuple[int, int, str]]:
-        for result in self.recognizer.results(stream):
+        for result in self.recognizer.streams.results(stream):
             if not result.is_final:
                 continue
             if self.anew:

@@ -30,7 +30,7 @@ def here(recognizer: Recognizer, fbank: FbankConfig, recordings: list[Samples], 
         mode="ctc_greedy_search", chunk_size=chunk_size, num_left_chunks=LEFT if chunk_size else -1
     )
     other = Recognizer(recognizer.backend, recognizer.tokenizer, fbank)
-    return [other.recognize(samples, options).text for samples in recordings]
+    return [other.recordings.recognize(samples, options).text for samples in recordings]
 
 
 def offline(directory: Path, recordings: list[Samples]) -> list[str]:

@@ -102,7 +102,7 @@ def test_short_and_silent_audio_has_no_words_or_few(model: unichoir.Model) -> No
 @pytest.mark.parametrize(
     ("source", "rate", "message"),
     [
-        (np.zeros(RATE, np.float32), None, "samples: their sample_rate is needed"),
+        (np.zeros(RATE, np.float32), None, "samples: need a sample_rate"),
         (np.zeros(0, np.float32), RATE, "no samples"),
         (np.array([0.0, np.nan]), RATE, "not a finite number"),
         (np.full(RATE, 3000.0), RATE, r"\[-1, 1\]"),
@@ -111,7 +111,7 @@ def test_short_and_silent_audio_has_no_words_or_few(model: unichoir.Model) -> No
         (b"", None, "empty"),
         (b"no audio at all", None, "cannot be decoded"),
         ("missing.wav", None, "missing.wav: No such file"),
-        ("missing.wav", RATE, "sample_rate is for arrays"),
+        ("missing.wav", RATE, "sample_rate: only for arrays"),
     ],
 )
 def test_bad_audio_is_one_clear_line(model: unichoir.Model, source: object, rate: int | None, message: str) -> None:

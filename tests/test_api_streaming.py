@@ -40,17 +40,17 @@ def all_results(
 ) -> list[unichoir.StreamResult]:
     """By the recogniser's own verbs, the samples given at once: after each chunk a partial result, or finals."""
     recognizer, found = model.recognizer, []
-    stream = recognizer.create_stream(options)
+    stream = recognizer.streams.create_stream(options)
     stream.accept_waveform(samples, RATE)
     stream.input_finished()
-    while recognizer.is_ready(stream) or recognizer.is_endpoint(stream):
-        if recognizer.is_endpoint(stream):
-            found.append(recognizer.get_result(stream))
-            recognizer.reset(stream)
+    while recognizer.streams.is_ready(stream) or recognizer.streams.is_endpoint(stream):
+        if recognizer.streams.is_endpoint(stream):
+            found.append(recognizer.streams.get_result(stream))
+            recognizer.streams.reset(stream)
             continue
-        recognizer.decode_streams([stream])
-        if not recognizer.is_endpoint(stream):
-            found.append(recognizer.get_result(stream))
+        recognizer.streams.decode_streams([stream])
+        if not recognizer.streams.is_endpoint(stream):
+            found.append(recognizer.streams.get_result(stream))
     return found
 
 

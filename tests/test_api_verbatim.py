@@ -16,11 +16,12 @@ from unichoir.bundle.sums import SUMS_FILE, check_sums, write_sums
 from unichoir.errors import CheckpointError
 from unichoir.export import onnx
 from unichoir.recognition.options import DecodingOptions, StreamingOptions
+from unichoir.text.english_punctuation import PUNCTUATION_FILE
 from unichoir.text.marked import Context
 from unichoir.text.written import WrittenForm
 from unichoir.transcript.results import Alternative
 from unichoir.transcript.rewriting import last_words, rewrite, rewrite_segments
-from unichoir.transcript.timing import Segment
+from unichoir.transcript.segments import Segment
 
 RATE = 16000
 Run = Callable[..., tuple[int, str, str]]
@@ -98,17 +99,17 @@ def test_pieces_of_a_recording_know_each_other(tmp_path: Path) -> None:
     assert rewrite_segments([last], lambda language: None if language == "de" else written) == [last]
 
 
-def test_whose_marks_count(model: unichoir.Model, written: WrittenForm, tmp_path: Path) -> None:
-    recognizer = model.recognizer
+def test_whose_marks_count(model: unichoir.Model, folder: Path, tmp_path: Path) -> None:
+    reader, own = model.recognizer.reader, folder / PUNCTUATION_FILE
     other = WrittenForm(punctuation=save_english_model(tmp_path, {}))
-    assert recognizer.written_form(DecodingOptions()) == replace(written, punctuation=recognizer.punctuation)
-    assert recognizer.written_form(DecodingOptions(written=other)) == other
+    assert reader.written_form(DecodingOptions()) == WrittenForm(punctuation=own)
+    assert reader.written_form(DecodingOptions(written=other)) == other
     numbers = WrittenForm(itn="en")
-    both = recognizer.written_form(DecodingOptions(written=numbers))
-    assert both == WrittenForm(itn="en", punctuation=recognizer.punctuation)
-    assert recognizer.written_form(DecodingOptions(written=numbers, verbatim=True)) == numbers
-    assert recognizer.written_form(DecodingOptions(), "zh") is None
-    assert recognizer.written_form(DecodingOptions(), "en-GB") is not None
+    both = reader.written_form(DecodingOptions(written=numbers))
+    assert both == WrittenForm(itn="en", punctuation=own)
+    assert reader.written_form(DecodingOptions(written=numbers, verbatim=True)) == numbers
+    assert reader.written_form(DecodingOptions(), "zh") is None
+    assert reader.written_form(DecodingOptions(), "en-GB") is not None
 
 
 def test_the_file_is_one_of_the_models(folder: Path, tmp_path: Path) -> None:

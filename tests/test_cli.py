@@ -137,7 +137,7 @@ def test_fewer_experts(run: Run, recordings: Path, tiny_model: Path) -> None:
     assert found["score"] != json.loads(run(*arguments)[1])["score"]
     assert found["score"] == api.load_model(tiny_model, top_k=1).transcribe(recordings / "good.wav").score
     code, _, err = run(*arguments, "--top-k", 3)
-    assert (code, err) == (1, "error: top_k 3: this model was made for 1 to 2 experts of a frame\n")
+    assert (code, err) == (1, "error: top_k 3: this model supports 1 to 2 experts per frame\n")
 
 
 def test_a_checkpoint_in_int8(run: Run, recordings: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def test_speech_without_a_pause_is_cut_and_keeps_its_words(model, vad: VadMode) 
         clips += [clip[loud[0] : loud[-1]], rng.normal(0, 1e-4, 4800).astype(np.float32)]
         references += line["txt"].split()
     options = DecodingOptions(vad=vad, max_segment_seconds=8.0)
-    found = list(model.recognizer.pieces([np.concatenate(clips)], options))
+    found = list(model.recognizer.recordings.pieces([np.concatenate(clips)], options))
     assert max(piece.end - piece.start for piece in found) <= 8 * RATE
     words = model.transcribe(np.concatenate(clips), sample_rate=RATE, options=options).text.upper().split()
     missing = word_distance(references, words)
@@ -167,14 +167,15 @@ def test_of_a_long_file_no_more_than_a_little_is_in_memory(model, tmp_path, monk
             out.write(np.zeros(60 * RATE, np.float32))
     options = DecodingOptions(mode="ctc_greedy_search", vad="none")
     monkeypatch.setattr(pieces, "GROUP_PIECES", 4)
-    model.recognizer.backend = Deaf(model.recognizer.backend)
+    recordings = model.recognizer.recordings
+    recordings.backend = Deaf(recordings.backend)
     try:
         tracemalloc.start()
         transcript = model.transcribe(path, options=options)
         _, most = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-        model.recognizer.backend = model.recognizer.backend.of
+        recordings.backend = recordings.backend.of
     assert transcript.duration_ms == 900_000
     assert most < 30e6
 

@@ -158,17 +158,17 @@ class Heard:
         return " ".join(result.text for result in self.finals if result.text)
 
     def finish(self, recognizer: Recognizer, stream: Stream) -> None:
-        while recognizer.is_endpoint(stream):
-            assert not recognizer.is_ready(stream)
-            self.finals.append(recognizer.get_result(stream))
+        while recognizer.streams.is_endpoint(stream):
+            assert not recognizer.streams.is_ready(stream)
+            self.finals.append(recognizer.streams.get_result(stream))
             self.encoder_out.append(stream.utterance.encoder_out)
-            recognizer.reset(stream)
+            recognizer.streams.reset(stream)
 
     def decode(self, recognizer: Recognizer, stream: Stream) -> None:
-        while recognizer.is_ready(stream):
-            recognizer.decode_streams([stream])
-            if not recognizer.is_endpoint(stream):
-                self.partials.append(recognizer.get_result(stream))
+        while recognizer.streams.is_ready(stream):
+            recognizer.streams.decode_streams([stream])
+            if not recognizer.streams.is_endpoint(stream):
+                self.partials.append(recognizer.streams.get_result(stream))
             self.finish(recognizer, stream)
 
 

@@ -22,7 +22,7 @@ def measure(recognizer: Recognizer, utterances: Sequence[Utterance], language: s
     right, errors = 0, ErrorCounts()
     for utterance in utterances:
         samples = load_utterance(utterance, recognizer.fbank_config.sample_rate)
-        transcript = recognizer.recognize(samples, DecodingOptions(language=language))
+        transcript = recognizer.recordings.recognize(samples, DecodingOptions(language=language))
         right += transcript.language == utterance.lang
         reference, hypothesis = (normalize_for_scoring(t, utterance.lang) for t in (utterance.txt, transcript.text))
         errors += char_errors(reference, hypothesis)

@@ -40,7 +40,7 @@ def word_spans(recognizer: Recognizer, samples: NDArray[np.float32], text: str) 
     tokens = [token for word in ids for token in word]
     if not tokens or info.num_encoder_frames(len(feats)) < len(tokens):
         return []
-    [(_, log_probs)] = recognizer.encode([feats], DecodingOptions())
+    [(_, log_probs)] = recognizer.recordings.encode([feats], DecodingOptions())
     spans = ctc_align(log_probs, tokens, info.blank_id)
     if sum(span.probability for span in spans) < MIN_CONFIDENCE * len(spans):
         return []

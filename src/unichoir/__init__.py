@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from unichoir.text.written import WrittenForm
     from unichoir.transcript.results import Alternative, Reading, StreamResult, Token, Transcript, Word
 
-# ONNX Runtime reports how it is used, unless this is set before it is imported. Processes that are started from here
-# inherit it.
+# ONNX Runtime sends usage reports unless this is set before its import. Child processes inherit it.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
@@ -70,7 +69,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    # Imported when first used: `import unichoir` stays instant, though the inference engine takes its time.
+    # Import on first use, so that `import unichoir` is fast although the inference engine is slow to load.
     if name not in _HOMES:
         raise AttributeError(f"module 'unichoir' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

@@ -1,4 +1,4 @@
-"""Load a model, transcribe and stream with it: what `unichoir` offers to Python programs."""
+"""The Python API: load a model, transcribe recordings, align texts, recognise streams."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -25,7 +25,8 @@ from unichoir.loading import (
 )
 from unichoir.recognition.forced import force_align
 from unichoir.recognition.options import DecodingOptions, StreamingOptions
-from unichoir.recognition.recognizer import Progress, Recognizer
+from unichoir.recognition.recognizer import Recognizer
+from unichoir.recognition.recordings import Progress
 from unichoir.search.hotwords import Hotword, parse_hotwords
 from unichoir.search.options import DEFAULT_LM, Mode, StreamingMode
 from unichoir.text.written import WrittenForm
@@ -63,18 +64,24 @@ def load_model(
     device: Device = "cpu",
     language_model: str | os.PathLike[str] | None = DEFAULT_LM,
 ) -> "Model":
-    """Load an included model, a model directory or a model of the Hugging Face hub; None: the default model.
+    """Load an included model, a model directory or a model from the Hugging Face hub.
 
-    `organisation/name` or `organisation/name@revision`, where there is no such directory, is fetched from the hub into
-    its cache (extra `hub`; docs/guides/models.md). A directory holds an ONNX model (`unichoir export`) or, where torch is
-    installed, a checkpoint of training.
-    num_threads: of one computation; None leaves the engine's choice. top_k: experts of a frame, if fewer than the model
-    was trained with. device: `cpu` or `cuda`, an NVIDIA GPU. language_model: file of an n-gram model, packed or, with
-    the extra `lm`, ARPA or KenLM's binary, for the modes with a prefix beam (docs/guides/language-model.md). "default": the
-    model's own, if its directory has one, in the modes that can use it; None or "none": no language model. Raises
-    CheckpointError or another UnichoirError naming what is missing or malformed, DecodingError for a top_k that the
-    model does not have, for a device that it or this machine cannot compute on, and for a language model of words that
-    the model cannot write.
+    Args:
+        name_or_dir: the name of an included model, a directory, or `organisation/name` or
+            `organisation/name@revision` on the hub, which is downloaded into its cache (extra `hub`;
+            docs/guides/models.md). A directory has an ONNX model (`unichoir export`) or, if torch is installed, a
+            training checkpoint. None: the default model.
+        num_threads: threads of one computation; None: the engine's choice.
+        top_k: experts per frame, if fewer than in training.
+        device: `cpu` or `cuda`, an NVIDIA GPU.
+        language_model: the file of an n-gram model for the modes with a prefix beam (docs/guides/language-model.md):
+            packed or, with the extra `lm`, an ARPA file or a KenLM binary. "default": the language model in the model
+            directory, if there is one. None or "none": no language model.
+
+    Raises:
+        CheckpointError, or another UnichoirError: a file is missing or malformed.
+        DecodingError: the model does not support the top_k, the model or this machine does not support the device, or
+            the model cannot write the words of the language model.
     """
     return Model(load_recognizer(name_or_dir, num_threads, top_k, device, language_model))
 
@@ -87,7 +94,7 @@ class Model:
 
     @property
     def sample_rate(self) -> int:
-        """In Hz; what audio of any other rate is converted to."""
+        """The sample rate in Hz, to which all audio is converted."""
         return self.recognizer.fbank_config.sample_rate
 
     def transcribe(
@@ -105,43 +112,45 @@ class Model:
         channel: Channel = "mix",
         strict: bool = False,
     ) -> Transcript:
-        """Recognise one recording of any length; of a file no more than some minutes are in memory at a time.
+        """Recognise one recording of any length; at most a few minutes of a file are in memory at a time.
 
         Args:
-            source: path, bytes or binary stream of an audio file, of a kind that docs/guides/transcribe.md names, or samples:
-                (N,) or (N, channels), float in [-1, 1] or int16.
-            sample_rate: of samples, in Hz; not for files, which know it themselves.
-            decoding, chunk_size: short for these two fields of `options`, which they override.
-            hotwords: phrases to expect, or (phrase, boost); in place of those of `options` (docs/guides/hotwords.md).
-            options: all that can be chosen about decoding.
-            written: how to write what was said, as 21 for TWENTY ONE; where it names no model of marks and case, those
-                that come with the model count. A failure leaves, with a logged warning, the bare words
+            source: path, bytes or binary stream of an audio file (docs/guides/transcribe.md lists the formats), or
+                samples: (N,) or (N, channels), float in [-1, 1] or int16.
+            sample_rate: in Hz; for samples only.
+            decoding, chunk_size: these two fields of `options`, which they override.
+            hotwords: phrases to expect, or (phrase, boost); they replace those of `options` (docs/guides/hotwords.md).
+            options: all options of decoding.
+            written: the written form, as 21 for TWENTY ONE. Unless it names a punctuation model, the model's own
+                punctuation and case apply. If it fails, a warning is logged and the words stay as spoken
                 (docs/guides/written-form.md).
-            verbatim: True: the bare words, as `spoken` has them in any case, without marks and case of the model.
-            progress: called with the seconds of audio done and the seconds in all, which may be an estimate.
-            channel: a number from 1; "mix": the mean of all channels or, where they cancel each other, the louder one;
-                "each": every channel by itself, and in the transcript words and tokens have their channel.
-            strict: audio of which something is missing is an error. Else what there is is recognised, and the
-                transcript's `warnings` say what is missing.
+            verbatim: True: the bare words (as in `spoken`), without the model's own punctuation and case.
+            progress: called with the seconds of audio done and the total, which may be an estimate.
+            channel: a number from 1; "mix": the mean of all channels or, if they cancel each other, the louder one;
+                "each": every channel is recognised separately, and words and tokens have the number of their channel.
+            strict: raise an error if part of the audio is missing. Otherwise the rest is recognised, and the
+                transcript's `warnings` list the missing parts.
 
         Raises:
             AudioError: audio that cannot be read, is empty or not finite; samples without their rate; a channel that
-                there is not.
-            DecodingError: options that make no sense or that the model cannot fulfil.
+                does not exist.
+            DecodingError: invalid options, or options that the model cannot fulfil.
         """
         fields = {"mode": decoding, "chunk_size": chunk_size, "written": written, "verbatim": verbatim}
         options = _with(options or DecodingOptions(), hotwords, **fields)
         with _open(source, sample_rate) as recording:
             if channel != "each":
-                read = _Reading(recording, self.sample_rate, channel, strict, progress)
-                return read.finish(self.recognizer.recognize_blocks(read.blocks(), options, read.progress))
+                audio = _Input(recording, self.sample_rate, channel, strict, progress)
+                return audio.finish(
+                    self.recognizer.recordings.recognize_blocks(audio.blocks(), options, audio.progress)
+                )
             count = recording.num_channels
-            read = _Reading(recording, self.sample_rate, "mix", strict, progress, count)
+            audio = _Input(recording, self.sample_rate, "mix", strict, progress, count)
             parts = [
-                self.recognizer.recognize_blocks(read.blocks(number), options, read.progress)
+                self.recognizer.recordings.recognize_blocks(audio.blocks(number), options, audio.progress)
                 for number in range(1, count + 1)
             ]
-            return read.finish(join_channels(parts))
+            return audio.finish(join_channels(parts))
 
     def align(
         self,
@@ -154,16 +163,16 @@ class Model:
         channel: int | Literal["mix"] = "mix",
         strict: bool = False,
     ) -> Transcript:
-        """When the words of `text` are said in one recording of any length (docs/guides/align.md).
+        """Find the times at which the words of `text` are spoken in one recording of any length (docs/guides/align.md).
 
-        source, sample_rate, progress, channel, strict: as for `transcribe`. options: of their fields only those of
-        chunks, language and length of segments matter. A text that is not what is said gets times, too, but low
-        confidence. Raises AudioError as `transcribe` does, DecodingError for a text without words, with a word that the
-        model's vocabulary cannot write or that is too long for the recording.
+        source, sample_rate, progress, channel, strict: as for `transcribe`. options: only chunks, language and length
+        of segments apply. A text that does not match the audio also gets times, but with low confidence. Raises
+        AudioError as `transcribe` does, DecodingError for a text without words, with a word that the model's vocabulary
+        cannot write, or that is too long for the recording.
         """
         with _open(source, sample_rate) as recording:
-            read = _Reading(recording, self.sample_rate, channel, strict, progress)
-            return read.finish(force_align(self.recognizer, read.blocks(), text, options, read.progress))
+            audio = _Input(recording, self.sample_rate, channel, strict, progress)
+            return audio.finish(force_align(self.recognizer, audio.blocks(), text, options, audio.progress))
 
     def create_stream(
         self,
@@ -175,12 +184,12 @@ class Model:
         written: WrittenForm | None = None,
         verbatim: bool | None = None,
     ) -> "Stream":
-        """A stream of live audio that has heard nothing yet, for those who get samples and results at their own pace.
+        """Return a new stream of live audio. With it you add samples and take results at your own pace.
 
-        decoding, chunk_size: short for these two fields of `options`, which they override. hotwords: phrases to expect,
-        or (phrase, boost); in place of those of `options`. written, verbatim: how final results write what was said, as
-        for `transcribe`; partial ones leave the words. Raises DecodingError for options that make no sense or that the
-        model cannot fulfil.
+        decoding, chunk_size: these two fields of `options`, which they override. hotwords: phrases to expect, or
+        (phrase, boost); they replace those of `options`. written, verbatim: the written form of final results, as for
+        `transcribe`; partial results have the bare words. Raises DecodingError for invalid options and for options that
+        the model cannot fulfil.
 
             stream = model.create_stream(chunk_size=8)
             while (block := next_block()) is not None:
@@ -208,22 +217,23 @@ class Model:
         verbatim: bool | None = None,
         empty_finals: bool = False,
     ) -> Iterator[StreamResult]:
-        """Recognise live audio: results as soon as they are known, the last one after the blocks have ended.
+        """Recognise live audio and yield each result as soon as it is known.
 
-        Of an utterance come the partial results whose text differs from the one before and the final result. One
-        without words, as of silence, is left out, unless a partial result of its utterance is to be taken back.
+        Each utterance yields the partial results whose text has changed, and a final result. Final results without
+        words, as for silence, are left out, unless a partial result of the utterance had text.
 
         Args:
-            blocks: of any lengths, each (N,) or (N, channels), float in [-1, 1] or int16.
+            blocks: of any length, each (N,) or (N, channels), float in [-1, 1] or int16.
             sample_rate: of the blocks, in Hz.
-            decoding, chunk_size: short for these two fields of `options`, which they override.
-            hotwords: phrases to expect, or (phrase, boost); in place of those of `options`.
-            options: all that can be chosen about streaming.
-            written, verbatim: how final results write what was said, as for `transcribe`; partial ones leave the words.
-            empty_finals: give every final result: then they follow each other without gap in time.
+            decoding, chunk_size: these two fields of `options`, which they override.
+            hotwords: phrases to expect, or (phrase, boost); they replace those of `options`.
+            options: all options of streaming.
+            written, verbatim: the written form of final results, as for `transcribe`; partial results have the bare
+                words.
+            empty_finals: yield final results without words too, so that final results have no gaps in time.
 
         Raises:
-            DecodingError: at once, for options that make no sense or that the model cannot fulfil.
+            DecodingError: immediately, for invalid options and for options that the model cannot fulfil.
             AudioError: for a block that is not finite or of another type or scale.
 
             for result in model.stream(blocks, sample_rate=16000):
@@ -238,21 +248,21 @@ class Model:
 def _open(source: AudioSource | NDArray[Any], sample_rate: int | None) -> AbstractContextManager[Recording]:
     if isinstance(source, (str, os.PathLike, bytes)) or hasattr(source, "read"):
         if sample_rate is not None:
-            raise AudioError("sample_rate is for arrays of samples: files know their own")
+            raise AudioError("sample_rate: only for arrays of samples; files have their own")
         return open_recording(cast(AudioSource, source))
     if sample_rate is None:
-        raise AudioError("samples: their sample_rate is needed, in Hz")
+        raise AudioError("samples: need a sample_rate, in Hz")
     return nullcontext(array_recording(source, sample_rate))
 
 
-class _Reading:
-    """A recording on its way through a recogniser, and what has to be said of it.
+class _Input:
+    """A recording that is read by a recogniser, with its warnings and its progress.
 
     Args:
-        recording: to be read.
-        sample_rate: in Hz, of its blocks.
-        channel, strict: as `Model.transcribe` takes them, but for "each".
-        progress: called with the seconds done and those in all, an estimate, of `times` readings.
+        recording: the recording to read.
+        sample_rate: of its blocks, in Hz.
+        channel, strict: as in `Model.transcribe`, except "each".
+        progress: called with the seconds done and the estimated total of `times` passes.
     """
 
     def __init__(
@@ -276,55 +286,55 @@ class _Reading:
         self._before = self._done = 0.0
 
     def blocks(self, channel: int | None = None) -> Iterable[NDArray[np.float32]]:
-        """From the beginning, of this channel if one is named."""
+        """Return the blocks of one pass from the beginning; channel: overrides the recording's choice."""
         self._before += self._done
         self._done = 0.0
         warn, channel = self._warnings.append, channel or self._channel
         return self._recording.blocks(self._sample_rate, channel=channel, warn=warn, strict=self._strict)
 
     def progress(self, done: float) -> None:
-        """So many seconds of this reading are done."""
+        """Report the seconds done in this pass."""
         self._done = done
         if self._progress is not None:
             self._progress(self._before + done, max(self._total, self._before + done))
 
     def finish(self, transcript: Transcript) -> Transcript:
-        """The transcript with what has to be said."""
+        """Return the transcript with the warnings."""
         return replace(transcript, warnings=tuple(dict.fromkeys(self._warnings)))
 
 
 class Stream:
-    """One stream of live audio through a model, made by `Model.create_stream`. To be used by one thread at a time."""
+    """One stream of live audio, made by `Model.create_stream`. Use it in one thread at a time."""
 
     def __init__(self, recognizer: Recognizer, options: StreamingOptions) -> None:
         self.options = options
         self._recognizer = recognizer
-        self._stream = recognizer.create_stream(options)
+        self._stream = recognizer.streams.create_stream(options)
 
     def accept_waveform(self, samples: NDArray[Any], sample_rate: int) -> None:
-        """Add samples, as many as there are: (N,) or (N, channels), float in [-1, 1] or int16; the rate in Hz.
+        """Add any number of samples: (N,) or (N, channels), float in [-1, 1] or int16; sample_rate in Hz.
 
-        Raises AudioError for samples that are not finite or of another type or scale, for another rate than before, and
-        after `input_finished`. What is refused changes nothing.
+        Raises AudioError for samples that are not finite or of another type or scale, for a different rate than before,
+        and after `input_finished`. Rejected samples do not change the stream.
         """
         self._stream.accept_waveform(samples, sample_rate)
 
     def input_finished(self) -> None:
-        """No samples will follow; `results` then ends with the last final result."""
+        """End the input; `results` then ends with the last final result."""
         self._stream.input_finished()
 
     @property
     def accepted_ms(self) -> float:
-        """Length of the audio so far, in ms."""
+        """Length of all audio so far, in ms."""
         return self._stream.accepted_ms
 
     def results(self) -> Iterator[StreamResult]:
-        """Recognise what can be recognised by now: after each chunk a partial result or, where utterances end, finals.
+        """Decode all audio received so far and yield the results.
 
-        Every final result comes once and is where the next one starts, also if it has no words. Whoever stops in the
-        middle goes on from there with the next call.
+        Each chunk yields a partial result or, where utterances end, final results. Each final result is yielded once,
+        even without words, and the next one starts where it ends. If you stop early, the next call continues there.
         """
-        return self._recognizer.results(self._stream)
+        return self._recognizer.streams.results(self._stream)
 
 
 def _results(stream: Stream, blocks: Iterable[NDArray[Any]], sample_rate: int) -> Iterator[StreamResult]:
@@ -336,7 +346,7 @@ def _results(stream: Stream, blocks: Iterable[NDArray[Any]], sample_rate: int) -
 
 
 def _changes(results: Iterable[StreamResult], empty_finals: bool) -> Iterator[StreamResult]:
-    """What is new to somebody who has read all before."""
+    """Yield the results that change the visible text."""
     last = ""
     for result in results:
         if result.text != last or (result.is_final and (result.text or empty_finals)):

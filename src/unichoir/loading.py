@@ -1,4 +1,4 @@
-"""Where a model is, by whatever name, and the recogniser that is made of it."""
+"""Find a model by its name and assemble a recogniser."""
 
 import os
 from pathlib import Path
@@ -21,21 +21,21 @@ from unichoir.text.tokenizer import Tokenizer, load_tokenizer
 DEFAULT_MODEL = "unichoir-base-en"
 WEIGHTS_FILE = "model.safetensors"
 LM_FILE = "lm.bin"
-"""The language model of a model directory, packed (`unichoir lm add`)."""
+"""The packed language model in a model directory (`unichoir lm add`)."""
 MODELS = Path(__file__).parent / "included"
-"""The included models, one folder each."""
+"""The folder of the included models, each in a folder of its own."""
 
 
 def included_models() -> list[str]:
-    """Names of the models in the package."""
+    """Return the names of the models in the package."""
     return sorted(path.parent.name for path in MODELS.glob("*/config.json"))
 
 
 def find_model(name_or_dir: str | os.PathLike[str] | None) -> Path:
-    """The directory of a model: of an included one, a folder, or one of the Hugging Face hub, which is downloaded.
+    """Return the directory of a model.
 
-    Where a name is several of these, the first counts. Raises CheckpointError, and UnichoirError where a package is
-    missing.
+    The name is looked up as an included model, as a folder, and on the Hugging Face hub, from which the model is
+    downloaded. Raises CheckpointError, and UnichoirError if a package is missing.
     """
     name = DEFAULT_MODEL if name_or_dir is None else os.fspath(name_or_dir)
     if name in included_models():
@@ -43,12 +43,12 @@ def find_model(name_or_dir: str | os.PathLike[str] | None) -> Path:
     directory = find_directory(name)
     if not directory.is_dir():
         known = ", ".join(included_models()) or "none"
-        raise CheckpointError(f"{name}: neither a model directory nor an included model (there is: {known})")
+        raise CheckpointError(f"{name}: neither a model directory nor an included model (included: {known})")
     return directory
 
 
 def model_name(name_or_dir: str | os.PathLike[str] | None) -> str:
-    """What a model is called: its included name, its name on the hub without revision, or its folder's name."""
+    """Return the display name of a model: included name, name on the hub without revision, or folder name."""
     name = DEFAULT_MODEL if name_or_dir is None else os.fspath(name_or_dir)
     if name in included_models() or is_on_hub(name):
         return name.partition("@")[0]
@@ -56,9 +56,9 @@ def model_name(name_or_dir: str | os.PathLike[str] | None) -> str:
 
 
 def portable_name(name_or_dir: str | os.PathLike[str]) -> str:
-    """By what other machines find the same model: the included ones are in every installation, those of the hub have a
-    name with the commit, which each machine downloads once, and other folders are found by their whole path.
+    """Return a name by which other machines find the same model.
 
+    Included models keep their name, models on the hub get the commit in their name, and folders their absolute path.
     Raises CheckpointError and UnichoirError as `find_model` does.
     """
     name, directory = os.fspath(name_or_dir), find_model(name_or_dir)
@@ -74,7 +74,7 @@ def load_recognizer(
     device: Device = "cpu",
     language_model: str | os.PathLike[str] | None = DEFAULT_LM,
 ) -> Recognizer:
-    """As `unichoir.load_model`, for those who need the parts."""
+    """Load a recogniser; the arguments and errors are those of `unichoir.load_model`."""
     if device not in DEVICES:
         raise DecodingError(f"device: '{device}' is not one of {', '.join(DEVICES)}")
     directory = find_model(name_or_dir)
@@ -99,7 +99,10 @@ def load_recognizer(
 
 
 def find_language_model(language_model: str | os.PathLike[str] | None, directory: Path) -> Path | None:
-    """The file of a language model as `load_model` takes it, for a model in `directory`; None: there is none."""
+    """Return the file of a language model; None: no language model.
+
+    language_model: as for `load_model`; directory: of the model.
+    """
     if language_model is None or language_model == NO_LM:
         return None
     if language_model != DEFAULT_LM:
@@ -120,17 +123,17 @@ def _load_language_model(
 
 
 def _advice(directory: Path) -> str:
-    """What to do with a folder of another kind."""
+    """Return advice for a folder of another kind."""
     if (directory / "train.yaml").exists():
-        return f": a WeNet checkpoint becomes one with `unichoir import-wenet {directory} OUT`"
+        return f"; to convert a WeNet checkpoint, use `unichoir import-wenet {directory} OUT`"
     pickled = sorted(path.name for pattern in ("*.pt", "*.pth", "*.bin", "*.ckpt") for path in directory.glob(pattern))
-    return f"; {pickled[0]} is not read, since pickles can run any code" if pickled else ""
+    return f"; {pickled[0]} is not read, because pickles can run any code" if pickled else ""
 
 
 def _load_checkpoint(
     directory: Path, num_threads: int | None, top_k: int | None, device: Device
 ) -> tuple[Backend, FbankConfig]:
-    with training_extras(f"{directory} is a checkpoint of training, and using it"):
+    with training_extras(f"{directory} is a training checkpoint, and using it"):
         import torch
 
         from unichoir.engine.torch_backend import TorchBackend, check_device

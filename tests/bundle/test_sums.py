@@ -175,7 +175,9 @@ def test_loading_opens_no_pickle(included: Path, checkpoint: Path, monkeypatch: 
 @pytest.mark.parametrize("name", ["final.pt", "pytorch_model.bin", "weights.ckpt"])
 def test_pickles_alone_are_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"\x80\x04N.")
-    with pytest.raises(CheckpointError, match=f"neither a model .* {name} is not read, since pickles can run any code"):
+    with pytest.raises(
+        CheckpointError, match=f"neither a model .* {name} is not read, because pickles can run any code"
+    ):
         api.load_model(tmp_path)
     (tmp_path / "train.yaml").touch()
     with pytest.raises(CheckpointError, match=f"unichoir import-wenet {tmp_path} OUT"):

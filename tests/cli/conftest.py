@@ -51,15 +51,15 @@ def finals_of(recognizer: Recognizer) -> Callable[..., list[StreamResult]]:
 
     def finals_of(source: np.ndarray | Path, options: StreamingOptions | None = None) -> list[StreamResult]:
         samples = load_audio(source, sample_rate=RATE) if isinstance(source, Path) else source
-        stream, finals = recognizer.create_stream(options), []
+        stream, finals = recognizer.streams.create_stream(options), []
         stream.accept_waveform(samples, RATE)
         stream.input_finished()
-        while recognizer.is_ready(stream) or recognizer.is_endpoint(stream):
-            if recognizer.is_endpoint(stream):
-                finals.append(recognizer.get_result(stream))
-                recognizer.reset(stream)
+        while recognizer.streams.is_ready(stream) or recognizer.streams.is_endpoint(stream):
+            if recognizer.streams.is_endpoint(stream):
+                finals.append(recognizer.streams.get_result(stream))
+                recognizer.streams.reset(stream)
             else:
-                recognizer.decode_streams([stream])
+                recognizer.streams.decode_streams([stream])
         return finals
 
     return finals_of

@@ -83,7 +83,7 @@ def test_what_is_wrong_for_all_is_said_once(run_command: RunCommand, manifest: P
     output = tmp_path / "output"
     code, _, err = run_command(*ALIGN, manifest, "--output-dir", output, "--language", "en")
     assert (code, len(err.splitlines())) == (1, 1)
-    assert "no tokens of languages" in err
+    assert "no language tokens" in err
     for wrong in (["--text", "SIX"], ["--output", "x.json"], [manifest]):
         code, _, err = run_command(*ALIGN, manifest, *wrong, "--output-dir", output)
         assert code == 2

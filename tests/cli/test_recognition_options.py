@@ -143,7 +143,7 @@ def test_where_nobody_speaks(run_command: Run, tmp_path: Path, vad: str) -> None
         (("--lm", "none", "--length-bonus", 1), "of which language model? (--lm none)"),
         (("--lm", "none", "--oov-penalty", 1), "of which language model? (--lm none)"),
         (("--lm", "missing.arpa"), "missing.arpa"),
-        (("--language", "zh"), "this model has no tokens of languages"),
+        (("--language", "zh"), "this model has no language tokens"),
         (("--punctuation", "missing"), "missing"),
     ],
 )
@@ -180,7 +180,7 @@ def test_a_server_has_them_all(run_command: Run, monkeypatch: pytest.MonkeyPatch
         assert chosen.hotwords == (Hotword("october"), Hotword("twenty", 2.0))
         assert chosen.lm_weight == 0.7
         assert chosen.written == WrittenForm(itn="en")
-        assert recognizer.scorer(chosen) is not None
+        assert recognizer.search.scorer(chosen) is not None
     assert settings.max_hotwords == 7
     assert (settings.decoding.vad, settings.decoding.max_segment_seconds) == ("ctc", 12.0)
     assert settings.decoding.vad_options == VadOptions(min_silence_seconds=0.3, speech_pad_seconds=0.15)

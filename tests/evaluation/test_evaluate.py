@@ -81,7 +81,9 @@ def test_texts_are_those_of_the_recogniser(
     for score in evaluation.scores:
         for item in score.utterances:
             samples = load_utterance(by_key[item.key], RATE)
-            assert item.hypothesis == normalize_for_scoring(recognizer.recognize(samples, score.options).text)
+            assert item.hypothesis == normalize_for_scoring(
+                recognizer.recordings.recognize(samples, score.options).text
+            )
     assert len({item.hypothesis for score in evaluation.scores for item in score.utterances}) > 4
 
 
@@ -112,7 +114,7 @@ def test_long_recordings_are_cut_as_the_recogniser_does(recognizer: Recognizer, 
     for options, found in recognize_all(
         recognizer, samples, plan(DecodingOptions(max_segment_seconds=1.2), [None, 5], MODES)
     ).items():
-        expected = recognizer.recognize(samples, options)
+        expected = recognizer.recordings.recognize(samples, options)
         assert found.text == expected.text
         assert [(word.text, word.confidence) for word in found.words] == [
             (word.text, word.confidence) for word in expected.words

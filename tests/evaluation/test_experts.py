@@ -25,7 +25,7 @@ def test_entropy_and_dead_experts() -> None:
 def test_load_of_an_encoder_is_its_frames_times_top_k(tiny_checkpoint: Path) -> None:
     recognizer = load_recognizer(tiny_checkpoint)
     samples = np.random.default_rng(0).normal(0, 0.1, 16000).astype(np.float32)
-    recognizer.recognize(samples, DecodingOptions(mode="ctc_greedy_search"))
+    recognizer.recordings.recognize(samples, DecodingOptions(mode="ctc_greedy_search"))
     loads = expert_load(recognizer.backend)
     frames = recognizer.backend.info.num_encoder_frames(98)
     encoder = {name: load for name, load in loads.items() if name.startswith("encoder.")}

@@ -311,7 +311,7 @@ def test_fewer_experts_than_trained(exports, name: str) -> None:
 
 def test_a_top_k_that_the_model_does_not_have(exports) -> None:
     for top_k in (0, 3):
-        with pytest.raises(DecodingError, match=f"top_k {top_k}: this model was made for 1 to 2 experts"):
+        with pytest.raises(DecodingError, match=f"top_k {top_k}: this model supports 1 to 2 experts"):
             OnnxBackend(exports["rotary_moe"].directory, top_k=top_k)
     with pytest.raises(DecodingError, match="top_k 1: this model has no experts"):
         OnnxBackend(exports["dense_batch_norm_int8"].directory, top_k=1)

@@ -113,7 +113,7 @@ def ours(recognizer: Recognizer, samples: np.ndarray, chunk_size: int | None, fr
     left = LEFT if chunk_size else -1
     options = DecodingOptions(mode="ctc_greedy_search", chunk_size=chunk_size, num_left_chunks=left)
     feats = compute_fbank(samples, recognizer.fbank_config)
-    ((_, log_probs),) = recognizer.encode([feats], options)
+    ((_, log_probs),) = recognizer.recordings.encode([feats], options)
     hyp = ctc_greedy_search(log_probs[:frames], recognizer.backend.info.blank_id)
     return [recognizer.tokenizer.tokens[token] for token in hyp.tokens]
 

@@ -242,7 +242,7 @@ def test_what_the_model_cannot_do_ends_the_run(
     command = (*TRANSCRIBE, "--ray", "auto", manifest, "--output", tmp_path / "output", "--top-k", 9)
     code, _, err = run_command(*command)
     assert code == 1
-    assert "error: top_k 9: this model was made for 1 to 2 experts of a frame" in err
+    assert "error: top_k 9: this model supports 1 to 2 experts per frame" in err
     assert not (tmp_path / "output" / "results.jsonl").exists()
 
 

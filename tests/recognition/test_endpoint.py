@@ -169,7 +169,7 @@ def test_a_stream_is_cut_where_the_rules_say(
     feats = compute_fbank(samples, recognizer.fbank_config)
     encoder_out, _ = encode_utterance(recognizer.backend, feats[None], np.array([len(feats)]))
     expected = list(utterances(recognizer.backend.ctc_log_probs(encoder_out)[0], options))
-    stream = recognizer.create_stream(options)
+    stream = recognizer.streams.create_stream(options)
     if early:
         stream.accept_waveform(samples, 16000)
         stream.input_finished()
@@ -187,12 +187,12 @@ def test_a_stream_is_cut_where_the_rules_say(
 
 def decode_all(recognizer: Recognizer, stream: Any) -> list[StreamResult]:
     finals = []
-    while recognizer.is_ready(stream) or recognizer.is_endpoint(stream):
-        if recognizer.is_endpoint(stream):
-            finals.append(recognizer.get_result(stream))
-            recognizer.reset(stream)
+    while recognizer.streams.is_ready(stream) or recognizer.streams.is_endpoint(stream):
+        if recognizer.streams.is_endpoint(stream):
+            finals.append(recognizer.streams.get_result(stream))
+            recognizer.streams.reset(stream)
         else:
-            recognizer.decode_streams([stream])
+            recognizer.streams.decode_streams([stream])
     return finals
 
 
@@ -203,11 +203,11 @@ def test_an_input_that_ends_at_an_endpoint(recognizer: Recognizer, play, extra: 
     tone, frames, chunk = (3, 0.0, 0.4), 30, 10
     rules = EndpointRules(silence_after_speech=0.8)  # 20 frames: the tone is heard in just 10
     samples = play([tone], 10.0)[: 400 + 160 * (4 * (frames - 1) + 6) + extra]
-    stream = recognizer.create_stream(StreamingOptions(chunk_size=chunk, endpoint=rules))
+    stream = recognizer.streams.create_stream(StreamingOptions(chunk_size=chunk, endpoint=rules))
     stream.accept_waveform(samples, 16000)
-    while not recognizer.is_endpoint(stream):
-        recognizer.decode_streams([stream])
-    first = recognizer.get_result(stream) if asked_before else None
+    while not recognizer.streams.is_endpoint(stream):
+        recognizer.streams.decode_streams([stream])
+    first = recognizer.streams.get_result(stream) if asked_before else None
     stream.input_finished()
     finals = decode_all(recognizer, stream)
     assert first is None or finals[0] == first

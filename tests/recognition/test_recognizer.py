@@ -14,7 +14,7 @@ from unichoir.recognition.options import DecodingOptions
 from unichoir.recognition.recognizer import Recognizer
 from unichoir.search.options import MODES
 from unichoir.text.tokenizer import BpeTokenizer, CharTokenizer
-from unichoir.transcript.timing import join_segments
+from unichoir.transcript.segments import join_segments
 
 CTC = DecodingOptions(mode="ctc_prefix_beam_search", beam_size=4)
 PLAYED = [(3, 0.30, 0.62), (5, 0.62, 0.90), (4, 1.40, 1.70), (3, 2.0, 2.4), (5, 2.4, 2.7), (4, 3.1, 3.3)]
@@ -25,7 +25,9 @@ SAID = [("lowhigh", 0.30, 0.90), ("mid", 1.40, 1.70), ("lowhigh", 2.0, 2.7), ("m
 @pytest.mark.parametrize("chunk_size", [None, 1, 5, 16])
 @pytest.mark.parametrize("any_recognizer", ["kaldi", "whisper"], indirect=True)
 def test_what_was_played_and_when(any_recognizer: Recognizer, play, mode, chunk_size) -> None:
-    transcript = any_recognizer.recognize(play(PLAYED, 4.0), DecodingOptions(mode=mode, chunk_size=chunk_size))
+    transcript = any_recognizer.recordings.recognize(
+        play(PLAYED, 4.0), DecodingOptions(mode=mode, chunk_size=chunk_size)
+    )
     assert transcript.text == "lowhigh mid lowhigh mid"
     assert transcript.duration_ms == 4000
     assert [token.id for token in transcript.tokens] == [token for token, _, _ in PLAYED]
@@ -42,7 +44,7 @@ def test_what_was_played_and_when(any_recognizer: Recognizer, play, mode, chunk_
 @pytest.mark.parametrize("chunk_size", [None, 3])
 def test_every_mode_returns_a_consistent_transcript(recognizer: Recognizer, play, mode, chunk_size) -> None:
     options = DecodingOptions(mode=mode, chunk_size=chunk_size, beam_size=4)
-    transcript = recognizer.recognize(play(PLAYED, 4.0), options)
+    transcript = recognizer.recordings.recognize(play(PLAYED, 4.0), options)
     best = transcript.nbest[0]
     assert (best.text, best.score) == (transcript.text, transcript.score)
     assert best.tokens == tuple(token.id for token in transcript.tokens)
@@ -81,45 +83,49 @@ def test_chunks_cover_the_frames_of_the_whole(backend, num_frames: int, chunk_si
 def test_batch_mates_change_nothing(recognizer: Recognizer, play, mode) -> None:
     options = DecodingOptions(mode=mode, chunk_size=4, beam_size=3, max_segment_seconds=3.0, vad="ctc")
     batch = [play(PLAYED, 4.0), play(PLAYED[:1], 1.0, seed=1), play([], 0.05), play(PLAYED * 2, 7.3, seed=2)]
-    assert recognizer.recognize_batch(batch, options) == [recognizer.recognize(item, options) for item in batch]
-    assert recognizer.recognize_batch([], options) == []
+    assert recognizer.recordings.recognize_batch(batch, options) == [
+        recognizer.recordings.recognize(item, options) for item in batch
+    ]
+    assert recognizer.recordings.recognize_batch([], options) == []
 
 
 @pytest.mark.parametrize("num_samples", [1, 100, 399, 400, 800, 1039])
 def test_too_short_for_an_encoder_frame_is_an_empty_transcript(recognizer: Recognizer, num_samples: int) -> None:
     for mode in MODES:
         samples = np.random.default_rng(0).normal(0, 0.1, num_samples).astype(np.float32)
-        transcript = recognizer.recognize(samples, DecodingOptions(mode=mode))
+        transcript = recognizer.recordings.recognize(samples, DecodingOptions(mode=mode))
         assert (transcript.text, transcript.tokens, transcript.words) == ("", (), ())
         assert transcript.nbest[0].text == ""
         assert transcript.duration_ms == round(num_samples / 16)
 
 
 def test_silence_is_an_empty_transcript(recognizer: Recognizer) -> None:
-    transcript = recognizer.recognize(np.zeros(32000, dtype=np.float32), CTC)
+    transcript = recognizer.recordings.recognize(np.zeros(32000, dtype=np.float32), CTC)
     assert (transcript.text, transcript.words, transcript.confidence) == ("", (), 0.0)
 
 
 def test_bad_samples_are_named(recognizer: Recognizer) -> None:
     good, bad = np.zeros(1000, dtype=np.float32), np.full(1000, np.nan, dtype=np.float32)
     with pytest.raises(AudioError, match="recording 2: a sample is not a finite number"):
-        recognizer.recognize_batch([good, bad])
+        recognizer.recordings.recognize_batch([good, bad])
     with pytest.raises(AudioError, match="recording: no samples"):
-        recognizer.recognize(good[:0])
+        recognizer.recordings.recognize(good[:0])
 
 
 def test_a_model_that_computes_nan_is_an_error(recognizer: Recognizer, backend, play) -> None:
     backend.bands = {3: 0}
     backend.ctc_log_probs = lambda encoder_out: np.full((1, encoder_out.shape[1], 6), np.nan)
     with pytest.raises(DecodingError, match="not a number"):
-        recognizer.recognize(play(PLAYED, 4.0), CTC)
+        recognizer.recordings.recognize(play(PLAYED, 4.0), CTC)
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_where_the_model_finds_nothing_possible_nothing_is_found(recognizer: Recognizer, backend, play, mode) -> None:
     """Impossible is no error, even from the beginning to the end."""
     backend.ctc_log_probs = lambda encoder_out: np.full((*encoder_out.shape[:2], 6), -np.inf, np.float32)
-    transcript = recognizer.recognize(play(PLAYED, 4.0), DecodingOptions(mode=mode, beam_size=4, max_length=3))
+    transcript = recognizer.recordings.recognize(
+        play(PLAYED, 4.0), DecodingOptions(mode=mode, beam_size=4, max_length=3)
+    )
     if mode != "attention":
         assert (transcript.text, transcript.words) == ("", ())
     assert all(word.confidence == 0 for word in transcript.words)
@@ -130,14 +136,14 @@ def test_where_the_model_finds_nothing_possible_nothing_is_found(recognizer: Rec
 def test_piece_by_piece(recognizer: Recognizer, play, mode, vad) -> None:
     samples = play(PLAYED * 3, 9.7)
     options = DecodingOptions(mode=mode, beam_size=3, max_segment_seconds=2.5, vad=vad)
-    whole = recognizer.recognize(samples, options)
-    segments, ends = zip(*recognizer.recognize_by_piece([samples], options), strict=True)
+    whole = recognizer.recordings.recognize(samples, options)
+    segments, ends = zip(*recognizer.recordings.recognize_by_piece([samples], options), strict=True)
     assert len(ends) >= 3
     assert list(ends) == sorted(ends)
     assert ends[-1] == 9.7
     assert join_segments(segments, 1 if mode == "ctc_greedy_search" else 3, 9700) == whole
     with pytest.raises(AudioError, match="recording: no samples"):
-        next(recognizer.recognize_by_piece([samples[:0]], options))
+        next(recognizer.recordings.recognize_by_piece([samples[:0]], options))
 
 
 def test_a_limit_that_is_none_takes_no_memory(backend) -> None:
@@ -152,7 +158,7 @@ def test_a_limit_that_is_none_takes_no_memory(backend) -> None:
 
 
 def test_a_tokenizer_of_another_model_is_refused(backend, tokenizer: BpeTokenizer) -> None:
-    with pytest.raises(DecodingError, match="knows 7 tokens, the model 6"):
+    with pytest.raises(DecodingError, match="has 7 tokens, the model 6"):
         Recognizer(backend, CharTokenizer([*tokenizer.tokens, "x"]), FbankConfig())
 
 
@@ -162,7 +168,9 @@ def test_long_audio_is_joined_with_right_times_and_reports_progress(recognizer, 
     tones = [(3 + place % 2, 0.7 * place + 0.2, 0.7 * place + 0.5) for place in range(130)]
     calls: list[tuple[float, float]] = []
     options = DecodingOptions(mode="ctc_prefix_beam_search", chunk_size=chunk_size, beam_size=4, vad=vad)
-    transcript = recognizer.recognize(play(tones, 91.5), options, progress=lambda *seconds: calls.append(seconds))
+    transcript = recognizer.recordings.recognize(
+        play(tones, 91.5), options, progress=lambda *seconds: calls.append(seconds)
+    )
     assert transcript.text == " ".join("low" if token == 3 else "mid" for token, _, _ in tones)
     for word, (_, start, end) in zip(transcript.words, tones, strict=True):
         assert start * 1000 - 130 <= word.start_ms <= start * 1000 + 45
@@ -173,7 +181,7 @@ def test_long_audio_is_joined_with_right_times_and_reports_progress(recognizer, 
 
 
 def test_memory_is_bounded_by_the_segment_not_by_the_recording(recognizer: Recognizer, backend, play) -> None:
-    recognizer.recognize(play([], 300.0), DecodingOptions(mode="ctc_greedy_search", vad="none"))
+    recognizer.recordings.recognize(play([], 300.0), DecodingOptions(mode="ctc_greedy_search", vad="none"))
     assert sum(shape[0] for shape, _, _ in backend.windows) >= 15
     assert max(shape[1] for shape, _, _ in backend.windows) <= 2000
     assert max(shape[0] * shape[1] for shape, _, _ in backend.windows) <= 8000  # 80 s

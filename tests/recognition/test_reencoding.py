@@ -39,13 +39,13 @@ def spoken() -> np.ndarray:
 
 def frames_and_tokens(recognizer: Recognizer, stream: Stream) -> Iterator[tuple[int, int, tuple[int, ...]]]:
     """First frame, number of frames and tokens of each final result, while samples come."""
-    while recognizer.is_ready(stream) or recognizer.is_endpoint(stream):
-        if not recognizer.is_endpoint(stream):
-            recognizer.decode_streams([stream])
+    while recognizer.streams.is_ready(stream) or recognizer.streams.is_endpoint(stream):
+        if not recognizer.streams.is_endpoint(stream):
+            recognizer.streams.decode_streams([stream])
             continue
-        result, utterance = recognizer.get_result(stream), stream.utterance
+        result, utterance = recognizer.streams.get_result(stream), stream.utterance
         yield utterance.first_frame, utterance.num_frames, tuple(token.id for token in result.tokens)
-        recognizer.reset(stream)
+        recognizer.streams.reset(stream)
 
 
 @pytest.mark.parametrize("max_utterance", [20.0, 1.5])
@@ -54,7 +54,7 @@ def test_each_utterance_is_recognised_as_if_it_were_a_recording(
 ) -> None:
     """Against the searches by hand, on features of the whole that are cut at the utterance's frames."""
     options = replace(CHUNKS, endpoint=EndpointRules(max_utterance=max_utterance))
-    stream, found = recognizer.create_stream(options), []
+    stream, found = recognizer.streams.create_stream(options), []
     for block in np.split(spoken, range(3000, len(spoken), 3000)):
         stream.accept_waveform(block, RATE)
         found += frames_and_tokens(recognizer, stream)
@@ -70,7 +70,7 @@ def test_each_utterance_is_recognised_as_if_it_were_a_recording(
         assert lens.tolist() == [num_frames]
         hyps = ctc_prefix_beam_search(recognizer.backend.ctc_log_probs(encoder_out)[0], options.beam_size)
         assert tokens == Rescorer(recognizer.backend, encoder_out[0])(hyps)[0].tokens
-    in_chunks = recognizer.create_stream(replace(options, reencode=False))
+    in_chunks = recognizer.streams.create_stream(replace(options, reencode=False))
     in_chunks.accept_waveform(spoken, RATE)
     in_chunks.input_finished()
     assert [tokens for *_, tokens in frames_and_tokens(recognizer, in_chunks)] != [tokens for *_, tokens in found]
@@ -79,20 +79,20 @@ def test_each_utterance_is_recognised_as_if_it_were_a_recording(
 @pytest.mark.parametrize("clip", CLIPS, ids=lambda path: path.stem)
 def test_a_stream_of_one_utterance_ends_as_the_recording_would(recognizer: Recognizer, clip: Path) -> None:
     samples = load_audio(clip)
-    expected = recognizer.recognize(samples)
-    stream = recognizer.create_stream(replace(CHUNKS, endpoint=None))
+    expected = recognizer.recordings.recognize(samples)
+    stream = recognizer.streams.create_stream(replace(CHUNKS, endpoint=None))
     stream.accept_waveform(samples, RATE)
     stream.input_finished()
-    *_, final = recognizer.results(stream)
+    *_, final = recognizer.streams.results(stream)
     assert final.text == expected.text
     assert [word.start_ms for word in final.words] == [word.start_ms for word in expected.words]
     # A recording that is heard in chunks stands for a stream.
     under_chunks = DecodingOptions(chunk_size=4, num_left_chunks=1)
-    assert recognizer.recognize(samples, replace(under_chunks, reencode=True)) == expected
-    assert recognizer.recognize(samples, under_chunks).nbest != expected.nbest
+    assert recognizer.recordings.recognize(samples, replace(under_chunks, reencode=True)) == expected
+    assert recognizer.recordings.recognize(samples, under_chunks).nbest != expected.nbest
     # Other modes have no second pass, whatever the model wants.
     partial = replace(under_chunks, mode="ctc_prefix_beam_search")
-    before = recognizer.recognize(samples, partial)
+    before = recognizer.recordings.recognize(samples, partial)
 
     def aligned(options: DecodingOptions) -> float:
         return force_align(recognizer, [samples], expected.text, options).confidence
@@ -101,8 +101,8 @@ def test_a_stream_of_one_utterance_ends_as_the_recording_would(recognizer: Recog
     info = recognizer.backend.info
     recognizer.backend.info = replace(info, reencode=True)  # type: ignore[misc]
     try:
-        assert recognizer.recognize(samples, under_chunks) == expected
-        assert recognizer.recognize(samples, partial) == before
+        assert recognizer.recordings.recognize(samples, under_chunks) == expected
+        assert recognizer.recordings.recognize(samples, partial) == before
         assert aligned(under_chunks) == in_chunks != aligned(DecodingOptions())
     finally:
         recognizer.backend.info = info  # type: ignore[misc]

@@ -96,10 +96,10 @@ def test_any_blocks_in_any_format_are_the_whole_under_the_mask(
     given_samples = samples if data.draw(st.booleans(), "int16") else samples.astype(np.float64) / 32768
     size = data.draw(st.sampled_from([1, 7, 160, 1000, 20_000]), "block")
     places = range(size, len(samples), size) if size > 1 else range(1, 300)  # every single one of the first 300
-    heard = listen(tiny, tiny.create_stream(options), cut(given_samples, places), rate)
+    heard = listen(tiny, tiny.streams.create_stream(options), cut(given_samples, places), rate)
     whole = under_mask(tiny, mono, chunk_size, options.num_left_chunks)
     np.testing.assert_allclose(np.concatenate(heard.encoder_out), whole, atol=2e-5)
-    at_once = listen(tiny, tiny.create_stream(options), [mono])
+    at_once = listen(tiny, tiny.streams.create_stream(options), [mono])
     assert heard.finals == at_once.finals
     # A resampler holds back the end, so that the last chunk may come when its result is final already.
     assert heard.partials in (at_once.partials, at_once.partials[:-1])
@@ -141,10 +141,10 @@ def check_to_the_bit(
     places = np.random.default_rng(len(samples)).integers(1, len(samples), 40)
     options = StreamingOptions(chunk_size=chunk_size, num_left_chunks=num_left_chunks, num_best=5)
     rules = EndpointRules(silence_after_speech=0.2, max_utterance=3.0)
-    heard = listen(recognizer, recognizer.create_stream(replace(options, endpoint=rules)), cut(samples, places))
+    heard = listen(recognizer, recognizer.streams.create_stream(replace(options, endpoint=rules)), cut(samples, places))
     np.testing.assert_array_equal(np.concatenate(heard.encoder_out), whole[0])
     check_tiling(heard.finals, round(len(samples) / 16))
-    (final,) = listen(recognizer, recognizer.create_stream(replace(options, endpoint=None)), [samples]).finals
+    (final,) = listen(recognizer, recognizer.streams.create_stream(replace(options, endpoint=None)), [samples]).finals
     check_equals_recognition(recognizer, samples, final, replace(options, endpoint=None))
 
 
@@ -158,10 +158,10 @@ def test_a_stream_of_whispers_features_finds_words_when_they_are_said(
     samples = play(said, 4.0)
     options = StreamingOptions(chunk_size=5, num_left_chunks=2, num_best=3, endpoint=None)
     blocks = np.split(samples, np.sort(np.random.default_rng(0).integers(0, len(samples), 30)))
-    (final,) = listen(recognizer, recognizer.create_stream(options), blocks).finals
+    (final,) = listen(recognizer, recognizer.streams.create_stream(options), blocks).finals
     check_equals_recognition(recognizer, samples, final, options)
     rules = EndpointRules(silence_after_speech=0.2, max_utterance=3.0)
-    split = listen(recognizer, recognizer.create_stream(replace(options, endpoint=rules)), blocks).finals
+    split = listen(recognizer, recognizer.streams.create_stream(replace(options, endpoint=rules)), blocks).finals
     check_tiling(split, 4000)
     assert len([result for result in split if result.words]) > 1
     # A tone alone in its utterance fills few bins: its level is no guide to where it ends.
@@ -178,7 +178,7 @@ def check_equals_recognition(
     """Without rules a stream gives what the recording would give, chunk by chunk."""
     names = ("mode", "beam_size", "chunk_size", "num_left_chunks", "ctc_weight", "reverse_weight")
     chosen = {name: getattr(options, name) for name in names}
-    transcript = recognizer.recognize(samples, DecodingOptions(**chosen, max_segment_seconds=None))
+    transcript = recognizer.recordings.recognize(samples, DecodingOptions(**chosen, max_segment_seconds=None))
     assert (final.start_ms, final.end_ms, final.text) == (0, transcript.duration_ms, transcript.text)
     assert [(reading.text, tuple(token.id for token in reading.tokens)) for reading in final.nbest] == [
         (reading.text, reading.tokens) for reading in transcript.nbest[: options.num_best]
@@ -206,7 +206,7 @@ def test_without_rules_a_stream_is_recognised_like_a_recording(
     options = replace(options, endpoint=None)
     tones = play([(3, 0.2, 0.5), (5, 0.5, 0.7), (4, 0.9, 1.3)], 1.7)
     for each, samples in ((recognizer, tones), (tiny, noise(1.3, 16000, 3).astype(np.float32) / 32768)):
-        (final,) = listen(each, each.create_stream(options), cut(samples, range(999, len(samples), 999))).finals
+        (final,) = listen(each, each.streams.create_stream(options), cut(samples, range(999, len(samples), 999))).finals
         check_equals_recognition(each, samples, final, options)
 
 
@@ -223,12 +223,14 @@ def interleave(recognizer: Recognizer, streams: list[tuple[Stream, list[np.ndarr
             else:
                 decoding[place].input_finished()
                 del waiting[place]
-        ready = [place for place, stream in decoding.items() if recognizer.is_ready(stream) and rng.random() < 0.8]
-        recognizer.decode_streams(decoding[place] for place in rng.permutation(ready).tolist())
+        ready = [
+            place for place, stream in decoding.items() if recognizer.streams.is_ready(stream) and rng.random() < 0.8
+        ]
+        recognizer.streams.decode_streams(decoding[place] for place in rng.permutation(ready).tolist())
         largest = max(largest, len(ready))
         for place, stream in list(decoding.items()):
             heard[place].finish(recognizer, stream)
-            if place not in waiting and not recognizer.is_ready(stream):
+            if place not in waiting and not recognizer.streams.is_ready(stream):
                 del decoding[place]
     assert largest >= min(4, len(streams))
 
@@ -255,9 +257,9 @@ def test_batch_mates_of_any_age_change_nothing_to_the_bit(
     included: Recognizer, clips: list[np.ndarray], listen: Listen, seed: int
 ) -> None:
     parts = pieces(clips, seed)
-    alone = [listen(included, included.create_stream(options), blocks) for options, blocks in parts]
+    alone = [listen(included, included.streams.create_stream(options), blocks) for options, blocks in parts]
     together = [type(alone[0])() for _ in parts]
-    streams = [(included.create_stream(options), blocks) for options, blocks in parts]
+    streams = [(included.streams.create_stream(options), blocks) for options, blocks in parts]
     interleave(included, streams, together, seed)
     for found, expected in zip(together, alone, strict=True):
         np.testing.assert_array_equal(np.concatenate(found.encoder_out), np.concatenate(expected.encoder_out))
@@ -267,9 +269,9 @@ def test_batch_mates_of_any_age_change_nothing_to_the_bit(
 @pytest.mark.parametrize("seed", range(3))
 def test_batch_mates_change_nothing_in_torch(tiny: Recognizer, listen: Listen, seed: int) -> None:
     parts = pieces([noise(1.0, 16000, k) for k in range(4)], seed, "ctc_prefix_beam_search")
-    alone = [listen(tiny, tiny.create_stream(options), blocks) for options, blocks in parts]
+    alone = [listen(tiny, tiny.streams.create_stream(options), blocks) for options, blocks in parts]
     together = [type(alone[0])() for _ in parts]
-    streams = [(tiny.create_stream(options), blocks) for options, blocks in parts]
+    streams = [(tiny.streams.create_stream(options), blocks) for options, blocks in parts]
     interleave(tiny, streams, together, seed)
     for found, expected in zip(together, alone, strict=True):
         np.testing.assert_allclose(np.concatenate(found.encoder_out), np.concatenate(expected.encoder_out), atol=2e-5)
@@ -282,30 +284,30 @@ def test_batch_mates_change_nothing_in_torch(tiny: Recognizer, listen: Listen, s
 def test_a_refused_batch_changes_nothing(tiny: Recognizer, listen: Listen) -> None:
     samples = noise(1.0, 16000, 0)
     options = StreamingOptions(endpoint=None, partial_words=True)
-    expected = listen(tiny, tiny.create_stream(options), [samples])
-    ready, young, other = (tiny.create_stream(options) for _ in range(3))
+    expected = listen(tiny, tiny.streams.create_stream(options), [samples])
+    ready, young, other = (tiny.streams.create_stream(options) for _ in range(3))
     ready.accept_waveform(samples, 16000)
     young.accept_waveform(samples[:1000], 16000)
     for batch in ([ready, young], [young, ready], [ready, other]):
-        before = [tiny.get_result(stream) for stream in batch]
+        before = [tiny.streams.get_result(stream) for stream in batch]
         with pytest.raises(DecodingError, match="no chunk to decode"):
-            tiny.decode_streams(batch)
-        assert [tiny.get_result(stream) for stream in batch] == before
-    with pytest.raises(DecodingError, match="only an endpoint can be reset"):
-        tiny.reset(ready)
-    tiny.decode_streams([])
-    tiny.decode_streams([ready, ready])  # once
-    assert tiny.get_result(ready) == expected.partials[0]
+            tiny.streams.decode_streams(batch)
+        assert [tiny.streams.get_result(stream) for stream in batch] == before
+    with pytest.raises(DecodingError, match="can only be reset at an endpoint"):
+        tiny.streams.reset(ready)
+    tiny.streams.decode_streams([])
+    tiny.streams.decode_streams([ready, ready])  # once
+    assert tiny.streams.get_result(ready) == expected.partials[0]
     assert listen(tiny, ready, []).finals == expected.finals
     with pytest.raises(DecodingError, match="no chunk to decode"):
-        tiny.decode_streams([ready])
+        tiny.streams.decode_streams([ready])
 
 
 def test_a_model_that_computes_nan_harms_no_other_stream(recognizer: Recognizer, backend, play, listen: Listen) -> None:
     """One of the batch hears what the model cannot stand, at last or alone in the group of its chunk size."""
     good, bad = play([(3, 0.1, 0.9), (4, 1.2, 1.5)], 2.0), play([(5, 0.7, 2.0)], 2.0)
     kinds = [StreamingOptions(chunk_size=8), StreamingOptions(chunk_size=11)]
-    expected = [listen(recognizer, recognizer.create_stream(kind), [good]).finals for kind in kinds]
+    expected = [listen(recognizer, recognizer.streams.create_stream(kind), [good]).finals for kind in kinds]
     log_probs, band = backend.ctc_log_probs, backend.bands[5]
 
     def spoilt(encoder_out: np.ndarray) -> np.ndarray:
@@ -313,16 +315,16 @@ def test_a_model_that_computes_nan_harms_no_other_stream(recognizer: Recognizer,
         return np.where(loud, np.float32(np.nan), log_probs(encoder_out))
 
     backend.ctc_log_probs = spoilt
-    streams = [recognizer.create_stream(kind) for kind in (kinds[0], kinds[0], kinds[1], kinds[1])]
+    streams = [recognizer.streams.create_stream(kind) for kind in (kinds[0], kinds[0], kinds[1], kinds[1])]
     *well, ill = streams
     for stream in streams:
         stream.accept_waveform(bad if stream is ill else good, 16000)
-    recognizer.decode_streams(streams)
-    before = [recognizer.get_result(stream) for stream in streams]
+    recognizer.streams.decode_streams(streams)
+    before = [recognizer.streams.get_result(stream) for stream in streams]
     for batch in (streams, streams[::-1], [ill]):
         with pytest.raises(DecodingError, match="not a number"):
-            recognizer.decode_streams(batch)
-    assert [recognizer.get_result(stream) for stream in streams] == before
+            recognizer.streams.decode_streams(batch)
+    assert [recognizer.streams.get_result(stream) for stream in streams] == before
     for stream, finals in zip(well, [expected[0], expected[0], expected[1]], strict=True):
         assert listen(recognizer, stream, []).finals == finals
 
@@ -342,12 +344,12 @@ def test_no_tail_is_lost_whatever_the_length(tiny: Recognizer, listen: Listen, c
         options = StreamingOptions(
             chunk_size=chunk_size, num_left_chunks=2, mode="ctc_prefix_beam_search", endpoint=None
         )
-        heard = listen(tiny, tiny.create_stream(options), [samples])
+        heard = listen(tiny, tiny.streams.create_stream(options), [samples])
         np.testing.assert_allclose(np.concatenate(heard.encoder_out), whole, atol=2e-5)
         (final,) = heard.finals
         assert (final.start_ms, final.end_ms, final.is_final) == (0, round(length / 16), True)
         assert len(heard.partials) == len(whole) // chunk_size
-        finals = listen(tiny, tiny.create_stream(replace(options, endpoint=SHORT)), [samples]).finals
+        finals = listen(tiny, tiny.streams.create_stream(replace(options, endpoint=SHORT)), [samples]).finals
         if length > 7:  # half a ms
             check_tiling(finals, round(length / 16))
 
@@ -356,9 +358,9 @@ def test_an_hour_of_silence_changes_nothing(included: Recognizer, clips: list[np
     """Silence fills what the encoder remembers; how long it was is in the count of its frames alone."""
     options = StreamingOptions(num_best=5)
     silence = np.zeros(30 * 16 * 640, np.float32)  # 30 chunks
-    stream = included.create_stream(options)
+    stream = included.streams.create_stream(options)
     expected = listen(included, stream, [silence, clips[0], clips[1]])
-    hour = included.create_stream(options)
+    hour = included.streams.create_stream(options)
     before = type(expected)()
     hour.accept_waveform(silence, 16000)
     before.decode(included, hour)
@@ -375,13 +377,15 @@ def test_absolute_positions_stay_those_of_utterances(fixtures: Path, listen: Lis
     wenet = Recognizer(TorchBackend(load_wenet(folder).model), load_tokenizer(folder), FbankConfig())
     second = noise(1.0, 16000, 5)
     options = StreamingOptions(chunk_size=5, num_left_chunks=3, endpoint=rules, mode="ctc_prefix_beam_search")
-    stream = wenet.create_stream(options)
+    stream = wenet.streams.create_stream(options)
     heard = listen(wenet, stream, [np.tile(second, 30)])
     assert [len(each) for each in heard.encoder_out[:-1]] == [25] * 29
     for each in heard.encoder_out[8:-1]:
         np.testing.assert_array_equal(each, heard.encoder_out[7])
     assert stream.state.offset.max() <= 15 + 25
-    whole = listen(wenet, wenet.create_stream(replace(options, endpoint=None)), [np.tile(second, 30)]).encoder_out[0]
+    whole = listen(
+        wenet, wenet.streams.create_stream(replace(options, endpoint=None)), [np.tile(second, 30)]
+    ).encoder_out[0]
     assert np.abs(whole[25 * 20 : 25 * 21] - heard.encoder_out[20]).max() > 1e-3  # there positions do count
 
 

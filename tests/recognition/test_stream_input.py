@@ -16,27 +16,27 @@ Listen = Callable[..., Any]
 
 def test_a_stream_of_nothing(recognizer: Recognizer, listen: Listen) -> None:
     for blocks in ([], [np.zeros(0, np.float32)], [np.zeros((0, 2), np.int16)] * 2):
-        stream = recognizer.create_stream()
+        stream = recognizer.streams.create_stream()
         (final,) = listen(recognizer, stream, blocks).finals
         assert (final.text, final.words, final.start_ms, final.end_ms, final.is_final) == ("", (), 0, 0, True)
         assert stream.accepted_ms == 0
         stream.input_finished()  # once more changes nothing
-        assert not recognizer.is_endpoint(stream)
-        after = recognizer.get_result(stream)
+        assert not recognizer.streams.is_endpoint(stream)
+        after = recognizer.streams.get_result(stream)
         assert (after.utterance, after.is_final, after.start_ms, after.end_ms) == (1, False, 0, 0)
 
 
 def test_after_the_end(recognizer: Recognizer, play, listen: Listen) -> None:
     samples = play([(3, 0.2, 0.9)], 1.234)
-    stream = recognizer.create_stream()
+    stream = recognizer.streams.create_stream()
     (final,) = listen(recognizer, stream, [samples]).finals
     assert (final.text, final.end_ms) == ("low", 1234)
     for block in (samples, samples[:0]):
-        with pytest.raises(AudioError, match="stream: samples after the end of its input"):
+        with pytest.raises(AudioError, match="stream: samples after the end of the input"):
             stream.accept_waveform(block, 16000)
     with pytest.raises(DecodingError, match="only an endpoint"):
-        recognizer.reset(stream)
-    after = recognizer.get_result(stream)
+        recognizer.streams.reset(stream)
+    after = recognizer.streams.get_result(stream)
     assert (after.utterance, after.start_ms, after.end_ms, after.text) == (1, 1234, 1234, "")
 
 
@@ -54,16 +54,16 @@ def test_after_the_end(recognizer: Recognizer, play, listen: Listen) -> None:
         (np.zeros((2, 2, 2), np.float32), 16000, "stream: expected shape"),
         (np.zeros((5, 0), np.float32), 16000, "stream: expected shape"),
         (np.float32(0.5), 16000, "stream: expected shape"),
-        (np.zeros(10, np.float32), 48000, "the sample rate was 16000 Hz and cannot become 48000 Hz"),
-        (np.zeros(0, np.float32), 8000, "the sample rate was 16000 Hz and cannot become 8000 Hz"),
+        (np.zeros(10, np.float32), 48000, "the sample rate cannot change from 16000 to 48000 Hz"),
+        (np.zeros(0, np.float32), 8000, "the sample rate cannot change from 16000 to 8000 Hz"),
     ],
 )
 def test_refused_blocks_change_nothing(
     recognizer: Recognizer, play, listen: Listen, block: np.ndarray, rate: int, message: str
 ) -> None:
     samples = play([(3, 0.2, 0.9), (4, 1.4, 1.7)], 2.0)
-    expected = listen(recognizer, recognizer.create_stream(), [samples]).finals
-    stream = recognizer.create_stream()
+    expected = listen(recognizer, recognizer.streams.create_stream(), [samples]).finals
+    stream = recognizer.streams.create_stream()
     if "rate was" not in message:  # as the very first, too
         with pytest.raises(AudioError, match=message):
             stream.accept_waveform(block, rate)
@@ -76,7 +76,7 @@ def test_refused_blocks_change_nothing(
 
 @pytest.mark.parametrize("rate", [0, -16000, 1999, 1_000_000, float("nan")])
 def test_an_impossible_rate(recognizer: Recognizer, rate: float) -> None:
-    stream = recognizer.create_stream()
+    stream = recognizer.streams.create_stream()
     with pytest.raises(AudioError, match="stream: sample rate"):
         stream.accept_waveform(np.zeros(100, np.float32), rate)
     stream.accept_waveform(np.zeros(100, np.float32), 8000)  # it has not been taken for the stream's
@@ -86,8 +86,8 @@ def test_times_count_from_when_the_stream_began(recognizer: Recognizer, play, li
     samples = play([(3, 0.2, 0.6), (4, 0.9, 1.2), (3, 1.8, 2.1)], 2.5)
     rules = EndpointRules(silence_after_speech=0.2)
     options = StreamingOptions(endpoint=rules, partial_words=True)
-    first = listen(recognizer, recognizer.create_stream(options), [samples])
-    later = listen(recognizer, recognizer.create_stream(options, start_ms=1000), [samples])
+    first = listen(recognizer, recognizer.streams.create_stream(options), [samples])
+    later = listen(recognizer, recognizer.streams.create_stream(options, start_ms=1000), [samples])
     assert len(first.finals) > 2
     for found, expected in zip(later.finals + later.partials, first.finals + first.partials, strict=True):
         assert (found.start_ms, found.end_ms) == (expected.start_ms + 1000, expected.end_ms + 1000)
@@ -99,5 +99,5 @@ def test_times_count_from_when_the_stream_began(recognizer: Recognizer, play, li
 def test_what_a_model_lacks(recognizer: Recognizer, backend) -> None:
     backend.info = replace(backend.info, has_reverse_decoder=False, reverse_weight=0.0)
     with pytest.raises(DecodingError, match=r"reverse_weight 0\.3: this model has no right-to-left decoder"):
-        recognizer.create_stream(StreamingOptions(reverse_weight=0.3))
-    recognizer.create_stream(StreamingOptions(reverse_weight=0.0))
+        recognizer.streams.create_stream(StreamingOptions(reverse_weight=0.3))
+    recognizer.streams.create_stream(StreamingOptions(reverse_weight=0.0))

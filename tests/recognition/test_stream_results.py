@@ -40,7 +40,7 @@ def talk(seconds: float, seed: int) -> list[tuple[int, float, float]]:
 
 def reachable(stream: Stream) -> tuple[int, int]:
     """Bytes of the arrays and number of objects that hang on a stream, without the model and the classes."""
-    seen = {id(stream._backend), id(stream.options), id(stream._config)}
+    seen = {id(stream._backend), id(stream._search), id(stream.options), id(stream._config)}
     left: list[Any] = [stream]
     num_bytes = num_objects = 0
     while left:
@@ -59,7 +59,7 @@ def reachable(stream: Stream) -> tuple[int, int]:
 def test_an_hour_of_words_without_gap_or_overlap(recognizer: Recognizer, play, listen: Listen) -> None:
     tones = talk(3600.0, seed=1)
     options = StreamingOptions(chunk_size=25, mode="ctc_prefix_beam_search", beam_size=4)
-    stream, sizes = recognizer.create_stream(options), []
+    stream, sizes = recognizer.streams.create_stream(options), []
 
     def minutes() -> Iterator[np.ndarray]:
         for start in range(0, 3600, 60):
@@ -93,16 +93,16 @@ def test_memory_after_ten_minutes_is_that_after_one(recognizer: Recognizer, play
     """The same minute again and again, in blocks that are no whole chunks."""
     minute = np.repeat(play(talk(60.0, seed=2), 60.0, noise=0), rate // 16000)
     options = StreamingOptions(chunk_size=25, num_left_chunks=2, mode="ctc_prefix_beam_search", beam_size=4)
-    stream, sizes, endpoints = recognizer.create_stream(options), [], 0
+    stream, sizes, endpoints = recognizer.streams.create_stream(options), [], 0
     for _ in range(10):
         for block in np.array_split(minute, 7):
             stream.accept_waveform(block, rate)
-            while recognizer.is_ready(stream):
-                recognizer.decode_streams([stream])
-                recognizer.get_result(stream)
-                while recognizer.is_endpoint(stream):
-                    recognizer.get_result(stream)
-                    recognizer.reset(stream)
+            while recognizer.streams.is_ready(stream):
+                recognizer.streams.decode_streams([stream])
+                recognizer.streams.get_result(stream)
+                while recognizer.streams.is_endpoint(stream):
+                    recognizer.streams.get_result(stream)
+                    recognizer.streams.reset(stream)
                     endpoints += 1
         sizes.append(reachable(stream))
     assert endpoints > 30
@@ -112,12 +112,12 @@ def test_memory_after_ten_minutes_is_that_after_one(recognizer: Recognizer, play
 
 
 def test_audio_that_waits_is_not_kept_longer_than_it_waits(recognizer: Recognizer, play) -> None:
-    stream = recognizer.create_stream()
+    stream = recognizer.streams.create_stream()
     stream.accept_waveform(play([], 300.0), 16000)
-    while recognizer.is_ready(stream):
-        recognizer.decode_streams([stream])
-        while recognizer.is_endpoint(stream):
-            recognizer.reset(stream)
+    while recognizer.streams.is_ready(stream):
+        recognizer.streams.decode_streams([stream])
+        while recognizer.streams.is_endpoint(stream):
+            recognizer.streams.reset(stream)
     num_bytes, _ = reachable(stream)
     assert num_bytes < 200_000  # the features of 300 s: 9.6 million
     for _ in range(20_000):  # blocks of a sample leave nothing behind
@@ -129,11 +129,11 @@ def test_a_stream_holds_on_to_nothing_of_its_batch_mates(recognizer: Recognizer,
     """Forty streams go together, some of them over an endpoint, with frames left over for the next utterance."""
     options = StreamingOptions(chunk_size=25, endpoint=EndpointRules(silence_after_speech=0.2))
     samples = [play([(3, 0.1, 0.4)], 1.2), play([], 1.2)]
-    streams = [recognizer.create_stream(options) for _ in range(40)]
+    streams = [recognizer.streams.create_stream(options) for _ in range(40)]
     for place, stream in enumerate(streams):
         stream.accept_waveform(samples[place % 2], 16000)
-    recognizer.decode_streams(streams)
-    assert [recognizer.is_endpoint(stream) for stream in streams] == [True, False] * 20
+    recognizer.streams.decode_streams(streams)
+    assert [recognizer.streams.is_endpoint(stream) for stream in streams] == [True, False] * 20
     assert max(reachable(stream)[0] for stream in streams) < 2 * 25 * 80 * 4  # all of them: 40 * 25 * 80 * 4
 
 
@@ -146,15 +146,15 @@ def test_partial_results_know_the_utterance_so_far(recognizer: Recognizer, play,
     log_probs = recognizer.backend.ctc_log_probs(encoder_out)[0]
     for partial_words in (False, True):
         options = StreamingOptions(chunk_size=6, mode=mode, beam_size=5, num_best=3, partial_words=partial_words)
-        stream, seen = recognizer.create_stream(options), 0
+        stream, seen = recognizer.streams.create_stream(options), 0
         stream.accept_waveform(samples, 16000)
-        while recognizer.is_ready(stream):
-            recognizer.decode_streams([stream])
-            if recognizer.is_endpoint(stream):
-                recognizer.reset(stream)
-            partial = recognizer.get_result(stream)
+        while recognizer.streams.is_ready(stream):
+            recognizer.streams.decode_streams([stream])
+            if recognizer.streams.is_endpoint(stream):
+                recognizer.streams.reset(stream)
+            partial = recognizer.streams.get_result(stream)
             assert not partial.is_final
-            assert partial == recognizer.get_result(stream)  # asking changes nothing
+            assert partial == recognizer.streams.get_result(stream)  # asking changes nothing
             first, last = partial.start_ms // 40, partial.end_ms // 40
             hyps = ctc_prefix_beam_search(log_probs[first:last], 5)[:3]
             assert [reading.text for reading in partial.nbest] == [
@@ -173,9 +173,9 @@ def test_a_final_result_follows_the_mode_and_stays(recognizer: Recognizer, backe
     """The decoders' scores are asked for anew, by hand, for every reading of every utterance."""
     samples = play([(3, 0.2, 0.5), (4, 0.9, 1.3), (5, 1.3, 1.6), (3, 3.4, 3.9), (4, 4.1, 4.4)], 5.3)
     ctc = StreamingOptions(mode="ctc_prefix_beam_search", beam_size=5, num_best=5)
-    by_ctc = listen(recognizer, recognizer.create_stream(ctc), [samples])
+    by_ctc = listen(recognizer, recognizer.streams.create_stream(ctc), [samples])
     options = replace(ctc, mode="attention_rescoring", ctc_weight=0.7, reverse_weight=0.4)
-    stream = recognizer.create_stream(options)
+    stream = recognizer.streams.create_stream(options)
     heard = listen(recognizer, stream, [samples])
     assert len(heard.finals) == 2
     for result, first, encoder_out in zip(heard.finals, by_ctc.finals, heard.encoder_out, strict=True):
@@ -200,15 +200,15 @@ def test_a_final_result_follows_the_mode_and_stays(recognizer: Recognizer, backe
 
 
 def test_a_final_result_is_computed_once(recognizer: Recognizer, backend, play) -> None:
-    stream = recognizer.create_stream()
+    stream = recognizer.streams.create_stream()
     stream.accept_waveform(play([(3, 0.2, 0.5)], 2.0), 16000)
-    while not recognizer.is_endpoint(stream):
-        recognizer.decode_streams([stream])
-    final = recognizer.get_result(stream)
+    while not recognizer.streams.is_endpoint(stream):
+        recognizer.streams.decode_streams([stream])
+    final = recognizer.streams.get_result(stream)
     backend.decoder = None
-    assert recognizer.get_result(stream) is final
-    with pytest.raises(DecodingError, match="has to be reset"):
-        recognizer.decode_streams([stream])
+    assert recognizer.streams.get_result(stream) is final
+    with pytest.raises(DecodingError, match="must be reset"):
+        recognizer.streams.decode_streams([stream])
 
 
 def test_silence_has_no_words_whatever_the_decoders_think_of(recognizer: Recognizer, backend, play, listen) -> None:
@@ -216,12 +216,12 @@ def test_silence_has_no_words_whatever_the_decoders_think_of(recognizer: Recogni
     backend.next_token = lambda reverse, encoder_out, prefix: np.full(6, 9.0)
     silence, tone = play([], 12.0, noise=0), play([(3, 0.2, 0.5)], 1.0, noise=0)
     options = StreamingOptions(beam_size=4, num_best=2)
-    finals = listen(recognizer, recognizer.create_stream(options), [silence, tone]).finals
+    finals = listen(recognizer, recognizer.streams.create_stream(options), [silence, tone]).finals
     assert [(result.text, result.end_ms) for result in finals[:2]] == [("", 5000), ("", 10_000)]
     assert all(result.words == result.tokens == () for result in finals[:2])
     assert finals[2].text != ""
     # With the input at its end the decoders do have a say, as with a recording.
-    (final,) = listen(recognizer, recognizer.create_stream(options), [silence[:20_000]]).finals
+    (final,) = listen(recognizer, recognizer.streams.create_stream(options), [silence[:20_000]]).finals
     assert final.tokens != ()
 
 
@@ -253,15 +253,15 @@ def test_words_keep_their_times(included: Recognizer, shared: Path, chunk_size: 
     options = StreamingOptions(chunk_size=chunk_size, num_left_chunks=num_left_chunks, partial_words=True)
     kept = 0
     for line in lines:
-        stream, before = included.create_stream(options), None
+        stream, before = included.streams.create_stream(options), None
         stream.accept_waveform(load_audio(folder / json.loads(line)["wav"]), 16000)
         stream.input_finished()
-        while included.is_ready(stream):
-            included.decode_streams([stream])
-            result = included.get_result(stream)
+        while included.streams.is_ready(stream):
+            included.streams.decode_streams([stream])
+            result = included.streams.get_result(stream)
             if before is not None and result.utterance == before.utterance:
                 kept += stays(before, result)
             before = result
-            while included.is_endpoint(stream):
-                included.reset(stream)
+            while included.streams.is_endpoint(stream):
+                included.streams.reset(stream)
     assert kept > 100

@@ -13,7 +13,7 @@ from unichoir.formats.wenet.checkpoint import load_wenet
 from unichoir.recognition.options import DecodingOptions
 from unichoir.recognition.recognizer import Recognizer
 from unichoir.search.options import MODES
-from unichoir.search.search import search
+from unichoir.search.search import Search
 from unichoir.text.tokenizer import load_tokenizer
 
 # How the references in chunks were made: chunk size to left chunks.
@@ -22,6 +22,7 @@ LEFT_CHUNKS = {0: -1, 16: -1, 4: 2}
 
 def check_against_wenet(folder: Path) -> None:
     backend = TorchBackend(load_wenet(folder).model)
+    search = Search(backend, load_tokenizer(folder))
     arrays = np.load(folder / "reference.npz")
     decoded = json.loads((folder / "decode.json").read_text())
     assert len(decoded["results"]) == 2
@@ -39,7 +40,7 @@ def check_against_wenet(folder: Path) -> None:
                 max_length=encoder_out.shape[1],  # WeNet's limit is the longest of the batch
             )
             for output, length, reference in zip(encoder_out, lens, references, strict=True):
-                hyps = search(backend, output[:length], backend.ctc_log_probs(output[None, :length])[0], options)
+                hyps = search(output[:length], backend.ctc_log_probs(output[None, :length])[0], options)
                 assert list(hyps[0].tokens) == reference["tokens"]
                 if reference["score"]:  # WeNet leaves 0.0 where it computes none
                     assert hyps[0].score == pytest.approx(reference["score"], abs=1e-3)
@@ -69,8 +70,8 @@ def test_batch_mates_change_nothing_in_a_real_model(fixtures: Path, mode, chunk_
     samples = np.load(folder / "reference.npz")["waveform_int16"]
     batch = [samples, samples[:9000], samples[3000:3800], samples[4000:5500]]
     options = DecodingOptions(mode=mode, chunk_size=chunk_size, beam_size=3)
-    together = recognizer.recognize_batch(batch, options)
+    together = recognizer.recordings.recognize_batch(batch, options)
     for alone, found in zip(batch, together, strict=True):
-        expected = recognizer.recognize(alone, options)
+        expected = recognizer.recordings.recognize(alone, options)
         assert found.nbest[0].tokens == expected.nbest[0].tokens
         assert found.score == pytest.approx(expected.score, abs=1e-3)

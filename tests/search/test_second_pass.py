@@ -23,7 +23,8 @@ from unichoir.search.hypothesis import Hypothesis
 from unichoir.search.language import LanguageTokens
 from unichoir.search.prefix_beam import ctc_prefix_beam_search
 from unichoir.search.rescoring import Rescorer, attention_rescoring
-from unichoir.search.search import search
+from unichoir.search.search import Search
+from unichoir.text.tokenizer import BpeTokenizer
 
 Listen = Callable[..., Any]
 
@@ -149,26 +150,30 @@ def test_another_language_is_not_written(backend, encoder_out: np.ndarray) -> No
     assert all(5 not in hyp.tokens for hyp in found)
 
 
-def test_without_a_beam_of_its_own_the_decoder_proposes_nothing(backend, encoder_out: np.ndarray) -> None:
+def test_without_a_beam_of_its_own_the_decoder_proposes_nothing(
+    backend, tokenizer: BpeTokenizer, encoder_out: np.ndarray
+) -> None:
+    search = Search(backend, tokenizer)
     log_probs = random_log_probs(1, len(encoder_out), 6, 1.0)
     expected = Rescorer(backend, encoder_out)(ctc_prefix_beam_search(log_probs, 2))
-    wanted = search(backend, encoder_out, log_probs, DecodingOptions(beam_size=2, attention_beam=4))
+    wanted = search(encoder_out, log_probs, DecodingOptions(beam_size=2, attention_beam=4))
     assert wanted != expected
     object.__setattr__(backend.info, "attention_beam", 4)
-    assert search(backend, encoder_out, log_probs, DecodingOptions(beam_size=2)) == wanted
-    assert search(backend, encoder_out, log_probs, DecodingOptions(beam_size=2, attention_beam=0)) == expected
+    assert search(encoder_out, log_probs, DecodingOptions(beam_size=2)) == wanted
+    assert search(encoder_out, log_probs, DecodingOptions(beam_size=2, attention_beam=0)) == expected
     object.__setattr__(backend.info, "attention_beam", 0)
-    assert search(backend, encoder_out, log_probs, DecodingOptions(beam_size=2)) == expected
+    assert search(encoder_out, log_probs, DecodingOptions(beam_size=2)) == expected
 
 
-def test_the_model_has_a_weight_of_ctc(backend, encoder_out: np.ndarray) -> None:
+def test_the_model_has_a_weight_of_ctc(backend, tokenizer: BpeTokenizer, encoder_out: np.ndarray) -> None:
+    search = Search(backend, tokenizer)
     log_probs = random_log_probs(1, len(encoder_out), 6, 1.0)
-    half = search(backend, encoder_out, log_probs, DecodingOptions(beam_size=3))
-    assert half == search(backend, encoder_out, log_probs, DecodingOptions(beam_size=3, ctc_weight=0.5))
+    half = search(encoder_out, log_probs, DecodingOptions(beam_size=3))
+    assert half == search(encoder_out, log_probs, DecodingOptions(beam_size=3, ctc_weight=0.5))
     object.__setattr__(backend.info, "ctc_weight", 2.0)
-    own = search(backend, encoder_out, log_probs, DecodingOptions(beam_size=3))
+    own = search(encoder_out, log_probs, DecodingOptions(beam_size=3))
     assert own != half
-    assert own == search(backend, encoder_out, log_probs, DecodingOptions(beam_size=3, ctc_weight=2.0))
+    assert own == search(encoder_out, log_probs, DecodingOptions(beam_size=3, ctc_weight=2.0))
 
 
 class Pairs:
@@ -214,9 +219,9 @@ def test_a_stream_finds_what_a_recording_finds(tiny: Recognizer, noise: np.ndarr
         "ctc_weight": 0.0,
         "reverse_weight": 0.0,
     }
-    whole = tiny.recognize(noise, DecodingOptions(num_left_chunks=2, **common))
-    plain = tiny.recognize(noise, DecodingOptions(num_left_chunks=2, **{**common, "attention_beam": 0}))
-    stream = tiny.create_stream(StreamingOptions(num_left_chunks=2, num_best=3, **common))
+    whole = tiny.recordings.recognize(noise, DecodingOptions(num_left_chunks=2, **common))
+    plain = tiny.recordings.recognize(noise, DecodingOptions(num_left_chunks=2, **{**common, "attention_beam": 0}))
+    stream = tiny.streams.create_stream(StreamingOptions(num_left_chunks=2, num_best=3, **common))
     (final,) = listen(tiny, stream, [noise]).finals
     assert final.text == whole.text
     assert [reading.text for reading in final.nbest] == [each.text for each in whole.nbest]

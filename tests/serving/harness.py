@@ -81,17 +81,17 @@ def running(recognizer: Recognizer, **options: Any) -> Iterator[Running]:
 
 def stream_texts(recognizer: Recognizer, samples: np.ndarray, rate: int = RATE, **options: Any) -> list[str]:
     """The final texts of a stream, without a server."""
-    stream = recognizer.create_stream(replace(StreamingOptions(), **options))
+    stream = recognizer.streams.create_stream(replace(StreamingOptions(), **options))
     stream.accept_waveform(samples, rate)
     stream.input_finished()
     texts = []
     while True:
-        while recognizer.is_endpoint(stream):
-            texts.append(recognizer.get_result(stream).text)
-            recognizer.reset(stream)
-        if not recognizer.is_ready(stream):
+        while recognizer.streams.is_endpoint(stream):
+            texts.append(recognizer.streams.get_result(stream).text)
+            recognizer.streams.reset(stream)
+        if not recognizer.streams.is_ready(stream):
             return [text for text in texts if text]
-        recognizer.decode_streams([stream])
+        recognizer.streams.decode_streams([stream])
 
 
 class WenetClient:

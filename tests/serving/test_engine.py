@@ -53,7 +53,7 @@ def test_a_recording_waits_for_live_sessions(server: Running, included: Recogniz
         return found
 
     found = asyncio.run_coroutine_threadsafe(in_the_server(), server.loop).result(PATIENCE)
-    alone = list(included.recognize_by_piece([recording], options))
+    alone = list(included.recordings.recognize_by_piece([recording], options))
     assert [(piece.segment, piece.seconds) for piece, _ in found] == alone
     assert len(alone) > 5
     assert [words for _, words in found] == [[expected[place % 5]] for place in range(len(found))]
@@ -129,7 +129,7 @@ def records() -> Iterator[list[logging.LogRecord]]:
 @pytest.mark.parametrize("kind", [DecodingError, RuntimeError])
 def test_what_fails_for_one_session_ends_that_one_alone(clips, expected, records, kind: type[Exception]) -> None:
     recognizer = load_recognizer(SMALL_MODEL)
-    decode_streams = recognizer.decode_streams
+    decode_streams = recognizer.streams.decode_streams
 
     def fail_with_the_odd_one(streams: list) -> None:
         if any(stream.options.num_best == 7 for stream in streams):
@@ -137,7 +137,7 @@ def test_what_fails_for_one_session_ends_that_one_alone(clips, expected, records
         decode_streams(streams)
 
     with running(recognizer) as server:
-        recognizer.decode_streams = fail_with_the_odd_one
+        recognizer.streams.decode_streams = fail_with_the_odd_one
 
         async def talk() -> list[tuple[list[str], str | None]]:
             good = [recognise(server, clip) for clip in clips]
@@ -198,7 +198,7 @@ def test_an_error_anywhere_in_one_session_ends_that_one_alone(
     clips, expected, kind: type[Exception], verb: str
 ) -> None:
     recognizer = load_recognizer(SMALL_MODEL)
-    right = getattr(recognizer, verb)
+    right = getattr(recognizer.streams, verb)
 
     def fail_with_the_odd_one(first: object, *more: object, **named: object) -> object:
         options = first if isinstance(first, StreamingOptions) else first.options
@@ -207,7 +207,7 @@ def test_an_error_anywhere_in_one_session_ends_that_one_alone(
         return right(first, *more, **named)
 
     with running(recognizer) as server:
-        setattr(recognizer, verb, fail_with_the_odd_one)
+        setattr(recognizer.streams, verb, fail_with_the_odd_one)
 
         async def talk() -> list[tuple[list[str], str | None]]:
             return await asyncio.gather(
@@ -244,7 +244,7 @@ def test_when_a_thread_dies_all_are_told_and_the_server_ends(clips, verb: str) -
         async def talk() -> tuple[str, tuple[list[str], str | None]]:
             waiting = asyncio.create_task(upload())
             await asyncio.to_thread(begun.wait, PATIENCE)
-            setattr(recognizer, verb, die)
+            setattr(recognizer.streams, verb, die)
             said = await asyncio.wait_for(recognise(server, clips[0]), PATIENCE)
             return await waiting, said
 

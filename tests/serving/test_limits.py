@@ -147,13 +147,13 @@ def test_a_silent_client_is_told_and_closed(serve: Callable[..., Running], path:
 def test_a_client_that_waits_for_results_is_not_idle(clips, expected) -> None:
     recognizer, may_go_on = load_recognizer(SMALL_MODEL), threading.Event()
     with running(recognizer, idle_timeout=1.0) as impatient:
-        decode_streams = recognizer.decode_streams
+        decode_streams = recognizer.streams.decode_streams
 
         def held_up(streams: object) -> None:
             assert may_go_on.wait(PATIENCE)
             decode_streams(streams)
 
-        recognizer.decode_streams = held_up
+        recognizer.streams.decode_streams = held_up
 
         async def talk() -> list[str]:
             async with wenet_client(impatient.ws_url) as client:

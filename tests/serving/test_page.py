@@ -124,7 +124,7 @@ def test_the_last_word_is_not_lost_when_listening_stops(server: Running, tmp_pat
 def test_uploading_a_file_and_keeping_its_words(server: Running, included, clips, tmp_path: Path) -> None:
     recording = np.concatenate([part for clip in clips for part in (clip, np.zeros(3 * RATE, np.int16))])
     soundfile.write(tmp_path / "recording.wav", recording, RATE)
-    transcript = included.recognize(recording.astype(np.float32) / 32768)
+    transcript = included.recordings.recognize(recording.astype(np.float32) / 32768)
     with browsing(server.url, viewport={"width": 360, "height": 740}) as page:
         page.locator("#file").set_input_files(tmp_path / "recording.wav")
         expect(page.locator("#download-json")).to_be_visible(timeout=PATIENCE_MS)

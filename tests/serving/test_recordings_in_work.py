@@ -43,8 +43,8 @@ class Gate:
         self.num_pieces = 0
         self.reached = threading.Semaphore(0)
         self.passes = threading.Semaphore(0)
-        self._pieces = recognizer.recognize_by_piece
-        monkeypatch.setattr(recognizer, "recognize_by_piece", self._held)
+        self._pieces = recognizer.recordings.recognize_by_piece
+        monkeypatch.setattr(recognizer.recordings, "recognize_by_piece", self._held)
 
     def _held(self, *arguments: Any) -> Iterator[Any]:
         pieces = self._pieces(*arguments)
@@ -225,7 +225,7 @@ def test_a_recogniser_that_fails(
 ) -> None:
     """Before anything has been sent there is a status for it, later it is the last event."""
     server = serve()
-    pieces = included.recognize_by_piece
+    pieces = included.recordings.recognize_by_piece
 
     def failing(*arguments: Any) -> Iterator[Any]:
         for number, piece in enumerate(pieces(*arguments)):
@@ -233,7 +233,7 @@ def test_a_recogniser_that_fails(
                 raise RuntimeError("the secret of the house")
             yield piece
 
-    monkeypatch.setattr(included, "recognize_by_piece", failing)
+    monkeypatch.setattr(included.recordings, "recognize_by_piece", failing)
     with client_of(server) as client:
         create = client.audio.transcriptions.create
         with pytest.raises(openai.InternalServerError) as caught:

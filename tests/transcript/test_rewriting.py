@@ -14,7 +14,7 @@ from unichoir.text.normalize import canonical_text
 from unichoir.text.written import WrittenForm
 from unichoir.transcript.results import Alternative, Reading, StreamResult, Token, Transcript, Word
 from unichoir.transcript.rewriting import rewrite, rewrite_words
-from unichoir.transcript.timing import Segment
+from unichoir.transcript.segments import Segment
 
 ENGLISH = WrittenForm(itn="en")
 WORDS = (

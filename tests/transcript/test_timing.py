@@ -11,7 +11,8 @@ from unichoir.text.normalize import split_words
 from unichoir.text.tokenizer import BpeTokenizer, CharTokenizer
 from unichoir.transcript.alignment import Span
 from unichoir.transcript.results import Alternative, Token
-from unichoir.transcript.timing import FrameClock, Segment, group_words, join_segments, timed_tokens
+from unichoir.transcript.segments import Segment, join_segments
+from unichoir.transcript.timing import FrameClock, group_words, timed_tokens
 
 INFO = ModelInfo(vocab_size=6, encoder_dim=80, sos_id=2, eos_id=2)
 SPACE = "\u2581"

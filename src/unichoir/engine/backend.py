@@ -1,4 +1,4 @@
-"""What recognition needs of a model: numpy in, numpy out, so that nothing above can tell which engine computes."""
+"""The interface between recognition and an engine: numpy in, numpy out, independent of what computes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
-    """What the searches must know of a model."""
+    """Properties of a model that recognition needs."""
 
     vocab_size: int
     encoder_dim: int
@@ -28,15 +28,15 @@ class ModelInfo:
     """Encoder frame i sees the feature frames from subsampling_rate * i to subsampling_rate * i + right_context."""
     has_reverse_decoder: bool = False
     reverse_weight: float = 0.0
-    """The share of the right-to-left decoder in rescoring when the caller does not choose one."""
+    """Default weight of the right-to-left decoder in rescoring."""
     ctc_weight: float = 0.5
-    """Of CTC in rescoring when the caller does not choose one."""
+    """Default weight of CTC in rescoring."""
     attention_beam: int = 0
-    """Width of the left-to-right decoder's own search in rescoring when the caller does not choose; 0: none."""
+    """Default width of the left-to-right decoder's own search in rescoring; 0: none."""
     reencode: bool = False
-    """Whether final results of streams come from the whole utterance, heard again, when the caller does not choose."""
+    """Whether the final results of streams are computed from the whole utterance, encoded again, by default."""
     top_k: int = 0
-    """Experts chosen for each frame; an engine may be limited to fewer. 0: no experts, or no choice."""
+    """Experts per frame; an engine may be limited to fewer. 0: the model has no experts, or no choice among them."""
 
     def __post_init__(self) -> None:
         last = self.vocab_size - 1
@@ -56,26 +56,26 @@ class ModelInfo:
         )
 
     def num_encoder_frames(self, num_feature_frames: int) -> int:
-        """How many encoder frames come out of so many feature frames; 0 when they are too few for one."""
+        """Return the number of encoder frames for this number of feature frames; 0 if they are too few for one."""
         return max(0, (num_feature_frames - self.right_context - 1) // self.subsampling_rate + 1)
 
 
 class Decoder(Protocol):
-    """An attention decoder before one utterance. What it has computed once it does not compute again."""
+    """An attention decoder for one utterance. It computes nothing twice."""
 
     def continuations(self, hyps: Sequence[Sequence[int]]) -> list[Floats]:
-        """The log-probabilities of what follows each beginning of each hypothesis.
+        """Return the log-probabilities of the next token after every prefix of every hypothesis.
 
-        hyps: token ids without sos and eos, of any lengths, even 0, in the order in which the decoder writes.
-        Returns for each an array (U_i + 1, V): row u is of the token after the first u.
+        hyps: token ids without sos and eos, of any length, also 0, in the order in which the decoder generates them.
+        The result has an array (U_i + 1, V) for each hypothesis; row u is for the token after the first u.
         """
         ...
 
 
 class Backend(Protocol):
-    """A model ready to run.
+    """A model that is ready to run.
 
-    Rows of a batch do not influence each other, whatever their lengths and whatever stands in their padding.
+    The rows of a batch do not influence each other, whatever their lengths and their padding.
     """
 
     @property
@@ -86,48 +86,49 @@ class Backend(Protocol):
     ) -> tuple[Floats, Ints, Any]:
         """Encode the next window of feature frames of each row; a whole utterance is one window.
 
-        feats: (B, T, M) log-mel frames; feats_lengths: (B,) valid frames, 0 to T, full except in a row's last window;
-        state: None at the start of the utterances, after that what the last call returned; num_left_frames: each frame
-        attends to the frames of its own window and to at most so many encoder frames before them (-1: to all).
-        Windows overlap: for C encoder frames one is subsampling_rate * (C - 1) + right_context + 1 feature frames long
-        and starts subsampling_rate * C after the one before.
+        feats: (B, T, M) log-mel frames; feats_lengths: (B,) valid frames, 0 to T; only the last window of a row may be
+        shorter than T. state: None at the start of the utterances, then the state that the previous call returned.
+        num_left_frames: each frame attends to the frames of its own window and to at most this number of encoder frames
+        before them (-1: to all). Windows overlap: a window for C encoder frames has
+        subsampling_rate * (C - 1) + right_context + 1 feature frames and starts subsampling_rate * C frames after the
+        previous one.
 
-        Returns encoder_out (B, T', D), encoder_out_lens (B,), state. A row with too few frames for an encoder frame,
-        even none, has length 0 and harms no other; what later windows give it is not used.
+        Returns encoder_out (B, T', D), encoder_out_lens (B,) and the new state. A row with too few frames for an
+        encoder frame has length 0; ignore the output of its later windows.
         """
         ...
 
     def initial_state(self, batch_size: int, num_left_frames: int) -> Any:
-        """The state of `batch_size` streams that have heard nothing, with all the room that `num_left_frames` need.
+        """Return the state of `batch_size` new streams, with room for `num_left_frames` encoder frames.
 
-        From it `encode_chunk` with the same `num_left_frames` makes states of one size, however much has been heard, so
-        that those of streams of any age can be joined. Raises DecodingError for a model that cannot stream.
+        As long as `num_left_frames` stays the same, `encode_chunk` keeps the size of this state. States of streams of
+        any age can therefore be joined. Raises DecodingError for a model that cannot stream.
         """
         ...
 
     def join_states(self, states: Sequence[Any]) -> Any:
-        """One state with the rows of several of the same size."""
+        """Return one state with the rows of several states of the same size."""
         ...
 
     def split_state(self, state: Any) -> list[Any]:
-        """The state of each row for itself; none of them holds on to the memory of the others."""
+        """Return one state per row; none of them shares memory with the others."""
         ...
 
     def restart_positions(self, state: Any) -> Any:
-        """The same past, but absolute positions are counted anew from the oldest frame in view.
+        """Return a state with the same past whose absolute positions start at the oldest visible frame.
 
-        For the start of an utterance: models with absolute positions know those of utterances, not those of hours.
+        Use it at the start of an utterance: models with absolute positions are trained on utterances, not on hours.
         """
         ...
 
     def ctc_log_probs(self, encoder_out: Floats) -> Floats:
-        """CTC log-probabilities (B, T', V) of encoder_out (B, T', D), frame by frame."""
+        """Return the CTC log-probabilities (B, T', V) of encoder_out (B, T', D), frame by frame."""
         ...
 
     def decoder(self, encoder_out: Floats, reverse: bool = False) -> Decoder:
-        """The left-to-right decoder, or with `reverse` the right-to-left one, before one utterance (T', D) without
-        padding, T' > 0.
+        """Return the left-to-right or, with `reverse`, the right-to-left decoder for one utterance.
 
-        Raises DecodingError for `reverse` without a right-to-left decoder.
+        encoder_out: (T', D) without padding, T' > 0. Raises DecodingError for `reverse` if the model has no
+        right-to-left decoder.
         """
         ...

@@ -1,7 +1,7 @@
-"""Where a model computes."""
+"""The devices on which a model can run."""
 
 from typing import Literal
 
 Device = Literal["cpu", "cuda"]
-"""`cuda`: the first NVIDIA GPU that the process may use (CUDA_VISIBLE_DEVICES)."""
+"""`cuda`: the first NVIDIA GPU that is visible to the process (CUDA_VISIBLE_DEVICES)."""
 DEVICES: tuple[Device, ...] = ("cpu", "cuda")

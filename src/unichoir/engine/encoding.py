@@ -1,4 +1,4 @@
-"""Features to encoder outputs and CTC log-probabilities: one recording or several at once."""
+"""From features to encoder outputs and CTC log-probabilities, for one or several recordings at once."""
 
 from collections.abc import Sequence
 
@@ -12,11 +12,11 @@ from unichoir.errors import DecodingError
 def encode_utterance(
     backend: Backend, feats: Floats, feats_lengths: Ints, chunk_size: int | None = None, num_left_chunks: int = -1
 ) -> tuple[Floats, Ints]:
-    """Encode whole utterances, at once or chunk by chunk as a stream of them would be.
+    """Encode whole utterances, either at once or chunk by chunk as a stream does.
 
-    feats: (B, T, M) padded; feats_lengths: (B,); chunk_size: encoder frames per chunk, None or 0 for the whole
-    utterance as one. Returns encoder_out (B, T', D) and encoder_out_lens (B,). Raises DecodingError where a model that
-    cannot stream is given more than one chunk.
+    feats: (B, T, M) padded; feats_lengths: (B,); chunk_size: encoder frames per chunk; None or 0: one chunk.
+    num_left_chunks: chunks before its own to which each frame attends; -1: all. Returns encoder_out (B, T', D) and
+    encoder_out_lens (B,). Raises DecodingError if there are several chunks and the model cannot stream.
     """
     info, num_frames = backend.info, feats.shape[1]
     num_outputs = info.num_encoder_frames(num_frames)
@@ -25,9 +25,9 @@ def encode_utterance(
     width = info.subsampling_rate * (chunk_size - 1) + info.right_context + 1
     state = None
     if chunk_size >= num_outputs:
-        num_left_frames = 0  # nothing follows that could see it
+        num_left_frames = 0  # no later chunk could see them
     else:
-        # As much room as a stream has, so that sums are over the same terms; without a limit it grows instead.
+        # The same room as in a stream, so that sums have the same terms. Without a limit the state grows instead.
         state = backend.initial_state(len(feats), num_left_frames if 0 < num_left_frames <= MAX_LEFT_FRAMES else 0)
     outputs = [np.zeros((len(feats), 0, info.encoder_dim), dtype=np.float32)]
     total = np.zeros(len(feats), dtype=np.int64)
@@ -43,9 +43,9 @@ def encode_utterance(
 def encode_batch(
     backend: Backend, feats: Sequence[Floats], chunk_size: int | None = None, num_left_chunks: int = -1
 ) -> list[tuple[Floats, Floats]]:
-    """For each of `feats` (T, M) its encoder_out (T', D) and CTC log-probabilities (T', V); 0 for too few frames.
+    """Return encoder_out (T', D) and the CTC log-probabilities (T', V) of each of `feats` (T, M).
 
-    Raises DecodingError as `encode_utterance` and `check_numbers` do.
+    T' is 0 for too few frames. Raises DecodingError as `encode_utterance` and `check_numbers` do.
     """
     info = backend.info
     nothing = np.zeros((0, info.encoder_dim), np.float32), np.zeros((0, info.vocab_size), np.float32)
@@ -64,13 +64,13 @@ def encode_batch(
 
 
 def check_numbers(log_probs: Floats) -> None:
-    """Raises DecodingError for log-probabilities that are not numbers."""
+    """Raise DecodingError for log-probabilities that are not numbers."""
     if np.isnan(log_probs).any():
         raise DecodingError("the model's output is not a number: its weights are damaged or overflow")
 
 
 def _pad(feats: Sequence[Floats]) -> tuple[Floats, Ints]:
-    """(B, T, M) zero padded, and the lengths (B,)."""
+    """Return zero-padded features (B, T, M) and their lengths (B,)."""
     lengths = np.array([len(frames) for frames in feats], dtype=np.int64)
     padded = np.zeros((len(feats), int(lengths.max()), feats[0].shape[1]), dtype=np.float32)
     for row, frames in zip(padded, feats, strict=True):

@@ -1,4 +1,4 @@
-"""Limits that commands name, without the numerics behind them: commands start fast."""
+"""Limits that the command line shows, in a module without heavy imports."""
 
 MAX_LEFT_FRAMES = 1500
-"""Encoder frames, one minute: what a stream remembers of each block, and so the memory it takes, has a limit."""
+"""The most encoder frames (one minute) that a stream remembers; this limits its memory."""

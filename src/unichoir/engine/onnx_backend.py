@@ -1,4 +1,4 @@
-"""The ONNX Runtime engine behind the decoding protocol, and the model directory it is loaded from."""
+"""The ONNX Runtime engine, and the model directory that it loads."""
 
 import json
 import os
@@ -28,27 +28,27 @@ CONFIG_FILE = "config.json"
 ENCODER_FILE, CTC_FILE = "encoder.onnx", "ctc.onnx"
 DECODER_FILE, REVERSE_DECODER_FILE = "decoder.onnx", "reverse_decoder.onnx"
 MEMORY_FILE, REVERSE_MEMORY_FILE = "decoder_memory.onnx", "reverse_decoder_memory.onnx"
-"""Of each decoder what is computed once for an utterance, and what goes on from token to token."""
+"""Each decoder is two graphs: one runs once per utterance, the other for each step of tokens."""
 
 ENCODER_INPUTS = ("feats", "feats_lengths")
 STATE_INPUTS = ("att_cache", "cnn_cache", "att_cache_lens", "offset")
-"""The first two once for each block of the encoder that has them, with a number behind."""
+"""The first two exist once for each encoder block that has them, with a number as suffix."""
 KEPT_INPUT = "kept"
-"""Of an encoder with a state: which of the frames in view the next state holds."""
+"""Input of an encoder with a state: which of the visible frames the next state keeps."""
 CTC_INPUTS = ("encoder_out",)
 MEMORY_INPUTS = ("encoder_out",)
 MEMORY_OUTPUTS = ("keys", "values")
-"""These for each block of the decoder, with a number behind; inputs of its steps."""
+"""These exist once for each decoder block, with a number as suffix, and are inputs of the steps."""
 DECODER_INPUTS = ("tokens", "positions", "visible", "past")
 TOP_K_INPUT = "top_k"
-"""Of the encoder and the decoders, after all others, where they have experts."""
+"""The last input of an encoder or decoder with experts."""
 SLOW_OPTIMIZERS = ["SkipLayerNormFusion"]
-"""Of ONNX Runtime's graph optimisers those whose operators are slower on CPUs than what they replace."""
+"""Graph optimisers of ONNX Runtime whose operators are slower on CPUs than those that they replace."""
 CUDA_PROVIDER = "CUDAExecutionProvider"
 CUDA_OPTIONS = {
-    # By default cuDNN tries all its ways for each new shape, and those of speech do not repeat.
+    # By default cuDNN tries all its algorithms for each new shape, and the shapes of speech do not repeat.
     "cudnn_conv_algo_search": "HEURISTIC",
-    # Products of float32 as on CPUs, not with factors of 10 bits.
+    # Multiply in float32 as on CPUs, not with the 10-bit mantissas of TF32.
     "use_tf32": "0",
 }
 
@@ -61,16 +61,16 @@ class ModelDirectoryConfig:
     model: ModelInfo
     fbank: FbankConfig
     streaming: bool
-    """Whether the encoder can go chunk by chunk; if not, its graph has no state."""
+    """Whether the encoder can work chunk by chunk; if not, its graph has no state."""
     weights: Literal["float32", "float16", "int8"]
-    """How the weights are stored. Those in int8 are multiplied as they are, the others in float32."""
+    """How the weights are stored. int8 weights are multiplied as int8, all others as float32."""
     parameters: int
     num_blocks: int
-    """Of the encoder, those on top included."""
+    """Number of encoder blocks, including those on top."""
     num_convolutions: int | None = None
-    """Blocks of the encoder with a convolution; None: all."""
+    """Number of encoder blocks with a convolution; None: all."""
     num_top_blocks: int = 0
-    """Blocks on top, each frame of which is merged from two frames of those below."""
+    """Number of blocks on top, each frame of which is merged from two frames of the blocks below."""
 
     def __post_init__(self) -> None:
         blocks = (0, 1000)
@@ -85,7 +85,7 @@ class ModelDirectoryConfig:
 
 @dataclass(frozen=True)
 class OnnxState:
-    """`model.encoder.EncoderState` in numpy: shapes and meaning are the same."""
+    """The `network.encoder.EncoderState` in numpy, with the same shapes and meaning."""
 
     att_cache: Sequence[Floats]
     cnn_cache: Sequence[Floats]
@@ -94,47 +94,47 @@ class OnnxState:
 
     @property
     def num_past(self) -> int:
-        """Places for past frames."""
+        """Number of places for past frames."""
         return int(self.att_cache[-1].shape[2])
 
     @property
     def tensors(self) -> list[Floats | Ints]:
-        """All of it, in the order of the graph's inputs; each has a row for every stream."""
+        """All tensors in the order of the graph's inputs; each has one row per stream."""
         return [*self.att_cache, *self.cnn_cache, self.att_cache_lens, self.offset]
 
     def named(self) -> dict[str, Floats | Ints]:
-        """As the graph's inputs."""
+        """Return the tensors by the names of the graph's inputs."""
         names = state_inputs(len(self.att_cache), len(self.cnn_cache))
         return dict(zip(names, self.tensors, strict=True))
 
     @classmethod
     def of(cls, tensors: Sequence[Any], num_blocks: int) -> "OnnxState":
-        """From `tensors`, and from the graph's outputs, which come in the same order."""
+        """Build a state from `tensors` or from the graph's outputs, which have the same order."""
         return cls(tensors[:num_blocks], tensors[num_blocks:-2], tensors[-2], tensors[-1])
 
 
 def state_inputs(num_blocks: int, num_convolutions: int) -> list[str]:
-    """Names of the tensors of a state with so many blocks and convolutions."""
+    """Return the names of the tensors of a state."""
     counts = zip(STATE_INPUTS[:2], (num_blocks, num_convolutions), strict=True)
     return [*(f"{name}_{number}" for name, count in counts for number in range(count)), *STATE_INPUTS[2:]]
 
 
 class _Decoder(NamedTuple):
-    """The graphs of a decoder."""
+    """The two graphs of a decoder."""
 
     memory: InferenceSession
     names: Sequence[str]
-    """Of what `memory` gives and `steps` takes."""
+    """Names of the outputs of `memory`, which are inputs of `steps`."""
     steps: InferenceSession
 
 
 class OnnxBackend:
-    """`decoding.backend.Backend` over a model directory.
+    """A `Backend` for a model directory. Calls from several threads are safe.
 
-    num_threads: for one call; None: as many as there are cores, at most 8. top_k: experts of a frame, if fewer than the
-    model was trained with. Calls from several threads are safe. Raises CheckpointError for a directory that is
-    incomplete, damaged or of another release, ConfigError for a malformed config.json, DecodingError for a top_k that
-    the model does not have and for a device that it or this machine cannot compute on.
+    num_threads: threads of one call; None: one per core, at most 8. top_k: experts per frame, if fewer than in
+    training. Raises CheckpointError for a directory that is incomplete, damaged or of another release, ConfigError for
+    a malformed config.json, DecodingError for a top_k that the model does not support and for a device on which the
+    model or this machine cannot compute.
     """
 
     def __init__(
@@ -164,7 +164,7 @@ class OnnxBackend:
     def _load_decoder(
         self, load: Callable[..., InferenceSession], memory: str, steps: str, experts: Sequence[str]
     ) -> _Decoder:
-        """Both graphs of a decoder."""
+        """Load both graphs of a decoder."""
         read = load(self.directory / memory, MEMORY_INPUTS)
         names = [each.name for each in read.get_outputs()]
         return _Decoder(read, names, load(self.directory / steps, (*DECODER_INPUTS, *names, *experts)))
@@ -202,7 +202,7 @@ class OnnxBackend:
     def encode_chunk(
         self, feats: Floats, feats_lengths: Ints, state: OnnxState | None = None, num_left_frames: int = -1
     ) -> tuple[Floats, Ints, OnnxState | None]:
-        """See `Backend.encode_chunk`. Raises DecodingError when a model that cannot stream is given a second chunk."""
+        """See `Backend.encode_chunk`. Raises DecodingError for a second chunk if the model cannot stream."""
         batch_size = feats.shape[0]
         if state is not None and not self.config.streaming:
             raise DecodingError("this model cannot stream: its convolution is not causal")
@@ -253,13 +253,13 @@ def load_model_directory(
     top_k: int | None = None,
     device: Device = "cpu",
 ) -> tuple[OnnxBackend, ModelDirectoryConfig]:
-    """The engine of a model directory and its settings; raises as OnnxBackend does."""
+    """Return the engine of a model directory and its configuration; raises as OnnxBackend does."""
     backend = OnnxBackend(directory, num_threads, top_k, device)
     return backend, backend.config
 
 
 def read_config(directory: Path) -> ModelDirectoryConfig:
-    """Of a model directory. Raises CheckpointError and ConfigError as OnnxBackend does."""
+    """Read the configuration of a model directory. Raises CheckpointError and ConfigError as OnnxBackend does."""
     path = directory / CONFIG_FILE
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: no such model directory")
@@ -281,25 +281,25 @@ def _session_options(num_threads: int | None) -> onnxruntime.SessionOptions:
     options.intra_op_num_threads = num_threads or min(8, _num_cores())
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    # A pattern is kept for every combination of input shapes, and those of speech do not repeat.
+    # ONNX Runtime would keep a pattern for every combination of input shapes, and the shapes of speech do not repeat.
     options.enable_mem_pattern = False
-    # With 1 weights become unsigned as they are loaded.
+    # 1 converts weights to unsigned when they are loaded.
     options.add_session_config_entry("session.x64quantprecision", "1" if saturates() else "0")
-    # Within a call threads wait for each other spinning, since waking them takes as long as a small product. Between
-    # calls they must not: they would take the cores from the next graph, whose threads are others.
+    # Within a call, threads spin while they wait: waking them takes as long as a small product. Between calls they must
+    # not spin, because the next graph has its own threads and needs the cores.
     options.add_session_config_entry("session.intra_op.allow_spinning", "1")
     options.add_session_config_entry("session.force_spinning_stop", "1")
     return options
 
 
 def _num_cores() -> int:
-    # Where the process is confined to some of the machine's cores, the others do not count.
+    # The process may be limited to some of the machine's cores.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _prepare_cuda(directory: Path, config: ModelDirectoryConfig) -> None:
-    """Raises DecodingError where the model or the installed ONNX Runtime has no use for a GPU."""
-    if config.weights == "int8":  # MatMulIntegerToFloat has no kernel for GPUs: every product would go back to the CPU
+    """Load CUDA. Raise DecodingError if the model or the installed ONNX Runtime cannot use a GPU."""
+    if config.weights == "int8":  # MatMulIntegerToFloat has no GPU kernel: every product would run on the CPU
         raise DecodingError(
             f"{directory}: device cuda: ONNX Runtime multiplies int8 on CPUs only; export the model in float32 or "
             "float16, or use its checkpoint"
@@ -307,7 +307,7 @@ def _prepare_cuda(directory: Path, config: ModelDirectoryConfig) -> None:
     if CUDA_PROVIDER not in onnxruntime.get_available_providers():
         install = "pip uninstall onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]'"
         raise DecodingError(f"device cuda: the installed ONNX Runtime computes on CPUs only: {install}")
-    if hasattr(onnxruntime, "preload_dlls"):  # finds the libraries that pip has installed, since 1.21
+    if hasattr(onnxruntime, "preload_dlls"):  # since 1.21; finds the libraries that pip installed
         with redirect_stdout(sys.stderr):
             onnxruntime.preload_dlls()
 
@@ -322,15 +322,15 @@ def _load(path: Path, inputs: Sequence[str], options: onnxruntime.SessionOptions
             options,
             providers=[*cuda, "CPUExecutionProvider"],
             disabled_optimizers=[] if cuda else SLOW_OPTIMIZERS,
-            enable_fallback=0,  # to the CPU, when the GPU fails
+            enable_fallback=0,  # no silent fallback to the CPU
         )
-    except Exception as error:  # onnxruntime has a type of its own for each way in which a file can be damaged
+    except Exception as error:  # onnxruntime raises a different type for each kind of damage
         reason = " ".join(str(error).split())[:200]
         if cuda and "CUDA" in reason:
             raise DecodingError(f"device cuda: {reason}") from None
         raise CheckpointError(f"{path}: cannot be read ({reason})") from None
-    if cuda and CUDA_PROVIDER not in session.get_providers():  # what cannot be used is left out in silence
-        raise DecodingError("device cuda: ONNX Runtime finds no GPU here, or not the libraries of CUDA and cuDNN")
+    if cuda and CUDA_PROVIDER not in session.get_providers():  # ONNX Runtime drops an unusable provider silently
+        raise DecodingError("device cuda: ONNX Runtime finds no GPU here, or no libraries of CUDA and cuDNN")
     found = tuple(each.name for each in session.get_inputs())
     if found != tuple(inputs):
         raise CheckpointError(f"{path}: has the inputs {', '.join(found)}, expected {', '.join(inputs)}")

@@ -1,4 +1,4 @@
-"""The torch engine behind the decoding protocol: a model in training or in a checkpoint, without an export."""
+"""The PyTorch engine: runs a model in training, or a checkpoint without an export."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,7 +20,7 @@ from unichoir.network.encoder import EncoderState, places_kept
 
 
 def model_info(model: AsrModel) -> ModelInfo:
-    """What decoding has to know of a model."""
+    """Return the properties of a model that recognition needs."""
     config = model.config
     return ModelInfo(
         vocab_size=config.vocab_size,
@@ -37,18 +37,18 @@ def model_info(model: AsrModel) -> ModelInfo:
 
 
 def check_device(device: Device) -> None:
-    """Raises DecodingError where torch cannot compute on the device."""
+    """Raise DecodingError if torch cannot compute on the device."""
     if device == "cuda" and not torch.cuda.is_available():
         why = "finds no GPU here" if torch.version.cuda else "was built without CUDA"
         raise DecodingError(f"device cuda: the installed PyTorch {why}")
 
 
 class TorchBackend:
-    """`decoding.backend.Backend` over an `AsrModel`, without gradients.
+    """A `Backend` for an `AsrModel`, without gradients.
 
-    The model is used as it is: whoever lends a model in training puts it into evaluation mode. device: where the model
-    is moved to, None leaves it; states stay there between chunks, all else comes and goes as numpy. top_k: experts of a
-    frame, if fewer than the model was trained with. Raises DecodingError for a top_k that the model does not have.
+    The model is used as it is: put a model in training into evaluation mode first. device: the model is moved there;
+    None: it stays. States stay on the device between chunks; everything else is exchanged as numpy arrays. top_k:
+    experts per frame, if fewer than in training. Raises DecodingError for a top_k that the model does not support.
     """
 
     def __init__(self, model: AsrModel, device: str | torch.device | None = None, top_k: int | None = None) -> None:
@@ -62,7 +62,7 @@ class TorchBackend:
     ) -> tuple[Floats, Ints, EncoderState]:
         """See `Backend.encode_chunk`.
 
-        Raises DecodingError when a model whose convolution is not causal is given a state: it cannot stream.
+        Raises DecodingError for a state if the convolution of the model is not causal: the model cannot stream.
         """
         encoder, batch_size = self.model.encoder, feats.shape[0]
         if state is not None and not encoder.config.conv_causal:
@@ -88,7 +88,7 @@ class TorchBackend:
         times = self.model.encoder.config.frames_of_blocks
         return replace(
             state,
-            att_cache=tuple(  # empty places stand before the filled ones
+            att_cache=tuple(  # empty places come before the filled ones
                 functional.pad(cache, (0, 0, each * num_left_frames, 0))
                 for cache, each in zip(state.att_cache, times, strict=True)
             ),

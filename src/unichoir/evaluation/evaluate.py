@@ -226,31 +226,31 @@ def recognize_all(
 ) -> dict[DecodingOptions, Recognised]:
     """One recording under each of the options; samples: (N,) at the recogniser's rate.
 
-    Texts and confidences are those of `Recognizer.recognize`, but features are computed once and the encoder runs once
-    for each group, and once more where some of its options want `reencode`. To align words is no part of the time: only
-    who wants their times and confidences needs it.
+    Texts and confidences are those of `RecordingRecognizer.recognize`, but features are computed once and the encoder
+    runs once for each group, and once more where some of its options want `reencode`. To align words is no part of the
+    time: only who wants their times and confidences needs it.
     """
     texts: dict[DecodingOptions, list[str]] = {options: [] for group in groups for options in group}
     words: dict[DecodingOptions, list[Word]] = {options: [] for options in texts}
     seconds = dict.fromkeys(texts, 0.0)
-    for piece in recognizer.pieces([samples], next(iter(texts))):
+    for piece in recognizer.recordings.pieces([samples], next(iter(texts))):
         if piece.samples is None:
             continue
         feats, feats_seconds = _timed(compute_fbank, piece.samples, recognizer.fbank_config)
         for group in groups:
             first = dataclasses.replace(group[0], reencode=False)
-            once = _timed(recognizer.encode, [feats], first)
+            once = _timed(recognizer.recordings.encode, [feats], first)
             again: tuple[list[tuple[Floats, Floats]], float] | None = None
             for options in group:
                 [(encoder_out, log_probs)], encoder_seconds = once
                 if options.chunk_size and is_reencoded(recognizer.backend.info, options):
-                    again = again or _timed(recognizer.encode, [feats], options)
+                    again = again or _timed(recognizer.recordings.encode, [feats], options)
                     [(encoder_out, log_probs)], more_seconds = again
                     encoder_seconds += more_seconds
                 hyps, search_seconds = _timed(_search, recognizer, encoder_out, log_probs, options)
                 seconds[options] += feats_seconds + encoder_seconds + search_seconds
                 for hyp in hyps[:1]:
-                    best = recognizer.reading(hyp, log_probs, None, 0, 0)
+                    best = recognizer.reader.reading(hyp, log_probs, None, 0, 0)
                     texts[options].append(best.text)
                     words[options] += best.words
     return {

@@ -78,13 +78,13 @@ def write_alignments(
 def _load(source: ModelSource, options: DecodingOptions) -> Model:
     model = Model(source.load())
     # What the model cannot do is no fault of the recordings.
-    model.recognizer.languages.check(options.language)
+    model.recognizer.search.languages.check(options.language)
     return model
 
 
 def _align(model: Model, utterance: Utterance, options: DecodingOptions) -> Result:
     """What `Transcript.to_dict` gives or, under `error`, why there is none."""
-    if options.language is None and utterance.lang in model.recognizer.languages.ids:
+    if options.language is None and utterance.lang in model.recognizer.search.languages.ids:
         options = dataclasses.replace(options, language=utterance.lang)
     try:
         warnings: list[str] = []

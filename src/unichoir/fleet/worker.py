@@ -120,7 +120,7 @@ class Worker:
     def _load(self) -> Recognizer:
         recognizer = self._source.load()
         # What the model cannot do shows with any audio, and is no fault of the recordings.
-        recognizer.recognize(np.zeros(recognizer.fbank_config.sample_rate, np.float32), self._options)
+        recognizer.recordings.recognize(np.zeros(recognizer.fbank_config.sample_rate, np.float32), self._options)
         return recognizer
 
     def _recognize(self, recognizer: Recognizer, chunk: Chunk) -> Done:
@@ -191,7 +191,7 @@ def _recognize_together(
     if not recordings:
         return []
     try:
-        return [transcript.to_dict() for transcript in recognizer.recognize_batch(recordings, options)]
+        return [transcript.to_dict() for transcript in recognizer.recordings.recognize_batch(recordings, options)]
     except Exception as error:
         if len(recordings) == 1:
             return [{"error": str(error) if isinstance(error, UnichoirError) else repr(error)}]

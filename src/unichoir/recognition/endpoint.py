@@ -1,4 +1,4 @@
-"""Where an utterance in a stream ends: WeNet's rules over the CTC blank, frame by frame."""
+"""The end of an utterance in a stream: WeNet's rules for the CTC blank, frame by frame."""
 
 import math
 from typing import Any
@@ -10,14 +10,14 @@ from unichoir.recognition.options import EndpointRules
 
 
 class EndpointDetector:
-    """The silence and the length of one utterance so far.
+    """Tracks silence and length of one utterance.
 
     frame_ms: length of an encoder frame.
     """
 
     def __init__(self, rules: EndpointRules, frame_ms: float) -> None:
         self._blank_threshold = rules.blank_threshold
-        # In frames. 0.28 s are 7 frames of 40 ms, although that division gives a trifle more.
+        # In frames. Round first: 0.28 s are 7 frames of 40 ms, but the quotient is slightly more than 7.
         self._before_speech, self._after_speech, self._longest = (
             None if seconds is None else math.ceil(round(1000 * seconds / frame_ms, 6))
             for seconds in (rules.silence_before_speech, rules.silence_after_speech, rules.max_utterance)
@@ -27,11 +27,11 @@ class EndpointDetector:
 
     @property
     def is_too_long(self) -> bool:
-        """Whether the utterance has the greatest length allowed."""
+        """Whether the utterance has reached the maximum length."""
         return self._longest is not None and len(self._silent) >= self._longest
 
     def advance(self, blank_probability: float, has_words: bool) -> bool:
-        """Go on by one frame; whether the utterance ends with it. has_words: something has been recognised by now."""
+        """Process one frame; return whether it ends the utterance. has_words: something was recognised so far."""
         is_silent = blank_probability > self._blank_threshold
         self._silent.append(is_silent)
         self._trailing = self._trailing + 1 if is_silent else 0
@@ -39,9 +39,9 @@ class EndpointDetector:
         return self.is_too_long or (limit is not None and self._trailing >= limit)
 
     def longest_pause(self) -> int:
-        """Frames up to the middle of the longest silence in the second half; all of them if that half has none.
+        """Return the number of frames up to the middle of the longest silence in the second half.
 
-        Of equally long ones the last counts.
+        On a tie, the last silence counts. Without any silence there, return the number of all frames.
         """
         silent: NDArray[Any] = np.array(self._silent, dtype=np.int8)
         half = len(silent) // 2

@@ -1,8 +1,7 @@
-"""Forced alignment: when a known text is said in a recording of any length.
+"""Forced alignment: find when a known text is spoken in a recording of any length.
 
-The recording goes through the encoder in pieces, as long recordings do; of the CTC log-probabilities those of the
-text's own tokens are kept, and the best path through all of them at once is found exactly. So no piece has to be told
-which part of the text is its own.
+The recording is encoded in pieces, as all long recordings are. Only the CTC log-probabilities of the text's tokens are
+kept, and the best path through the whole recording is found exactly. The text does not have to be divided into pieces.
 """
 
 import math
@@ -13,7 +12,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from unichoir.audio.fbank import compute_fbank
 from unichoir.engine.backend import Floats
 from unichoir.errors import AudioError, DecodingError
 from unichoir.recognition.options import DecodingOptions
@@ -27,12 +25,13 @@ from unichoir.transcript.timing import FrameClock, group_words, timed_tokens
 from unichoir.transcript.word_edges import Loudness, join_loudness, measure_loudness
 
 LOW_CONFIDENCE = 0.3
-"""Of a whole alignment: below it the text is likely to be another one than what is said (docs/results/times.md)."""
+"""If the confidence of a whole alignment is lower, the text probably does not match the audio
+(docs/results/times.md)."""
 
 
 @dataclass(frozen=True)
 class _Text:
-    """Words as they are written, the tokens of all, and which of the tokens' words belong to each."""
+    """The written words, the tokens of all of them, and the number of spoken words in each."""
 
     words: list[str]
     ids: list[int]
@@ -41,7 +40,7 @@ class _Text:
 
 @dataclass
 class _PieceClock:
-    """When the encoder frames of consecutive pieces are, counted through all of them."""
+    """The times of encoder frames, which are numbered through consecutive pieces."""
 
     clock: FrameClock
     firsts: list[int]
@@ -49,7 +48,7 @@ class _PieceClock:
     ends_ms: list[float]
 
     def at(self, frame: float) -> float:
-        """When encoder frame `frame` begins, in ms; fractions are allowed."""
+        """Return the start of encoder frame `frame`, in ms; fractions are allowed."""
         piece = max(0, bisect_right(self.firsts, frame) - 1)
         return min(self.starts_ms[piece] + self.clock.at(frame - self.firsts[piece]), self.ends_ms[piece])
 
@@ -61,14 +60,14 @@ def force_align(
     options: DecodingOptions | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Transcript:
-    """The words of `text` with the times when they are said in a recording, which comes in blocks (N,).
+    """Return the words of `text` with the times at which they are spoken in a recording, in blocks (N,).
 
-    The transcript has the words as they are written in the text, without marks that stand alone; its score is the sum
-    of the logarithms of the tokens' confidences. options: chunks, language and length of segments; nothing is left out
-    as silence. progress: called with the seconds of audio done.
+    The transcript has the words as in the text, without punctuation that stands alone. Its score is the sum of the logs
+    of the tokens' confidences. options: only chunks, language and length of segments apply; no audio is skipped as
+    silence. progress: called with the seconds of audio done.
 
-    Raises DecodingError for a text without words, with a word that the vocabulary cannot write or that is too long for
-    the recording, and as `Recognizer.recognize` does.
+    Raises DecodingError for a text without words, with a word that the vocabulary cannot write, or that is too long for
+    the recording, and as `RecordingRecognizer.recognize` does.
     """
     options = replace(options or DecodingOptions(), vad="none", reencode=False)
     wanted = _encode(text, recognizer.tokenizer, options.language)
@@ -79,8 +78,8 @@ def force_align(
     duration_ms = round(clock.ends_ms[-1])
     if needed > len(log_probs):
         raise DecodingError(
-            f"text: its {len(wanted.words)} words cannot be said in {duration_ms / 1000:.1f} s: "
-            f"they need {needed} encoder frames, and there are {len(log_probs)}"
+            f"text: its {len(wanted.words)} words cannot be spoken in {duration_ms / 1000:.1f} s: "
+            f"they need {needed} encoder frames, found {len(log_probs)}"
         )
     spans = ctc_align(log_probs, labels[1:].tolist(), int(labels[0]))
     tokens = timed_tokens(wanted.ids, spans, recognizer.tokenizer, clock, 0, duration_ms, loudness)
@@ -101,7 +100,7 @@ def force_align(
 
 
 def words_by_line(words: Sequence[Word], text: str) -> list[list[Word]]:
-    """The aligned `words` of `text` line by line; lines without words are left out."""
+    """Return the aligned `words` of `text` line by line; lines without words are left out."""
     rest = list(words)
     lines = []
     for line in text.splitlines():
@@ -119,15 +118,15 @@ def _hear(
     options: DecodingOptions,
     progress: Callable[[float], None] | None,
 ) -> tuple[Floats, Loudness, _PieceClock]:
-    """CTC log-probabilities (T', len(columns)) of a recording in blocks (N,), its loudness and its times."""
+    """Return the CTC log-probabilities (T', len(columns)) of a recording in blocks (N,), its loudness and its clock."""
     rate, info = recognizer.fbank_config.sample_rate, recognizer.backend.info
+    recordings = recognizer.recordings
     found: list[Floats] = []
     loudness: list[Loudness] = []
-    clock = _PieceClock(recognizer.clock, [], [], [])
-    for piece in recognizer.pieces(blocks, options):
-        samples = np.zeros(0, dtype=np.float32) if piece.samples is None else piece.samples
-        feats = compute_fbank(samples, recognizer.fbank_config)
-        ((_, log_probs),) = recognizer.encode([feats], options)
+    clock = _PieceClock(recognizer.reader.clock, [], [], [])
+    for piece in recordings.pieces(blocks, options):
+        feats = recordings.features(piece)
+        ((_, log_probs),) = recordings.encode([feats], options)
         clock.firsts.append(sum(map(len, found[-1:])) + (clock.firsts[-1] if clock.firsts else 0))
         clock.starts_ms.append(1000 * piece.start / rate)
         clock.ends_ms.append(1000 * piece.end / rate)
@@ -141,15 +140,15 @@ def _hear(
 
 
 def _encode(text: str, tokenizer: Tokenizer, language: str | None = None) -> _Text:
-    """Raises DecodingError as `force_align` does."""
+    """Encode the words of a text. Raises DecodingError as `force_align` does."""
     words = [word for word in split_words(text) if _is_spoken(word)]
     if not words:
-        raise DecodingError("text: there are no words in it")
+        raise DecodingError("text: it has no words")
     spoken = [_spoken_form(word, tokenizer, language) for word in words]
     ids = tokenizer.encode(" ".join(spoken))
     num_spoken = [len(split_words(form)) for form in spoken]
     if len(tokenizer.decode_words(ids)) != sum(num_spoken):
-        raise DecodingError("text: the model's vocabulary does not keep its words apart")
+        raise DecodingError("text: the model's vocabulary does not separate its words")
     return _Text(words, ids, num_spoken)
 
 
@@ -158,19 +157,21 @@ def _is_spoken(word: str) -> bool:
 
 
 def _spoken_form(word: str, tokenizer: Tokenizer, language: str | None) -> str:
-    """As the vocabulary can write it: as it is, without punctuation, or as its language is compared (Arabic without
-    vowels), whichever takes fewer tokens of bytes."""
+    """Return the form of a word that the vocabulary can write with the fewest byte tokens.
+
+    Candidates are the word itself, without punctuation, and normalised for its language (Arabic without vowels).
+    """
     forms = (word, normalize_for_scoring(word), normalize_for_scoring(word, language))
     encoded = {form: tokenizer.encode(form) for form in forms}
     known = {form: ids for form, ids in encoded.items() if tokenizer.unk_id not in ids}
     if not known:
         raise DecodingError(f"text: the model's vocabulary cannot write {word!r:.60}; write it as it is spoken")
-    # In bytes a comma can be written, but nobody says it.
+    # Byte tokens could write a comma, but nobody speaks it.
     return min(known, key=lambda form: sum(tokenizer.tokens[index] in BYTE_TOKENS for index in known[form]))
 
 
 def _written(words: Sequence[Word], wanted: _Text) -> tuple[Word, ...]:
-    """The words as the text has them, each from the spoken ones that it stands for."""
+    """Return the words as in the text, each with the times of the spoken words for which it stands."""
     written, place = [], 0
     for text, count in zip(wanted.words, wanted.num_spoken, strict=True):
         parts = words[place : place + count]

@@ -1,4 +1,4 @@
-"""How long the results of a stream are in coming, measured by whoever feeds it and shows them."""
+"""The latency of the results of a stream, measured by the code that feeds it and shows the results."""
 
 from array import array
 from bisect import bisect_left
@@ -12,10 +12,10 @@ PERCENTS = (50, 95, 99)
 
 
 def percentiles(values: Sequence[float], percents: Sequence[int] = PERCENTS) -> tuple[float, ...]:
-    """The nearest-rank percentiles of `values`, which are not empty; percents: whole numbers from 1 to 100.
+    """Return the nearest-rank percentiles of `values`, at least one; percents: whole numbers from 1 to 100.
 
-    The p-th is the smallest of the values that at least p % of them do not exceed: a value that was measured, never one
-    in between.
+    The p-th percentile is the smallest value that at least p % of the values do not exceed. It is always a measured
+    value.
     """
     ordered = sorted(values)
     return tuple(ordered[-(-percent * len(ordered) // 100) - 1] for percent in percents)
@@ -23,7 +23,7 @@ def percentiles(values: Sequence[float], percents: Sequence[int] = PERCENTS) -> 
 
 @dataclass(frozen=True, kw_only=True)
 class LatencyReport:
-    """What was measured, in seconds, each in the order in which it came. What each is: see `LatencyMeter`."""
+    """Measured latencies in seconds, in the order of measurement. `LatencyMeter` defines them."""
 
     first_partial: tuple[float, ...] = ()
     partial_lag: tuple[float, ...] = ()
@@ -32,18 +32,18 @@ class LatencyReport:
 
     @classmethod
     def merge(cls, reports: Iterable["LatencyReport"]) -> "LatencyReport":
-        """One report of many streams: percentiles over all that was measured in any of them."""
+        """Return one report for many streams, with the latencies of all of them."""
         reports = list(reports)
         return cls(
             **{each.name: tuple(value for one in reports for value in getattr(one, each.name)) for each in fields(cls)}
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """For each of the four: count and, in seconds, p50, p95 and p99 (None where nothing was measured)."""
+        """Return count, p50, p95 and p99 in seconds for each latency; None if nothing was measured."""
         return {each.name: _summary(getattr(self, each.name)) for each in fields(self)}
 
     def to_text(self) -> str:
-        """A table with a line for each of the four, in ms."""
+        """Return a table with one line per latency, in ms."""
         columns = ("count", *(f"p{percent}" for percent in PERCENTS))
         lines = [f"{'latency in ms':24}" + "".join(f"{column:>8}" for column in columns)]
         for name, label in _LABELS.items():
@@ -67,46 +67,46 @@ def _summary(values: Sequence[float]) -> dict[str, Any]:
 
 
 class LatencyMeter:
-    """The latencies of one stream.
+    """Measures the latencies of one stream.
 
-    It has no clock: every `now` is given to it, in seconds of one clock that never goes back. The audio at t ms has
-    arrived at the first moment at which all of it up to t ms had. From that it makes:
+    It has no clock: you pass each `now`, in seconds of one monotonic clock. The audio at t ms arrives when all audio up
+    to t ms has arrived. The latencies are:
 
-    - first partial, once for each utterance when its final result comes: from the arrival of the audio at the start of
-      its first word (without words: of the utterance, and only if a partial result had text) to the first result with
-      text that has heard beyond that place. Not where a result of an utterance before had: what is left over when an
-      utterance is cut for its length has been shown already.
-    - partial lag, for each partial result, with or without text: from the arrival of the audio at its `end_ms`. That is
-      what the model looks ahead and the time for computing, not the wait until a chunk is full.
-    - final after speech, for each final result with words: from the arrival of the audio at the end of its last word,
-      so with the silence that an endpoint rule waits for.
+    - first partial, once per utterance, at its final result: from the arrival of the audio at the start of the first
+      word to the first result with text that covers this place. Without words, the start of the utterance counts, and
+      only if a partial result had text. It is not measured if a result of an earlier utterance covered this place,
+      because the rest of an utterance that was cut for its length has already been shown.
+    - partial lag, for each partial result, with or without text: from the arrival of the audio at its `end_ms`. This is
+      the look-ahead of the model and the computation, without the time to fill a chunk.
+    - final after speech, for each final result with words: from the arrival of the audio at the end of its last word.
+      It includes the silence that an endpoint rule waits for.
     - final after input, once, if `finished` was called: from then to the last final result.
 
-    Of the arrivals only those since the last final result are kept, of what was measured 8 bytes each.
+    Memory: the arrivals since the last final result, and 8 bytes per measurement.
     """
 
     def __init__(self) -> None:
         self._arrivals: list[tuple[float, float]] = []
         self._texts: list[tuple[int, float]] = []
-        """end_ms and time of the results of the present utterance that had text."""
+        """end_ms and time of the results with text of the current utterance."""
         self._heard_ms = self._heard_before_ms = 0
-        """The largest end_ms of all results, and of those of utterances before the present one."""
+        """The largest end_ms of all results, and of the results of earlier utterances."""
         self._first_partial, self._partial_lag, self._after_speech = array("d"), array("d"), array("d")
         self._finished: float | None = None
         self._last_final: float | None = None
 
     def accepted(self, audio_ms: float, now: float) -> None:
-        """All audio from the start of the stream up to `audio_ms` has arrived."""
+        """Record that all audio from the start of the stream up to `audio_ms` has arrived."""
         if not self._arrivals or audio_ms > self._arrivals[-1][0]:
             self._arrivals.append((audio_ms, now))
 
     def finished(self, now: float) -> None:
-        """It was announced that no audio will follow."""
+        """Record that the input has ended."""
         if self._finished is None:
             self._finished = now
 
     def shown(self, result: StreamResult, now: float) -> None:
-        """A result, partial or final, has reached whoever waits for it."""
+        """Record that a partial or final result was shown."""
         if result.text:
             self._texts.append((result.end_ms, now))
         self._heard_ms = max(self._heard_ms, result.end_ms)
@@ -127,7 +127,7 @@ class LatencyMeter:
         del self._arrivals[: self._place(result.end_ms)]
 
     def report(self) -> LatencyReport:
-        """What has been measured so far."""
+        """Return all latencies so far."""
         after_input = () if self._finished is None or self._last_final is None else (self._last_final - self._finished,)
         return LatencyReport(
             first_partial=tuple(self._first_partial),
@@ -141,5 +141,5 @@ class LatencyMeter:
             values.append(now - self._arrivals[self._place(audio_ms)][1])
 
     def _place(self, audio_ms: float) -> int:
-        # Times of results are rounded and may lie a little beyond the last sample.
+        # Times of results are rounded and may be slightly after the last sample.
         return max(0, min(bisect_left(self._arrivals, (audio_ms,)), len(self._arrivals) - 1))

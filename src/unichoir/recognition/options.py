@@ -1,4 +1,4 @@
-"""How to recognise recordings and streams: one frozen value that goes from the command line down to the searches."""
+"""Options of recognition: one frozen value, passed from the command line down to the searches."""
 
 import math
 from dataclasses import dataclass, field
@@ -23,24 +23,24 @@ VAD_MODES: tuple[VadMode, ...] = get_args(VadMode)
 
 MIN_SEGMENT_SECONDS = 1.0
 MAX_CHUNK_SIZE = 25
-"""Encoder frames, one second: the longest chunks that models are trained with."""
+"""In encoder frames (one second): the longest chunks in training."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecodingOptions(OfflineSearchOptions):
-    """Options of recognition. Raises DecodingError for values that make no sense."""
+    """Options for recordings. Raises DecodingError for invalid values."""
 
     mode: Mode = "attention_rescoring"
     chunk_size: int | None = None
-    """Encoder frames (40 ms each) that the encoder sees at once, as in streaming; None or 0: the whole segment."""
+    """Encoder frames (40 ms each) per chunk, as in streaming; None or 0: the whole segment is one chunk."""
     num_left_chunks: int = -1
-    """With a chunk size: how many chunks before its own each frame attends to; -1: all."""
+    """With a chunk size: the number of chunks before its own to which each frame attends; -1: all."""
     max_segment_seconds: float | None = 20.0
-    """Longer audio is cut at pauses into segments of at most this length; None: never."""
+    """Longer audio is cut at pauses into segments of at most this length; None: audio is never cut."""
     vad: VadMode = "auto"
-    """What tells where nobody speaks, so that nothing is recognised there: `silero` (the extra `vad`), `ctc` (the
-    model's own blanks, for which the encoder runs twice) or `none`: cuts are at the quietest places and all is
-    recognised. `auto`: Silero where it is installed, else CTC, for audio that is longer than a segment."""
+    """The voice activity detector; audio without speech is skipped. `silero`: needs the extra `vad`. `ctc`: the model's
+    own blanks; the encoder runs twice. `none`: all audio is recognised, and cuts are at the quietest places. `auto`:
+    for audio longer than a segment, Silero if it is installed, otherwise CTC; for shorter audio, none."""
     vad_options: VadOptions = field(default_factory=VadOptions)
     """What counts as speech."""
 
@@ -52,9 +52,9 @@ class DecodingOptions(OfflineSearchOptions):
         if self.chunk_size is not None:
             at_least("chunk_size", self.chunk_size, 0)
         if self.num_left_chunks >= 0 and not self.chunk_size:
-            raise DecodingError("num_left_chunks: without a chunk_size there are no chunks to limit")
+            raise DecodingError("num_left_chunks: needs a chunk_size")
         if self.reencode and not self.chunk_size:
-            raise DecodingError("reencode: without a chunk_size the encoder hears the whole utterance at once")
+            raise DecodingError("reencode: needs a chunk_size; without one the whole utterance is encoded at once")
         if self.max_segment_seconds is not None:
             in_range("max_segment_seconds", self.max_segment_seconds, MIN_SEGMENT_SECONDS, math.inf)
         if self.vad not in VAD_MODES:
@@ -65,19 +65,19 @@ class DecodingOptions(OfflineSearchOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class EndpointRules:
-    """When an utterance in a stream is over: WeNet's three rules. Durations in seconds; None: the rule is off.
+    """When an utterance in a stream ends: WeNet's three rules. Durations are in seconds; None disables a rule.
 
-    Raises DecodingError for values that make no sense.
+    Raises DecodingError for invalid values.
     """
 
     silence_before_speech: float | None = 5.0
-    """So much silence while nothing has been recognised."""
+    """End after this much silence if nothing has been recognised."""
     silence_after_speech: float | None = 1.0
-    """So much silence after something has been recognised."""
+    """End after this much silence if something has been recognised."""
     max_utterance: float | None = 20.0
-    """So long an utterance. It ends at its longest pause, and what comes after the pause begins the next one."""
+    """End at this length: the utterance is cut at its longest pause, and the rest begins the next one."""
     blank_threshold: float = 0.8
-    """A frame is silence when blank is more probable than this."""
+    """A frame is silent if the probability of blank is higher than this."""
 
     def __post_init__(self) -> None:
         for name in ("silence_before_speech", "silence_after_speech"):
@@ -90,20 +90,21 @@ class EndpointRules:
 
 @dataclass(frozen=True, kw_only=True)
 class StreamingOptions(SearchOptions):
-    """Options of one stream. Raises DecodingError for values that make no sense."""
+    """Options for one stream. Raises DecodingError for invalid values."""
 
     chunk_size: int = 16
-    """Encoder frames (40 ms each) that are encoded at once: smaller is sooner, larger is more exact."""
+    """Encoder frames (40 ms each) per chunk: smaller chunks give earlier results, larger chunks better ones."""
     num_left_chunks: int = 4
-    """Chunks before its own that each frame attends to. A stream has no end, so that it cannot be all of them."""
+    """The number of chunks before its own to which each frame attends. It cannot be all, because a stream has no
+    end."""
     mode: StreamingMode = "attention_rescoring"
-    """What gives the final result of an utterance; partial ones come from CTC prefix beam search."""
+    """The search for final results; partial results come from CTC prefix beam search."""
     num_best: int = 1
-    """Length of the n-best list, at most `beam_size`."""
+    """Length of the n-best list; at most `beam_size`."""
     partial_words: bool = False
-    """Align the words of partial results, too, which costs some time with every chunk."""
+    """Give partial results words with times too, which takes some time for every chunk."""
     endpoint: EndpointRules | None = field(default_factory=EndpointRules)
-    """None: the whole stream is one utterance, and memory grows with its length."""
+    """The endpoint rules; None: the whole stream is one utterance, and memory grows with its length."""
 
     def __post_init__(self) -> None:
         if self.mode not in STREAMING_MODES:
@@ -113,14 +114,16 @@ class StreamingOptions(SearchOptions):
         if self.chunk_size > MAX_CHUNK_SIZE:
             raise DecodingError(f"chunk_size: expected 1 to {MAX_CHUNK_SIZE} encoder frames, found {self.chunk_size}")
         if self.num_left_chunks == -1:
-            raise DecodingError("num_left_chunks: a stream has no end and cannot attend to all of its past (-1)")
+            raise DecodingError(
+                "num_left_chunks: a stream cannot attend to all of its past (-1), because it has no end"
+            )
         at_least("num_left_chunks", self.num_left_chunks, 0)
         if self.num_left_frames > MAX_LEFT_FRAMES:
             limit = MAX_LEFT_FRAMES // self.chunk_size
             raise DecodingError(f"num_left_chunks: expected at most {limit} of {self.chunk_size} frames each")
         at_least("num_best", self.num_best, 1)
         if self.num_best > self.beam_size:
-            raise DecodingError(f"num_best: a beam of {self.beam_size} has no {self.num_best} hypotheses")
+            raise DecodingError(f"num_best: expected at most beam_size ({self.beam_size}), found {self.num_best}")
         if not isinstance(self.partial_words, bool):
             raise DecodingError(f"partial_words: expected True or False, found {self.partial_words!r}")
         if self.endpoint is not None and not isinstance(self.endpoint, EndpointRules):
@@ -128,5 +131,5 @@ class StreamingOptions(SearchOptions):
 
     @property
     def num_left_frames(self) -> int:
-        """Encoder frames before its chunk that each frame attends to."""
+        """Encoder frames before its chunk to which each frame attends."""
         return self.chunk_size * self.num_left_chunks

@@ -1,4 +1,4 @@
-"""Which pieces of a recording are recognised, and which of them together."""
+"""The pieces of a recording, and the batches in which they are recognised."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -15,17 +15,17 @@ from unichoir.recognition.segmentation import Piece, Segmenter, VoiceActivityDet
 from unichoir.transcript.timing import FrameClock
 
 BLOCK_SECONDS = 5.0
-"""How much is listened to at a time: what shares a thread with it, as live streams do, waits no longer than that."""
+"""Detectors process blocks of this length, so other work in the same thread never waits longer."""
 BATCH_SECONDS = 80.0
-"""Of padded audio that goes through the encoder together: this bounds memory."""
+"""The most padded audio in one batch; this limits memory."""
 BATCH_PIECES = 8
-"""More of them at a time are no faster (docs/results/long-recordings.md)."""
+"""The most pieces in one batch; larger batches are not faster (docs/results/long-recordings.md)."""
 GROUP_PIECES = 32
-"""So many pieces are sorted by length before they are put together, that little is padded."""
+"""This many pieces are sorted by length before they are batched, to reduce padding."""
 WINDOW_FRAMES, CONTEXT_FRAMES = 250, 25
-"""Encoder frames that CTC judges at a time, and what it hears before and after them."""
+"""Encoder frames that the CTC detector classifies at a time, and the context before and after them."""
 REACH_FRAMES = 3
-"""CTC is certain of a token in a frame or two: so far around them it is taken for speech."""
+"""CTC is certain of a token in only a frame or two; this many frames around them also count as speech."""
 
 Row = TypeVar("Row")
 
@@ -36,10 +36,10 @@ def find_pieces(
     options: DecodingOptions,
     ctc_detector: Callable[[], VoiceActivityDetector],
 ) -> Iterator[Piece]:
-    """The pieces of a recording in `blocks` (N,): from its beginning to its end, without gap.
+    """Yield the pieces of a recording in `blocks` (N,), from its beginning to its end, without gaps.
 
-    With `auto`, what is no longer than a segment is one piece. Raises UnichoirError for `silero` where it is not
-    installed.
+    With `auto`, a recording that is not longer than a segment is one piece. Raises UnichoirError for `silero` if it is
+    not installed.
     """
     limit, vad = options.max_segment_seconds, options.vad
     blocks = _cut_blocks(blocks, int(BLOCK_SECONDS * sample_rate))
@@ -62,7 +62,7 @@ def find_pieces(
 
 
 def _cut_blocks(blocks: Iterable[NDArray[np.float32]], size: int) -> Iterator[NDArray[np.float32]]:
-    """The same audio in blocks of `size` but for the last one."""
+    """Yield the same audio in blocks of `size`; the last one may be shorter."""
     rest = np.zeros(0, dtype=np.float32)
     for block in blocks:
         rest = np.concatenate([rest, block])
@@ -74,13 +74,13 @@ def _cut_blocks(blocks: Iterable[NDArray[np.float32]], size: int) -> Iterator[ND
 
 
 def take_turns(sources: Iterable[Iterable[Row]]) -> Iterator[tuple[int, Row]]:
-    """One row of each source after the other, with the number of its source: what comes early is in work early."""
+    """Yield one row of each source in rotation, with the number of its source."""
     for rows in zip_longest(*sources):
         yield from ((place, row) for place, row in enumerate(rows) if row is not None)
 
 
 def batched_by_length(pieces: Iterable[tuple[int, Piece]], sample_rate: int) -> Iterator[list[tuple[int, Piece]]]:
-    """Pieces of numbered recordings in batches of similar length; those without speech in batches of one."""
+    """Yield pieces of numbered recordings in batches of similar length; pieces without speech one by one."""
     group: list[tuple[int, Piece]] = []
     for place, piece in pieces:
         if piece.samples is None:
@@ -96,7 +96,7 @@ def batched_by_length(pieces: Iterable[tuple[int, Piece]], sample_rate: int) -> 
 def _batches(group: list[tuple[int, Piece]], max_samples: float) -> Iterator[list[tuple[int, Piece]]]:
     batch: list[tuple[int, Piece]] = []
     for place, piece in sorted(group, key=lambda row: row[1].end - row[1].start):
-        # All of a batch are padded to its longest, which is its last.
+        # A batch is padded to the length of its last piece, the longest.
         if batch and (len(batch) == BATCH_PIECES or (len(batch) + 1) * (piece.end - piece.start) > max_samples):
             yield batch
             batch = []
@@ -106,10 +106,10 @@ def _batches(group: list[tuple[int, Piece]], max_samples: float) -> Iterator[lis
 
 
 class CtcDetector:
-    """Speech as the model's own CTC hears it: where it finds blank, nobody speaks.
+    """A voice activity detector that uses the model's own CTC: frames of blank are not speech.
 
-    Windows of 10 s go through the encoder with 1 s before and after each. The clock says when encoder frames are;
-    `log_probs` gives CTC log-probabilities (T', V) for samples (N,) at `sample_rate`.
+    It encodes windows of 10 s with 1 s of context on both sides. clock: the times of encoder frames; log_probs: returns
+    the CTC log-probabilities (T', V) of samples (N,) at `sample_rate`.
     """
 
     def __init__(
@@ -123,14 +123,14 @@ class CtcDetector:
         self._rate = sample_rate
         self._blank_id = blank_id
         self._log_probs = log_probs
-        # Frame 0 begins that much after the samples it is computed from; before them if lead frames precede them.
+        # Frame 0 begins this many samples after the start of the audio; before it if there are lead frames.
         self._lead = round(clock.first_ms * sample_rate / 1000)
-        # Hops at the beginning of `_audio` that have been judged, or that begin before the audio.
+        # Hops at the beginning of `_audio` that are already classified, or that begin before the audio.
         self._context = max(0, math.ceil(-clock.first_ms / clock.step_ms))
         self._audio = np.zeros(self._lead + self._samples(self._context), dtype=np.float32)
 
     def process(self, samples: NDArray[np.float32], last: bool = False) -> NDArray[np.float32]:
-        """Probabilities (H,) of the hops that can be told after `samples` (N,); after the `last` those of all hops."""
+        """Return the probabilities (H,) of the hops known after `samples` (N,); after the `last`, of all hops."""
         self._audio = np.concatenate([self._audio, samples])
         width = self._samples(WINDOW_FRAMES + CONTEXT_FRAMES)
         found = [np.zeros(0, dtype=np.float32)]
@@ -142,10 +142,10 @@ class CtcDetector:
         return np.concatenate(found)
 
     def _judge(self, num_hops: int) -> NDArray[np.float32]:
-        """Of the next hops, whose audio is then forgotten but for the context of those after them."""
+        """Return the probabilities of the next hops; drop their audio except the context of later hops."""
         context, end = self._context, self._context + num_hops
         window = self._audio[: self._samples(end + CONTEXT_FRAMES)]
-        # So that the last frames have all that they are computed from.
+        # Padding, so that the last frames are complete.
         silence = np.zeros(self._samples(CONTEXT_FRAMES), dtype=np.float32)
         speech = 1 - np.exp(self._log_probs(np.concatenate([window, silence]))[:, self._blank_id])
         around = np.pad(speech, REACH_FRAMES)

@@ -1,10 +1,9 @@
-"""Long recordings in pieces.
+"""Cut long recordings into pieces.
 
-Attention over a whole recording costs time and memory with the square of its length, and models are trained on
-utterances of some seconds. So audio beyond a limit is cut: at pauses that a voice activity detector has found, and
-speech without any where a cut is least likely to hit a word. The pieces follow each other without gap or overlap: no
-sample is lost or heard twice. In some of them nobody speaks, by the word of the detector. The others are recognised,
-each for itself, without memory of the one before.
+Attention over a whole recording takes time and memory with the square of its length, and models are trained on
+utterances of a few seconds. Audio beyond a limit is therefore cut: at pauses that a voice activity detector finds or,
+in speech without pauses, where a cut is least likely to hit a word. Pieces have no gaps and no overlaps. Pieces without
+speech are marked; the others are recognised independently.
 """
 
 from collections.abc import Iterator
@@ -18,23 +17,24 @@ from unichoir.recognition.vad_options import VadOptions
 
 HOP_SECONDS = 0.01
 QUIET_HOPS = 21
-"""How long a place must be quiet, in hops: shorter than a pause between words, longer than the closure of a plosive."""
+"""The minimum length of a quiet place, in hops: shorter than a pause between words, longer than the closure of a
+plosive."""
 
 
 class VoiceActivityDetector(Protocol):
-    """Probabilities of speech, hop by hop; state of one recording."""
+    """Gives the probability of speech, hop by hop, for one recording."""
 
     @property
     def hop_seconds(self) -> float:
         """Length of a hop."""
 
     def process(self, samples: NDArray[np.float32], last: bool = False) -> NDArray[np.float32]:
-        """Probabilities (H,) of the hops that can be told after `samples` (N,); after the `last` those of all hops."""
+        """Return the probabilities (H,) of the hops known after `samples` (N,); after the `last`, of all hops."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """The recording from sample `start` to sample `end`: `samples` (end - start,), or None where nobody speaks."""
+    """A recording from sample `start` to sample `end`; `samples` (end - start,), or None if there is no speech."""
 
     start: int
     end: int
@@ -42,10 +42,11 @@ class Piece:
 
 
 class Segmenter:
-    """Cuts audio that arrives in blocks into pieces of at most `max_seconds` (None: no limit), one after the other.
+    """Cuts audio that arrives in blocks into consecutive pieces of at most `max_seconds` (None: no limit).
 
-    detector: None: all is speech. The sizes of blocks do not change where there is speech and how it is cut; silence
-    comes as it becomes known. Of the audio it keeps one and a half times the longest piece, and the last block.
+    detector: None: all audio is speech. The sizes of blocks do not affect where speech is and how it is cut; silence is
+    reported as soon as it is known. The segmenter keeps at most 1.5 times the longest piece of audio, and the last
+    block.
     """
 
     def __init__(
@@ -58,15 +59,15 @@ class Segmenter:
         self._hop = HOP_SECONDS if detector is None else detector.hop_seconds
         self._pad = round(options.speech_pad_seconds * sample_rate)
         self._audio = np.zeros(0, dtype=np.float32)
-        self._start = 0  # in samples: of what has not become a piece yet, and of `_audio`
+        self._start = 0  # in samples: the start of the next piece and of `_audio`
         self._num_hops = 0
-        self._quiet: list[bool] = []  # of the last hops: even hysteresis does not keep them in speech
+        self._quiet: list[bool] = []  # of the last hops: below the threshold even with hysteresis
         self._in_speech = detector is None
         self._num_loud = 0
-        self._last_loud = 0  # the hop after the last one that belongs to the speech
+        self._last_loud = 0  # the hop after the last one of the speech
 
     def process(self, samples: NDArray[np.float32], last: bool = False) -> Iterator[Piece]:
-        """The pieces that are known after the next samples (N,); `last`: all that are left, nothing may follow."""
+        """Yield the pieces that are known after the next samples (N,); `last`: the input ends here."""
         self._audio = np.concatenate([self._audio, samples])
         heard = self._start + len(self._audio)
         if self._detector is None:
@@ -83,7 +84,7 @@ class Segmenter:
         yield from self._silence(heard)
 
     def _hear(self, probability: float, heard: int) -> Iterator[Piece]:
-        """One more hop, which ends at sample `heard` at the latest."""
+        """Process one more hop, which ends at sample `heard` at the latest."""
         options = self._options
         begin, end = self._position(self._num_hops), min(self._position(self._num_hops + 1), heard)
         self._num_hops += 1
@@ -103,7 +104,7 @@ class Segmenter:
             yield from self._cut(end, is_whole=False)
 
     def _close(self, heard: int) -> Iterator[Piece]:
-        """The speech is over, and known up to `heard`."""
+        """End the speech, which is known up to `heard`."""
         if self._detector is not None:
             heard = min(self._position(self._last_loud) + self._pad, heard)
         if self._detector is None or self._num_loud * self._hop >= self._options.min_speech_seconds:
@@ -114,13 +115,13 @@ class Segmenter:
         del self._quiet[:]
 
     def _silence(self, end: int) -> Iterator[Piece]:
-        """Nobody speaks before `end`."""
+        """Yield a piece without speech up to `end`."""
         if end > self._start:
             yield self._take(end, is_speech=False)
 
     def _cut(self, end: int, is_whole: bool) -> Iterator[Piece]:
-        """What has to be cut off from the speech, known up to `end`. is_whole: there it is over."""
-        # Half a limit of what follows decides where the window may be cut: what comes later makes no difference.
+        """Yield the pieces to cut off from the speech, which is known up to `end`; is_whole: it ends there."""
+        # Half a limit of the following audio decides where to cut; later audio makes no difference.
         while self._limit is not None and end - self._start > (self._limit if is_whole else self._limit * 3 // 2):
             left = end - self._start
             earliest = min(max(left - self._limit, self._limit // 4), self._limit // 2)
@@ -131,7 +132,7 @@ class Segmenter:
             yield self._take(self._start + pause, is_speech=True)
 
     def _longest_pause(self, earliest: int, latest: int) -> int | None:
-        """The middle of the longest run of quiet hops between these samples after the start; None without any."""
+        """Return the middle of the longest quiet run between these samples after the start; None without one."""
         best, begin, first_hop = (0, 0), None, self._num_hops - len(self._quiet)
         for hop, is_quiet in enumerate([*self._quiet, False], first_hop):
             place = self._position(hop) - self._start
@@ -143,7 +144,7 @@ class Segmenter:
         return length // 2 - begin if length else None
 
     def _take(self, end: int, is_speech: bool) -> Piece:
-        """What lies before `end`; the next piece begins there."""
+        """Return the piece up to `end`; the next piece begins there."""
         length = end - self._start
         piece = Piece(self._start, end, self._audio[:length].copy() if is_speech else None)
         self._audio, self._start = self._audio[length:].copy(), end
@@ -154,11 +155,11 @@ class Segmenter:
 
 
 def _quietest(window: NDArray[np.float32], sample_rate: int, earliest: int, latest: int) -> int:
-    """The quietest sample from `earliest` to `latest`; among equally quiet ones that in their middle."""
+    """Return the quietest sample from `earliest` to `latest`; on a tie, the middle one."""
     hop = int(HOP_SECONDS * sample_rate)
     first, last = -(-earliest // hop), latest // hop
     energy = np.square(window[: len(window) // hop * hop].reshape(-1, hop), dtype=np.float64).sum(axis=1)
-    # Beyond the window nothing is known, so its edges count as loud.
+    # Audio beyond the window is unknown and counts as loud.
     loud = np.full(QUIET_HOPS // 2, energy.max())
     around = np.convolve(np.concatenate([loud, energy, loud]), np.ones(QUIET_HOPS), mode="valid")[first:last]
     ties = np.flatnonzero(around == around.min())

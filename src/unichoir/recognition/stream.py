@@ -1,11 +1,10 @@
-"""One stream: samples in, windows for the encoder out, and the utterance that is being recognised.
+"""The state of one stream: from samples to windows for the encoder, and the current utterance.
 
-The encoder goes through a stream on one grid of chunks from the first sample to the last and never starts anew: what it
-gives is what it would give for the whole stream under the same chunk mask. Utterances are consecutive runs of its
-frames, so that at their borders nothing is lost and nothing is heard twice.
+The encoder processes a stream on one grid of chunks, from the first sample to the last, and never restarts. Its output
+is the same as for the whole stream under the same chunk mask. Utterances are consecutive runs of encoder frames,
+without gaps and overlaps.
 """
 
-import math
 from typing import Any
 
 import numpy as np
@@ -16,42 +15,35 @@ from unichoir.audio.io import OnlineResampler, Samples, check_samples
 from unichoir.engine.backend import Backend, Floats
 from unichoir.engine.limits import MAX_LEFT_FRAMES
 from unichoir.errors import AudioError
-from unichoir.recognition.endpoint import EndpointDetector
 from unichoir.recognition.options import StreamingOptions
-from unichoir.search.hypothesis import Hypothesis
-from unichoir.search.language import LanguageTokens
-from unichoir.search.prefix_beam import PrefixBeam
+from unichoir.recognition.utterance import Utterance
 from unichoir.search.rescoring import is_reencoded
-from unichoir.search.scoring import PrefixScorer
-from unichoir.transcript.results import StreamResult
+from unichoir.search.search import Search
 from unichoir.transcript.rewriting import last_words
 from unichoir.transcript.timing import FrameClock
 
 
 class Stream:
-    """The state of one stream of audio, made by `Recognizer.create_stream`.
+    """The state of one stream of audio, made by `StreamRecognizer.create_stream`.
 
-    To be used by one thread at a time. Its memory does not grow with its length, as long as utterances end.
+    Use it in one thread at a time. Its memory does not grow with its length, as long as utterances end.
     """
 
     def __init__(
         self,
         backend: Backend,
         fbank_config: FbankConfig,
+        search: Search,
         options: StreamingOptions,
         start_ms: int = 0,
-        languages: LanguageTokens | None = None,
-        scorer: PrefixScorer | None = None,
     ) -> None:
         self.options = options
         self.start_ms = start_ms
-        """What the times of its results count from."""
+        """The time at which the stream begins, in ms; times of results count from there."""
         self.state = backend.initial_state(1, options.num_left_frames)
         self._backend = backend
         self._is_heard_again = is_reencoded(backend.info, options)
-        self._languages = languages or LanguageTokens()
-        self.scorer = scorer
-        """What hotwords and language model add in its searches."""
+        self._search = search
         self._config = fbank_config
         self._frame_ms = FrameClock.of(backend.info, fbank_config).step_ms
         self._fbank = OnlineFbank(fbank_config)
@@ -66,19 +58,19 @@ class Stream:
         self._input_finished = self.is_closed = False
         self._rest = np.zeros((0, backend.info.encoder_dim), np.float32)
         self.before = ""
-        """The last words of the final results so far, as they were written."""
+        """The last words of the final results so far, in written form."""
         self.utterance = self._utterance(number=0, first_frame=0)
 
     def accept_waveform(self, samples: NDArray[Any], sample_rate: int) -> None:
-        """Add samples, as many as there are: (N,) or (N, channels), float in [-1, 1] or int16; the rate in Hz.
+        """Add any number of samples: (N,) or (N, channels), float in [-1, 1] or int16; sample_rate in Hz.
 
-        Raises AudioError for samples that are not finite or of another type or scale, for another rate than before, and
-        after `input_finished`. What is refused changes nothing.
+        Raises AudioError for samples that are not finite or of another type or scale, for a different rate than before,
+        and after `input_finished`. Rejected samples do not change the stream.
         """
         if self._input_finished:
-            raise AudioError("stream: samples after the end of its input")
+            raise AudioError("stream: samples after the end of the input")
         if self._resampler is not None and sample_rate != self._sample_rate:
-            raise AudioError(f"stream: the sample rate was {self._sample_rate} Hz and cannot become {sample_rate} Hz")
+            raise AudioError(f"stream: the sample rate cannot change from {self._sample_rate} to {sample_rate} Hz")
         if np.shape(samples)[:1] == (0,):
             return
         mono = check_samples(samples, sample_rate, "stream", is_block=True)
@@ -88,7 +80,7 @@ class Stream:
         self._extract(self._resampler.process(mono))
 
     def input_finished(self) -> None:
-        """No samples will follow: what is left of them becomes the last, shorter chunk."""
+        """End the input: the remaining samples become the last, shorter chunk."""
         if not self._input_finished:
             self._input_finished = True
             if self._resampler is not None:
@@ -98,15 +90,16 @@ class Stream:
 
     @property
     def accepted_ms(self) -> float:
-        """Length of the audio so far, in ms."""
+        """Length of all audio so far, in ms."""
         return 1000 * self._num_accepted / self._sample_rate if self._sample_rate else 0.0
 
     @property
     def heard_ms(self) -> int:
-        """Up to where the audio has gone into this utterance and those before, in ms.
+        """The end of the audio in this utterance and all before it, in ms.
 
-        The last utterance goes to the end of the audio, a little of which makes no frame any more. One that a rule has
-        ended is never the last, even if it has the last frame: when `input_finished` is called makes no difference.
+        The last utterance extends to the end of the audio, even if the rest is too short for a frame. An utterance that
+        ended by a rule is never the last one, even if it has the last frame, so the moment of `input_finished` makes no
+        difference.
         """
         if self.is_done and not self.utterance.is_over:
             return self.start_ms + self._resampled_ms
@@ -114,7 +107,7 @@ class Stream:
 
     @property
     def utterance_ms(self) -> int:
-        """Where this utterance begins, in ms."""
+        """The start of this utterance, in ms."""
         return self.heard_ms if self.is_closed else self._frame_to_ms(self.utterance.first_frame)
 
     @property
@@ -126,13 +119,12 @@ class Stream:
 
     @property
     def is_reencoded(self) -> bool:
-        """Whether the encoder is to hear this utterance once more, whole: one that is longer than a stream's memory
-        stays as it was heard."""
+        """Whether to encode this utterance again as a whole; not if it is longer than a stream's memory."""
         return self._is_heard_again and self.utterance.num_frames <= MAX_LEFT_FRAMES
 
     @property
     def utterance_feats(self) -> Floats:
-        """The feature frames (T, M) of this utterance's encoder frames, of a stream whose utterances are re-encoded."""
+        """The feature frames (T, M) of this utterance, for a stream whose utterances are encoded again."""
         info = self._backend.info
         length = info.subsampling_rate * (self.utterance.num_frames - 1) + info.right_context + 1
         feats: Floats = np.concatenate([*self._encoded, *self._feats])[:length]
@@ -140,23 +132,23 @@ class Stream:
 
     @property
     def is_ready(self) -> bool:
-        """Whether there is a chunk to encode: a whole one, or the last."""
+        """Whether there is a chunk to encode: a full one, or the last."""
         if self._num_feats >= self._window_length:
             return True
         return self._input_finished and self._backend.info.num_encoder_frames(self._num_feats) > 0
 
     @property
     def is_done(self) -> bool:
-        """Whether the input has ended and every frame of it has gone into this utterance or one before."""
+        """Whether the input has ended and all its frames are in this utterance or an earlier one."""
         return self._input_finished and not self.is_ready and not len(self._rest)
 
     @property
     def is_endpoint(self) -> bool:
-        """Whether the utterance has ended: by a rule, or because the input has. After the last one it is not."""
+        """Whether the utterance has ended, by a rule or with the input. False after the last utterance."""
         return self.utterance.is_over or (self.is_done and not self.is_closed)
 
     def window(self) -> tuple[Floats, int]:
-        """The next chunk's feature frames (W, M), at the end of the stream zero padded, and how many are real."""
+        """Return the next chunk's feature frames (W, M), zero-padded at the end, and the number of real ones."""
         if len(self._feats) > 1:
             self._feats = [np.concatenate(self._feats)]
         (feats,) = self._feats
@@ -166,13 +158,13 @@ class Stream:
         return padded, length
 
     def advance(self, encoder_out: Floats, log_probs: Floats, state: Any) -> None:
-        """Take what the encoder has made of `window`: (t, D), its CTC log-probabilities (t, V), the next state."""
+        """Continue with the encoder's output for `window`: (t, D), CTC log-probabilities (t, V), the next state."""
         taken = self._backend.info.subsampling_rate * self.options.chunk_size
         if self._is_heard_again:
             self._encoded.append(self._feats[0][:taken].copy())
         feats = self._feats[0][taken:]
         self._num_feats = len(feats)
-        # What waits for the rest of its chunk must not hold on to all that came with it.
+        # Copy an incomplete chunk, so that a view does not keep all the audio in memory.
         self._feats = [feats if self.is_ready else feats.copy()]
         self.state = state
         self._rest = self.utterance.advance(encoder_out, log_probs, self._audio_frames)
@@ -220,100 +212,12 @@ class Stream:
 
     @property
     def _audio_frames(self) -> float:
-        """How many encoder frames of the stream the audio lasts; infinite while it has no end."""
+        """The length of the audio in encoder frames; infinite until the input ends."""
         return self._resampled_ms / self._frame_ms if self._input_finished else math.inf
 
     @property
     def _resampled_ms(self) -> int:
         return round(1000 * self._num_resampled / self._config.sample_rate)
 
-    def _utterance(self, number: int, first_frame: int) -> "Utterance":
-        languages, scorer = self._languages, self.scorer
-        return Utterance(self._backend, self.options, number, first_frame, self._frame_ms, languages, scorer)
-
-
-class Utterance:
-    """A run of encoder frames of a stream and the search over them.
-
-    number: in the stream; first_frame: where it begins; frame_ms: length of an encoder frame.
-    """
-
-    def __init__(
-        self,
-        backend: Backend,
-        options: StreamingOptions,
-        number: int,
-        first_frame: int,
-        frame_ms: float,
-        languages: LanguageTokens,
-        scorer: PrefixScorer | None,
-    ) -> None:
-        self.number = number
-        self.first_frame = first_frame
-        self.is_over = False
-        """Whether an endpoint has been found."""
-        self.result: StreamResult | None = None
-        """The final one, once it has been asked for."""
-        self._backend = backend
-        self._languages = languages
-        self._scorer = scorer
-        self._language = options.language
-        self._beam_size = options.beam_size
-        self._encoder_out = [np.zeros((0, backend.info.encoder_dim), np.float32)]
-        self._beam = self._new_beam()
-        self._detector = EndpointDetector(options.endpoint, frame_ms) if options.endpoint else None
-
-    @property
-    def num_frames(self) -> int:
-        """T'."""
-        return self._beam.num_frames
-
-    @property
-    def encoder_out(self) -> Floats:
-        """(T', D)."""
-        if len(self._encoder_out) > 1:
-            self._encoder_out = [np.concatenate(self._encoder_out)]
-        return self._encoder_out[0]
-
-    def replace_encoder_out(self, encoder_out: Floats) -> None:
-        """What the encoder has made of the same frames when it heard them again: (T', D)."""
-        self._encoder_out = [encoder_out]
-
-    def nbest(self, is_final: bool = False) -> list[Hypothesis]:
-        """The hypotheses of CTC prefix beam search, best first; is_final: no frame will follow."""
-        return self._beam.nbest(is_final)
-
-    def advance(self, encoder_out: Floats, log_probs: Floats, audio_frames: float = math.inf) -> Floats:
-        """Go on by frames (t, D) with their CTC log-probabilities (t, V), up to an endpoint.
-
-        audio_frames: how many frames of the stream the audio lasts. No rule ends an utterance in the silence behind it.
-        Returns the frames left over for the next utterance. An utterance that is too long ends at its longest pause, so
-        that they may be more than came in. Nothing holds on to the memory of what came in.
-        """
-        log_probs = self._languages.restrict(log_probs, self._language)
-        blank, detector, taken = log_probs[:, self._backend.info.blank_id], self._detector, 0
-        for _ in self._beam.steps(log_probs):
-            taken += 1
-            if detector and detector.advance(math.exp(blank[taken - 1]), has_words=not self._beam.is_empty):
-                self.is_over = self.first_frame + self.num_frames < audio_frames
-                if self.is_over:
-                    break
-        self._encoder_out.append(encoder_out[:taken].copy())
-        rest: Floats = encoder_out[taken:].copy()
-        if self.is_over and detector and detector.is_too_long:
-            rest = np.concatenate([self._cut(detector.longest_pause()), rest])
-        return rest
-
-    def _new_beam(self) -> PrefixBeam:
-        languages = self._languages.ids.values()
-        return PrefixBeam(self._beam_size, self._backend.info.blank_id, languages, self._scorer)
-
-    def _cut(self, num_frames: int) -> Floats:
-        """Keep only so many frames; returns the others."""
-        kept, others = self.encoder_out[:num_frames], self.encoder_out[num_frames:]
-        if len(others):
-            self._encoder_out = [kept]
-            self._beam = self._new_beam()
-            log_probs = self._backend.ctc_log_probs(kept[None])[0]
-            self._beam.advance(self._languages.restrict(log_probs, self._language))
-        return others
+    def _utterance(self, number: int, first_frame: int) -> Utterance:
+        return Utterance(self._backend, self._search, self.options, number, first_frame, self._frame_ms)

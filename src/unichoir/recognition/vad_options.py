@@ -1,4 +1,4 @@
-"""What counts as speech, without the numerics that find it: commands name these defaults and start fast."""
+"""What counts as speech, in a module without heavy imports, because the command line shows these defaults."""
 
 from dataclasses import dataclass
 
@@ -7,18 +7,18 @@ from unichoir.errors import DecodingError
 
 @dataclass(frozen=True, kw_only=True)
 class VadOptions:
-    """What counts as speech. Raises DecodingError for values that make no sense."""
+    """What counts as speech. Raises DecodingError for invalid values."""
 
     threshold: float = 0.5
-    """Speech begins where its probability reaches this, 0 to 1."""
+    """Speech begins when its probability reaches this value, 0 to 1."""
     hysteresis: float = 0.15
-    """It goes on until its probability is so much lower than `threshold`."""
+    """Speech continues until its probability is this much lower than `threshold`."""
     min_silence_seconds: float = 0.5
     """Shorter pauses are part of the speech around them."""
     min_speech_seconds: float = 0.06
-    """What is likely to be speech for less than this is none: a click."""
+    """Shorter sounds, such as clicks, are not speech."""
     speech_pad_seconds: float = 0.2
-    """What is recognised before and after the speech as well; at most half of `min_silence_seconds`."""
+    """Audio before and after speech that is recognised with it; at most half of `min_silence_seconds`."""
 
     def __post_init__(self) -> None:
         self._check("threshold", 0.0, 1.0)

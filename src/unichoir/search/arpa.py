@@ -1,7 +1,7 @@
-"""Opening n-gram models with KenLM: ARPA files, plain or compressed with gzip, and KenLM's own binaries.
+"""Open n-gram models with KenLM: ARPA files, plain or compressed with gzip, and KenLM's own binaries.
 
-KenLM checks an ARPA file, but not before it has made room for as many n-grams as the file promises, and its Python
-module does not say which words a model has. So the header and the unigrams are read here first.
+KenLM allocates memory for the number of n-grams that an ARPA file claims before it checks the file, and its Python
+module does not list the words of a model. This module therefore reads the header and the unigrams first.
 """
 
 import gzip
@@ -21,7 +21,7 @@ from unichoir.errors import CheckpointError, UnichoirError
 from unichoir.text.units import BYTE_TOKENS
 
 MAX_ORDER = 6
-"""What KenLM's wheels are compiled for."""
+"""The highest order that KenLM's wheels are compiled for."""
 BINARY_MAGIC = b"mmap lm http://kheafield.com/code"
 _GZIP_MAGIC = b"\x1f\x8b"
 _BYTES = frozenset(BYTE_TOKENS)
@@ -29,10 +29,10 @@ _COUNT = re.compile(rb"ngram (\d{1,3})=\s*(\d{1,18})")
 
 
 def open_model(path: str) -> tuple[Any, list[str]]:
-    """KenLM's model of a file, and its words without <s>, </s>, <unk> and the like, but with the tokens of bytes.
+    """Open a file with KenLM; return the model and its words (`spoken_words`).
 
-    Raises CheckpointError naming the file, and its line where that is known, for one that is missing, truncated,
-    malformed, of an order that is not 2 to 6 or without words; UnichoirError without KenLM.
+    Raises CheckpointError, with the file and if possible the line, for a file that is missing, truncated or malformed,
+    without words, or of an order outside 2 to 6; UnichoirError if KenLM is not installed.
     """
     kenlm = import_kenlm()
     config = kenlm.Config()
@@ -48,7 +48,10 @@ def open_model(path: str) -> tuple[Any, list[str]]:
 
 
 def spoken_words(words: Iterable[str], path: str) -> list[str]:
-    """Without <s>, </s>, <unk> and the like, but with the tokens of bytes. Raises CheckpointError if none are left."""
+    """Return the words without <s>, </s>, <unk> and the like, but with byte tokens.
+
+    Raises CheckpointError if none are left.
+    """
     spoken = [word for word in words if word in _BYTES or not (word.startswith("<") and word.endswith(">"))]
     if not spoken:
         raise CheckpointError(f"{path}: a language model without words")
@@ -56,7 +59,7 @@ def spoken_words(words: Iterable[str], path: str) -> list[str]:
 
 
 class KenlmNgram:
-    """The model of a file that KenLM reads. Raises as `open_model` does."""
+    """An n-gram model that KenLM reads. Raises as `open_model` does."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -65,20 +68,20 @@ class KenlmNgram:
         self.order: int = self._model.order
 
     def begin(self) -> Any:
-        """KenLM's state after <s>. States are never changed."""
+        """Return KenLM's state after <s>. States are immutable."""
         state = self._state()
         self._model.BeginSentenceWrite(state)
         return state
 
     def score(self, state: Any, word: str) -> tuple[Any, float, bool]:
-        """The state after `word`, its log10 probability, and whether the model knows it."""
+        """Return the state after `word`, its log10 probability, and whether the model knows the word."""
         after = self._state()
         found = self._model.BaseFullScore(state, word, after)
         return after, found.log_prob, not found.oov
 
 
 def import_kenlm() -> Any:
-    """The module. Raises UnichoirError saying what to install."""
+    """Import KenLM. Raises UnichoirError with the package to install."""
     try:
         import kenlm
     except ImportError:
@@ -88,7 +91,7 @@ def import_kenlm() -> Any:
 
 @contextmanager
 def _plain_file(path: str) -> Iterator[tuple[BinaryIO, str]]:
-    """The file open and its path; of a compressed one a temporary copy, since not every KenLM can decompress."""
+    """Open a file and yield it with its path; a compressed file is copied, because not every KenLM can decompress."""
     try:
         with open(path, "rb") as file:
             if file.read(2) != _GZIP_MAGIC:
@@ -109,16 +112,16 @@ def _plain_file(path: str) -> Iterator[tuple[BinaryIO, str]]:
 
 
 def _binary_words(file: BinaryIO, path: str) -> list[str]:
-    """KenLM writes the words at the end of its file, by id, of which 0 is <unk>; each ends with a zero byte."""
+    """Return the words of a KenLM binary: its last part, in the order of ids from 0 (<unk>), each with a zero byte."""
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         start = content.rfind(b"<unk>\0")
         if start < 0 or content[-1:] != b"\0":
-            raise CheckpointError(f"{path}: a KenLM binary that is truncated or lacks its words: build it anew")
+            raise CheckpointError(f"{path}: a KenLM binary that is truncated or has no words: build it again")
         return content[start:].decode("utf-8", "replace").rstrip("\0").split("\0")
 
 
 def _arpa_words(file: BinaryIO, path: str) -> list[str]:
-    """The words of the unigrams; checks the header and them."""
+    """Return the words of the unigrams; check the header and the unigrams."""
     size = os.fstat(file.fileno()).st_size
     file.seek(0)
     lines = enumerate(file, start=1)
@@ -148,7 +151,7 @@ def _arpa_words(file: BinaryIO, path: str) -> list[str]:
 
 
 def _expect(lines: Iterator[tuple[int, bytes]], wanted: bytes, path: str) -> None:
-    """Go on behind the line `wanted`, before which only blank lines and comments may stand."""
+    """Skip to the line `wanted`; only blank lines and comments may come before it."""
     for number, line in lines:
         if line.strip() == wanted:
             return
@@ -172,12 +175,12 @@ def _unigram(line: bytes, where: str) -> str:
 
 
 def _reason(message: str, file: BinaryIO, path: str) -> str:
-    """What KenLM means, with the line instead of the byte."""
+    """Return KenLM's message with a line number instead of a byte position."""
     byte = re.search(r"[Bb]yte:? (\d+)", message)
     where = path
     if byte is not None:
         file.seek(0)
-        # Before a number that it cannot parse, else behind what it has read, which may be the end of the line.
+        # The byte before a number that it cannot parse; otherwise the byte after the text that it read.
         size = int(byte[1]) - ("Could not parse" not in message)
         number = file.read(max(size, 0)).count(b"\n") + 1
         where = f"{path}, line {number}"

@@ -1,4 +1,4 @@
-"""Beam search with the left-to-right attention decoder alone."""
+"""Beam search with only the left-to-right attention decoder."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,9 +11,9 @@ from unichoir.engine.backend import Decoder, Floats, ModelInfo
 from unichoir.search.hypothesis import Hypothesis
 
 LOOKAHEAD = 4
-"""Tokens of a draft that are computed before they are asked for (docs/results/included-model.md)."""
+"""Number of draft tokens that are computed ahead (docs/results/included-model.md)."""
 DRIFT = 6
-"""By so many tokens a draft may be ahead of a prefix or behind it."""
+"""The largest distance, in tokens, between a place in a prefix and the matching place in a draft."""
 
 
 def attention_beam_search(
@@ -26,14 +26,15 @@ def attention_beam_search(
     margin: float = math.inf,
     drafts: Sequence[Sequence[int]] = (),
 ) -> list[Hypothesis]:
-    """The hypotheses in the last beam, best first.
+    """Return the hypotheses in the last beam, best first.
 
-    decoder: the left-to-right one before an utterance; max_length: most steps. A hypothesis ends with eos and keeps its
-    place in the beam while others grow; the search ends when all have ended or after the last step, where those that
-    never ended count as they are. The score is the sum of log-probabilities, eos included, divided by
-    (tokens + 1) ** length_penalty. restrict: changes the log-probabilities (N, V) of every step. margin: those
-    that are worse than the best one by more do not grow on. drafts: what the result may look like; they make the search
-    faster and change nothing else (`_Ahead`).
+    A hypothesis ends with eos and keeps its place in the beam while others grow. The search ends when all hypotheses
+    have ended, or after `max_length` steps; unfinished hypotheses then count as they are. The score is the sum of the
+    log-probabilities, including eos, divided by (tokens + 1) ** length_penalty.
+
+    decoder: the left-to-right decoder of an utterance. restrict: changes the log-probabilities (N, V) of every step.
+    margin: hypotheses whose score is lower than the best by more than this do not grow further. drafts: guesses of the
+    result, which make the search faster and change nothing else (`_Ahead`).
     """
     live, live_scores = np.zeros((1, 0), dtype=np.int64), np.zeros(1)
     ended: list[tuple[tuple[int, ...], float]] = []
@@ -60,10 +61,11 @@ def attention_beam_search(
 
 
 class _Ahead:
-    """A decoder that looks ahead: with the next token after some prefixes it computes those after their likely
-    continuations, for which a run of the decoder takes little longer (speculative decoding, arXiv 2211.17192).
+    """A decoder that looks ahead (speculative decoding, arXiv 2211.17192).
 
-    A continuation is what follows in a draft behind the same tokens, near the same place.
+    With the next token after each prefix it also computes those after likely continuations, because a larger run of the
+    decoder takes little longer. A continuation is the text that follows the same tokens in a draft, near the same
+    place.
     """
 
     def __init__(self, decoder: Decoder, drafts: Sequence[Sequence[int]]) -> None:
@@ -71,9 +73,9 @@ class _Ahead:
         self._following: dict[tuple[int, ...], Floats] = {}
 
     def following(self, prefixes: Sequence[tuple[int, ...]]) -> Floats:
-        """The log-probabilities (N, V) of the token after each prefix."""
+        """Return the log-probabilities (N, V) of the token after each prefix."""
         if not all(prefix in self._following for prefix in prefixes):
-            # The others look ahead as well: it is the run that takes time.
+            # Look ahead for all prefixes: the cost is per run.
             asked = {prefix + self._continuation(prefix): prefix for prefix in prefixes}
             new = [tokens for tokens in asked if tokens not in self._following]
             for tokens, rows in zip(new, self._decoder.continuations(new), strict=True):
@@ -82,8 +84,10 @@ class _Ahead:
         return np.stack([self._following[prefix] for prefix in prefixes])
 
     def _continuation(self, prefix: tuple[int, ...]) -> tuple[int, ...]:
-        """At most LOOKAHEAD tokens; none where no draft has the last tokens of the prefix. The very last one may stand
-        in the place of another."""
+        """Return at most LOOKAHEAD likely tokens; none if no draft has the last tokens of the prefix.
+
+        If needed, the last token of the prefix counts as a substitution and the tokens before it are matched.
+        """
         for replaced in (0, 1):
             for known in (2, 1):
                 end = len(prefix) - replaced
@@ -99,7 +103,7 @@ class _Ahead:
 def _grow(
     log_probs: NDArray[np.floating[Any]], scores: NDArray[np.float64], beam_size: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Parent, token and score of the extensions that may enter the beam: the best of each prefix, (N * width,) each."""
+    """Return parent, token and score, (N * width,) each, of the best extensions of each prefix."""
     num_prefixes, vocab_size = log_probs.shape
     width = min(beam_size, vocab_size)
     tokens = np.argpartition(log_probs, vocab_size - width, axis=1)[:, -width:]

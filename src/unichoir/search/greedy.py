@@ -1,4 +1,4 @@
-"""CTC greedy search: the most probable token of every frame."""
+"""CTC greedy search: the most probable token of each frame."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ from unichoir.search.hypothesis import Hypothesis
 
 
 def ctc_greedy_search(log_probs: NDArray[np.floating[Any]], blank_id: int = 0) -> Hypothesis:
-    """Collapse the best alignment: runs of one token become one, blanks vanish.
+    """Return the collapsed best alignment: runs of a token are merged, blanks are removed.
 
-    log_probs: (T', V) of one utterance without padding. The score is that of the alignment, not of all alignments of
-    its tokens; a token's frame is the last of its run.
+    log_probs: (T', V) of one utterance without padding. The score is for this alignment alone, not for all alignments
+    of the tokens. The frame of a token is the last frame of its run.
     """
     best = log_probs.argmax(axis=1)
     run_ends = np.append(best[1:] != best[:-1], True)[: len(best)]

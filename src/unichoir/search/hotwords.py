@@ -1,4 +1,4 @@
-"""Hotwords: phrases to expect, and the automaton that finds them in what a search writes, token by token."""
+"""Hotwords: phrases to expect, and the automaton that finds them in hypotheses, token by token."""
 
 import math
 import os
@@ -21,11 +21,11 @@ MAX_BOOST = 100.0
 
 @dataclass(frozen=True, slots=True)
 class Hotword:
-    """A phrase to expect. Raises DecodingError for one without text and for a boost out of its range."""
+    """A phrase to expect. Raises DecodingError for a phrase without text and for a boost out of range."""
 
     phrase: str
     boost: float = DEFAULT_BOOST
-    """What each of its tokens adds to the score of a hypothesis, natural log, above 0 and at most 100."""
+    """What each token of the phrase adds to the score of a hypothesis: natural log, above 0 and at most 100."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.phrase, str):
@@ -39,9 +39,9 @@ class Hotword:
 
 
 def parse_hotwords(items: "Iterable[Hotword | str | tuple[str, float]]") -> tuple[Hotword, ...]:
-    """Phrases, or (phrase, boost), as hotwords. A phrase may end in its boost, as in a file (see `read_hotwords`).
+    """Return phrases or (phrase, boost) as hotwords. A phrase may end with its boost, as in a file (`read_hotwords`).
 
-    Raises DecodingError naming what cannot be one.
+    Raises DecodingError with the invalid item.
     """
     if isinstance(items, (str, Mapping)) or not isinstance(items, Iterable):
         raise DecodingError(f"hotwords: expected a list of phrases or of (phrase, boost), found {items!r}")
@@ -59,10 +59,10 @@ def parse_hotwords(items: "Iterable[Hotword | str | tuple[str, float]]") -> tupl
 
 
 def read_hotwords(path: str | os.PathLike[str], boost: float = DEFAULT_BOOST) -> tuple[Hotword, ...]:
-    """The hotwords of a UTF-8 file: a phrase per line and, if it has its own boost, ` :2.5` after it.
+    """Return the hotwords of a UTF-8 file with one phrase per line, optionally followed by its boost: ` :2.5`.
 
-    That is how sherpa-onnx writes them. Empty lines and lines that begin with `#` are left out; a phrase may stand
-    there twice if its boost is the same. boost: of lines without one. Raises DecodingError naming file and line.
+    This is the format of sherpa-onnx. Empty lines and lines that begin with `#` are ignored. A phrase may occur twice
+    if its boost is the same. boost: for lines without one. Raises DecodingError with the file and the line.
     """
     try:
         content = Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf")
@@ -100,8 +100,8 @@ def _parse_phrase(text: str, boost: float) -> Hotword:
 
 
 _State: TypeAlias = "tuple[int, tuple[float, ...]]"
-"""The node of the longest beginning of a phrase that was just written, and what each of its tokens has for sure; empty
-where none of them has anything."""
+"""The node of the longest phrase prefix that ends here, and the settled boost of each of its tokens; empty if none has
+one."""
 
 ROOT = 0
 _BYTES = frozenset(BYTE_TOKENS)
@@ -110,19 +110,18 @@ _BYTES = frozenset(BYTE_TOKENS)
 class ContextGraph:
     """An Aho-Corasick automaton (1975) over the tokens of hotwords, as a PrefixScorer.
 
-    What it adds to a finished sequence of tokens is the sum over the tokens of the highest boost among the occurrences
-    of hotwords that the token is part of, 0 where it is part of none: a token counts once, however many phrases overlap
-    there. An occurrence is the phrase's tokens, as the tokenizer writes the phrase, in a row, as whole words: before it
-    and after it are the beginning, the end, or the border of a word, as on both sides of a CJK character.
+    Its total for a finished sequence is a sum over the tokens. Each token adds the highest boost among the occurrences
+    of hotwords that contain it, or 0, so that overlapping phrases count once. In an occurrence the tokens of the
+    phrase, as the tokenizer encodes it, stand in a row as whole words: the text begins, ends or has a word border
+    before and after them. CJK characters have a border on both sides.
 
-    On the way there the tokens of a beginning of phrases count as if the phrase, that of the highest boost that begins
-    so, were complete; what does not become one is taken back with the token that breaks it, or by `finish`.
+    During the search, tokens that begin a phrase count as if the phrase were complete; if several phrases begin so, the
+    highest boost counts. If the phrase is not completed, the token that breaks it, or `finish`, takes this back.
 
-    Borders of words are symbols of the automaton like the tokens, never two in a row. Tokens that are not written, as
-    those of languages, do not exist for it. Where a phrase begins or ends with a byte of a character, nothing is asked
-    of what is beside it.
+    Word borders are symbols of the automaton like tokens, never two in a row. Tokens without text, such as language
+    tokens, are ignored. If a phrase begins or ends with a byte token, no border is required there.
 
-    Raises DecodingError for a phrase that the vocabulary cannot write, TokenizerError where the tokenizer cannot encode
+    Raises DecodingError for a phrase that the vocabulary cannot write, TokenizerError if the tokenizer cannot encode
     text. `len` is the number of nodes.
     """
 
@@ -144,13 +143,13 @@ class ContextGraph:
         return len(self._fail)
 
     def start(self) -> _State:
-        """The beginning is the border of a word."""
+        """See `PrefixScorer.start`: a text begins with a word border."""
         return self._start, ()
 
     def extend(self, state: _State, token: int) -> tuple[_State, float]:
         """See `PrefixScorer.extend`."""
         first, settled = state
-        if not settled:  # nearly always: no phrase is complete, and none becomes so
+        if not settled:  # the common case: no phrase is complete, and none is completed
             node = first
             for symbol in self._spelling[token]:
                 node = self._next(node, symbol)
@@ -165,12 +164,12 @@ class ContextGraph:
         return state, added
 
     def finish(self, state: _State) -> float:
-        """See `PrefixScorer.finish`: the end is the border of a word, and what is not complete there is taken back."""
+        """See `PrefixScorer.finish`: a text ends with a word border, and incomplete phrases are taken back."""
         (node, settled), added = self._step(state, self._border)
         return added + sum(settled) - self._value(node, settled)
 
     def _step(self, state: _State, symbol: int) -> tuple[_State, float]:
-        """One symbol more, and what it adds: what the tokens in view are worth now, less what they were worth."""
+        """Advance by one symbol; return the new state and the change in value of the tokens in view."""
         before, settled = state
         node = self._next(before, symbol)
         seen = settled or (0.0,) * self._num_tokens[before]
@@ -186,12 +185,12 @@ class ContextGraph:
         return (node, settled if any(settled) else ()), added + self._value(node, settled)
 
     def _value(self, node: int, settled: tuple[float, ...]) -> float:
-        """Of the tokens in view, if what they begin becomes a phrase."""
+        """Return the value of the tokens in view, as if the phrase that they begin were complete."""
         hope = self._hope[node]
         return sum(max(hope, value) for value in settled) if settled else self._worth[node]
 
     def _next(self, node: int, symbol: int) -> int:
-        """The node after one symbol more; a border after a border is none."""
+        """Return the node after one more symbol; a border after a border is ignored."""
         if symbol == self._border == self._last[node]:
             return node
         while (found := self._goto.get(node * self._width + symbol)) is None:
@@ -234,7 +233,7 @@ class ContextGraph:
         return node
 
     def _link(self) -> None:
-        """Links to the longest proper suffix that is in the tree, and to the longest that is a phrase."""
+        """Link each node to its longest proper suffix in the tree, and to the longest one that is a phrase."""
         children: dict[int, list[tuple[int, int]]] = {}
         for key, child in self._goto.items():
             node, symbol = divmod(key, self._width)
@@ -252,7 +251,7 @@ class ContextGraph:
 
 @lru_cache(maxsize=16)
 def _spelling(tokenizer: Tokenizer) -> list[tuple[int, ...]]:
-    """The symbols of each token: itself and the borders of words that it brings with it."""
+    """Return the symbols of each token: the token and its word borders."""
     border, spelling = tokenizer.vocab_size, list[tuple[int, ...]]()
     for index, token in enumerate(tokenizer.tokens):
         if token in _BYTES:

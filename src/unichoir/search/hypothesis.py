@@ -1,16 +1,16 @@
-"""What a search finds."""
+"""The result of a search."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Hypothesis:
-    """One token sequence of a search."""
+    """A token sequence with its score."""
 
     tokens: tuple[int, ...]
     score: float
-    """Natural log; what it sums is said by the search."""
+    """Natural log; its terms depend on the search."""
     frames: tuple[int, ...] = ()
-    """Encoder frame of each token: where its run ends in the best CTC alignment of the search. Empty when unknown."""
+    """Encoder frame of each token: the end of its run in the best CTC alignment. Empty if unknown."""
     bonus: float = 0.0
-    """The part of the score that hotwords and language model have added."""
+    """The part of the score from hotwords and the language model."""

@@ -1,7 +1,7 @@
-"""Tokens that say which language is spoken: they take part in searches as words do, but are none.
+"""Language tokens: they take part in searches as other tokens do, but are not part of the text.
 
-A model with such tokens begins what it recognises with one of them. The right-to-left decoder meets it last, after all
-the words: it judges whether they are of that language.
+A model with language tokens begins each utterance with one of them. For the right-to-left decoder it is the last token,
+so this decoder judges whether the words belong to the language.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,22 +16,22 @@ from unichoir.search.hypothesis import Hypothesis
 
 @dataclass(frozen=True)
 class LanguageTokens:
-    """The language tokens of a vocabulary; with none of them every method leaves things as they are."""
+    """The language tokens of a vocabulary. Without any, every method returns its input unchanged."""
 
     ids: Mapping[str, int] = field(default_factory=dict)
-    """By language."""
+    """Token id by language."""
 
     def check(self, language: str | None) -> None:
-        """Raises DecodingError, naming those there are, for a language without a token; None is any language."""
+        """Raise DecodingError, with the known languages, for a language without a token; None: any language."""
         if language is not None and language not in self.ids:
-            known = f"this model has {', '.join(self.ids)}" if self.ids else "this model has no tokens of languages"
+            known = f"this model has {', '.join(self.ids)}" if self.ids else "this model has no language tokens"
             raise DecodingError(f"language: {language!r} is not known: {known}")
 
     def restrict(self, log_probs: Floats, language: str | None) -> Floats:
-        """Log-probabilities (..., V) in which the only possible language token is that of `language`; None: as given.
+        """Return log-probabilities (..., V) that allow only the language token of `language`; None: unchanged.
 
-        It gets the probability of all, so that what was a language token stays one, and every row still sums to one.
-        Raises DecodingError as `check` does.
+        This token gets the probability of all language tokens, so every row still sums to one. Raises DecodingError as
+        `check` does.
         """
         self.check(language)
         if language is None:
@@ -43,7 +43,7 @@ class LanguageTokens:
         return restricted
 
     def split(self, tokens: Sequence[int]) -> tuple[str | None, list[int]]:
-        """The first language named, None without any; and the places of the tokens that are no language."""
+        """Return the first language in the tokens, or None, and the places of all other tokens."""
         if not self.ids:
             return None, list(range(len(tokens)))
         names = {index: language for language, index in self.ids.items()}
@@ -51,11 +51,11 @@ class LanguageTokens:
         return next(named, None), [place for place, token in enumerate(tokens) if token not in names]
 
     def spoken(self, tokens: Sequence[int]) -> tuple[int, ...]:
-        """The tokens that are no language."""
+        """Return the tokens without language tokens."""
         return tuple(tokens[place] for place in self.split(tokens)[1])
 
     def distinct(self, hyps: Sequence[Hypothesis]) -> list[Hypothesis]:
-        """The hypotheses without those that differ from a better one in languages alone; `hyps`: best first."""
+        """Return the hypotheses, best first, without those that differ from a better one only in language tokens."""
         if not self.ids:
             return list(hyps)
         best: dict[tuple[int, ...], Hypothesis] = {}

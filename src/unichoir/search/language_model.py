@@ -1,7 +1,7 @@
-"""N-gram language models in the search, over words or over tokens: packed ones, and those that KenLM reads.
+"""N-gram language models for the search, over words or tokens: packed models, and those that KenLM reads.
 
-Heafield 2011, KenLM: Faster and Smaller Language Model Queries. The package `ufal.kenlm` is KenLM as wheels; the core
-and packed models do without it.
+Heafield 2011, KenLM: Faster and Smaller Language Model Queries. The package `ufal.kenlm` provides KenLM as wheels;
+packed models do not need it.
 """
 
 import dataclasses
@@ -25,39 +25,39 @@ from unichoir.text.units import BYTE_TOKENS
 
 _BYTES = frozenset(BYTE_TOKENS)
 UNKNOWN_FLOOR = -7.0
-"""The least log10 probability of a word: a model without <unk> would forbid every word that it does not know."""
+"""The lowest log10 probability of a word. Without it, a model without <unk> would forbid all unknown words."""
 MAX_SPELLINGS = 1 << 17
-"""Words whose spelling is remembered."""
+"""Size of the cache of spelled words."""
 
 State: TypeAlias = "tuple[Any, tuple[int, ...]]"
-"""The n-gram model's state after the complete words, and the tokens of what may not be complete."""
+"""The n-gram model's state after the complete words, and the tokens of a word that may be incomplete."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FusionWeights:
-    """How a language model adds to the CTC score; the defaults are what served AN4 dev best over all settings."""
+    """The weights of a language model beside the CTC score; the defaults were the best ones on AN4 dev."""
 
     lm_weight: float = 0.4
-    """Weight of its natural log-probability."""
+    """Weight of the natural log-probability."""
     length_bonus: float = 1.0
-    """What every word adds, or every token for a model of tokens."""
+    """Added for each word, or for each token if the model is over tokens."""
     oov_penalty: float = 0.0
-    """What every word that the model does not know takes away: most words that are none are such."""
+    """Subtracted for each word that the model does not know; most misspellings are unknown."""
 
 
 Weights: TypeAlias = Mapping[Mode, FusionWeights]
-"""Those of each mode with a prefix beam."""
+"""The weights of each mode with a prefix beam."""
 
 
 class NgramLanguageModel:
-    """An n-gram model over the words, or the tokens, that a tokenizer writes.
+    """An n-gram model over the words or the tokens of a tokenizer.
 
-    Which of both shows in its vocabulary: only a model of tokens has U+2581 or tokens of bytes in it. Words are looked
-    up in the vocabulary's case where that is one case only. `weights` are those beside the file (see `weights_file`),
-    if any. required: see `LanguageModel`.
+    The vocabulary shows which: only a model over tokens contains U+2581 or byte tokens. If the whole vocabulary is in
+    upper or in lower case, words are converted to this case. `weights` come from the file beside the model
+    (`weights_file`), if there is one. required: see `LanguageModel`.
 
-    Raises CheckpointError for a file that is missing or malformed, with the line where it is known; DecodingError for a
-    model most of whose words the tokenizer cannot write; UnichoirError where KenLM is not installed.
+    Raises CheckpointError for a file that is missing or malformed, with the line if it is known; DecodingError if the
+    tokenizer cannot write most words of the model; UnichoirError if KenLM is needed and not installed.
     """
 
     def __init__(self, path: str | os.PathLike[str], tokenizer: Tokenizer, required: bool = True) -> None:
@@ -67,19 +67,19 @@ class NgramLanguageModel:
         words = spoken_words(self._model.words, self.path)
         self.order = self._model.order
         self.has_tokens = any(SPACE in word for word in words) or not _BYTES.isdisjoint(words)
-        """Whether it is a model of tokens."""
+        """Whether the model is over tokens."""
         case = str if self.has_tokens else _case(words)
         _require_fit(words, tokenizer, None if self.has_tokens else case, self.path)
         self.weights = read_weights(self.path)
         self.begins = [tokenizer.is_word_start(index) for index in range(tokenizer.vocab_size)]
-        """Of each token, whether what came before it is complete."""
+        """For each token, whether it completes the word before it."""
         self.completes = [self.has_tokens or (len(token) == 1 and is_cjk(token)) for token in tokenizer.tokens]
-        """Of each token, whether nothing after it can belong to it."""
+        """For each token, whether it is complete without the next token."""
         one_word = not any(
             is_cjk(character) or character.isspace() for token in tokenizer.tokens for character in token
         )
         self.completes_one = self.has_tokens or (one_word and _BYTES.isdisjoint(tokenizer.tokens))
-        """Whether a token completes no more than one word: itself or what came before it."""
+        """Whether a token completes at most one word: itself or the word before it."""
         languages = frozenset(tokenizer.languages.values())
 
         @lru_cache(MAX_SPELLINGS)
@@ -89,34 +89,31 @@ class NgramLanguageModel:
             return split_words(case(tokenizer.decode(tokens)))
 
         self.spell: Callable[[tuple[int, ...]], Sequence[str]] = spell
-        """The words that these tokens make, none of them cut, as the vocabulary writes them."""
+        """Return the words of these tokens, in the case of the vocabulary; the tokens must be whole words."""
 
     def scorer(self, options: SearchOptions) -> "NgramScorer | None":
-        """See `LanguageModel.scorer`.
-
-        None where all weights are 0, as tuning may find best: the search is the same as without a model.
-        """
+        """See `LanguageModel.scorer`; None if all weights are 0, since the search then needs no model."""
         own = self.weights[options.mode]
         given = {field.name: getattr(options, field.name) for field in dataclasses.fields(own)}
         weights = dataclasses.replace(own, **{name: value for name, value in given.items() if value is not None})
         return NgramScorer(self, weights) if any(dataclasses.astuple(weights)) else None
 
     def begin(self) -> Any:
-        """The state after <s>. States are never changed."""
+        """Return the state after <s>. States are immutable."""
         return self._model.begin()
 
     def score(self, state: Any, word: str) -> tuple[Any, float, bool]:
-        """The state after `word`, its log10 probability or `UNKNOWN_FLOOR` if that is more, and whether it is known."""
+        """Return the state after `word`, its log10 probability, at least `UNKNOWN_FLOOR`, and whether it is known."""
         after, score, known = self._model.score(state, word)
-        if not score < 1:  # no well-formed model
+        if not score < 1:  # malformed model
             raise CheckpointError(f"{self.path}: the log-probability of '{word}' is {score}")
-        return after, min(max(score, UNKNOWN_FLOOR), 0.0), known  # rounding may exceed 0
+        return after, min(max(score, UNKNOWN_FLOOR), 0.0), known  # rounding may give more than 0
 
 
 class DefaultLanguageModel:
-    """The language model that belongs to a model: nobody asked for it, and it is read when a search first wants it.
+    """The language model in a model directory, used by default. It is loaded when a search first needs it.
 
-    Searches raise as `NgramLanguageModel` does.
+    `scorer` raises as `NgramLanguageModel` does.
     """
 
     required = False
@@ -136,7 +133,7 @@ class DefaultLanguageModel:
 
 
 class NgramScorer:
-    """A `PrefixScorer`: every word is scored as soon as it is known to be complete, and </s> at the end."""
+    """A `PrefixScorer` that scores each word as soon as it is complete, and </s> at the end."""
 
     def __init__(self, model: NgramLanguageModel, weights: FusionWeights) -> None:
         self._model = model
@@ -176,14 +173,14 @@ class NgramScorer:
 
 
 def weights_file(path: str | os.PathLike[str]) -> Path:
-    """Where the weights of a language model are kept: `lm.arpa.gz.json` beside `lm.arpa.gz`."""
+    """Return the file with the weights of a language model: `lm.arpa.gz.json` beside `lm.arpa.gz`."""
     return Path(f"{os.fspath(path)}.json")
 
 
 def read_weights(path: str | os.PathLike[str]) -> Weights:
-    """The weights beside a language model, or the defaults; a mode without its own has those of the other one.
+    """Return the weights beside a language model, or the defaults. A mode without weights gets those of the other mode.
 
-    Raises CheckpointError for a file that is none, naming it.
+    Raises CheckpointError for a malformed file.
     """
     file = weights_file(path)
     if not file.exists():
@@ -206,14 +203,14 @@ def read_weights(path: str | os.PathLike[str]) -> Weights:
 
 
 def _case(words: Sequence[str]) -> Callable[[str], str]:
-    """What makes words as in the vocabulary: upper or lower case where it has no other."""
+    """Return the function that converts words to the case of the vocabulary."""
     if all(word == word.upper() for word in words):
         return str.upper
     return str.lower if all(word == word.lower() for word in words) else str
 
 
 def _require_fit(words: Sequence[str], tokenizer: Tokenizer, case: Callable[[str], str] | None, path: str) -> None:
-    """`case`: of words; None: they are tokens."""
+    """Raise DecodingError if the tokenizer cannot write most words; case: of the words; None: they are tokens."""
     if case is None:
         tokens = set(tokenizer.tokens)
         foreign = [word for word in words if word not in tokens]
@@ -224,6 +221,6 @@ def _require_fit(words: Sequence[str], tokenizer: Tokenizer, case: Callable[[str
         foreign = [word for word in words if not letters.issuperset(word)]
     if 2 * len(foreign) > len(words):
         raise DecodingError(
-            f"{path}: {len(foreign)} of its {len(words)} words are none that the model can write, such as "
-            f"'{foreign[0]}'; `unichoir lm train --model` makes one that fits"
+            f"{path}: {len(foreign)} of its {len(words)} words cannot be written by the model, such as '{foreign[0]}'; use "
+            "`unichoir lm train --model` to build a language model that fits"
         )

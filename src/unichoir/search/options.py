@@ -1,4 +1,4 @@
-"""How to search: what recordings and streams have in common."""
+"""Options of the searches."""
 
 import math
 from dataclasses import dataclass
@@ -15,41 +15,42 @@ StreamingMode = Literal["ctc_prefix_beam_search", "attention_rescoring"]
 STREAMING_MODES: tuple[StreamingMode, ...] = get_args(StreamingMode)
 
 DEFAULT_LM, NO_LM = "default", "none"
-"""In place of the file of a language model: the one in the model's directory, if there is one; none at all."""
+"""Instead of a language model's file: the one in the model directory, if there is one; no language model."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions:
-    """What recordings and streams have in common. Raises DecodingError for values that make no sense."""
+    """Options of recordings and streams. Raises DecodingError for invalid values."""
 
     mode: Mode = "attention_rescoring"
     beam_size: int = 10
-    """Hypotheses kept by prefix beam, attention beam and rescoring; of recordings also the n-best list."""
+    """Number of hypotheses in the prefix beam, the attention beam and rescoring; for recordings also in the n-best
+    list."""
     ctc_weight: float | None = None
-    """Rescoring: weight of the CTC score beside the decoders'; None: the model's own."""
+    """Rescoring: weight of the CTC score beside the decoders'; None: the model's default."""
     attention_beam: int | None = None
-    """Rescoring: width of a search by the left-to-right decoder alone, whose hypotheses compete with those of CTC; 0:
-    none; None: the model's own."""
+    """Rescoring: width of a search with only the left-to-right decoder, whose hypotheses compete with those of CTC; 0:
+    no search of this kind; None: the model's default."""
     reencode: bool | None = None
-    """Rescoring of what is heard in chunks: at its end the encoder hears the whole utterance once more, without chunks,
-    and it is searched anew, so that its final result is that of a recording; None: if the model wants it."""
+    """Rescoring with chunks: at the end of an utterance, encode it again as a whole and search it again. The final
+    result is then the same as for a recording. None: the model's default."""
     reverse_weight: float | None = None
-    """Rescoring: share of the right-to-left decoder, 0 to 1; None: the model's own."""
+    """Rescoring: weight of the right-to-left decoder, 0 to 1; None: the model's default."""
     hotwords: tuple[Hotword, ...] = ()
-    """Phrases to expect, in the modes with a prefix beam."""
+    """Phrases to expect, for the modes with a prefix beam."""
     lm_weight: float | None = None
-    """Weight of the language model beside the CTC score; None: its own. Without one it must be None."""
+    """Weight of the language model beside the CTC score; None: its own. Must be None without a language model."""
     length_bonus: float | None = None
-    """What each unit that the language model counts adds to a hypothesis; None: its own."""
+    """Added for each unit (word or token) of the language model; None: its own value."""
     oov_penalty: float | None = None
-    """What each word that the language model does not know takes away; None: its own."""
+    """Subtracted for each word that the language model does not know; None: its own value."""
     language: str | None = None
-    """The only one to recognise, of those the model has tokens for; None: whichever is heard."""
+    """Recognise only this language; the model must have a token for it. None: any language."""
     written: WrittenForm | None = None
-    """How words are written (docs/guides/written-form.md), of streams in final results; None: with the marks and the case that
-    come with the model, if some do."""
+    """The written form (docs/guides/written-form.md); streams use it in final results. None: the model's own
+    punctuation and case, if it has them."""
     verbatim: bool = False
-    """The bare words, without marks and case that come with the model: only what `written` says."""
+    """Do not apply the model's own punctuation and case; only `written` applies."""
 
     def __post_init__(self) -> None:
         if self.written is not None and not isinstance(self.written, WrittenForm):
@@ -65,7 +66,7 @@ class SearchOptions:
         if self.oov_penalty is not None:
             in_range("oov_penalty", self.oov_penalty, 0, math.inf)
         if self.lm_weight or self.length_bonus or self.oov_penalty:
-            require_prefix_beam("language model", self.mode)
+            require_prefix_beam("a language model", self.mode)
         at_least("beam_size", self.beam_size, 1)
         if self.ctc_weight is not None:
             in_range("ctc_weight", self.ctc_weight, 0, math.inf)
@@ -74,19 +75,19 @@ class SearchOptions:
         if not isinstance(self.reencode, bool | None):
             raise DecodingError(f"reencode: expected True, False or None, found {self.reencode!r}")
         if self.reencode and self.mode != "attention_rescoring":
-            raise DecodingError(f"reencode: {self.mode} has no second pass, only attention_rescoring does")
+            raise DecodingError(f"reencode: {self.mode} has no second pass; use attention_rescoring")
         if self.reverse_weight is not None:
             in_range("reverse_weight", self.reverse_weight, 0, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class OfflineSearchOptions(SearchOptions):
-    """What only recordings can have, whose end is known: the options of attention mode."""
+    """Options of recordings alone: the attention mode needs the end of the audio."""
 
     max_length: int | None = None
-    """Attention: most decoder steps, tokens and eos together; None: the number of encoder frames."""
+    """Attention: the most decoder steps, including eos; None: the number of encoder frames."""
     length_penalty: float = 0.0
-    """Attention: scores are divided by (tokens + 1) to this power before they are ranked; 0: as they are."""
+    """Attention: scores are divided by (tokens + 1) to this power before ranking; 0: unchanged."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -96,19 +97,19 @@ class OfflineSearchOptions(SearchOptions):
 
 
 def require_prefix_beam(what: str, mode: Mode) -> None:
-    """Raises DecodingError for a mode in which there is nothing to which `what` could add."""
+    """Raise DecodingError for a mode without a prefix beam, which `what` needs."""
     if mode not in STREAMING_MODES:
-        raise DecodingError(f"mode: {mode} knows no {what}, only {' and '.join(STREAMING_MODES)} do")
+        raise DecodingError(f"mode: {mode} does not support {what}; use {' or '.join(STREAMING_MODES)}")
 
 
 def at_least(name: str, value: int, least: int) -> None:
-    """Raises DecodingError unless the value is a whole number of at least `least`."""
+    """Raise DecodingError unless the value is a whole number of at least `least`."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise DecodingError(f"{name}: expected a whole number of at least {least}, found {value!r}")
 
 
 def in_range(name: str, value: float, least: float, most: float) -> None:
-    """Raises DecodingError unless the value is a finite number from `least` to `most`."""
+    """Raise DecodingError unless the value is a finite number from `least` to `most`."""
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
         raise DecodingError(f"{name}: expected a finite number, found {value!r}")
     if not least <= value <= most:

@@ -14,8 +14,8 @@ from unichoir.search.prefixes import NEVER, OUTSIDE, Prefix
 from unichoir.search.scoring import PrefixScorer
 
 WIDENING = 2
-"""What hotwords make probable is not always among the most probable tokens; more than twice as many add nothing
-(docs/results/hotwords.md)."""
+"""With a scorer, this many times more tokens of a frame are considered, because a boosted token may not be among the
+most probable ones. More than twice as many changed nothing (docs/results/hotwords.md)."""
 
 _by_score = attrgetter("score")
 
@@ -25,16 +25,16 @@ def _by_total(prefix: Prefix) -> float:
 
 
 class PrefixBeam:
-    """The `beam_size` most probable token sequences, each summed over its CTC alignments, for the frames seen so far.
+    """The `beam_size` most probable token sequences for the frames so far, each summed over its CTC alignments.
 
-    Where the sum leaves the beam and where a token is not among the `beam_size` most probable of its frame, it is lost,
-    as in WeNet; with a beam as large as the vocabulary and the number of prefixes the result is exact. A frame in which
-    nothing is possible counts as blank, so that there is always a hypothesis. An extension
-    that cannot enter the next beam is not computed, which changes no result: where blank is nearly certain a frame
-    costs one update of each prefix.
+    As in WeNet, sequences outside the beam are lost, and so are tokens that are not among the `beam_size` most probable
+    ones of a frame. If the beam is as large as the vocabulary and the number of prefixes, the result is exact. A frame
+    in which every token is impossible counts as blank, so there is always a hypothesis. Extensions that cannot enter
+    the next beam are not computed, which changes no result; a frame that is almost certainly blank costs one update per
+    prefix.
 
-    A scorer adds to the score of each sequence what it thinks of its tokens: the beam is the best of these sums, and
-    they are the scores of the hypotheses. Then `WIDENING` times as many tokens of a frame are considered.
+    A scorer adds to the score of each sequence. The sums rank the beam and are the scores of the hypotheses.
+    languages: language tokens, which `is_empty` ignores.
     """
 
     def __init__(
@@ -52,12 +52,12 @@ class PrefixBeam:
         self._beam = [Prefix(rank=0, blank=0.0, score=0.0, best_blank=0.0, state=scorer.start() if scorer else None)]
 
     def advance(self, log_probs: NDArray[np.floating[Any]]) -> None:
-        """Go on by the next frames; log_probs: (t, V) CTC log-probabilities. Any split into calls gives the same."""
+        """Process the next frames; log_probs: (t, V) of CTC. The split into calls does not change the result."""
         for _ in self.steps(log_probs):
             pass
 
     def steps(self, log_probs: NDArray[np.floating[Any]]) -> Iterator[None]:
-        """`advance` that halts after every frame, for those who may stop before the last."""
+        """Process the next frames like `advance`, but pause after each one; the caller can stop early."""
         count = self.beam_size if self._scorer is None else WIDENING * self.beam_size
         for frame in _most_probable(log_probs, count):
             self._step(frame)
@@ -66,16 +66,16 @@ class PrefixBeam:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the best hypothesis has no token but those of `languages`, which are not spoken."""
+        """Whether the best hypothesis has no tokens except language tokens."""
         node = self._beam[0]
         while node.parent is not None and node.last in self._languages:
             node = node.parent
         return node.parent is None
 
     def nbest(self, is_final: bool = False) -> list[Hypothesis]:
-        """The hypotheses in the beam, best first; before any frame the empty one with score 0.
+        """Return the hypotheses in the beam, best first; before the first frame, the empty one with score 0.
 
-        is_final: no frame will follow, so that a scorer also adds what the end is worth.
+        is_final: no more frames will follow, so a scorer also adds its score of the end.
         """
         hyps = [prefix.hypothesis(self.num_frames) for prefix in self._beam]
         if self._scorer is None:
@@ -86,11 +86,11 @@ class PrefixBeam:
         return sorted(hyps, key=_by_score, reverse=True)
 
     def _step(self, frame: dict[int, float]) -> None:
-        """One frame; `frame`: log-probability of each token that is considered, the most probable first."""
+        """Process one frame: the log-probability of each considered token, the most probable first."""
         if next(iter(frame.values())) == NEVER:
             frame = {self.blank_id: 0.0}
         now, blank = self.num_frames, frame.pop(self.blank_id, NEVER)
-        # What grows does so from how its parent was before this frame, so that comes before any prefix is updated.
+        # Prefixes grow from the state of their parent before this frame, so compute this before any update.
         entering = self._enter(frame, blank) if self._scorer is None else self._enter_scored(frame, blank, self._scorer)
         grown = [
             (prefix, prefix.parent.grow(prefix.last, frame[prefix.last], now), prefix.parent.rank < prefix.rank)
@@ -104,13 +104,13 @@ class PrefixBeam:
         self._select(entering)
 
     def _enter(self, frame: dict[int, float], blank: float) -> list[Prefix]:
-        """The extensions that are not in the beam and may be in the next; `frame`: without blank, best first."""
+        """Return the extensions that may enter the beam; `frame`: without blank, the most probable first."""
         beam, entering = self._beam, []
         is_full, highest = len(beam) == self.beam_size, next(iter(frame.values()), NEVER)
         if is_full and beam[0].score + highest < beam[-1].score + blank:
             return []
-        # A heap of what the best `beam_size` score at least: those that stay, counting only a blank, and extensions,
-        # which have one parent. What is below them all has no place; nor have the less probable tokens after it.
+        # A heap of lower bounds for the best `beam_size` scores: prefixes that stay with a blank, and extensions, which
+        # have one parent. A score below all of them cannot enter, nor can the less probable tokens after it.
         floors = [NEVER] * (self.beam_size - len(beam)) + [prefix.score + blank for prefix in reversed(beam)]
         for prefix in beam:
             for token, score in frame.items():
@@ -125,7 +125,7 @@ class PrefixBeam:
         return entering
 
     def _enter_scored(self, frame: dict[int, float], blank: float, scorer: PrefixScorer) -> list[Prefix]:
-        """`_enter` where the order of the tokens does not say which extension is better."""
+        """Do the same as `_enter` with a scorer: the most probable token need not be the best extension."""
         entering = []
         floors = [NEVER] * (self.beam_size - len(self._beam))
         floors += [prefix.score + blank + prefix.bonus for prefix in reversed(self._beam)]
@@ -136,13 +136,13 @@ class PrefixBeam:
             highest = prefix.bonus + scorer.most
             for token, score in frame.items():
                 if total + score + highest < floors[0]:
-                    break  # nor have the less probable tokens after it a place, whatever the scorer adds
+                    break  # less probable tokens cannot enter either, whatever the scorer adds
                 found = known.get(token)
                 if found is None:
                     state, added = scorer.extend(prefix.state, token)
                     found = known[token] = state, prefix.bonus + added
                 state, bonus = found
-                # With the sum over all alignments, which the same token twice does not have: no less than it will be.
+                # An upper bound: a repeated token does not extend all alignments.
                 if total + score + bonus < floors[0]:
                     continue
                 child = prefix.child(token)
@@ -155,7 +155,7 @@ class PrefixBeam:
         return entering
 
     def _select(self, entering: list[Prefix]) -> None:
-        """Make the best of the beam and of `entering` the new beam."""
+        """Select the new beam from the old one and `entering`."""
         by = _by_score if self._scorer is None else _by_total
         ranked = sorted(self._beam + entering, key=by, reverse=True)
         self._beam = [prefix for prefix in ranked[: self.beam_size] if prefix.score > NEVER]
@@ -175,15 +175,15 @@ def ctc_prefix_beam_search(
     blank_id: int = 0,
     scorer: PrefixScorer | None = None,
 ) -> list[Hypothesis]:
-    """The n-best token sequences of one utterance, best first; log_probs: (T', V) without padding."""
+    """Return the n-best token sequences of one utterance, best first; log_probs: (T', V) without padding."""
     beam = PrefixBeam(beam_size, blank_id, scorer=scorer)
     beam.advance(log_probs)
     return beam.nbest(is_final=True)
 
 
 def _most_probable(log_probs: NDArray[np.floating[Any]], count: int) -> Iterator[dict[int, float]]:
-    """The `count` most probable tokens of each frame with their log-probabilities, best first; log_probs: (t, V)."""
-    # Sorted by token before the stable sort: tokens of the same probability come in one order, whatever `_top` does.
+    """Yield the `count` most probable tokens of each frame with their log-probabilities (t, V), best first."""
+    # Sort by token before the stable sort, so that equally probable tokens have a fixed order.
     tokens = np.sort(_top(log_probs, min(count, log_probs.shape[1])), axis=1)
     scores = np.take_along_axis(log_probs, tokens, axis=1)
     order = np.argsort(scores, axis=1, kind="stable")[:, ::-1]
@@ -193,10 +193,10 @@ def _most_probable(log_probs: NDArray[np.floating[Any]], count: int) -> Iterator
 
 
 def _top(values: NDArray[np.floating[Any]], count: int) -> NDArray[np.int64]:
-    """Where the `count` largest of each row are, in any order; values: (n, V), result: (n, count), count <= V.
+    """Return the indices (n, count) of the `count` largest `values` (n, V) in each row, in any order; count <= V.
 
-    A tournament, several times faster than a partition of long rows: the largest are in the groups with the largest
-    peaks (or in the few columns that fill no group).
+    This is a tournament, several times faster than a partition of long rows: the largest values are in the groups with
+    the largest maxima, or in the few columns that do not fill a group.
     """
     (num_rows, width), size = values.shape, 8
     groups = width // size

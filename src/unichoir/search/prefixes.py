@@ -1,4 +1,4 @@
-"""The prefixes of a CTC beam search: a tree of token sequences with what their alignments sum to."""
+"""The prefixes of a CTC beam search: a tree of token sequences with the sums over their alignments."""
 
 import math
 from dataclasses import dataclass, field
@@ -8,14 +8,14 @@ from unichoir.search.hypothesis import Hypothesis
 
 NEVER = -math.inf
 OUTSIDE = -1
-"""The rank of a prefix that is not in the beam."""
+"""The rank of a prefix outside the beam."""
 
 _Frames: TypeAlias = "tuple[()] | tuple[_Frames, int]"
-"""Frames of a prefix's tokens, the last one outermost: a longer prefix links to those of a shorter one."""
+"""Frames of a prefix's tokens, the last one outermost; longer prefixes link to the frames of shorter ones."""
 
 
 class Growth(NamedTuple):
-    """A prefix's alignments followed by one token more: sum and best one, with the frames of the tokens before it."""
+    """The alignments of a prefix with one more token: their sum, the best one, and the frames of the tokens before."""
 
     total: float
     best: float
@@ -24,17 +24,17 @@ class Growth(NamedTuple):
 
 @dataclass(slots=True, eq=False, repr=False)
 class Prefix:
-    """Log-probability of all alignments of one prefix so far, and the best single one among them.
+    """The log-probability of all alignments of one prefix so far, and of the best one.
 
-    `blank`/`token`: sums over the alignments that end in blank / in the prefix's last token; `score`: over both.
-    `best_*`: the largest of them, with the frame of each token in it, the last frame of its run; the last token, whose
-    run is not over, has none in `frames_token`.
+    `blank`, `token`: sums over the alignments that end in blank or in the prefix's last token; `score`: their sum.
+    `best_*`: the best alignment of each kind. `frames_*`: the last frame of the run of each token in it; the run of the
+    last token is not over, so `frames_token` does not include it.
 
-    Prefixes are a tree, in which `parent` is the prefix without its last token: comparing and extending them costs the
-    same however long they are. It holds the beam and what leads there.
+    Prefixes form a tree that holds the beam and its ancestors; `parent` is the prefix without its last token. The cost
+    of comparing and extending prefixes does not depend on their length.
 
-    `bonus`: what a scorer has added to it in all, and `state` what that scorer remembers of it; `extensions`: the same
-    of the prefix with one token more, as far as they are known.
+    `bonus`: the total that a scorer added; `state`: the scorer's state; `extensions`: both for the prefix with one more
+    token, as far as they are known.
     """
 
     parent: "Prefix | None" = None
@@ -53,16 +53,16 @@ class Prefix:
     extensions: dict[int, tuple[Any, float]] | None = None
 
     def child(self, token: int) -> "Prefix":
-        """This prefix and one token more."""
+        """Return this prefix with one more token."""
         child = self.children.get(token)
         if child is None:
             child = self.children[token] = Prefix(self, token)
         return child
 
     def grow(self, token: int, score: float, now: int) -> Growth:
-        """What becomes of it with `token`, of log-probability `score`, in frame `now`.
+        """Return the alignments that continue with `token`, of log-probability `score`, in frame `now`.
 
-        The same token twice needs a blank between.
+        A repeated token needs a blank in between.
         """
         if token == self.last:
             return Growth(self.blank + score, self.best_blank + score, self.frames_blank)
@@ -71,7 +71,7 @@ class Prefix:
         return Growth(self.score + score, self.best_token + score, (self.frames_token, now - 1))
 
     def stay(self, blank: float, token: float, now: int) -> None:
-        """Go on to frame `now` by a blank or by the last token again; their log-probabilities."""
+        """Extend the alignments to frame `now` with a blank or the last token again; their log-probabilities."""
         if self.best_token >= self.best_blank:
             self.best_blank, self.frames_blank = self.best_token, (self.frames_token, now - 1)
         self.best_blank += blank
@@ -82,7 +82,7 @@ class Prefix:
 
     def join(self, growth: Growth, parent_first: bool) -> None:
         """Add the alignments in which the last token is new in this frame; after `stay`."""
-        # WeNet's times: a parent ranked higher hands on the frames of its tokens even if growing is less probable.
+        # As in WeNet, a parent of a higher rank passes on its frames even if growing is less probable.
         if growth.best > (NEVER if parent_first else self.best_token):
             self.frames_token = growth.frames
         self.best_token = max(self.best_token, growth.best)
@@ -90,20 +90,20 @@ class Prefix:
         self.score = log_add(self.blank, self.token)
 
     def start(self, growth: Growth) -> None:
-        """Enter the beam: all alignments have the last token new in this frame."""
+        """Enter the beam; in all alignments the last token is new in this frame."""
         self.blank = self.best_blank = NEVER
         self.token = self.score = growth.total
         self.best_token, self.frames_token = growth.best, growth.frames
 
     def prune(self) -> None:
-        """Leave the tree unless a longer prefix is there; so do those that were there for this one alone."""
+        """Leave the tree unless a longer prefix needs this one; also remove ancestors that are no longer needed."""
         node = self
         while node.parent is not None and node.rank == OUTSIDE and not node.children:
             node.parent.children.pop(node.last, None)
             node = node.parent
 
     def hypothesis(self, num_frames: int) -> Hypothesis:
-        """What it is after `num_frames` frames."""
+        """Return this prefix as a hypothesis after `num_frames` frames."""
         tokens, frames, node = [], [], self
         linked = self.frames_blank if self.best_blank > self.best_token else (self.frames_token, num_frames - 1)
         while node.parent is not None:
@@ -116,7 +116,7 @@ class Prefix:
 
 
 def log_add(a: float, b: float) -> float:
-    """log(exp(a) + exp(b))."""
+    """Return log(exp(a) + exp(b))."""
     if a < b:
         a, b = b, a
     return a if b == NEVER else a + math.log1p(math.exp(b - a))

@@ -1,6 +1,6 @@
 """Second pass: the attention decoders score the CTC n-best (U2, arXiv 2012.05481; both directions: 2106.05642).
 
-The left-to-right one may also search for hypotheses of its own: what is found is then not limited to what CTC knows.
+The left-to-right decoder can also search for hypotheses of its own, so the result is not limited to those of CTC.
 """
 
 import math
@@ -18,19 +18,19 @@ from unichoir.search.scoring import PrefixScorer
 BONUS_WEIGHT = 1.0
 """Chosen on dev sets with hotwords (docs/results/hotwords.md)."""
 MARGIN = 1.5
-"""By so many nats a hypothesis of the decoder's own search may be worse than the best one and still grow."""
+"""In the decoder's own search, hypotheses grow if their score is at most this many nats below the best."""
 LONGER, MORE = 1.5, 10
-"""The decoder's own hypotheses have at most so many times the tokens of the best of CTC, and so many more: a decoder
-that has lost the thread repeats itself without end."""
+"""The decoder's own hypotheses have at most `LONGER` times the tokens of the best CTC hypothesis plus `MORE`. Without a
+limit, a decoder can repeat itself endlessly."""
 
 
 class Rescorer:
-    """The decoders in front of one utterance, and what their scores count.
+    """The attention decoders of one utterance, and the weights of their scores.
 
-    score = (1 - r) * left-to-right + r * right-to-left + ctc_weight * CTC + bonus, with r = `reverse_weight`, each
-    decoder's score the sum over the tokens and its eos, and as bonus `BONUS_WEIGHT` times that of the search.
-    encoder_out: (T', D) without padding, T' > 0; a weight of None: the model's own.
-    Raises DecodingError when r > 0 and the model has no right-to-left decoder.
+    score = (1 - r) * left-to-right + r * right-to-left + ctc_weight * CTC + bonus, where r is `reverse_weight`, the
+    score of a decoder is the sum over the tokens and eos, and bonus is `BONUS_WEIGHT` times the bonus of the search.
+    encoder_out: (T', D) without padding, T' > 0. A weight of None is the model's default.
+    Raises DecodingError if r > 0 and the model has no right-to-left decoder.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Rescorer:
         self._eos_id = info.eos_id
 
     def __call__(self, hyps: Sequence[Hypothesis]) -> list[Hypothesis]:
-        """The hypotheses of CTC prefix beam search with new scores, best first."""
+        """Return the hypotheses of CTC prefix beam search with new scores, best first."""
         tokens = [hyp.tokens for hyp in hyps]
         scores = [(1 - self.reverse_weight) * score for score in sequence_scores(self.left, tokens, self._eos_id)]
         if self._right is not None:
@@ -65,7 +65,7 @@ class Rescorer:
 
 
 def sequence_scores(decoder: Decoder, sequences: Sequence[Sequence[int]], eos_id: int) -> list[float]:
-    """A decoder's log-probability of each sequence and its end; sequences: in the order in which it writes."""
+    """Return a decoder's log-probability of each sequence including eos; the tokens in the order of the decoder."""
     found = decoder.continuations(sequences)
     return [
         float(log_probs[range(len(tokens) + 1), [*tokens, eos_id]].sum())
@@ -82,22 +82,24 @@ def attention_rescoring(
     scorer: PrefixScorer | None = None,
     restrict: Callable[[Floats], Floats] | None = None,
 ) -> list[Hypothesis]:
-    """The hypotheses of CTC prefix beam search and, as options or model want, of the left-to-right decoder's own beam
-    search, with the scores of `Rescorer`, best first. Beside the decoder's own, only the best one of CTC is scored.
+    """Return the hypotheses with the scores of `Rescorer`, best first.
+
+    Without `attention_beam`, these are the hypotheses of CTC prefix beam search. With it, they are the best one of
+    these and the hypotheses of the left-to-right decoder's own beam search, except those without a CTC alignment. The
+    result has at most as many hypotheses as the larger of `beam_size` and `hyps`.
 
     encoder_out: (T', D) of one utterance without padding, T' > 0; log_probs: (T', V) of CTC, restricted to the options'
-    language; hyps: at least one, best first; scorer: that of the search; restrict: to the language, for the decoder
-    (N, V). No more hypotheses come back than `beam_size`, or than came. What CTC cannot write at all does not count.
-    Raises DecodingError as `Rescorer` does.
+    language; hyps: at least one, best first; scorer: the scorer of the search; restrict: restricts the decoder's
+    log-probabilities (N, V) to the language. Raises DecodingError as `Rescorer` does.
     """
     rescorer = Rescorer(backend, encoder_out, options.ctc_weight, options.reverse_weight)
     width = attention_beam_of(backend.info, options)
     if not width:
         return rescorer(hyps)
-    best = hyps[0]  # the others are no better than the decoder's own (docs/results/included-model.md)
+    best = hyps[0]  # the decoder's own hypotheses are as good as the others (docs/results/included-model.md)
     most = min(len(encoder_out), int(LONGER * len(best.tokens)) + MORE)
     drafts = [hyp.tokens for hyp in hyps]
-    rescorer.left.continuations([best.tokens])  # in one run what the search would ask for one by one
+    rescorer.left.continuations([best.tokens])  # one run instead of one per token in the search
     own = attention_beam_search(rescorer.left, backend.info, width, most, 0.0, restrict, MARGIN, drafts)
     new = [hyp.tokens for hyp in own if hyp.tokens != best.tokens]
     bonuses = [_bonus(scorer, tokens) for tokens in new]
@@ -111,18 +113,18 @@ def attention_rescoring(
 
 
 def attention_beam_of(info: ModelInfo, options: SearchOptions) -> int:
-    """How wide the decoder searches: as the options want or, where they leave it open, the model."""
+    """Return the width of the decoder's own search: from the options or, if they leave it open, from the model."""
     return info.attention_beam if options.attention_beam is None else options.attention_beam
 
 
 def is_reencoded(info: ModelInfo, options: SearchOptions) -> bool:
-    """Whether the second pass hears the whole utterance: as the options want or, if they leave it open, the model."""
+    """Whether the second pass encodes the whole utterance again: from the options or, if None, from the model."""
     wanted = info.reencode if options.reencode is None else options.reencode
     return wanted and options.mode == "attention_rescoring"
 
 
 def _bonus(scorer: PrefixScorer | None, tokens: Sequence[int]) -> float:
-    """What hotwords and language model add to a whole hypothesis."""
+    """Return the score that hotwords and the language model add to a whole hypothesis."""
     if scorer is None:
         return 0.0
     state, total = scorer.start(), 0.0

@@ -1,4 +1,4 @@
-"""What a search may know of token sequences beyond the audio: phrases to expect, a language model."""
+"""Scores of token sequences that do not depend on the audio: hotwords and language models."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -11,48 +11,48 @@ from unichoir.search.options import STREAMING_MODES, SearchOptions, require_pref
 from unichoir.text.tokenizer import Tokenizer
 
 MAX_GRAPHS = 16
-"""Lists of hotwords that are kept ready though nobody uses them: those that were asked for last."""
+"""Number of recent hotword lists whose graphs are kept although they are not in use."""
 
 
 class PrefixScorer(Protocol):
-    """Adds to the CTC scores of prefixes, in natural log. Immutable: what it remembers of a prefix is a state."""
+    """Adds to the CTC scores of prefixes, in natural log. It is immutable; each prefix has a state."""
 
     most: float
-    """`extend` never adds more; infinite where nobody knows. With it searches ask for fewer extensions."""
+    """An upper bound of what `extend` adds, or infinity; with it, searches compute fewer extensions."""
 
     def start(self) -> Any:
-        """The state of the empty prefix."""
+        """Return the state of the empty prefix."""
         ...
 
     def extend(self, state: Any, token: int) -> tuple[Any, float]:
-        """The state after one token more, and what that token adds."""
+        """Return the state after one more token, and the score that the token adds."""
         ...
 
     def finish(self, state: Any) -> float:
-        """What it adds that the utterance ends here; partial results are ranked without it."""
+        """Return the score that the end of the utterance adds; partial results do not include it."""
         ...
 
 
 class LanguageModel(Protocol):
-    """What knows how probable texts are."""
+    """A language model that searches can use."""
 
     required: bool
-    """Whether modes that cannot use it are errors: somebody asked for it. Else they go without it."""
+    """Whether modes that cannot use it are errors, because the user asked for it. Otherwise they ignore it."""
 
     def scorer(self, options: SearchOptions) -> PrefixScorer | None:
-        """What it adds with the options' weights or its own; None where that is nothing."""
+        """Return a scorer with the options' weights or its own; None if it adds nothing."""
         ...
 
 
 class JointScorer:
-    """Several scorers as one: what they add is summed."""
+    """The sum of several scorers."""
 
     def __init__(self, scorers: Sequence[PrefixScorer]) -> None:
         self._scorers = tuple(scorers)
         self.most = sum(scorer.most for scorer in scorers)
 
     def start(self) -> tuple[Any, ...]:
-        """The states of all."""
+        """Return the states of all scorers."""
         return tuple(scorer.start() for scorer in self._scorers)
 
     def extend(self, state: tuple[Any, ...], token: int) -> tuple[tuple[Any, ...], float]:
@@ -66,10 +66,9 @@ class JointScorer:
 
 
 class Scorers:
-    """The scorers of one tokenizer and, if there is one, language model, as options want them.
+    """Makes the scorers of options, for one tokenizer and, if there is one, its language model. Thread-safe.
 
-    The graph of a list of hotwords is built once, and is there as long as somebody holds what `of` has returned. For
-    any thread.
+    The graph of a list of hotwords is built once and kept as long as a scorer that `of` returned is in use.
     """
 
     def __init__(self, tokenizer: Tokenizer, language_model: LanguageModel | None = None) -> None:
@@ -79,16 +78,16 @@ class Scorers:
         self._recent: deque[ContextGraph] = deque(maxlen=MAX_GRAPHS)
 
     def of(self, options: SearchOptions) -> PrefixScorer | None:
-        """None where nothing is to be added.
+        """Return the scorer for these options; None if nothing is to be added.
 
-        Raises DecodingError for hotwords that the tokenizer cannot write, for weights of a language model without one,
-        and for a mode that cannot use the one there is; `lm_weight` 0 is the way not to.
+        Raises DecodingError for hotwords that the tokenizer cannot write, for weights without a language model, and for
+        a mode that cannot use the language model; set `lm_weight` to 0 to disable it.
         """
         scorers: list[PrefixScorer] = [self._graph(options.hotwords)] if options.hotwords else []
         if self._language_model is not None:
             wanted = options.lm_weight != 0 or options.length_bonus or options.oov_penalty
             if wanted and (self._language_model.required or options.mode in STREAMING_MODES):
-                require_prefix_beam("language model", options.mode)
+                require_prefix_beam("a language model", options.mode)
                 scorer = self._language_model.scorer(options)
                 scorers += [] if scorer is None else [scorer]
         else:

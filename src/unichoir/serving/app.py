@@ -73,13 +73,13 @@ def create_app(recognizer: Recognizer, settings: Settings) -> FastAPI:
 
 def warm_up(recognizer: Recognizer, settings: Settings) -> None:
     """Recognise a second of noise, so that the first client does not wait for what is only done once."""
-    stream = recognizer.create_stream(settings.streaming)
+    stream = recognizer.streams.create_stream(settings.streaming)
     noise = np.random.default_rng(0).normal(0, 0.01, recognizer.fbank_config.sample_rate).astype(np.float32)
     stream.accept_waveform(noise, recognizer.fbank_config.sample_rate)
     stream.input_finished()
-    for _ in recognizer.results(stream):
+    for _ in recognizer.streams.results(stream):
         pass
-    recognizer.recognize(noise, settings.decoding)
+    recognizer.recordings.recognize(noise, settings.decoding)
 
 
 class Guard:

@@ -28,7 +28,7 @@ from unichoir.serving.logs import log_failure
 from unichoir.serving.metrics import Metrics
 from unichoir.serving.session import Event, Failed, Session
 from unichoir.serving.settings import Settings
-from unichoir.transcript.timing import Segment
+from unichoir.transcript.segments import Segment
 
 DEATH = "the recogniser has stopped working: the server ends"
 SAMPLE_BYTES = 4
@@ -172,7 +172,7 @@ class Engine:
         self._jobs.add(job)
         try:
             job.scorer = await self.hotwords.prepare(options)
-            job.pieces = self.recognizer.recognize_by_piece(blocks(job.stop), options)
+            job.pieces = self.recognizer.recordings.recognize_by_piece(blocks(job.stop), options)
             try:
                 self._background.add_piece(partial(self._recognize_piece, job))
                 while (result := await job.results.get()) is not None:
@@ -290,10 +290,10 @@ class Engine:
         start = time.perf_counter()
         heard_ms = sum(live.heard_ms for live in ready)
         try:
-            self.recognizer.decode_streams([live.stream for live in ready])
+            self.recognizer.streams.decode_streams([live.stream for live in ready])
         except Exception:  # because of one of them, perhaps: the others do not pay for it
             for live in ready:
-                self._guarded(live, partial(self.recognizer.decode_streams, [live.stream]))
+                self._guarded(live, partial(self.recognizer.streams.decode_streams, [live.stream]))
         for live in ready:
             self._guarded(live, live.collect)
             self._live[live.session] = self._live.pop(live.session)
@@ -342,7 +342,7 @@ class Engine:
         start, error = time.perf_counter(), None
         try:
             if not live.is_over:
-                self.recognizer.get_result(live.stream)  # which keeps it
+                self.recognizer.streams.get_result(live.stream)  # which keeps it
         except Exception as raised:
             error = raised
         self.metrics.compute_seconds.inc(time.perf_counter() - start)

@@ -8,7 +8,7 @@ from unichoir.serving.engine import Piece
 from unichoir.serving.parameters import Parameters
 from unichoir.transcript.formats import log_probability, segment_dict, word_dict
 from unichoir.transcript.results import Token, Transcript
-from unichoir.transcript.timing import Segment, join_segments
+from unichoir.transcript.segments import Segment, join_segments
 
 WORD_START = "\u2581"
 

@@ -52,7 +52,9 @@ class Builder:
         if not options.hotwords:
             return None
         try:
-            return await anyio.to_thread.run_sync(partial(self._recognizer.scorer, options), limiter=self._limiter)
+            return await anyio.to_thread.run_sync(
+                partial(self._recognizer.search.scorer, options), limiter=self._limiter
+            )
         except UnichoirError as error:
             raise _invalid(error) from None
 

@@ -38,7 +38,7 @@ class LiveStream:
 
     def look(self) -> None:
         """See whether the stream has a chunk to encode."""
-        self.is_ready = not self.is_over and self._recognizer.is_ready(self.stream)
+        self.is_ready = not self.is_over and self._recognizer.streams.is_ready(self.stream)
 
     def take(self) -> None:
         """Take what has arrived. What comes while an utterance is not done that has ended waits until it is."""
@@ -51,13 +51,13 @@ class LiveStream:
     def collect(self) -> None:
         """Take the partial result of a step. Where the utterance has ended, the final one has to be found first."""
         if not self._has_ended:
-            self.events.append(self._recognizer.get_result(self.stream))
+            self.events.append(self._recognizer.streams.get_result(self.stream))
         self._go_on()
 
     def take_final(self) -> None:
         """Take the final result of the utterance, which has been found, and go on with the next one."""
-        self.events.append(self._recognizer.get_result(self.stream))
-        self._recognizer.reset(self.stream)
+        self.events.append(self._recognizer.streams.get_result(self.stream))
+        self._recognizer.streams.reset(self.stream)
         self._is_waiting = False
         self._go_on()
 
@@ -68,7 +68,7 @@ class LiveStream:
 
     @property
     def _has_ended(self) -> bool:
-        return self._recognizer.is_endpoint(self.stream)
+        return self._recognizer.streams.is_endpoint(self.stream)
 
     def _go_on(self) -> None:
         while not self.is_over:
@@ -109,4 +109,4 @@ class LiveStream:
         self.stream = self._new_stream()
 
     def _new_stream(self) -> Stream:
-        return self._recognizer.create_stream(self._options, start_ms=round(self._start_ms))
+        return self._recognizer.streams.create_stream(self._options, start_ms=round(self._start_ms))

@@ -218,7 +218,7 @@ class RealtimeConnection(Connection):
             return
         self._item.is_announced = True
         # The first words are in the last chunk that was heard, or their times are known.
-        chunk_ms = round(self.engine.recognizer.frame_ms * self.session.options.chunk_size)
+        chunk_ms = round(self.engine.recognizer.reader.clock.step_ms * self.session.options.chunk_size)
         first_ms = result.words[0].start_ms if result.words else result.end_ms - chunk_ms
         start_ms = max(result.start_ms, first_ms - detection.prefix_padding_ms)
         await self._send("input_audio_buffer.speech_started", audio_start_ms=start_ms, item_id=self._item.id)

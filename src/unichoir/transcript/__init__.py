@@ -1,1 +1,5 @@
-"""What a result is: words with times, alignment, written forms, file formats."""
+"""From hypotheses to results: alignment, words with times, written forms, file formats.
+
+`Reader` is the entrance for recognition; `results` has the public types. This wing may import `search`, `engine` and
+`text`; it knows nothing of audio.
+"""

@@ -1,5 +1,4 @@
-"""CTC's alignments of a token sequence, whatever search found it: when each token was spoken, and how probable they all
-are together."""
+"""The best CTC alignment of a token sequence: the frames in which each token was spoken."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 BLOCK_FRAMES = 1024
-"""Encoder frames between those whose scores are kept: an hour in so many states takes 90 rows of them."""
+"""Scores are kept for one in so many encoder frames; for an hour of audio that is 90 rows."""
 
 
 class Span(NamedTuple):
@@ -21,10 +20,10 @@ class Span(NamedTuple):
 
 
 def ctc_align(log_probs: NDArray[np.floating[Any]], tokens: Sequence[int], blank_id: int = 0) -> list[Span]:
-    """The most probable alignment of `tokens` to all frames (Viterbi over the CTC topology).
+    """Return the most probable alignment of `tokens` to all frames (Viterbi over the CTC topology).
 
-    log_probs: (T', V), T' > 0. Tokens that cannot be aligned, which only the attention decoder produces (more of them
-    than frames, or impossible ones), are spread evenly instead.
+    log_probs: (T', V), T' > 0. Tokens without any alignment (more tokens than frames, or impossible ones) are spread
+    evenly; only the attention decoder produces them.
     """
     if not len(tokens):
         return []
@@ -45,17 +44,16 @@ def ctc_align(log_probs: NDArray[np.floating[Any]], tokens: Sequence[int], blank
 def _viterbi_states(
     log_probs: NDArray[np.floating[Any]], tokens: Sequence[int], blank_id: int
 ) -> NDArray[np.int64] | None:
-    """The state of each frame (T',): 2 * k + 1 in token k, even in a blank; None when no alignment is possible.
+    """Return the state of each frame (T',): 2 * k + 1 in token k, even in a blank; None if there is no alignment.
 
-    Only the scores of every BLOCK_FRAMES-th frame are kept. From them those in between are computed again, from the
-    last block to the first, for the few states from which the known end of the block can be reached: as exact as if
-    all had been kept.
+    Scores are kept only for every BLOCK_FRAMES-th frame. The others are computed again, block by block from the end,
+    for the few states that can reach the known end of the block. The result is exact.
     """
     labels = np.full(2 * len(tokens) + 1, blank_id, dtype=np.int64)
     labels[1::2] = tokens
     skips = np.full(len(labels), -np.inf)
     skips[3::2][labels[3::2] != labels[1:-2:2]] = 0.0
-    # As if a frame had come before the first one, in which there was nothing but the first blank.
+    # An imaginary frame before the first one, in the first blank.
     kept = [np.full(len(labels), -np.inf)]
     kept[0][0] = 0.0
     blocks = [log_probs[start : start + BLOCK_FRAMES] for start in range(0, len(log_probs), BLOCK_FRAMES)]
@@ -68,7 +66,7 @@ def _viterbi_states(
         moves = np.empty((len(block), part.stop - part.start), dtype=np.int8)
         scores = _advance(before[part], block, labels[part], skips[part], moves)
         if end == len(log_probs):
-            # The end may also be in the last token.
+            # The alignment may also end in the last token.
             state -= int(scores[-2] >= scores[-1])
             if scores[state - part.start] == -np.inf:
                 return None
@@ -86,11 +84,12 @@ def _advance(
     skips: NDArray[np.float64],
     moves: NDArray[np.int8] | None = None,
 ) -> NDArray[np.float64]:
-    """The best scores (S,) of neighbouring states after the frames `log_probs` (B, V), from those before them.
+    """Return the best scores (S,) of adjacent states after the frames `log_probs` (B, V), from those before them.
 
-    moves: (B, S), filled with how many states before each its best predecessor is; of equals the nearest.
+    moves: (B, S), filled with the distance of each state from its best predecessor, the nearest one if there are
+    several.
     """
-    # Two states that are never reached come first, so that every state has two before it.
+    # Two unreachable states come first, so every state has two predecessors.
     before, after = np.full((2, 2 + len(scores)), -np.inf)
     before[2:] = scores
     best = np.empty_like(scores)

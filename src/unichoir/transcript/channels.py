@@ -1,4 +1,4 @@
-"""The transcripts of a recording's channels, each recognised by itself, as one."""
+"""Join the transcripts of a recording's channels, each of which was recognised separately."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,10 +9,10 @@ from unichoir.transcript.results import Alternative, Transcript, mean_confidence
 
 
 def join_channels(transcripts: Sequence[Transcript]) -> Transcript:
-    """One transcript of all channels, at least one, in their order.
+    """Return one transcript of all channels; transcripts: at least one, in the order of the channels.
 
-    Segments follow each other as they begin, each of one channel, which its words and tokens name; those of two
-    channels may overlap. Scores add up.
+    Words and tokens have the number of their channel. The text is in the order in which the segments of all channels
+    begin; segments of different channels can overlap. The score is the sum of the scores.
     """
     parts = [
         replace(

@@ -1,4 +1,4 @@
-"""Transcripts as files that other programs read: text, JSON, Whisper's JSON and TSV, subtitles, CTM, TextGrid."""
+"""Transcripts in file formats for other programs: text, JSON, Whisper's JSON and TSV, subtitles, CTM, TextGrid."""
 
 import json
 import math
@@ -19,7 +19,7 @@ Format = Literal["text", "json", "verbose_json", "srt", "vtt", "tsv", "ctm", "te
 FORMATS: tuple[Format, ...] = get_args(Format)
 SUBTITLE_FORMATS: tuple[Format, ...] = ("srt", "vtt")
 LINE_FORMATS: tuple[Format, ...] = ("json", "verbose_json", "ctm")
-"""Those of which several recordings can follow each other: each line says which one it is of."""
+"""Formats in which one file can hold several recordings, because each line names its recording."""
 SUFFIXES: dict[Format, str] = {
     "text": ".txt",
     "json": ".json",
@@ -30,7 +30,7 @@ SUFFIXES: dict[Format, str] = {
     "ctm": ".ctm",
     "textgrid": ".TextGrid",
 }
-"""Of file names."""
+"""File name suffixes."""
 
 SEGMENT_PAUSE_MS = 800
 MAX_SEGMENT_MS = 30_000
@@ -48,17 +48,18 @@ def write_transcript(
     subtitles: SubtitleOptions | None = None,
     segments: Segments | None = None,
 ) -> str:
-    """The content of a file in this format, which ends with a line end unless it is empty.
+    """Return the content of a file in this format; it ends with a line end unless it is empty.
 
-    No text or name can forge a line, a cue, a field or a mark of the format: white space becomes one space, or `_`
-    where spaces part fields; the rest is escaped where the format knows how, and replaced where it does not.
+    The output is always valid, whatever the text and the name contain. White space becomes one space, or `_` where
+    spaces separate fields. Other special characters are escaped or, if the format has no escapes, replaced.
 
-    name: of the recording, for the formats that have one (json, verbose_json, ctm).
-    A transcript of channels one by one has its segments in text, too, a line each, and names the channel of each.
+    If channels were transcribed separately, the text format has one line per segment with its channel, and all formats
+    name the channels.
 
-    subtitles: how srt and vtt break and show text; None: as by default.
-    segments: all words of the transcript by the lines of a known text: segments of the formats that have some, of which
-        json then is one, and no cue goes over their ends. None: `speech_segments` for those that cannot do without.
+    name: of the recording, for json, verbose_json and ctm.
+    subtitles: the layout of srt and vtt; None: the default.
+    segments: all words of the transcript, grouped by the lines of a known text. They become the segments of the output,
+        also in json, and no cue crosses their ends. None: formats with segments use `speech_segments`.
     """
     writers: dict[Format, Callable[[], str]] = {
         "text": lambda: _plain_text(transcript),
@@ -74,8 +75,11 @@ def write_transcript(
 
 
 def speech_segments(words: Sequence[Word]) -> list[list[Word]]:
-    """Words by what is said at once: parted after a sentence's end, at pauses of more than 0.8 s, before 30 s, and
-    where the channel changes."""
+    """Group words into segments.
+
+    A segment ends after a sentence, at a pause of more than 0.8 s, before it is longer than 30 s, and where the channel
+    changes.
+    """
     segments: list[list[Word]] = []
     for word in words:
         last = segments[-1] if segments else None
@@ -93,7 +97,7 @@ def speech_segments(words: Sequence[Word]) -> list[list[Word]]:
 
 
 def word_dict(word: Word) -> dict[str, Any]:
-    """OpenAI's word, times in seconds, with our confidence."""
+    """Return a word in OpenAI's format, with times in seconds, and its confidence."""
     return {
         "word": word.text,
         "start": word.start_ms / 1000,
@@ -105,11 +109,11 @@ def word_dict(word: Word) -> dict[str, Any]:
 def segment_dict(
     number: int, words: Sequence[Word], *, text: str, seek_ms: int, tokens: Sequence[int], avg_logprob: float
 ) -> dict[str, Any]:
-    """OpenAI's segment, the fields of Whisper, as far as they have a meaning here, from its first word to its last.
+    """Return a segment in OpenAI's format, with the fields of Whisper.
 
-    seek: where the audio begins in which it was found, in steps of 10 ms. compression_ratio: as Whisper, bytes of the
-    text by their number after zlib. no_speech_prob: always 0.0, for the model does not estimate it; pieces without a
-    word are no segments. temperature: 0.0, the most probable is taken.
+    seek: the start of the recognised piece of audio, in steps of 10 ms. compression_ratio: as in Whisper, the size of
+    the text divided by its size after zlib. no_speech_prob: always 0.0, because the model does not estimate it; pieces
+    without words are left out. temperature: always 0.0, because the most probable result is used.
     """
     content = text.encode(errors="backslashreplace")
     return {
@@ -127,14 +131,14 @@ def segment_dict(
 
 
 def log_probability(token: Token) -> float:
-    """Natural log of a token's confidence, which may be 0."""
+    """Return the natural log of a token's confidence; a confidence of 0 has a finite one."""
     return math.log(max(token.confidence, MIN_PROBABILITY))
 
 
 def verbose_dict(transcript: Transcript, name: str, segments: Segments | None = None) -> dict[str, Any]:
-    """OpenAI's `TranscriptionVerbose`, the words in the segments as in Whisper's own JSON.
+    """Return OpenAI's `TranscriptionVerbose`, with words inside the segments as in Whisper's own JSON.
 
-    avg_logprob is the mean of the log confidences of the tokens that begin in a segment.
+    avg_logprob is the mean log confidence of the tokens that begin in a segment.
     """
     found = []
     for number, (words, tokens) in enumerate(_with_tokens(transcript, _segments(transcript, segments))):
@@ -193,7 +197,7 @@ def _cues(transcript: Transcript, options: SubtitleOptions | None, segments: Seg
 
 
 def _tsv(transcript: Transcript, segments: Segments) -> str:
-    """Whisper's: start and end in ms, and the text; the channel where there are some."""
+    """Return Whisper's TSV: start and end in ms, the text, and the channel if channels were transcribed separately."""
     named = _has_channels(transcript)
     rows = (
         f"{words[0].start_ms}\t{words[-1].end_ms}\t{_text(words)}" + (f"\t{words[0].channel}\n" if named else "\n")
@@ -203,9 +207,9 @@ def _tsv(transcript: Transcript, segments: Segments) -> str:
 
 
 def _ctm(transcript: Transcript, name: str) -> str:
-    """NIST's: file, channel, start and duration in s, word and confidence.
+    """Return NIST's CTM: file, channel, start and duration in s, word, confidence.
 
-    Fields are parted by spaces, lines that begin with `;;` are comments, and `<ALT>` and its kin are no words.
+    Spaces separate fields, lines that begin with `;;` are comments, and `<ALT>` and similar marks are not words.
     """
     file = re.sub("^;+", lambda match: "_" * len(match[0]), field_text(name))
     return "".join(
@@ -218,9 +222,9 @@ def _ctm(transcript: Transcript, name: str) -> str:
 
 
 def _textgrid(transcript: Transcript, segments: Segments) -> str:
-    """Praat's long format with two tiers of intervals for each channel: words, and the segments in which they are said.
+    """Return Praat's long format with two interval tiers per channel: words and segments.
 
-    Written by hand: the format is twenty lines, and the libraries for it are made to edit such files.
+    No library is needed: the format has twenty lines, and the libraries for it are made for editing.
     """
     tiers: dict[str, list[tuple[int, int, str]]] = {}
     for channel, words in (_by_channel(transcript.words) or {None: []}).items():
@@ -236,7 +240,7 @@ def _textgrid(transcript: Transcript, segments: Segments) -> str:
 
 
 def _tier(number: int, name: str, spoken: Sequence[tuple[int, int, str]], end_ms: int) -> str:
-    """Intervals leave no time out: those between what is spoken are empty."""
+    """Return one tier. Its intervals cover all the time; those without speech are empty."""
     intervals: list[tuple[int, int, str]] = []
     done = 0
     for start, end, text in [*spoken, (end_ms, end_ms, "")]:
@@ -255,7 +259,7 @@ def _tier(number: int, name: str, spoken: Sequence[tuple[int, int, str]], end_ms
 
 
 def _spoken(rows: Sequence[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
-    """The same without overlap, and each of 1 ms at least: Praat knows no interval without length."""
+    """Return the rows without overlaps, each at least 1 ms long: Praat has no empty intervals."""
     found = []
     done = 0
     for start, end, text in rows:
@@ -271,7 +275,7 @@ def _segments(transcript: Transcript, segments: Segments | None) -> Segments:
 
 
 def _with_tokens(transcript: Transcript, segments: Segments) -> Iterator[tuple[Sequence[Word], list[Token]]]:
-    """Each segment with the tokens of its channel that begin before the next one of it does."""
+    """Yield each segment with the tokens of its channel that begin before the channel's next segment."""
     waiting: dict[int | None, deque[Token]] = {}
     for token in transcript.tokens:
         waiting.setdefault(token.channel, deque()).append(token)
@@ -312,5 +316,5 @@ def _text(words: Sequence[Word]) -> str:
 
 
 def field_text(text: str) -> str:
-    """The text as a field of a line whose fields are parted by spaces: never empty."""
+    """Return the text as a field, never empty, for lines whose fields are separated by spaces."""
     return "_".join(plain_line(text).split()) or "_"

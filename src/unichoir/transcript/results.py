@@ -1,4 +1,4 @@
-"""What recognition returns, of recordings and of streams. All immutable."""
+"""The results of recognition, for recordings and streams. All types are immutable."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Token:
-    """One recognised token; `id` in the vocabulary, times in ms from the start of the audio."""
+    """One recognised token, with its `id` in the vocabulary and times in ms from the start of the audio."""
 
     id: int
     text: str
@@ -16,129 +16,133 @@ class Token:
     confidence: float
     """Highest CTC probability of the token in the frames it is aligned to, 0 to 1."""
     channel: int | None = None
-    """Of the recording, from 1, where each was transcribed by itself."""
+    """The channel of the recording, from 1, if channels were transcribed separately."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Word:
-    """One recognised word (a CJK character is one); times in ms from the start of the audio."""
+    """One recognised word (each CJK character is a word), with times in ms from the start of the audio."""
 
     text: str
     start_ms: int
     end_ms: int
     confidence: float
-    """That of its least certain token, 0 to 1: it never falls when the model is more certain of any of them."""
+    """The lowest confidence of its tokens, 0 to 1."""
     channel: int | None = None
-    """Of the recording, from 1, where each was transcribed by itself."""
+    """The channel of the recording, from 1, if channels were transcribed separately."""
 
 
 def mean_confidence(words: Sequence[Word]) -> float:
-    """Of words, 0 to 1; 0 when there is none."""
+    """Return the mean confidence of words, 0 to 1; 0 without words."""
     return sum(word.confidence for word in words) / len(words) if words else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Alternative:
-    """One of the n-best readings of the whole audio."""
+    """One entry of the n-best list of a recording."""
 
     text: str
     tokens: tuple[int, ...]
     score: float
     spoken: str | None = None
-    """The bare words, where `text` is a written form of them."""
+    """The bare words, if `text` is a written form of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Transcript:
-    """What was said in one recording."""
+    """The transcript of one recording."""
 
     text: str
     tokens: tuple[Token, ...]
     words: tuple[Word, ...]
     score: float
-    """Natural log, the best alternative's; which one depends on the mode. Comparable only within one recording."""
+    """The score of the best alternative: a natural log whose terms depend on the mode. Compare scores only within one
+    recording."""
     confidence: float
-    """Mean of the words' confidences, 0 to 1; 0 when there is no word."""
+    """The mean confidence of the words, 0 to 1; 0 without words."""
     nbest: tuple[Alternative, ...]
-    """Best first, the transcript itself at the head. Greedy search knows only that one."""
+    """The alternatives, best first; the first one is the transcript itself. Greedy search gives only this one."""
     duration_ms: int
     language: str | None = None
-    """As the model has heard it; None for a model without language tokens, and where it has heard none."""
+    """The recognised language; None if the model has no language tokens or recognised no language."""
     warnings: tuple[str, ...] = ()
-    """What of the recording is missing, or not as one would think."""
+    """Parts of the recording that are missing or damaged, and other surprises."""
 
     @property
     def spoken(self) -> str:
-        """The bare words, as the model's vocabulary has them, whatever `text` has made of them."""
+        """The bare words, as in the model's vocabulary, without the written form."""
         return _spoken(self.nbest)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dicts, lists and numbers, ready for JSON; `spoken` where something is written in another form,
-        `channel` where channels were transcribed one by one, `warnings` where there are some."""
+        """Return plain dicts, lists and numbers for JSON.
+
+        `spoken` is included if it differs from `text`, `channel` if channels were transcribed separately, `warnings` if
+        there are any.
+        """
         return {**asdict(self, dict_factory=_plain), **_said(self.nbest)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """One of the n-best readings of an utterance."""
+    """One entry of the n-best list of an utterance."""
 
     text: str
     tokens: tuple[Token, ...]
     words: tuple[Word, ...]
     score: float
-    """Natural log; comparable only within one utterance."""
+    """A natural log. Compare scores only within one utterance."""
     spoken: str | None = None
-    """The bare words, where `text` is a written form of them."""
+    """The bare words, if `text` is a written form of them."""
 
     @property
     def confidence(self) -> float:
-        """Mean of the words' confidences, 0 to 1; 0 when there is no word."""
+        """The mean confidence of the words, 0 to 1; 0 without words."""
         return mean_confidence(self.words)
 
 
 @dataclass(frozen=True, kw_only=True)
 class StreamResult:
-    """What is known of one utterance of a stream; times in ms from the start of the stream."""
+    """The result of one utterance of a stream, partial or final, with times in ms from the start of the stream."""
 
     utterance: int
-    """Its number in the stream, from 0."""
+    """The number of the utterance in the stream, from 0."""
     is_final: bool
-    """False while it may still change."""
+    """Whether the result is final; a partial one may still change."""
     start_ms: int
     end_ms: int
-    """Up to where it has been heard; that of a final result is where the next utterance starts."""
+    """The end of the audio that the result covers. After a final result, the next utterance starts here."""
     nbest: tuple[Reading, ...]
-    """Best first. Those of a partial result have tokens and words only where the stream's options want them."""
+    """The readings, best first. Partial results have tokens and words only with the option `partial_words`."""
     language: str | None = None
-    """Of the best reading; None for a model without language tokens, and where it has heard none."""
+    """The language of the best reading; None if the model has no language tokens or recognised no language."""
 
     @property
     def text(self) -> str:
-        """Of the best reading."""
+        """The text of the best reading."""
         return self.nbest[0].text
 
     @property
     def spoken(self) -> str:
-        """Of the best reading the bare words, whatever `text` has made of them."""
+        """The bare words of the best reading, without the written form."""
         return _spoken(self.nbest)
 
     @property
     def tokens(self) -> tuple[Token, ...]:
-        """Of the best reading."""
+        """The tokens of the best reading."""
         return self.nbest[0].tokens
 
     @property
     def words(self) -> tuple[Word, ...]:
-        """Of the best reading."""
+        """The words of the best reading."""
         return self.nbest[0].words
 
     @property
     def confidence(self) -> float:
-        """Of the best reading."""
+        """The confidence of the best reading."""
         return self.nbest[0].confidence
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dicts, lists and numbers, ready for JSON; `spoken` where something is written in another form."""
+        """Return plain dicts, lists and numbers for JSON; `spoken` is included if it differs from `text`."""
         best = {"text": self.text, **_said(self.nbest), "confidence": self.confidence}
         return {**best, **asdict(self, dict_factory=_plain)}
 
@@ -152,7 +156,7 @@ def _said(nbest: Sequence[Alternative | Reading]) -> dict[str, str]:
 
 
 _OPTIONAL = ("spoken", "channel", "warnings")
-"""Fields that are left out where they say nothing."""
+"""Fields that are left out if they are empty."""
 
 
 def _plain(items: list[tuple[str, Any]]) -> dict[str, Any]:

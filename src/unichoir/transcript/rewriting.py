@@ -1,4 +1,4 @@
-"""Transcripts in written form: other words, but the times and the confidence of what was said."""
+"""Transcripts in written form: new words with the times and confidences of the spoken words."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +11,7 @@ from unichoir.text.marked import NO_CONTEXT, Context
 from unichoir.text.normalize import normalize_for_scoring
 from unichoir.text.written import WrittenForm, written_words
 from unichoir.transcript.results import Alternative, Reading, StreamResult, Transcript, Word, mean_confidence
-from unichoir.transcript.timing import Segment
+from unichoir.transcript.segments import Segment
 
 _Reading = TypeVar("_Reading", Alternative, Reading)
 _Result = TypeVar("_Result", Transcript, Segment, StreamResult)
@@ -20,9 +20,9 @@ _logger = logging.getLogger(__name__)
 
 
 def written_or_said(result: _Result, written: WrittenForm | None, context: Context = NO_CONTEXT) -> _Result:
-    """`rewrite`, but where the written form fails, or there is none, what came: words are worth more than their form.
+    """Return the result in written form or, if there is no written form or it fails, the result itself.
 
-    The failure is a warning of the logger `unichoir.transcript.rewriting`, which Python shows on standard error.
+    A failure is logged as a warning by `unichoir.transcript.rewriting`, which Python prints on standard error.
     """
     if written is None:
         return result
@@ -34,11 +34,11 @@ def written_or_said(result: _Result, written: WrittenForm | None, context: Conte
 
 
 def rewrite(result: _Result, written: WrittenForm, context: Context = NO_CONTEXT) -> _Result:
-    """The same in written form: text, words and n-best readings; tokens and scores stay, and `spoken` is the text
-    of before where that is another.
+    """Return the result in written form: text, words and n-best readings.
 
-    A partial result of a stream comes back as it is: what it says may still change. context: what stands around it.
-    Raises DecodingError as `WrittenForm.spans` does.
+    Tokens and scores do not change. `spoken` is the previous text if it differs. Partial results of streams are
+    returned unchanged, because their text may still change. context: the text around the result. Raises DecodingError
+    as `WrittenForm.spans` does.
     """
     if isinstance(result, StreamResult):
         if not result.is_final:
@@ -57,7 +57,7 @@ def rewrite(result: _Result, written: WrittenForm, context: Context = NO_CONTEXT
 
 
 def _rewritten(reading: _Reading, written: WrittenForm, context: Context) -> _Reading:
-    """Text alone."""
+    """Return a reading with its text in written form; its words stay."""
     text = written(reading.text, context)
     if text == reading.text:
         return reading
@@ -65,9 +65,9 @@ def _rewritten(reading: _Reading, written: WrittenForm, context: Context) -> _Re
 
 
 def rewrite_segments(segments: Sequence[Segment], form: Callable[[str | None], WrittenForm | None]) -> list[Segment]:
-    """`written_or_said` for all pieces of a recording, each of which knows what was said before and after it.
+    """Return all segments of a recording in written form (`written_or_said`), each with the text around it as context.
 
-    form: how what was said in a language, or in an unknown one, is written.
+    form: the written form for a language; None: an unknown language.
     """
     rewritten: list[Segment] = []
     before, texts = "", [segment.nbest[0].text for segment in segments]
@@ -82,7 +82,7 @@ def rewrite_segments(segments: Sequence[Segment], form: Callable[[str | None], W
 
 
 def last_words(text: str) -> str:
-    """As many as matter to what follows."""
+    """Return the last words of a text, as many as matter for the context of the next one."""
     return " ".join(text[-CONTEXT_CHARACTERS:].split()[-CONTEXT_WORDS:])
 
 
@@ -91,10 +91,10 @@ def _first_words(text: str) -> str:
 
 
 def rewrite_words(words: Sequence[Word], written: WrittenForm, context: Context = NO_CONTEXT) -> tuple[Word, ...]:
-    """Words in written form, with the times of the words said.
+    """Return words in written form, with the times of the spoken words.
 
-    What is written for several words, as 21 for TWENTY ONE, lasts from the start of the first to the end of the last
-    and has the least of their confidences; several words written for them share that time evenly.
+    A word that stands for several, as 21 for TWENTY ONE, lasts from the start of the first to the end of the last and
+    has the lowest of their confidences. If several words stand for them, these share the time evenly.
     """
     rewritten: list[Word] = []
     for span in written.spans([word.text for word in words], context):
@@ -103,11 +103,11 @@ def rewrite_words(words: Sequence[Word], written: WrittenForm, context: Context 
 
 
 def _timed(said: Sequence[Word], texts: Sequence[str]) -> Iterator[Word]:
-    """Times for what is written for some words; those that are still among them, as JULY in JULY 4, keep theirs."""
+    """Yield timed words for one span. Words that did not change, as JULY in JULY 4, keep their times."""
     matcher = SequenceMatcher(None, [_key(word.text) for word in said], [_key(text) for text in texts], autojunk=False)
     steps = [step[1:] for step in matcher.get_opcodes()]
     if any(first == end or start == stop for first, end, start, stop in steps):
-        steps = [(0, len(said), 0, len(texts))]  # a word would have no time, or a time no word
+        steps = [(0, len(said), 0, len(texts))]  # otherwise a word would have no time, or a time no word
     for first, end, start, stop in steps:
         if end - first == stop - start:
             yield from (replace(word, text=text) for word, text in zip(said[first:end], texts[start:stop], strict=True))

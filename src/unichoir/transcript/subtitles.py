@@ -1,4 +1,4 @@
-"""Words with times to subtitles: cues that can be read, and the SRT and WebVTT files made of them."""
+"""Subtitles from words with times: readable cues, and SRT and WebVTT files."""
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,31 +10,31 @@ from unichoir.text.breaks import break_cost, display_width, plain_line
 from unichoir.text.normalize import canonical_text
 
 CUE_COST = 1.0
-"""Of each cue: it is better to have few."""
+"""Cost of each cue, so that there are few."""
 BREAK_WEIGHT = 3.0
-"""Of `break_cost` after a cue, beside the cost of a cue."""
+"""Weight of `break_cost` at the end of a cue."""
 FULLNESS_WEIGHT = 0.5
-"""Of the squared share of its room that a cue takes: cues of a sentence share it evenly."""
+"""Weight of the squared fullness of a cue, so that the cues of a sentence have similar lengths."""
 HASTE_WEIGHT = 2.0
-"""Of each second that a cue is shown too briefly to be read."""
+"""Cost of each second by which a cue is too short to be read."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SubtitleOptions:
-    """How subtitles look. Raises DecodingError for values that make no sense."""
+    """The layout of subtitles. Raises DecodingError for invalid values."""
 
     max_line_length: int = 42
-    """Columns; a Han, kana or Hangul character takes two. A single word may be longer."""
+    """In columns; a Han, kana or Hangul character takes two. A single word may be longer."""
     max_lines: int = 2
     max_seconds: float = 7.0
-    """That a cue is shown at most."""
+    """The longest time for which a cue is shown."""
     min_seconds: float = 0.8
-    """That a cue is shown at least where the next one leaves room; where it does not, cues are made longer or joined
-    as far as the rest allows."""
+    """The shortest time for which a cue is shown, if the next cue leaves room. Otherwise cues are merged as far as the
+    other limits allow."""
     max_pause_seconds: float = 0.8
-    """A longer pause between two words ends a cue."""
+    """A longer pause between words ends a cue."""
     max_speed: float = 20.0
-    """Columns in a second that people can read. A cue stays longer for it where the next one leaves room."""
+    """Reading speed in columns per second. Cues are shown longer to keep to it, if the next cue leaves room."""
 
     def __post_init__(self) -> None:
         self._check("max_line_length", 4, 200, whole=True)
@@ -53,7 +53,7 @@ class SubtitleOptions:
 
 
 class TimedWord(Protocol):
-    """A word and when it is said, in ms from the start of the audio."""
+    """A word with times in ms from the start of the audio."""
 
     @property
     def text(self) -> str: ...
@@ -65,7 +65,7 @@ class TimedWord(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Cue:
-    """What is shown at once, from start_ms to end_ms."""
+    """The lines that are shown together from start_ms to end_ms."""
 
     start_ms: int
     end_ms: int
@@ -79,16 +79,16 @@ def make_cues(
     duration_ms: int | None = None,
     ends: Collection[int] = (),
 ) -> list[Cue]:
-    """The cues of `words`, which come in the order in which they are said.
+    """Return the cues of `words`, which are in the order of speech.
 
-    Cues are those that together cost least: each costs something, and the less the better the place where it ends (the
-    end of a sentence, another mark, a pause; worst after an article or a preposition) and the more time there is to
-    read it. Within a cue, lines are as few and as even as such places allow. Hard limits are those of `options` on
-    lines, their length, pauses and `max_seconds`; a word on its own may break those of length. Cues never overlap, each
-    is shown from its first word on, and lasts 1 ms at least, whatever the words' times are.
+    The cues are those with the lowest total cost. A cue costs less the better the place where it ends (best at the end
+    of a sentence, then at other punctuation or a pause, worst after an article or a preposition), and the more time
+    there is to read it. Within a cue, lines are as few and as even as possible. The limits of `options` on lines, line
+    length, pauses and `max_seconds` are strict, except that a single word may be too long. Cues never overlap; each is
+    shown from its first word on, for at least 1 ms, even if the times of words are wrong.
 
-    duration_ms: of the audio, after which no cue stays for the sake of reading; None: there is no such limit.
-    ends: numbers of words, from 0, after which a cue ends in any case, as at the end of a line of a known text.
+    duration_ms: the end of the audio, after which no cue is extended for reading; None: no limit.
+    ends: numbers of words, from 0, after which a cue always ends, as at the end of a line of a known text.
     """
     chosen = options or SubtitleOptions()
     runs = list(_runs(words, chosen, ends))
@@ -105,10 +105,9 @@ def make_cues(
 
 
 def to_srt(cues: Iterable[Cue]) -> str:
-    """A SubRip file; empty without cues.
+    """Return a SubRip file; empty without cues.
 
-    The format has no way to write what players take as markup, nor `-->`: `<`, `>`, `{`, `}` become angle
-    quotation marks and parentheses.
+    The format cannot escape markup or `-->`, so `<`, `>`, `{` and `}` become angle quotation marks and parentheses.
     """
     blocks = (
         f"{number}\n{_clock(cue.start_ms, ',')} --> {_clock(cue.end_ms, ',')}\n"
@@ -119,7 +118,7 @@ def to_srt(cues: Iterable[Cue]) -> str:
 
 
 def to_vtt(cues: Iterable[Cue]) -> str:
-    """A WebVTT file. `&`, `<` and `>`, which are markup there, are escaped, so that `-->` cannot occur in a line."""
+    """Return a WebVTT file. `&`, `<` and `>` are escaped, so `-->` cannot occur in a line."""
     blocks = (
         f"{_clock(cue.start_ms, '.')} --> {_clock(cue.end_ms, '.')}\n" + "\n".join(map(_escaped, cue.lines)) + "\n"
         for cue in cues
@@ -132,7 +131,7 @@ _SRT_MARKUP = str.maketrans("<>{}", "\u2039\u203a()")  # angle quotation marks
 
 @dataclass(frozen=True)
 class _Shown:
-    """A word as it is shown; times never go back, and it ends when the next one begins at the latest."""
+    """A word as it is shown. Times never decrease, and words never overlap."""
 
     text: str
     start_ms: int
@@ -141,7 +140,7 @@ class _Shown:
 
 
 class _Run:
-    """Words without a break that must be, and what is known of the places between them."""
+    """Words without a forced break, with the spaces and break costs between them."""
 
     def __init__(self, words: Sequence[_Shown], options: SubtitleOptions) -> None:
         self.words = words
@@ -155,11 +154,11 @@ class _Run:
         self._columns = list(accumulate(columns, initial=0))
 
     def width(self, first: int, end: int) -> int:
-        """Columns of the words first to end - 1 in one line."""
+        """Return the columns of the words first to end - 1 in one line."""
         return self._columns[end] - self._columns[first] - self.spaces[end - 1]
 
     def shown_until(self, first: int, end: int, options: SubtitleOptions, limit: int | None) -> int:
-        """When the cue of these words goes, in ms: as it has been read, if the next one or `limit` lets it."""
+        """Return the end of the cue of these words, in ms: time to read it, within `limit` and the next cue."""
         start, last = self.words[first].start_ms, self.words[end - 1].end_ms
         wanted = start + round(1000 * max(options.min_seconds, self.width(first, end) / options.max_speed))
         room = self.words[end].start_ms if end < len(self.words) else limit
@@ -169,13 +168,13 @@ class _Run:
 
 
 class _Cuts:
-    """The search for the best cues of a run; limit: when the first cue after it begins."""
+    """The search for the best cues of a run; limit: the start of the next run, in ms."""
 
     def __init__(self, run: _Run, options: SubtitleOptions, limit: int | None) -> None:
         self.run, self.options, self.limit = run, options, limit
 
     def best(self) -> list[tuple[int, int]]:
-        """First word and end of each cue: of all divisions the cheapest, found from the end on."""
+        """Return first word and end of each cue in the cheapest division, found from the end backwards."""
         count = len(self.run.words)
         costs, ends = [0.0] * (count + 1), [count] * (count + 1)
         for first in reversed(range(count)):
@@ -189,17 +188,17 @@ class _Cuts:
         return cuts
 
     def cost(self, first: int, end: int) -> float:
-        """Of one cue."""
+        """Return the cost of one cue."""
         run, options = self.run, self.options
         width = run.width(first, end)
         shown = (run.shown_until(first, end, options, self.limit) - run.words[first].start_ms) / 1000
         haste = max(max(options.min_seconds, width / options.max_speed) - shown, 0.0)
-        # A word wider than its room is no fuller than full.
+        # A word wider than the cue counts as full.
         fullness = min(width / (options.max_lines * options.max_line_length), 1.0)
         return CUE_COST + BREAK_WEIGHT * run.costs[end - 1] + FULLNESS_WEIGHT * fullness**2 + HASTE_WEIGHT * haste
 
     def _possible_ends(self, first: int) -> Iterator[int]:
-        """Where a cue that begins with this word may end: after it, and further on while all fits."""
+        """Yield the possible ends of a cue from this word on: after the first word, then as long as the words fit."""
         words, options = self.run.words, self.options
         yield first + 1
         lines, width = 1, words[first].width
@@ -227,12 +226,12 @@ def _runs(words: Iterable[TimedWord], options: SubtitleOptions, ends: Collection
 
 
 def _shown(words: Iterable[TimedWord], ends: Collection[int]) -> Iterator[tuple[_Shown, bool]]:
-    """Words that have a text, and whether a cue ends after them."""
+    """Yield the words that have a text, and whether a cue ends after each."""
     last: tuple[str, int, int] | None = None
     is_end = False
     for number, word in enumerate(words):
         text = canonical_text(plain_line(word.text))
-        if text:  # an empty line would end the cue in the file
+        if text:  # an empty line would end the cue
             start = max(word.start_ms, last[1] if last else 0)
             if last:
                 yield _Shown(last[0], last[1], min(last[2], start), _width(last[0])), is_end
@@ -243,9 +242,9 @@ def _shown(words: Iterable[TimedWord], ends: Collection[int]) -> Iterator[tuple[
 
 
 def _lines(run: _Run, first: int, end: int, options: SubtitleOptions) -> list[str]:
-    """The words of a cue in as few lines as they need, broken where it costs least, as even as possible."""
+    """Return the lines of a cue: as few as possible, with the cheapest breaks, as even as possible."""
     room = options.max_line_length
-    # From each word on: how many lines there are, what they cost, and where the first of them ends.
+    # For each first word: number of lines, cost, and end of the first line.
     best: dict[int, tuple[int, float, int]] = {end: (0, 0.0, end)}
     for begin in reversed(range(first, end)):
         best[begin] = min(
@@ -260,14 +259,14 @@ def _lines(run: _Run, first: int, end: int, options: SubtitleOptions) -> list[st
     lines = []
     while first < end:
         stop = best[first][2]
-        # As in any transcript: no space between CJK characters.
+        # No space between CJK characters, as in any transcript.
         lines.append(canonical_text(" ".join(word.text for word in run.words[first:stop])))
         first = stop
     return lines
 
 
 def _space(word: str, following: str) -> int:
-    """How many columns are between two words."""
+    """Return the number of columns between two words."""
     return len(canonical_text(f"{word[-1]} {following[0]}")) - 2
 
 

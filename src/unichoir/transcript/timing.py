@@ -1,56 +1,63 @@
-"""From token ids and encoder frames to text, words and milliseconds."""
+"""From encoder frames to milliseconds: tokens and words with times."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from heapq import nlargest
-from operator import itemgetter
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from unichoir.audio.fbank import FbankConfig
 from unichoir.engine.backend import ModelInfo
-from unichoir.text.normalize import canonical_text
 from unichoir.text.tokenizer import Tokenizer
 from unichoir.transcript.alignment import Span
-from unichoir.transcript.results import Alternative, Token, Transcript, Word, mean_confidence
+from unichoir.transcript.results import Token, Word
 from unichoir.transcript.word_edges import Loudness, word_edges
 
 MAX_WIDENING = 2.0
-"""CTC is certain of a token in one or two frames of it. A token reaches half of the way to its neighbours on both
-sides, at most so many encoder frames."""
+"""In encoder frames. CTC is certain of a token in only one or two frames. A token extends half the way to its
+neighbours, at most by this."""
 
 
 class Clock(Protocol):
-    """When encoder frames are."""
+    """Maps encoder frames to times."""
 
     def at(self, frame: float) -> float:
-        """When encoder frame `frame` begins, in ms; fractions are allowed."""
+        """Return the start of encoder frame `frame`, in ms; fractions are allowed."""
+
+
+class FeatureTimes(Protocol):
+    """The times of feature frames, which the configuration of a filterbank has."""
+
+    @property
+    def frame_shift_ms(self) -> float:
+        """From one frame to the next."""
+
+    @property
+    def first_centre_ms(self) -> float:
+        """The centre of frame 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FrameClock:
-    """When encoder frames are, in ms.
+    """The times of encoder frames, in ms.
 
     Encoder frame i is computed from the feature frames s * i to s * i + r (s: subsampling rate, r: right context), each
-    of which hears a window of samples. It stands for the s frame shifts around the middle of all that. With 10 ms
-    shifts, 25 ms windows, s = 4, r = 6: frame i is from 40 * i + 22.5 ms to 40 * i + 62.5 ms. Frame 0 may begin before
-    the audio where lead frames stand before it.
+    of which covers a window of samples. It represents s frame shifts around the middle of these samples. With shifts of
+    10 ms, windows of 25 ms, s = 4 and r = 6, frame i lasts from 40 * i + 22.5 ms to 40 * i + 62.5 ms. With lead frames,
+    frame 0 may begin before the audio.
     """
 
     first_ms: float
     step_ms: float
 
     @classmethod
-    def of(cls, info: ModelInfo, fbank: FbankConfig) -> "FrameClock":
-        """The clock of a model behind a filterbank."""
-        step = info.subsampling_rate * fbank.frame_shift_ms
-        middle = fbank.first_centre_ms + info.right_context * fbank.frame_shift_ms / 2
+    def of(cls, info: ModelInfo, feats: FeatureTimes) -> "FrameClock":
+        """Return the clock of a model with these features."""
+        step = info.subsampling_rate * feats.frame_shift_ms
+        middle = feats.first_centre_ms + info.right_context * feats.frame_shift_ms / 2
         return cls(first_ms=middle - step / 2, step_ms=step)
 
     def at(self, frame: float) -> float:
-        """When encoder frame `frame` begins; fractions are allowed."""
+        """Return the start of encoder frame `frame`; fractions are allowed."""
         return self.first_ms + frame * self.step_ms
 
 
@@ -63,9 +70,10 @@ def timed_tokens(
     end_ms: float,
     loudness: Loudness | None = None,
 ) -> tuple[Token, ...]:
-    """Tokens with times; start_ms, end_ms: where the segment lies in the audio, which no token leaves.
+    """Return tokens with times, which extend half the way to their neighbours and stay within the segment.
 
-    Tokens reach half of the way to their neighbours; loudness: of the segment's frames, by which words begin and end.
+    spans: the alignment of `ids`. start_ms, end_ms: the position of the segment in the audio. loudness: of the
+    segment's frames; places the edges of words. None: words are placed by CTC alone.
     """
     starts, ends = [], []
     for place, span in enumerate(spans):
@@ -99,7 +107,7 @@ def _fit_words(
     tokenizer: Tokenizer,
     loudness: Loudness,
 ) -> None:
-    """Move the tokens of each word, in encoder frames, to where the sound says that the word is."""
+    """Move the tokens of each word, in encoder frames, to the edges of the word in the sound."""
     words = [(places[0], places[-1]) for _, places in tokenizer.decode_words(ids)]
     rate = loudness.rate
     middle = (rate - 1) // 2
@@ -110,7 +118,7 @@ def _fit_words(
             continue
         places = slice(first, last + 1)
         starts[places], ends[places] = _fit(starts[places], ends[places], start, end)
-    # What spells nothing, as a lone space, stands between them.
+    # Tokens without text, such as a lone space, lie between words.
     spelling = {place for first, last in words for place in range(first, last + 1)}
     for place in set(range(len(ids))) - spelling:
         before = ends[place - 1] if place else -np.inf
@@ -120,7 +128,7 @@ def _fit_words(
 
 
 def _fit(starts: Sequence[float], ends: Sequence[float], start: float, end: float) -> tuple[list[float], list[float]]:
-    """The tokens of a word between its edges: cut off there, or all closer together if that leaves nothing of one."""
+    """Fit the tokens of a word between its edges: clip them or, if that leaves nothing of one, scale all of them."""
     first, last = starts[0], ends[-1]
     cut_starts = [start, *(min(max(at, start), end) for at in starts[1:])]
     cut_ends = [*(min(max(at, start), end) for at in ends[:-1]), end]
@@ -134,9 +142,9 @@ def _fit(starts: Sequence[float], ends: Sequence[float], start: float, end: floa
 
 
 def group_words(tokens: Sequence[Token], tokenizer: Tokenizer) -> tuple[Word, ...]:
-    """The words that the tokens spell: those of `split_words` of their text.
+    """Return the words of the tokens, as `split_words` of their text would.
 
-    A token that spells nothing (sos, eos, a lone space) has no part in a word's times and confidence.
+    Tokens without text (sos, eos, a lone space) do not affect the times and the confidence of a word.
     """
     return tuple(
         Word(
@@ -147,75 +155,3 @@ def group_words(tokens: Sequence[Token], tokenizer: Tokenizer) -> tuple[Word, ..
         )
         for text, places in tokenizer.decode_words([token.id for token in tokens])
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Segment:
-    """What was recognised in one piece of the audio."""
-
-    tokens: tuple[Token, ...] = ()
-    words: tuple[Word, ...] = ()
-    nbest: tuple[Alternative, ...] = (Alternative(text="", tokens=(), score=0.0),)
-    language: str | None = None
-
-
-class _Chain(NamedTuple):
-    """A reading of consecutive segments, by the last of them."""
-
-    part: Alternative
-    before: "_Chain | None"
-
-
-def join_segments(segments: Sequence[Segment], num_best: int, duration_ms: int) -> Transcript:
-    """One transcript of consecutive pieces, which were recognised independently: the scores of their readings add up.
-
-    The n-best of the whole are the best combinations of the pieces' n-best.
-    """
-    # Readings share their beginnings: copies of them would take time with the square of the number of segments.
-    readings: list[tuple[float, _Chain | None]] = [(0.0, None)]
-    for segment in segments:
-        longer = ((score + part.score, _Chain(part, before)) for score, before in readings for part in segment.nbest)
-        readings = nlargest(num_best, longer, key=itemgetter(0))
-    nbest = tuple(
-        Alternative(
-            text=canonical_text(" ".join(part.text for part in parts)),
-            tokens=tuple(token for part in parts for token in part.tokens),
-            score=score,
-            spoken=_spoken(parts),
-        )
-        for score, parts in ((score, _unchain(last)) for score, last in readings)
-    )
-    words = tuple(word for segment in segments for word in segment.words)
-    return Transcript(
-        text=nbest[0].text,
-        tokens=tuple(token for segment in segments for token in segment.tokens),
-        words=words,
-        score=nbest[0].score,
-        confidence=mean_confidence(words),
-        nbest=nbest,
-        duration_ms=duration_ms,
-        language=_main_language(segments),
-    )
-
-
-def _spoken(parts: Sequence[Alternative]) -> str | None:
-    if all(part.spoken is None for part in parts):
-        return None
-    return canonical_text(" ".join(part.text if part.spoken is None else part.spoken for part in parts))
-
-
-def _unchain(last: _Chain | None) -> list[Alternative]:
-    parts = []
-    while last is not None:
-        parts.append(last.part)
-        last = last.before
-    return parts[::-1]
-
-
-def _main_language(segments: Sequence[Segment]) -> str | None:
-    """The language of most words; of those equally long the first, None where no segment has one."""
-    words: Counter[str] = Counter()
-    for segment in segments:
-        if segment.language is not None:
-            words[segment.language] += len(segment.words)
-    return max(words, key=words.__getitem__, default=None)

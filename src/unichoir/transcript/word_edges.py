@@ -1,7 +1,7 @@
-"""Where words begin and end, which CTC does not say: it is certain of a token somewhere in it, for a frame or two.
+"""The edges of words. CTC does not give them: it is certain of a token in a frame or two, somewhere within the token.
 
-Between the frames in which two neighbouring words are certain the sound decides: words reach to the quiet stretch
-between them, or meet where it is least loud. Thresholds are relative to the loudness of the speech around.
+Between the certain frames of two adjacent words, loudness decides: the words extend to the quiet stretch between them,
+or meet at the quietest frame. Thresholds are relative to the loudness of the surrounding speech.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,21 +14,21 @@ from numpy.typing import NDArray
 from unichoir.engine.backend import Floats, ModelInfo
 
 MIN_QUIET = 6
-"""Feature frames: a shorter stretch may be the closure of a plosive."""
+"""In feature frames. A shorter quiet stretch may be the closure of a plosive."""
 PAUSE = 15
-"""So long a stretch is a pause between words; shorter ones may lie in one of the two."""
+"""In feature frames. A quiet stretch of this length is a pause between words; a shorter one may be inside a word."""
 MAX_REACH = 40
-"""Feature frames between a certain frame of a word and its edge; beyond that the sound is not believed."""
+"""The largest distance, in feature frames, between a certain frame of a word and its edge in the sound."""
 WIDENING = 10
-"""Then a word reaches so many feature frames beyond its certain frames."""
+"""Beyond `MAX_REACH`, a word extends by this many feature frames from its certain frames instead."""
 BACKGROUND_PERCENTILE = 1
-"""Of levels: joined words leave little that is quiet."""
+"""Percentile of the levels that counts as background; in fluent speech little is quiet."""
 QUIET_SHARE = 0.4
-"""What is quiet: so much of the way, in dB, from the background to the speech."""
+"""A frame is quiet below this share of the way, in dB, from the background to the speech."""
 
 
 class Loudness(NamedTuple):
-    """Of feature frames, `rate` for each encoder frame: smoothed levels (L,) in dB, and which are quiet."""
+    """Smoothed levels (L,) of feature frames in dB, and whether each is quiet; `rate` frames per encoder frame."""
 
     levels: Floats
     quiet: NDArray[np.bool_]
@@ -36,7 +36,10 @@ class Loudness(NamedTuple):
 
 
 def measure_loudness(levels: Floats, info: ModelInfo, num_frames: int) -> Loudness:
-    """levels: (T,) of each feature frame in dB (`FbankConfig.levels`); num_frames: T', how many encoder frames."""
+    """Return the loudness of an utterance.
+
+    levels: (T,) of each feature frame in dB (`FbankConfig.levels`); num_frames: T', number of encoder frames.
+    """
     rate = info.subsampling_rate
     if not num_frames:
         return Loudness(np.zeros(0, dtype=np.float32), np.zeros(0, dtype=np.bool_), rate)
@@ -50,15 +53,15 @@ def measure_loudness(levels: Floats, info: ModelInfo, num_frames: int) -> Loudne
 
 
 def join_loudness(parts: Sequence[Loudness]) -> Loudness:
-    """Of consecutive encoder frames, each part judged by its own speech."""
+    """Join the loudness of consecutive pieces; each keeps its own thresholds."""
     levels, quiet = (np.concatenate(rows) for rows in zip(*(part[:2] for part in parts), strict=True))
     return Loudness(levels, quiet, parts[0].rate)
 
 
 def word_edges(certain: Sequence[tuple[int, int]], loudness: Loudness) -> list[tuple[float, float]]:
-    """Where each word begins and ends, counted in frames of `loudness`; infinite at the ends of the sound.
+    """Return start and end of each word in frames of `loudness`; infinite at the ends of the sound.
 
-    certain: frames of `loudness` in which the first and the last token of each word are certain.
+    certain: for each word, the frames of `loudness` in which its first and its last token are certain.
     """
     if not certain:
         return []
@@ -79,7 +82,7 @@ def word_edges(certain: Sequence[tuple[int, int]], loudness: Loudness) -> list[t
 
 
 def _between(before: int, after: int, loudness: Loudness) -> tuple[float, float]:
-    """The end of a word that is certain up to `before` and the start of the next, certain from `after`."""
+    """Return the end of a word that is certain up to `before`, and the start of the next, certain from `after` on."""
     pauses = _long(list(_quiet_stretches(loudness.quiet, before, after)))
     if not pauses:
         meeting = before + int(np.argmin(loudness.levels[before : after + 1]))
@@ -92,13 +95,13 @@ def _between(before: int, after: int, loudness: Loudness) -> tuple[float, float]
 
 
 def _long(pauses: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The pauses between words among quiet stretches; where there is none the longest stretch."""
+    """Return the quiet stretches that are pauses; if there is none, the longest stretch."""
     return [one for one in pauses if one[1] - one[0] >= PAUSE] or sorted(pauses, key=lambda one: one[0] - one[1])[:1]
 
 
 def _quiet_stretches(quiet: NDArray[np.bool_], begin: int, end: int) -> Iterator[tuple[int, int]]:
-    """(first frame, frame after the last) of quiet stretches that have a frame from `begin` to `end`."""
-    # What is farther away than any edge may be makes no difference.
+    """Yield (first frame, frame after the last) of the quiet stretches with a frame from `begin` to `end`."""
+    # Frames beyond the reach of any edge make no difference.
     offset = max(0, begin - MAX_REACH - PAUSE)
     window = quiet[offset : end + MAX_REACH + PAUSE + 1]
     changes = np.flatnonzero(np.diff(np.concatenate([[False], window, [False]]))) + offset

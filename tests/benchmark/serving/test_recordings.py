@@ -66,20 +66,20 @@ def test_expected_texts_are_those_of_a_live_stream(recognizer: Recognizer) -> No
     options = StreamingOptions(chunk_size=16, num_left_chunks=4)
     progress: list[int] = []
     for found in with_expected_texts(clips[:3], recognizer, options, progress.append):
-        stream, texts, first_word = recognizer.create_stream(options), [], None
+        stream, texts, first_word = recognizer.streams.create_stream(options), [], None
         blocks = [found.samples[begin : begin + 1000] for begin in range(0, len(found.samples), 1000)]
         for block in [*blocks, None]:
             if block is None:
                 stream.input_finished()
             else:
                 stream.accept_waveform(block, 16000)
-            while recognizer.is_ready(stream):
-                recognizer.decode_streams([stream])
-                while recognizer.is_endpoint(stream):
-                    result = recognizer.get_result(stream)
+            while recognizer.streams.is_ready(stream):
+                recognizer.streams.decode_streams([stream])
+                while recognizer.streams.is_endpoint(stream):
+                    result = recognizer.streams.get_result(stream)
                     first_word = first_word or (result.words[0] if result.words else None)
                     texts.append(result.text)
-                    recognizer.reset(stream)
+                    recognizer.streams.reset(stream)
         assert found.expected == " ".join(text for text in texts if text) != ""
         assert first_word is not None
         assert found.first_word_end == first_word.end_ms / 1000

@@ -100,10 +100,10 @@ def decode_stream(
     recognizer: Recognizer, samples: NDArray[np.int16], options: StreamingOptions
 ) -> Iterator[StreamResult]:
     """The final results of a single stream of samples (N,) at 16 kHz."""
-    stream = recognizer.create_stream(options)
+    stream = recognizer.streams.create_stream(options)
     stream.accept_waveform(samples, SAMPLE_RATE)
     stream.input_finished()
-    return (result for result in recognizer.results(stream) if result.is_final)
+    return (result for result in recognizer.streams.results(stream) if result.is_final)
 
 
 def join_texts(texts: Sequence[str]) -> str:
