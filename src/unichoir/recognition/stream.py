@@ -5,6 +5,7 @@ is the same as for the whole stream under the same chunk mask. Utterances are co
 without gaps and overlaps.
 """
 
+import math
 from typing import Any
 
 import numpy as np
