@@ -12,7 +12,8 @@ from unichoir.network import split
 from unichoir.network.asr_model import AsrModel
 from unichoir.network.config import DecoderConfig, EncoderConfig, FeedForwardConfig, ModelConfig
 from unichoir.network.feed_forward import FeedForward
-from unichoir.network.moe import MoE, Router, expert_load
+from unichoir.network.moe import MoE, expert_load
+from unichoir.network.router import Router
 from unichoir.network.split import SplitOptions, split_config, split_into_experts
 from unichoir.network.upcycle import upcycle
 

@@ -23,7 +23,8 @@ from unichoir.network.convolution import ConvolutionModule
 from unichoir.network.encoder import MergePairs
 from unichoir.network.experts import Experts
 from unichoir.network.feed_forward import ACTIVATIONS, FeedForward
-from unichoir.network.moe import MoE, Router
+from unichoir.network.moe import MoE
+from unichoir.network.router import Router
 from unichoir.network.subsampling import Conv1dFront, Conv2dFront, blank_first_frame
 
 Codes = Literal["symmetric", "swish", "gelu", "relu"]

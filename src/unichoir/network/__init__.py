@@ -1,1 +1,2 @@
-"""U2++ MoE in PyTorch: Conformer encoder, CTC and two Transformer decoders with Mixture-of-Experts layers."""
+"""The U2++ MoE network in PyTorch: a Conformer encoder, CTC and two Transformer decoders with Mixture of Experts
+layers."""
