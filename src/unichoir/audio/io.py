@@ -13,6 +13,7 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
+from unichoir.audio.channels import mix, with_channel
 from unichoir.audio.decoders import Block, Loss, Sound, open_sound, to_float
 from unichoir.errors import AudioError, AudioTooLong
 
@@ -32,12 +33,6 @@ MAX_AMPLITUDE = 16.0
 MAX_OVERSHOOT_SECONDS = 0.5
 MEMORY_BYTES = 16 << 20
 """Of what comes from a pipe; what is longer goes to the disk."""
-CANCELLED = 0.1
-"""Channels cancel where their mean has less of their energy than this part of what it has for independent channels."""
-LEAST_TOLD = 1600
-"""Samples by which it can be told: independent channels cancel for a moment by chance."""
-ENERGY_STEP = 7
-"""Of long blocks, energies are measured of every so-manyth sample."""
 MAX_NAMED = 3
 LOSS_SECONDS = 1.0
 
@@ -218,7 +213,7 @@ class Recording:
                 if not has_other_channels:
                     losses.add(Loss(f"{found} instead of {begun} channels from {{:.3f}} s on", block.time))
                 has_other_channels = True
-                values = _with_channel(values, channel)
+                values = with_channel(values, channel)
             mono, cancels = mix(values, channel, self.name)
             cancelled |= cancels
             _check_values(mono, round(block.time * rate) + begin, rate, self.name)
@@ -343,39 +338,6 @@ class OnlineResampler:
     def finish(self) -> Samples:
         """All that is left; nothing may follow."""
         return self.process(np.zeros(0, dtype=np.float32), last=True)
-
-
-def mix(channels: NDArray[Any], channel: int | None, name: str) -> tuple[Samples, bool]:
-    """(C, N) to (N,): one channel, from 1, or for None their mean; and whether they cancel each other.
-
-    Then, as with a microphone in opposite phase, the louder channel is taken. What is not finite, or adds up to that,
-    is left so. Raises AudioError naming the recording for a channel that there is not.
-    """
-    if channel is not None:
-        if not 1 <= channel <= len(channels):
-            raise AudioError(f"{name}: there is no channel {channel}, there are {len(channels)}")
-        return np.ascontiguousarray(channels[channel - 1]), False
-    if len(channels) == 1:
-        return np.ascontiguousarray(channels[0]), False
-    with np.errstate(over="ignore", invalid="ignore"):
-        mono = sum(channels[1:], channels[0]) / np.float32(len(channels))  # in a third of the time of their mean
-        if len(mono) < LEAST_TOLD:
-            return mono, False
-        step = max(1, min(ENERGY_STEP, len(mono) // 1000))
-        some = channels[:, ::step]
-        energies = np.einsum("cn,cn->c", some, some)
-        found = mono[::step]
-        if found @ found < CANCELLED * energies.mean() / len(channels):
-            return np.ascontiguousarray(channels[energies.argmax()]), True
-    return mono, False
-
-
-def _with_channel(values: NDArray[np.float32], channel: int) -> NDArray[np.float32]:
-    """Channels (C, N) with one that may not be among them: what is said in mono belongs to every channel, else it is
-    silent."""
-    if len(values) >= channel:
-        return values
-    return np.repeat(values, channel, axis=0) if len(values) == 1 else np.zeros((channel, values.shape[1]), np.float32)
 
 
 def check_samples(samples: NDArray[Any], sample_rate: int, name: str = "samples", *, is_block: bool = False) -> Samples:
