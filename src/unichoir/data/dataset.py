@@ -2,9 +2,7 @@
 
 import contextlib
 import dataclasses
-import hashlib
 import itertools
-from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
@@ -23,7 +21,8 @@ from unichoir.audio.fbank import Features, compute_fbank
 from unichoir.audio.telephone import TELEPHONE_RATE
 from unichoir.data.features import FeatureReader
 from unichoir.data.manifest import Utterance, utterance_duration
-from unichoir.data.waveforms import Silence, WaveformChanger, draw_silence
+from unichoir.data.planner import Plan, Planner, seeded_rng
+from unichoir.data.waveforms import WaveformChanger
 from unichoir.errors import AudioError, ConfigError
 
 Tokens = NDArray[np.int64]
@@ -35,8 +34,6 @@ FRAME_STEP = 32
 matrix products are fastest in such sizes, and on CPUs each new size costs a compilation."""
 TOKEN_STEP = 8
 """Tokens are padded to one less than a multiple of this: a decoder has one place more."""
-SPARE_SECONDS = 0.1
-"""Silence leaves so much below `max_seconds`: durations are rounded, and nothing may be skipped because of it."""
 
 
 class TextEncoder(Protocol):
@@ -175,22 +172,6 @@ def measure_durations(
     return measured, skipped
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What an epoch makes of an utterance, known before any audio is read."""
-
-    parts: tuple[tuple[Utterance, float], ...]
-    """(utterance, speed), joined in this order."""
-    silences: tuple[Silence, ...] = ()
-    """Before, between and after the parts; or none."""
-
-    @property
-    def seconds(self) -> float:
-        """The planned length; an unknown duration counts as zero."""
-        speech = sum((utterance.duration or 0.0) / speed for utterance, speed in self.parts)
-        return speech + sum(silence.seconds for silence in self.silences)
-
-
 class ExampleReader:
     """Turns an utterance into an example, anew in every epoch.
 
@@ -241,46 +222,14 @@ class ExampleReader:
         self.languages = dict(languages or {})
         self.frame_rate = frame_rate
         self._tokenizer = tokenizer
-        self._partners = _group_partners(utterances, self.augment)
+        self._planner = Planner(self.augment, data.max_seconds, utterances, seed)
         self._changer = WaveformChanger(
             self.augment, sample_rate=features.fbank.sample_rate, utterances=utterances, seed=seed
         )
 
     def plan(self, utterance: Utterance, epoch: int) -> Plan:
-        """Speeds, utterances joined and silences, without reading audio; also says how long the example will be."""
-        rng = self._rng(utterance, epoch, purpose=0)
-        # Its own generator: the same utterances are joined with gaps and without.
-        silence_rng = self._rng(utterance, epoch, purpose=2)
-        concat = self.augment.concat
-        parts = [(utterance, self._draw_speed(rng))]
-        gaps: list[Silence] = []
-        seconds = (utterance.duration or 0.0) / parts[0][1]
-        partners = self._partners.get(_group(utterance, self.augment), ())
-        while partners and _can_join(utterance, self.augment) and rng.random() < concat.probability:
-            partner = partners[int(rng.integers(len(partners)))]
-            # Another speed would make another voice of it.
-            speed = parts[0][1] if concat.same_speaker else self._draw_speed(rng)
-            gap = draw_silence(concat.max_gap_seconds, self.augment.padding, silence_rng)
-            longer = seconds + gap.seconds + (partner.duration or 0.0) / speed
-            if longer > concat.max_seconds:
-                break
-            seconds = longer
-            gaps.append(gap)
-            parts.append((partner, speed))
-        before, after = self._draw_padding(utterance, seconds, silence_rng)
-        silences = (before, *gaps, after)
-        return Plan(parts=tuple(parts), silences=silences if any(silence.seconds for silence in silences) else ())
-
-    def _draw_padding(self, utterance: Utterance, seconds: float, rng: np.random.Generator) -> tuple[Silence, Silence]:
-        padding = self.augment.padding
-        # How much silence an utterance of unknown length has room for is not known, either.
-        if not padding.probability or not utterance.duration or rng.random() >= padding.probability:
-            return Silence(), Silence()
-        spare = self.data.max_seconds - seconds - SPARE_SECONDS
-        before = draw_silence(min(padding.max_seconds, spare), padding, rng)
-        after = draw_silence(min(padding.max_seconds, spare - before.seconds), padding, rng)
-        # One side would always get what the other leaves.
-        return (before, after) if rng.random() < 0.5 else (after, before)
+        """Plan the example of this epoch, without reading audio. See `Planner.plan`."""
+        return self._planner.plan(utterance, epoch)
 
     def planned_frames(self, utterance: Utterance, epoch: int) -> int:
         """How many feature frames `read` will give, before trimming; off by one where durations are rounded."""
@@ -303,7 +252,7 @@ class ExampleReader:
         # A known length spares decoding an hour that will not be used.
         if utterance.duration is not None and plan.seconds > self.data.max_seconds:
             return Skipped(key=utterance.key, reason=self._too_long(plan.seconds))
-        rng = self._rng(utterance, epoch, purpose=1)
+        rng = seeded_rng(self.seed, utterance, epoch, purpose=1)
         try:
             feats, speech_frames, used = self._join(plan, rng)
         except AudioError as error:
@@ -379,29 +328,3 @@ class ExampleReader:
 
     def _too_long(self, seconds: float) -> str:
         return f"longer than {self.data.max_seconds} s ({seconds:.2f} s)"
-
-    def _draw_speed(self, rng: np.random.Generator) -> float:
-        return self.augment.speeds[int(rng.integers(len(self.augment.speeds)))]
-
-    def _rng(self, utterance: Utterance, epoch: int, purpose: int) -> np.random.Generator:
-        # Python's own hash of a string differs between processes.
-        digest = hashlib.blake2b(utterance.key.encode(), digest_size=16).digest()
-        words = np.frombuffer(digest, dtype="<u4").tolist()
-        return np.random.default_rng(np.random.SeedSequence([self.seed, epoch, purpose, *words]))
-
-
-def _group(utterance: Utterance, augment: AugmentConfig) -> tuple[str, str]:
-    return utterance.lang, utterance.speaker if augment.concat.same_speaker else ""
-
-
-def _can_join(utterance: Utterance, augment: AugmentConfig) -> bool:
-    return 0 < (utterance.duration or 0.0) <= augment.concat.max_part_seconds and bool(utterance.txt.strip())
-
-
-def _group_partners(utterances: Sequence[Utterance], augment: AugmentConfig) -> dict[tuple[str, str], list[Utterance]]:
-    partners: dict[tuple[str, str], list[Utterance]] = defaultdict(list)
-    if augment.concat.probability:
-        for utterance in utterances:
-            if _can_join(utterance, augment):
-                partners[_group(utterance, augment)].append(utterance)
-    return dict(partners)
