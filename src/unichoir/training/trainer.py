@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 import yaml
-from torch import Tensor
 
 from unichoir.bundle.replacing import NO_ROOM, replace_text, replacing_directory, writing
 from unichoir.configuration import to_mapping
@@ -43,9 +42,10 @@ from unichoir.training.feeding import (
     training_requests,
 )
 from unichoir.training.learner import Learner
-from unichoir.training.metrics import RunningMeans, Stopwatch, clock_time, memory_gb
+from unichoir.training.metrics import Stopwatch, clock_time
 from unichoir.training.plot import plot_training
 from unichoir.training.reporting import Reporter
+from unichoir.training.run_log import RunLog
 from unichoir.training.setup import Setup, load_teacher, new_model, pick_device, prepare
 from unichoir.training.state import StateFolder, training_tensors
 from unichoir.training.validation import Validation, validate
@@ -139,15 +139,14 @@ class Trainer:
         planned = requests(setup.dev_corpus, setup.dev.reader, Position(), shuffle=False)
         own = share(list(planned), world.rank, world.size)
         self.dev_batches = load(setup.dev, own, min(1, self.config.trainer.num_workers))
-        self.stopwatch = Stopwatch(self.done(), self.progress.seconds)
+        self.log = RunLog(setup, report, self.learner, self.progress, Stopwatch(self.done(), self.progress.seconds))
         self.seconds = self.saved_seconds = self.progress.seconds
         self.saved_step = self.progress.step
-        self.means, self.summary = RunningMeans(), "starting"
 
     def run(self) -> TrainingResult:
         """Train to the planned end, through the time budget, or until a signal."""
         with self.stop:
-            self.announce()
+            self.log.announce()
             for warning in self.setup.warnings:
                 self.report.line(warning)
             self.note_skipped(self.setup.skipped)
@@ -161,7 +160,7 @@ class Trainer:
                     began = time.monotonic()
                     group = next(batches)
                     if self.update(group, stalled=time.monotonic() - began):
-                        self.log()
+                        self.log.write_update(self.done())
                     if self.checkpoint_is_due():
                         self.save()
             self.save()
@@ -178,7 +177,7 @@ class Trainer:
         num_utterances = self.take_stock(group, stalled)
         if num_utterances:
             step = self.progress.step + 1
-            self.means.add(self.learner.update(group, num_utterances, step, self.done()))
+            self.log.means.add(self.learner.update(group, num_utterances, step, self.done()))
             self.progress.step = step
         self.progress.position = group[-1].request.after
         if self.progress.position.epoch > group[-1].request.epoch and not self.progress.step:
@@ -202,9 +201,9 @@ class Trainer:
         fbank = self.config.fbank
         seconds = float(rows[:, 1].sum() - fbank.lead_frames * rows[:, 0].sum()) * fbank.frame_shift_ms / 1000
         self.progress.audio_seconds += seconds
-        self.stopwatch.add_audio(seconds, stalled=float(rows[:, 3].max()))
+        self.log.stopwatch.add_audio(seconds, stalled=float(rows[:, 3].max()))
         # Of the largest share of work, how much the others have not to do.
-        self.means.add({"imbalance": 1 - float(rows[:, 2].mean() / max(rows[:, 2].max(), 1))})
+        self.log.means.add({"imbalance": 1 - float(rows[:, 2].mean() / max(rows[:, 2].max(), 1))})
         return int(rows[:, 0].sum())
 
     def training_batches(self) -> Iterator[list[Loaded]]:
@@ -235,7 +234,7 @@ class Trainer:
 
     def is_asked_to_stop(self) -> bool:
         """Whether any process has got a signal. All look at the clock of the first here, too."""
-        rows = self.world.gather([bool(self.stop), self.stopwatch.spent(), self.states.is_ready])
+        rows = self.world.gather([bool(self.stop), self.log.stopwatch.spent(), self.states.is_ready])
         self.seconds = float(rows[0, 1])
         if rows[:, 2].all():
             self.states.finish()
@@ -343,52 +342,6 @@ class Trainer:
         }
         self.states.save(self.progress.step, training_tensors(self.model, self.learner.optimizer), run)
         self.saved_step, self.saved_seconds = self.progress.step, self.seconds
-
-    def announce(self) -> None:
-        setup, progress, layout = self.setup, self.progress, self.learner.spread.layout
-        self.report.go_on_after(progress.step)
-        parameters = sum(parameter.numel() for parameter in self.model.parameters())
-        self.report.line(
-            f"{'continuing after' if progress.step else 'starting at'} update {progress.step}: "
-            f"{parameters / 1e6:.1f}M parameters, {setup.corpus.num_utterances} training and "
-            f"{setup.dev_corpus.num_utterances} dev utterances, {self.device.type} {self.config.trainer.precision}"
-        )
-        if self.world.size > 1:
-            self.report.line(
-                f"{self.world.size} processes, {progress.batches_per_update} batches per update; parameters spread "
-                f"over {layout.shard}, experts over {layout.expert}"
-            )
-
-    def log(self) -> None:
-        """The progress line; every `log_every` updates also a line of the log and TensorBoard."""
-        progress = self.progress
-        remaining = clock_time(self.stopwatch.remaining(self.done()))
-        place = f"epoch {progress.position.epochs_done:.2f} update {progress.step}"
-        self.report.progress(f"{self.summary} | {place} | {remaining} left", self.done())
-        if progress.step % self.config.trainer.log_every or not (means := self.means.take()):
-            return
-        means["audio_seconds_per_second"], means["stall"] = self.stopwatch.take_speed()
-        means["audio_hours"] = progress.audio_seconds / 3600
-        means["memory_gb"] = float(self.world.gather([memory_gb(self.device)]).max())
-        means["skipped"] = len(progress.skipped)
-        self.report.figures("train", means, progress.step)
-        self.report.expert_loads(self.expert_loads(), progress.step)
-        self.summary = (
-            f"loss {means['loss']:.3f} ctc {means['ctc']:.3f} attention {means['attention']:.3f} "
-            + (f"teacher {means['teacher']:.3f} " if self.config.teacher else "")
-            + f"gradient {means['gradient']:.2f} rate {means['learning_rate']:.2e} "
-            f"{means['audio_seconds_per_second']:.0f} s/s"
-        )
-        self.report.line(f"{place}: {self.summary}, {means['stall']:.0%} waiting for data, {remaining} left")
-
-    def expert_loads(self) -> dict[str, Tensor]:
-        """Of all processes, since the last time."""
-        loads = expert_load(self.model, reset=True)
-        if not loads:
-            return {}
-        counts = self.world.gather(torch.cat(list(loads.values())).tolist()).sum(axis=0)
-        parts = torch.split(torch.from_numpy(counts), [len(load) for load in loads.values()])
-        return dict(zip(loads, parts, strict=True))
 
 
 def find_state(setup: Setup, states: StateFolder, report: Reporter) -> tuple[Path, Progress] | None:
