@@ -47,7 +47,7 @@ def test_indexes_of_tars_that_are_there(tmp_path, workers):
     assert [entry["shard"] for entry in json_lines(tmp_path / "out/shards.jsonl")] == tars
     check_copies(read_manifest(tmp_path / "out"), make_utterances(tmp_path / "audio", 6))
     assert index_shards(tars, tmp_path / "out") == replace(report, kept=3)
-    with pytest.raises(ConfigError, match="out: was begun with other utterances"):
+    with pytest.raises(ConfigError, match="out: was started with other utterances"):
         index_shards(tars[:2], tmp_path / "out")
 
 

@@ -24,12 +24,12 @@ def mix(channels: NDArray[Any], channel: int | None, name: str) -> tuple[NDArray
     """
     if channel is not None:
         if not 1 <= channel <= len(channels):
-            raise AudioError(f"{name}: there is no channel {channel}, there are {len(channels)}")
+            raise AudioError(f"{name}: channel must lie between 1 and {len(channels)}, found {channel}")
         return np.ascontiguousarray(channels[channel - 1]), False
     if len(channels) == 1:
         return np.ascontiguousarray(channels[0]), False
     with np.errstate(over="ignore", invalid="ignore"):
-        mono = sum(channels[1:], channels[0]) / np.float32(len(channels))  # in a third of the time of their mean
+        mono = sum(channels[1:], channels[0]) / np.float32(len(channels))  # a third of the time of mean()
         if len(mono) < LEAST_TOLD:
             return mono, False
         step = max(1, min(ENERGY_STEP, len(mono) // 1000))

@@ -1,4 +1,4 @@
-"""The planner: draws what an epoch makes of each utterance before any audio is read."""
+"""The planner draws what an epoch makes of each utterance before any audio is read."""
 
 import hashlib
 from collections import defaultdict
@@ -12,22 +12,22 @@ from unichoir.data.manifest import Utterance
 from unichoir.data.waveforms import Silence, draw_silence
 
 SPARE_SECONDS = 0.1
-"""Margin in seconds that silence leaves below `max_seconds`, so rounded durations never cause an utterance to be
-skipped."""
+"""Margin in seconds that silence leaves below `max_seconds`. Without it, rounded durations could make an utterance too
+long."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What an epoch makes of an utterance, known before any audio is read."""
+    """The random choices for an utterance in an epoch."""
 
     parts: tuple[tuple[Utterance, float], ...]
-    """(utterance, speed), joined in this order."""
+    """Pairs of (utterance, speed), joined in this order."""
     silences: tuple[Silence, ...] = ()
-    """Before, between and after the parts; or none."""
+    """The silences before, between and after the parts; or none."""
 
     @property
     def seconds(self) -> float:
-        """The planned length; an unknown duration counts as zero."""
+        """The planned length in seconds; an unknown duration counts as zero."""
         speech = sum((utterance.duration or 0.0) / speed for utterance, speed in self.parts)
         return speech + sum(silence.seconds for silence in self.silences)
 
@@ -53,7 +53,7 @@ class Planner:
     def plan(self, utterance: Utterance, epoch: int) -> Plan:
         """Draw speeds, the utterances that are joined, and silences, without reading audio."""
         rng = seeded_rng(self._seed, utterance, epoch, purpose=0)
-        # Its own generator: the same utterances are joined with gaps and without.
+        # A separate generator, so the same utterances are joined with and without gaps.
         silence_rng = seeded_rng(self._seed, utterance, epoch, purpose=2)
         concat = self._augment.concat
         parts = [(utterance, self._draw_speed(rng))]
@@ -62,7 +62,7 @@ class Planner:
         partners = self._partners.get(_group(utterance, self._augment), ())
         while partners and _can_join(utterance, self._augment) and rng.random() < concat.probability:
             partner = partners[int(rng.integers(len(partners)))]
-            # Another speed would make another voice of it.
+            # Another speed would change the voice.
             speed = parts[0][1] if concat.same_speaker else self._draw_speed(rng)
             gap = draw_silence(concat.max_gap_seconds, self._augment.padding, silence_rng)
             longer = seconds + gap.seconds + (partner.duration or 0.0) / speed
@@ -77,13 +77,13 @@ class Planner:
 
     def _draw_padding(self, utterance: Utterance, seconds: float, rng: np.random.Generator) -> tuple[Silence, Silence]:
         padding = self._augment.padding
-        # How much silence an utterance of unknown length has room for is not known, either.
+        # For an utterance of unknown length, the space for silence is unknown too.
         if not padding.probability or not utterance.duration or rng.random() >= padding.probability:
             return Silence(), Silence()
         spare = self._max_seconds - seconds - SPARE_SECONDS
         before = draw_silence(min(padding.max_seconds, spare), padding, rng)
         after = draw_silence(min(padding.max_seconds, spare - before.seconds), padding, rng)
-        # One side would always get what the other leaves.
+        # Otherwise one side would always get what the other leaves.
         return (before, after) if rng.random() < 0.5 else (after, before)
 
     def _draw_speed(self, rng: np.random.Generator) -> float:
