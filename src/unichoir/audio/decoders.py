@@ -237,8 +237,10 @@ def after_tags(file: Section, position: int) -> int:
 
 
 def _wav(file: Section) -> Sound | None:
-    """Decode PCM in WAV. Returns None for other files. If header and file disagree about the length, the file
-    decides."""
+    """Decode PCM in WAV. Returns None for other files.
+
+    If header and file disagree about the length, the file decides.
+    """
     head = file.at(0, 12)
     if head[:4] not in (b"RIFF", b"RF64") or head[8:] != b"WAVE":
         return None

@@ -68,8 +68,10 @@ def blocks(file: Section, start: float) -> Iterator[Block | Loss]:
 
 
 def seconds(file: Section) -> float | None:
-    """Return the length, see `Sound.seconds`. Without one in the header, FFmpeg estimates it from bit rate and file
-    size."""
+    """Return the length, see `Sound.seconds`.
+
+    Without one in the header, FFmpeg estimates it from bit rate and file size.
+    """
     try:
         with _open(file) as container:
             return container.duration / av.time_base if container.duration else None

@@ -52,8 +52,10 @@ class SileroDetector:
         self._num_quiet = 0
 
     def process(self, samples: Samples, last: bool = False) -> NDArray[np.float32]:
-        """Return probabilities (H,) of the hops that are complete with `samples` (N,). `last` adds the incomplete
-        hop."""
+        """Return probabilities (H,) of the hops that are complete with `samples` (N,).
+
+        `last` adds the incomplete hop.
+        """
         waiting = np.concatenate([self._rest, self._resampler.process(samples, last)])
         if last:
             waiting = np.pad(waiting, (0, -len(waiting) % SILERO_HOP))

@@ -87,8 +87,10 @@ def _content(location: str, archive: tarfile.TarFile, member: tarfile.TarInfo, m
 
 
 def _check_end(file: BinaryIO, offset: int) -> None:
-    """Check the end, because tarfile treats a damaged header as the end of the archive. Only zeros or nothing are
-    valid."""
+    """Check the end, because tarfile treats a damaged header as the end of the archive.
+
+    Only zeros or nothing are valid.
+    """
     file.seek(offset)
     if file.read(BLOCK).strip(b"\0"):
         raise tarfile.ReadError(f"no header at byte {offset}")

@@ -58,8 +58,10 @@ def utterance_duration(utterance: Utterance) -> float:
 
 
 def estimated_duration(utterance: Utterance) -> float:
-    """Return the length in seconds like `utterance_duration`, but from the header instead of decoding. Raises
-    AudioError."""
+    """Return the length in seconds like `utterance_duration`, but from the header instead of decoding.
+
+    Raises AudioError.
+    """
     if utterance.duration is not None or utterance.end is not None:
         return utterance_duration(utterance)
     with open_recording(*utterance_source(utterance)) as recording:

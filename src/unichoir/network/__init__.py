@@ -1,2 +1,1 @@
-"""The U2++ MoE network in PyTorch: a Conformer encoder, CTC and two Transformer decoders with Mixture of Experts
-layers."""
+"""The U2++ MoE network in PyTorch: Conformer encoder, CTC and two decoders, with Mixture of Experts layers."""

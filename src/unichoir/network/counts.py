@@ -110,8 +110,7 @@ def _decoder_block(dim: int, config: DecoderConfig) -> Iterator[Layer]:
 
 
 def encoder_work(config: ModelConfig, frames: int, past: int, shares: Sequence[float], ctc: bool) -> Work:
-    """Return the cost of encoding `frames` frames (40 ms each) that see each other and `past` more, with or without
-    CTC.
+    """Return the cost of encoding `frames` frames (40 ms each) that see each other and `past` more.
 
     shares: the fraction of frame copies for each expert, which determines how many experts have to be read.
     """

@@ -18,8 +18,7 @@ class Ctc(nn.Module):
         return torch.log_softmax(self.ctc_lo(encoder_out).float(), dim=-1)
 
     def loss(self, encoder_out: Tensor, encoder_out_lens: Tensor, tokens: Tensor, token_lens: Tensor) -> Tensor:
-        """Return the negative log-likelihood summed over the batch and divided by its size (Graves et al. 2006,
-        equation 5).
+        """Return the mean negative log-likelihood of the batch's utterances (Graves et al. 2006, equation 5).
 
         tokens: (B, U), any padding. An utterance with more tokens than frames counts as 0.
         """

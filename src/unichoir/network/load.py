@@ -14,8 +14,7 @@ class LayerLoad:
 
     @property
     def entropy(self) -> float:
-        """Entropy of the load divided by its maximum: 1 if all experts have the same load, 0 if one expert has all of
-        it."""
+        """Entropy of the load divided by its maximum: 1 for an even load, 0 if one expert has all of it."""
         total = sum(self.frames)
         shares = [count / total for count in self.frames if count]
         return -sum(share * math.log(share) for share in shares) / math.log(max(len(self.frames), 2)) + 0.0

@@ -23,8 +23,7 @@ def upcycle(
     shared_router: bool = False,
     balance_rate: float = 0.0,
 ) -> AsrModel:
-    """Return a Mixture of Experts that computes the same function as the dense `model`: each expert copies the dense
-    layer.
+    """Return a Mixture of Experts that computes the same as `model`: each expert copies the dense layer.
 
     Routers are drawn from the seed. Gates sum to 1, so the function is the same to float rounding for any choice of
     experts. The experts diverge in training because they see different frames. With `softmax_first` gates sum to about

@@ -63,8 +63,10 @@ class Types:
         return cls(product=product, encoder_norm=norm, fused_attention=device == "cuda", cuda=device == "cuda")
 
     def copies(self, readers: int, norm: int) -> int:
-        """Return how many copies of a norm's result its readers keep. Each reader casts it if it needs another
-        dtype."""
+        """Return how many copies of a norm's result its readers keep.
+
+        Each reader casts it if it needs another dtype.
+        """
         return 1 if norm == self.product else readers
 
 
@@ -86,8 +88,10 @@ class Activations:
     """Additional bytes when the backward pass starts: the gradients of CTC's logits."""
 
     def total(self, checkpointing: bool) -> float:
-        """Return the sum without `logits_gradient`. Checkpointing keeps the input of every block and one complete
-        block."""
+        """Return the sum without `logits_gradient`.
+
+        Checkpointing keeps the input of every block and one complete block.
+        """
         outside = self.front + self.logits
         if not checkpointing:
             return outside + self.encoder_blocks * self.encoder_block + self.decoder_blocks * self.decoder_block
@@ -122,8 +126,7 @@ def activations(config: ModelConfig, batch: BatchShape, types: Types) -> Activat
 
 
 def _subsampling(config: EncoderConfig, batch: BatchShape, types: Types) -> float:
-    """Return the bytes of one utterance: inputs of both convolutions, second ReLU, its copy for the linear layer,
-    dropout."""
+    """Return the bytes of one utterance: inputs of convolutions, second ReLU, its copy for `out`, dropout."""
     channels = config.subsampling_channels or config.dim
     first, mels = (batch.feature_frames - 1) // 2, (config.input_dim - 1) // 2
     second = batch.frames * channels * ((mels - 1) // 2)
@@ -161,8 +164,7 @@ def _decoder_block(config: ModelConfig, batch: BatchShape, types: Types) -> floa
 
 
 def _attention(dim: int, heads: int, keys: float, dropout: float, types: Types) -> float:
-    """Return the bytes of one query: itself, the result, and the softmax scores (fused kernels: their sum and the
-    mask)."""
+    """Return the bytes of one query: itself, its result, and softmax scores (fused: their sum and the mask)."""
     kept = 2 * types.product * dim
     if types.fused_attention:
         return kept + FP32 * heads + types.product * keys

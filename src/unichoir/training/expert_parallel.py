@@ -68,8 +68,10 @@ def _transposed(sizes: Sequence[Sequence[int]]) -> list[list[int]]:
 
 
 def _all_to_all(x: Tensor, going: list[int], coming: list[int], group: distributed.ProcessGroup) -> Tensor:
-    """Send the first going[0] rows to the first process of the group, and so on. Receives coming[r] rows from process
-    r."""
+    """Send the first going[0] rows to the first process of the group, and so on.
+
+    Receives coming[r] rows from process r.
+    """
     y: Tensor = _AllToAll.apply(x, going, coming, group)  # type: ignore[no-untyped-call]
     return y
 

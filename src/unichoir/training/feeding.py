@@ -134,8 +134,9 @@ def updates(wanted: Iterable[BatchRequest], size: int) -> Iterator[list[BatchReq
 
 
 def share(group: Sequence[BatchRequest], rank: int, size: int) -> list[BatchRequest]:
-    """Return the batches of process `rank` of `size` in an update, ordered by length. All processes get the same
-    number.
+    """Return the batches of process `rank` of `size` in an update, ordered by length.
+
+    All processes get the same number.
 
     The largest batches go to the processes in alternating order, which balances the work at every step and in total.
     Empty batches fill up missing ones.

@@ -87,8 +87,7 @@ class Learner:
         (output.loss * 0.0).backward()
 
     def draw(self, request: BatchRequest, batch: Batch) -> tuple[ChunkMask | None, Tensor | None]:
-        """Draw the dynamic chunk of one batch (U2++, section 2.2) and, if configured, its number of experts per
-        frame."""
+        """Draw a batch's dynamic chunk (U2++, section 2.2) and, if configured, its number of experts per frame."""
         rng = np.random.default_rng([self.config.trainer.seed, request.epoch, request.batch, request.window])
         max_frames = self.config.model.encoder.num_frames(int(batch.feats_lengths.max()))
         model = self.config.model

@@ -30,8 +30,10 @@ class Stopwatch:
     """The speed of training in audio seconds per second, and the remaining time."""
 
     def __init__(self, done: float, spent: float, clock: Callable[[], float] = time.monotonic) -> None:
-        """Start the watch. `done`: the completed fraction of the run; `spent`: seconds of earlier, interrupted
-        parts."""
+        """Start the watch.
+
+        done: the completed fraction of the run; spent: seconds of earlier, interrupted parts.
+        """
         self._clock = clock
         self._start = self._lap_start = clock()
         self._done_at_start, self._spent_before = done, spent

@@ -120,8 +120,9 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 def clip_gradient(parameters: Iterable[Tensor], largest: float) -> Tensor:
-    """Scale the gradient to a norm of at most `largest` (0: no limit). Returns the norm before scaling, a scalar
-    tensor.
+    """Scale the gradient to a norm of at most `largest` (0: no limit).
+
+    Returns the norm before scaling, a scalar tensor.
 
     The norm covers the whole model, however its parameters are distributed: torch adds up tensors with the same
     placement.

@@ -126,8 +126,10 @@ class Spread:
 
     @contextmanager
     def summing_gradients(self, wanted: bool) -> Iterator[None]:
-        """Enclose the passes of one batch. `wanted` is True for the last batch of an update, so gradients are sent
-        once."""
+        """Enclose the passes of one batch.
+
+        `wanted` is True for the last batch of an update, so gradients are sent once.
+        """
         for unit in self._units:
             unit.set_requires_gradient_sync(wanted, recurse=False)
         replica = self._forward
@@ -135,8 +137,10 @@ class Spread:
             yield
 
     def full_weights(self) -> dict[str, Tensor]:
-        """Return all complete weights on the CPU of the first process. The others take part and get an empty
-        mapping."""
+        """Return all complete weights on the CPU of the first process.
+
+        The others take part and get an empty mapping.
+        """
         weights = {}
         for name, tensor in self.model.state_dict().items():
             whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
@@ -203,8 +207,7 @@ class Spread:
         return {parameter for experts in self._experts for parameter in experts.parameters()}
 
     def _shard_dimension(self, shard: int) -> Callable[[nn.Parameter], Shard | None]:
-        """Return a function that shards stacks of experts within the experts: there may be fewer experts than
-        processes."""
+        """Return a function that shards stacks within experts: there may be fewer experts than processes."""
         stacks = {id(parameter) for experts in self._experts for parameter in experts.parameters()}
         return lambda parameter: Shard(1) if id(parameter) in stacks and parameter.shape[1] % shard == 0 else None
 

@@ -222,8 +222,10 @@ def feature_statistics(setup: Setup, say: Callable[[str], None], world: World) -
 
 
 def fit_vocabulary(model: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
-    """Return the model's configuration with the tokenizer's size. Raises ConfigError if the two contradict each
-    other."""
+    """Return the model's configuration with the tokenizer's size.
+
+    Raises ConfigError if the two contradict each other.
+    """
     if model.vocab_size not in (0, tokenizer.vocab_size):
         raise ConfigError(f"model.vocab_size is {model.vocab_size}, the tokenizer has {tokenizer.vocab_size} tokens")
     for name in ("blank_id", "sos_id", "eos_id"):

@@ -60,8 +60,10 @@ class StateFolder:
         self._pending: tuple[Path, Future[None]] | None = None
 
     def save(self, step: int, tensors: Mapping[str, Any], run: Mapping[str, Any]) -> None:
-        """Start to write a state; the tensors are copied before this returns. A state in progress is completed
-        first."""
+        """Start to write a state; the tensors are copied before this returns.
+
+        A state in progress is completed first.
+        """
         self.finish()
         temporary = self.folder / f".step-{step:08d}.tmp"
         if self.world.is_first:

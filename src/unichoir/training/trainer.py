@@ -172,8 +172,9 @@ class Trainer:
             return self.result(average=None)
 
     def update(self, group: list[Loaded], stalled: float = 0.0) -> bool:
-        """Learn from the batches that all processes have loaded. `stalled`: seconds that this process has waited for
-        them.
+        """Learn from the batches that all processes have loaded.
+
+        `stalled`: seconds that this process has waited for them.
 
         Returns False if none of them could be used and nothing was learned.
         """
@@ -348,8 +349,10 @@ class Trainer:
 
 
 def find_state(setup: Setup, states: StateFolder, report: Reporter) -> tuple[Path, Progress] | None:
-    """Return the stored state of this run; None if it has not started. Raises ConfigError for a state of another
-    run."""
+    """Return the stored state of this run; None if it has not started.
+
+    Raises ConfigError for a state of another run.
+    """
     output = states.folder.parent
     if (output / "state.pt").exists():
         raise CheckpointError(f"{output / 'state.pt'}: written by an earlier release; this release cannot continue it")
