@@ -179,8 +179,8 @@ def test_shards_keep_audio_on_disk(tmp_path):
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ([("a.txt", b"x"), ("b.wav", b"y")], "'a' has no audio beside it"),
-        ([("a.wav", b"y")], r"'a' has no transcript \(.txt\) beside it"),
+        ([("a.txt", b"x"), ("b.wav", b"y")], "'a' has no audio"),
+        ([("a.wav", b"y")], r"'a' has no transcript \(.txt\)"),
         ([("a.txt", b"\xff"), ("a.wav", b"y")], r"a\.txt: not UTF-8"),
         (
             [("a.txt", b"x"), ("a.wav", b"y"), ("b.md", b""), ("a.txt", b"x"), ("a.wav", b"y")],

@@ -87,7 +87,7 @@ def test_bad_tars_and_members_are_named_and_the_rest_is_indexed(tmp_path):
     out = tmp_path / "out"
     report = index_shards([str(path) for path in (first, second, third, fourth)], out)
     assert list(report.skipped) == ["odd", "bad", str(second), str(third)]
-    assert "'odd' has no audio beside it" in report.skipped["odd"]
+    assert "'odd' has no audio" in report.skipped["odd"]
     assert "damaged" in report.skipped[str(second)]
     assert "No such file" in report.skipped[str(third)]
     assert (report.shards, report.utterances) == (2, 4)

@@ -182,7 +182,7 @@ def test_new_decoders_need_no_vocabulary(folders: dict[str, Path], pieces: Path,
     import_whisper(source, tmp_path / "ours", pieces, WhisperOptions(whisper_decoder=False, decoder_blocks=1))
     model, _ = load_any_checkpoint(tmp_path / "ours")
     assert (model.config.decoder.num_blocks, model.config.decoder.position) == (1, "sinusoidal")
-    with pytest.raises(CheckpointError, match=r"source: no vocabulary of Whisper .*tokenizer.json"):
+    with pytest.raises(CheckpointError, match=r"source: no Whisper vocabulary .*tokenizer.json"):
         import_whisper(source, tmp_path / "other", pieces, WhisperOptions())
     assert not (tmp_path / "other").exists()
 

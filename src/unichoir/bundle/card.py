@@ -44,7 +44,7 @@ class Card:
             "pipeline_tag": TASK,
             "tags": ["unichoir", TASK, "speech", "conformer", "streaming"],
         }
-        use = "A speech recognition model: `unichoir transcribe --model PATH recording.flac`, PATH being its folder."
+        use = "A speech recognition model: `unichoir transcribe --model PATH recording.flac`, where PATH is its folder."
         return cls(metadata, {"": f"# {name}\n\n{use}", **dict.fromkeys(TITLES, NOT_STATED)})
 
     @classmethod

@@ -30,8 +30,8 @@ class Pair:
     def missing(self) -> str:
         """What the key lacks; "" if it is complete."""
         if self.txt is None:
-            return f"'{self.key}' has no transcript (.txt) beside it"
-        return "" if self.place else f"'{self.key}' has no audio beside it"
+            return f"'{self.key}' has no transcript (.txt)"
+        return "" if self.place else f"'{self.key}' has no audio"
 
 
 def read_pairs(location: str, with_audio: bool = False) -> Iterator[Pair]:

@@ -77,7 +77,7 @@ class EncoderConfig:
     """Convolutional front end. conv2d: two 3x3 convolutions with stride 2, one frame every 40 ms. conv1d: Whisper's two
     convolutions over time, one frame every 20 ms; it requires `fbank.lead_frames: 2`."""
     subsampling_channels: int | None = None
-    """Channels of the convolutions of a conv2d front end. None uses `dim` channels. Fewer channels make the front end
+    """Channels of the convolutions of a conv2d front end. null uses `dim` channels. Fewer channels make the front end
     much cheaper."""
     block: Literal["conformer", "transformer"] = "conformer"
     """Type of the blocks. transformer: self-attention and one feed-forward layer, each after a norm, as in Whisper,

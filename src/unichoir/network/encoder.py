@@ -121,7 +121,9 @@ class Encoder(nn.Module):
         Raises ValueError if both a state and a chunk are given, and for streaming with a non-causal convolution.
         """
         if state is not None and (chunk is not None or not self.config.conv_causal):
-            raise ValueError("streaming needs a causal convolution, and attends by its state, not by a chunk mask")
+            raise ValueError(
+                "streaming requires a causal convolution, and a state cannot be combined with a chunk mask"
+            )
         x = self.subsampling((feats - self.cmvn_mean) * self.cmvn_istd, None if state is None else state.offset == 0)
         times = self.config.frames_merged
         view = _View.of(subsampled_length(feats_lengths, self.config), x.shape[1] // times, state, chunk, kept)

@@ -39,7 +39,9 @@ class SplitOptions:
 
     def __post_init__(self) -> None:
         if self.num_experts < 2 or not 1 <= self.top_k <= self.num_experts:
-            raise ConfigError(f"top_k {self.top_k} of {self.num_experts} experts: it takes 2 or more of them")
+            raise ConfigError(
+                f"expected 1 <= top_k <= num_experts and num_experts >= 2, found {self.top_k} and {self.num_experts}"
+            )
         if not 0 <= self.shared_share < 1:
             raise ConfigError(f"shared_share must lie in [0, 1), found {self.shared_share}")
 
@@ -56,7 +58,9 @@ def split_config(config: ModelConfig, options: SplitOptions) -> ModelConfig:
         shared = round(layer.hidden_dim * options.shared_share)
         units, rest = divmod(layer.hidden_dim - shared, options.num_experts)
         if rest or not units:
-            raise ConfigError(f"{name}: {layer.hidden_dim - shared} units do not make {options.num_experts} experts")
+            raise ConfigError(
+                f"{name}: {layer.hidden_dim - shared} units cannot be divided into {options.num_experts} experts"
+            )
         return dataclasses.replace(
             layer,
             hidden_dim=units,

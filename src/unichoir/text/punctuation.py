@@ -170,7 +170,7 @@ def _check_vocabulary(file: Path) -> None:
     except ValueError:
         raise CheckpointError(f"{file}: expected lines with a piece and its score") from None
     if len(lines) <= 3:
-        raise CheckpointError(f"{file}: no pieces beside <unk>, <s> and </s>")
+        raise CheckpointError(f"{file}: no pieces except <unk>, <s> and </s>")
 
 
 def _check_cased_model(session: Any, file: Path) -> None:

@@ -204,7 +204,7 @@ class BpeTokenizer(Tokenizer):
     @cached_property
     def _processor(self) -> Any:
         if self.model is None:
-            raise TokenizerError(f"{self._name}: encoding text needs {BPE_FILE} beside {UNITS_FILE}")
+            raise TokenizerError(f"{self._name}: encoding text needs {BPE_FILE} next to {UNITS_FILE}")
         try:
             return _sentencepiece().SentencePieceProcessor(model_proto=self.model)
         except RuntimeError:

@@ -81,7 +81,7 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for name in sorted(set(places.values())):
         if not re.fullmatch(r"[\w-][\w.-]*\.safetensors", name):
-            raise CheckpointError(f"{index}: '{name}' is not the name of a safetensors file beside it")
+            raise CheckpointError(f"{index}: '{name}' is not the name of a safetensors file in its folder")
         tensors |= _read_file(folder / name)
     for weight, name in places.items():
         if weight not in tensors:

@@ -32,7 +32,7 @@ def read_vocabulary(folder: Path, vocab_size: int) -> dict[str, int]:
         ranks = sorted(folder.glob("*.tiktoken"))
         if len(ranks) != 1:
             names = f"{', '.join(FILES)} or one *.tiktoken"
-            raise CheckpointError(f"{folder}: no vocabulary of Whisper beside the checkpoint ({names})")
+            raise CheckpointError(f"{folder}: no Whisper vocabulary next to the checkpoint ({names})")
         path = ranks[0]
     tokens = _read_tiktoken(path, vocab_size) if path.suffix == ".tiktoken" else _read_file(path)
     for token, index in tokens.items():
