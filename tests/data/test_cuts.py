@@ -125,8 +125,8 @@ def command(cuts: Any, folder: Path) -> Any:
     ("make", "reason"),
     [
         (lambda cuts, _: cuts[0].pad(duration=5.0), "a MixedCut is not one recording"),
-        (lambda cuts, _: cuts[0].perturb_speed(1.1), "changed by Speed"),
-        (lambda cuts, _: cuts[0].resample(8000).perturb_volume(2.0), "changed by Volume"),
+        (lambda cuts, _: cuts[0].perturb_speed(1.1), "transformed by Speed"),
+        (lambda cuts, _: cuts[0].resample(8000).perturb_volume(2.0), "transformed by Volume"),
         (lambda cuts, _: lhotse.cut.PaddingCut("p", 1.0, RATE, 0.0, num_samples=RATE), "a PaddingCut is not"),
         (stereo, "several channels"),
         (command, "a source of type 'command'"),
