@@ -276,7 +276,7 @@ class ExampleReader:
         return Example(key=utterance.key, feats=feats, tokens=np.array(tokens, dtype=np.int64))
 
     def _join(self, plan: Plan, rng: np.random.Generator) -> tuple[Features, int, list[Utterance]]:
-        """Return (T, M) features without lead, the number of speech frames in them, and the utterances they contain."""
+        """Return (T, M) features without lead, the number of speech frames, and the utterances they contain."""
         # All parts use the same line. It is only drawn if needed, so runs without it keep their random numbers.
         narrowband = self.augment.narrowband > 0 and rng.random() < self.augment.narrowband
         if self.augment.changes_audio:

@@ -21,7 +21,7 @@ ITN_LANGUAGES: tuple[ItnLanguage, ...] = get_args(ItnLanguage)
 _MAX_WORDS = 64
 """Maximum words per call of the grammar, whose time and memory grow with the text."""
 _CONTEXT = 16
-"""The grammar's output for this many last words may change with later words, so it is only used at the end of the text."""
+"""The grammar's output for this many last words may change with later words, so it is discarded except at the end."""
 _GRAMMAR_IN_USE = threading.Lock()
 """wetext's objects are not thread-safe: they store the current text."""
 _UNITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
