@@ -181,7 +181,7 @@ class OnlineFbank:
     def accept_waveform(self, samples: Samples) -> None:
         """Add (N,) samples in [-1, 1] at the configured rate. Raises AudioError after `input_finished`."""
         if self._finished:
-            raise AudioError("samples follow the end of the audio")
+            raise AudioError("samples were given after the end of the audio")
         samples = samples.astype(np.float32, copy=False)
         self._extract(self._edges.process(samples) if self._edges else samples)
 
