@@ -1,9 +1,10 @@
-"""Seconds for 10 s of speech, ours and Whisper's with the same threads, in turns.
+"""Compare the time of the included model and of Whisper for 10 s of speech, for docs/results/included-model.md.
 
     python experiments/against_whisper.py WHISPER MANIFEST
 
-WHISPER: a folder that faster-whisper reads (pip install faster-whisper; int8, a beam of 1). MANIFEST: the utterances
-nearest to 10 s are taken. Beside the whole, how our time is divided. Results: docs/results/included-model.md.
+WHISPER is a folder that faster-whisper reads (pip install faster-whisper; int8, beam size 1). The utterances of
+MANIFEST closest to 10 s are used. Both models use the same number of threads and run alternately. The script also
+prints how our time is distributed.
 """
 
 import argparse
@@ -22,14 +23,14 @@ from unichoir.data.manifest import load_utterance, read_manifest
 
 
 class Clock:
-    """Seconds and calls by what they were spent on."""
+    """Seconds and calls by activity."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
         self.calls: dict[str, int] = defaultdict(int)
 
     def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, timed."""
+        """Return the function with timing."""
 
         def call(*arguments: Any, **options: Any) -> Any:
             start = time.perf_counter()
@@ -43,11 +44,11 @@ class Clock:
 
 
 def main() -> None:
-    """Measure as the command line says."""
+    """Measure according to the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("whisper", type=Path)
     parser.add_argument("manifest", type=Path)
-    parser.add_argument("--model", default=None, help="ours (default: the included one)")
+    parser.add_argument("--model", default=None, help="our model (default: the included one)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--utterances", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=5)

@@ -1,9 +1,9 @@
-"""A long recording aligned with its text: time, memory, and how exact the times are.
+"""Align a long recording with its text: time, memory and accuracy of the times, for docs/results/times.md.
 
     python experiments/align_long.py an4/train.jsonl --hours 1
 
-Clips without the silence at their ends, over and over, with pauses of 0.1 to 0.6 s and faint noise, as in
-`word_times.py`; the whole text is aligned at once. The memory is the peak of the command's process.
+The recording repeats clips without the silence at their ends, with pauses of 0.1 to 0.6 s and faint noise, as in
+`word_times.py`. The whole text is aligned at once. The memory is the peak of the command's process.
 """
 
 import argparse
@@ -31,7 +31,7 @@ main()
 
 
 def main() -> None:
-    """Print what was measured."""
+    """Print the measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifest")
     parser.add_argument("--hours", type=float, default=1.0)
@@ -62,7 +62,7 @@ def main() -> None:
         ran = subprocess.run([*command, *extra], check=True, stdout=subprocess.PIPE, text=True)
         seconds = time.perf_counter() - start_time
         found = json.loads(output.read_text(encoding="utf-8"))
-    # ru_maxrss of a child would count the memory that this process had when it started the child.
+    # A child's ru_maxrss would include the memory that this process had when it started the child.
     peak_mib = int(ran.stdout.split()[1]) / 1024
     errors, place = Errors(num_edges=2 * len(placed)), 0
     for words, start_ms, end_ms in placed:

@@ -1,10 +1,10 @@
-"""Is it faster to recognise the pieces of a recording together, and is the result the same?
+"""Compare recognition of a recording's pieces one by one and in batches, for docs/results/long-recordings.md.
 
     python experiments/batched_pieces.py an4/dev.jsonl --minutes 8
     python experiments/batched_pieces.py an4/dev.jsonl --minutes 2 --model exported/moe-1b
 
-Utterances of a manifest with silence between them are cut in pieces by the included model's CTC; these are recognised
-in batches of several sizes.
+Utterances of a manifest, separated by silence, are cut into pieces by the included model's CTC. The pieces are
+recognised in batches of several sizes, and time and result are compared.
 """
 
 import argparse
@@ -27,7 +27,7 @@ MODES: tuple[Mode, ...] = ("ctc_greedy_search", "attention_rescoring")
 
 
 def recognize(recognizer: Recognizer, found: list[Piece], options: DecodingOptions) -> dict[int, Segment]:
-    """By where the pieces begin."""
+    """Return the segments by the start of their pieces."""
     batches = pieces.batched_by_length(((0, piece) for piece in found), RATE)
     return {
         piece.start: segment
@@ -42,7 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifest")
     parser.add_argument("--minutes", type=float, default=8.0)
-    parser.add_argument("--model", help="else the included one")
+    parser.add_argument("--model", help="model to measure (default: the included one)")
     arguments = parser.parse_args()
     recognizer, parts, seconds = load_recognizer(arguments.model), [], 0.0
     for utterance in read_manifest(arguments.manifest):

@@ -1,9 +1,9 @@
-"""Whether the confidence of words can be believed: a table and reliability diagrams, from results of an evaluation.
+"""Show how reliable the confidence of words is, from results of an evaluation, for docs/results/times.md.
 
     unichoir evaluate unichoir-base-en an4/dev.jsonl fsdd/dev.jsonl --output results
     python experiments/calibration.py results/results.json --plot calibration.svg
 
-Of each set the first setting in the file.
+It prints a table and draws reliability diagrams. For each set it uses the first setting in the file.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from unichoir.evaluation.calibration import Calibration, format_nce, plot_calibr
 
 
 def main() -> None:
-    """Print a table and draw a picture."""
+    """Print a table and draw the diagrams."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path)
     parser.add_argument("--plot", type=Path)

@@ -1,10 +1,11 @@
-"""How long it takes to read an hour of MP3, M4A and FLAC, 44.1 kHz stereo, next to ffmpeg: one table in Markdown.
+"""Compare the time to read an hour of MP3, M4A and FLAC with ffmpeg, for docs/results/decoding.md.
 
     python experiments/decoding.py FOLDER
 
-FOLDER keeps the recordings, which are made with ffmpeg from demo/audio/minute.flac where they are missing. ffmpeg and
-the reader, with the extra `av` and without it, do the same: decode, mix to mono, resample to 16 kHz. Each is a process
-of its own, in turn, several times. The least time of each counts, as other work on the machine only adds.
+FOLDER keeps the recordings (44.1 kHz stereo). Missing ones are made with ffmpeg from demo/audio/minute.flac. ffmpeg and
+the reader, with and without the extra `av`, do the same work: decode, mix to mono, resample to 16 kHz. Each runs in its
+own process, alternating, several times. The minimum time of each counts, because other work on the machine only adds
+time. Prints a Markdown table.
 """
 
 import subprocess
@@ -27,13 +28,13 @@ print(sum(map(len, io.audio_blocks(sys.argv[1]))) / 16000)
 
 
 def make(path: Path) -> None:
-    """An hour of speech, 44.1 kHz stereo, 128 kbit/s where that has a meaning."""
+    """Make an hour of speech, 44.1 kHz stereo, with 128 kbit/s for lossy formats."""
     source = ["-stream_loop", "-1", "-i", str(SPEECH), "-t", str(SECONDS), "-ar", "44100", "-ac", "2", "-b:a", "128k"]
     subprocess.run([*FFMPEG, "-y", *source, str(path)], check=True)
 
 
 def measure(command: list[str]) -> tuple[float, float]:
-    """Processor time in seconds, user and system, and the largest memory in MB, of a command."""
+    """Return the processor time in seconds, user and system, and the peak memory in MB of a command."""
     script = (
         "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)\n"
         "used = resource.getrusage(resource.RUSAGE_CHILDREN)\n"

@@ -1,7 +1,10 @@
-"""Time the products of experts with few rows, in fp32, int8 and int4: python experiments/expert_products.py.
+"""Time the products of experts with few rows in fp32, int8 and int4, for docs/results/cpu.md.
 
-Six layers of eight experts of moe-1b (640 to 2560 to 640, 26 million weights a layer), more than caches hold, each
-expert with the same number of rows, on ONNX Runtime with two threads. Prints a Markdown table of ms for a layer.
+    python experiments/expert_products.py
+
+The graph has six layers of eight experts of moe-1b (640 to 2560 to 640, 26 million weights per layer), more than caches
+hold. Each expert gets the same number of rows, on ONNX Runtime with two threads. Prints a Markdown table of ms per
+layer.
 """
 
 import statistics
@@ -18,7 +21,7 @@ ROWS = (1, 4, 8, 16, 62)
 
 
 def make_session(kind: str) -> onnxruntime.InferenceSession:
-    """Every expert's two products, independent of each other; kind: fp32, int8, or int4 (blocks of 128)."""
+    """Return a session with two products per expert, all independent. kind: fp32, int8, or int4 (blocks of 128)."""
     rng = np.random.default_rng(0)
     nodes, weights, outputs = [], [], []
     constants = {"one": np.float32(1), "zero": np.uint8(128)}
@@ -52,7 +55,7 @@ def make_session(kind: str) -> onnxruntime.InferenceSession:
 
 
 def milliseconds(session: onnxruntime.InferenceSession, kind: str, rows: int) -> float:
-    """For one layer: the median of 15 runs after two of warm-up."""
+    """Return the time for one layer: the median of 15 runs after two warm-up runs."""
     element = np.uint8 if kind == "int8" else np.float32
     feed = {f"x{width}": np.ones((rows, width), element) for width in (DIM, HIDDEN)}
     times = []
@@ -64,7 +67,7 @@ def milliseconds(session: onnxruntime.InferenceSession, kind: str, rows: int) ->
 
 
 def main() -> None:
-    """Measure the kinds one after another."""
+    """Measure all kinds."""
     print("| weights | " + " | ".join(f"{rows} rows" for rows in ROWS) + " |")
     print("|---|" + "---:|" * len(ROWS))
     for kind in ("fp32", "int8", "int4"):

@@ -1,7 +1,10 @@
-"""Time the encoder with a front as wide as the model and with a narrow one: python experiments/front.py [CONFIG].
+"""Time the encoder with a wide and a narrow convolutional front end, for docs/results/cpu.md.
 
-The two convolutions in front see twice and four times fewer frames than come in, but at many places of the spectrum
-each. PyTorch in fp32, 10 s of random features, two threads, in turn; prints a Markdown table.
+    python experiments/front.py [CONFIG]
+
+The two convolutions of the front end process half and a quarter of the input frames, but at many frequency positions
+each. Both encoders run in PyTorch in fp32 on 10 s of random features with two threads, alternating. Prints a Markdown
+table.
 """
 
 import argparse
@@ -18,7 +21,7 @@ FRAMES, REPEATS = 998, 9
 
 
 def main() -> None:
-    """Measure the configuration with both fronts."""
+    """Measure the configuration with both front ends."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", nargs="?", default="dense-225m", choices=sorted(NAMED_CONFIGS))
     config = NAMED_CONFIGS[parser.parse_args().config].encoder

@@ -1,16 +1,16 @@
-"""Hotwords on dev sets: are rare words found more often, what becomes of the others, and what does a frame cost?
+"""Measure recall, false alarms, word errors and cost of hotwords on dev sets, for docs/results/hotwords.md.
 
-    python experiments/hotwords.py cv1_dev_en/dev.jsonl \
+    python experiments/hotwords.py cv1_dev_en/dev.jsonl \\
         --texts {an4,cv1_dev_en,fsdd,ljspeech_part1,speechocean762}/train.jsonl
 
-`--texts` are the texts that the model was trained on. The rare words of a set, those of its references with three
-letters or more that occur there at most `--rare` times, are its hotwords, all in one list. Distractors are phrases of
-one to three words of the texts, none of whose words is in the set's references. Recall is the share of the rare
-words' occurrences that the alignment of the word error rate finds right; a false alarm is a rare word in a hypothesis
-where the reference has another word or none.
+`--texts` are the training texts of the model. The hotwords of a set are its rare words: words of its references with
+three letters or more that occur at most `--rare` times, all in one list. Distractors are phrases of one to three words
+from the texts that share no word with the set's references. Recall is the fraction of the rare words' occurrences that
+are correct in the alignment of the word error rate. A false alarm is a rare word in a hypothesis where the reference
+has another word or none.
 
-`--constants` tries, on whole utterances with a boost of 2, how many tokens of a frame are considered, and how much the
-bonus counts in rescoring, instead of the tables of boosts.
+`--constants` measures other values of two constants instead of boosts: the number of tokens considered per frame, and
+the weight of the bonus in rescoring. It uses whole utterances with a boost of 2.
 """
 
 import argparse
@@ -43,7 +43,7 @@ MODES: tuple[Mode, ...] = ("ctc_prefix_beam_search", "attention_rescoring")
 
 @dataclass(frozen=True)
 class Encoded:
-    """An utterance ready to be searched."""
+    """An utterance ready for the search."""
 
     words: list[str]
     encoder_out: Floats
@@ -52,7 +52,7 @@ class Encoded:
 
 @dataclass
 class Score:
-    """Of one set with one list of hotwords."""
+    """The result of one set with one list of hotwords."""
 
     errors: ErrorCounts
     found: int = 0
@@ -60,18 +60,18 @@ class Score:
     false_alarms: int = 0
 
     def row(self) -> str:
-        """Cells of a table."""
+        """Return the cells of a table row."""
         recall = f"{100 * self.found / self.rare:.1f} % ({self.found} of {self.rare})" if self.rare else "-"
         return f"{recall} | {self.false_alarms} | {100 * self.errors.rate:.2f} %"
 
 
 def words_of(manifest: Path) -> list[list[str]]:
-    """The words of each utterance, as they are scored."""
+    """Return the words of each utterance, normalised for scoring."""
     return [normalize_for_scoring(utterance.txt).split() for utterance in read_manifest(manifest)]
 
 
 def encode_set(recognizer: Recognizer, manifest: Path, chunk_size: int | None) -> list[Encoded]:
-    """All utterances of a set."""
+    """Encode all utterances of a set."""
     options, found = DecodingOptions(chunk_size=chunk_size), []
     for utterance in read_manifest(manifest):
         feats = compute_fbank(load_utterance(utterance), recognizer.fbank_config)
@@ -81,7 +81,7 @@ def encode_set(recognizer: Recognizer, manifest: Path, chunk_size: int | None) -
 
 
 def score(recognizer: Recognizer, encoded: Iterable[Encoded], rare: set[str], options: DecodingOptions) -> Score:
-    """Search every utterance and count."""
+    """Search every utterance and count the results."""
     total = Score(count_errors([]))
     for each in encoded:
         best = recognizer.search(each.encoder_out, each.log_probs, options)[0]
@@ -94,7 +94,7 @@ def score(recognizer: Recognizer, encoded: Iterable[Encoded], rare: set[str], op
 
 
 def draw_distractors(texts: Sequence[list[str]], known: set[str], count: int) -> list[str]:
-    """Phrases of one to three words, none of them in `known`."""
+    """Return phrases of one to three words, none of them in `known`."""
     rng, found = random.Random(0), set[str]()
     runs = [words for words in texts if words]
     for _ in range(1000 * count):
@@ -109,7 +109,7 @@ def draw_distractors(texts: Sequence[list[str]], known: set[str], count: int) ->
 
 
 def draw_phrases(manifest: Path, arguments: argparse.Namespace) -> tuple[set[str], list[str]]:
-    """The rare words of a set, and distractors."""
+    """Return the rare words of a set, and distractors."""
     texts = [words for path in arguments.texts for words in words_of(path)]
     counts = Counter(word for words in texts for word in words)
     known = {word for words in words_of(manifest) for word in words}
@@ -119,7 +119,7 @@ def draw_phrases(manifest: Path, arguments: argparse.Namespace) -> tuple[set[str
 
 
 def measure_boosts(recognizer: Recognizer, manifest: Path, arguments: argparse.Namespace) -> None:
-    """The table of one set."""
+    """Print the table of one set."""
     rare, distractors = draw_phrases(manifest, arguments)
     print("| chunk | mode | boost | distractors | recall of rare words | false alarms | word error rate |")
     print("|---|---|---|---|---|---|---|")
@@ -135,7 +135,7 @@ def measure_boosts(recognizer: Recognizer, manifest: Path, arguments: argparse.N
 
 
 def measure_constants(recognizer: Recognizer, manifest: Path, arguments: argparse.Namespace) -> None:
-    """The same with other values of two constants of the code."""
+    """Print the table for other values of two constants in the code."""
     rare, distractors = draw_phrases(manifest, arguments)
     encoded = encode_set(recognizer, manifest, None)
     tried: list[tuple[ModuleType, str, Mode, Sequence[float]]] = [
@@ -156,7 +156,7 @@ def measure_constants(recognizer: Recognizer, manifest: Path, arguments: argpars
 
 
 def measure_cost(recognizer: Recognizer, manifest: Path, texts: Sequence[Path]) -> None:
-    """Processor time per frame of the prefix beam, and what graphs take."""
+    """Print the processor time per frame of the prefix beam, and the size of graphs."""
     encoded = [each.log_probs for each in encode_set(recognizer, manifest, None)]
     vocabulary = sorted({word for path in texts for words in words_of(path) for word in words})
     rng = random.Random(0)
@@ -182,7 +182,7 @@ def measure_cost(recognizer: Recognizer, manifest: Path, texts: Sequence[Path]) 
 
 
 def main() -> None:
-    """See above."""
+    """Run the measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifests", nargs="+", type=Path)
     parser.add_argument("--texts", nargs="+", type=Path, required=True)

@@ -1,4 +1,4 @@
-"""N-gram language models: the trainer beside KenLM's lmplz, what they cost the search, and what reads them.
+"""Compare n-gram language models in training, search and loading, for docs/results/language-model.md.
 
     python experiments/language_model.py chain 1000000 chain.txt
     python experiments/language_model.py train an4/train.jsonl chain.txt --orders 3 --lmplz kenlm/build/bin/lmplz
@@ -8,12 +8,12 @@
     python experiments/language_model.py read chain.arpa chain.arpa.gz chain.binary
     python experiments/language_model.py defaults TABLE...
 
-`chain` writes a random text. `train` trains as `unichoir lm train` does, each time in a process of its own, of which it
-shows the processor time and the peak of its memory, and compares all n-grams with those of `lmplz -o N
---discount_fallback`, in log10. `packed` is the perplexity of known words with packed models, in lower case, and in
-brackets the share of words that are unknown. `search` is the processor time of the prefix beam. `read` opens files as
-the recogniser does; of an .arpa it also makes a transducer where kaldilm and kaldifst are installed. `defaults` sums
-the tables that `unichoir lm tune` prints, each in a file, and shows which weights have the lowest error rate in sum.
+`chain` writes a random text. `train` trains like `unichoir lm train`, each time in a new process, prints processor time
+and peak memory, and compares all n-grams with those of `lmplz -o N --discount_fallback`, in log10. `packed` prints the
+perplexity of known words with packed models, in lower case, and in brackets the fraction of unknown words. `search`
+prints the processor time of the prefix beam. `read` loads files like the recogniser. For an .arpa it also builds a
+transducer if kaldilm and kaldifst are installed. `defaults` sums the tables printed by `unichoir lm tune`, one per
+file, and shows the weights with the lowest total error rate.
 """
 
 import argparse
@@ -43,25 +43,25 @@ VOCABULARY = 50_000
 
 
 def sentences(path: Path) -> Iterator[list[str]]:
-    """The words of each sentence of a manifest's transcripts or of a text."""
+    """Yield the words of each sentence in a manifest's transcripts or in a text."""
     if path.suffix == ".jsonl":
         return (utterance.txt.split() for utterance in read_manifest(path))
     return map(str.split, path.read_text("utf-8").splitlines())
 
 
 def apart(function: Callable[..., Any], *arguments: object) -> Any:
-    """What a function gives in a fresh process, where it does not find memory that others have used."""
+    """Return the result of a function in a new process, whose memory isn't affected by earlier work."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(function, arguments)
 
 
 def peak_megabytes() -> float:
-    """Of this process."""
+    """Return the peak memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
 def write_chain(words: int, output: Path) -> None:
-    """A random chain over 50,000 words: half of them follow from the word before, few words are frequent."""
+    """Write a random chain over 50,000 words: half follow from the previous word, and few are frequent."""
     rng = np.random.default_rng(1)
     drawn = (rng.zipf(1.25, words) - 1) % VOCABULARY
     drawn = np.where(rng.random(words) < 0.5, (np.roll(drawn, 1) * 7919 + drawn % 20) % VOCABULARY, drawn)
@@ -74,7 +74,7 @@ def write_chain(words: int, output: Path) -> None:
 
 
 def read_entries(path: Path) -> dict[str, tuple[float, float]]:
-    """Log-probability and backoff of each n-gram of an ARPA file but <s>, of probability 0: there are two customs."""
+    """Read log-probability and backoff of each n-gram of an ARPA file except <s>, whose convention varies."""
     lines = (line.rstrip("\n").split("\t") for line in path.open(encoding="utf-8"))
     found = {f[1]: (float(f[0]), float(f[2]) if len(f) > 2 else 0.0) for f in lines if len(f) > 1}
     del found["<s>"]
@@ -82,7 +82,7 @@ def read_entries(path: Path) -> dict[str, tuple[float, float]]:
 
 
 def train(text: Path, order: int, output: Path) -> tuple[float, float]:
-    """Seconds of the processor to train and to write, and megabytes at the peak."""
+    """Return the processor time in seconds to train and write, and the peak memory in MB."""
     begun = time.process_time()
     with output.open("wb") as file:
         for _ in write_arpa(train_ngram(sentences(text), order), file):
@@ -91,7 +91,7 @@ def train(text: Path, order: int, output: Path) -> tuple[float, float]:
 
 
 def train_lmplz(lmplz: Path, text: Path, order: int, output: Path) -> float:
-    """Seconds of the processor."""
+    """Return the processor time in seconds."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [lmplz, "-o", str(order), "--discount_fallback", "-S", "1G", "-T", output.parent]
     with text.open("rb") as source, output.open("wb") as sink:
@@ -101,15 +101,15 @@ def train_lmplz(lmplz: Path, text: Path, order: int, output: Path) -> float:
 
 
 def largest_difference(ours: Path, theirs: Path) -> float:
-    """Of all log-probabilities and backoffs; both must have the same n-grams."""
+    """Return the largest difference of all log-probabilities and backoffs. Both files must have the same n-grams."""
     made, expected = read_entries(ours), read_entries(theirs)
     if made.keys() != expected.keys():
-        raise SystemExit(f"{len(made.keys() ^ expected.keys())} n-grams are in one of both models only")
+        raise SystemExit(f"{len(made.keys() ^ expected.keys())} n-grams are only in one of the models")
     return float(np.abs(np.subtract([made[key] for key in made], [expected[key] for key in made])).max())
 
 
 def measure_trainers(texts: Sequence[Path], orders: Sequence[int], lmplz: Path | None) -> None:
-    """A row for each text and order."""
+    """Print a row for each text and order."""
     print("| text | words | order | n-grams | seconds | of lmplz | memory at the peak | largest difference |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     with tempfile.TemporaryDirectory() as name:
@@ -130,7 +130,7 @@ def measure_trainers(texts: Sequence[Path], orders: Sequence[int], lmplz: Path |
 
 
 def measure_perplexity(path: Path, manifests: Sequence[Path]) -> None:
-    """Of transcripts, ends of sentences included; words that the model does not know, and trigrams that it does."""
+    """Print the perplexity of transcripts, including ends of sentences, the unknown words, and the known trigrams."""
     model, words = open_model(str(path))
     known, order = set(words), model.order
     print(
@@ -147,7 +147,7 @@ def measure_perplexity(path: Path, manifests: Sequence[Path]) -> None:
 
 
 def measure_packed(models: Sequence[Path], manifests: Sequence[Path]) -> None:
-    """A row for each file: its n-grams and, of each set, perplexity and the share of unknown words."""
+    """Print a row for each file: its n-grams and, for each set, perplexity and the fraction of unknown words."""
     print(f"| file | MB | n-grams | {' | '.join(manifest.parent.name for manifest in manifests)} |")
     print(f"| --- | ---: | ---: |{' ---: |' * len(manifests)}")
     for path in models:
@@ -167,7 +167,7 @@ def measure_packed(models: Sequence[Path], manifests: Sequence[Path]) -> None:
 
 
 def measure_search(manifest: Path, models: Sequence[Path], name: str | None) -> None:
-    """Processor time of the prefix beam for a frame."""
+    """Print the processor time of the prefix beam per frame."""
     recognizer = load_recognizer(name, num_threads=1)
     options = DecodingOptions(mode="ctc_prefix_beam_search", beam_size=BEAM)
     encoded = []
@@ -188,7 +188,7 @@ def measure_search(manifest: Path, models: Sequence[Path], name: str | None) -> 
 
 
 def read_model(path: Path) -> list[str]:
-    """Cells of a row: processor seconds to open a file, megabytes that this takes, microseconds to score a word."""
+    """Return cells: processor seconds to open a file, megabytes that this takes, microseconds to score a word."""
     import kenlm
 
     before, begun = peak_megabytes(), time.process_time()
@@ -207,7 +207,7 @@ def read_model(path: Path) -> list[str]:
 
 
 def read_transducer(path: Path) -> list[str]:
-    """The same with Kaldi's tools; its last cell is the time for one arc."""
+    """Return the same cells for Kaldi's tools; the last is the time for one arc."""
     import kaldifst
     import kaldilm
 
@@ -230,7 +230,7 @@ def read_transducer(path: Path) -> list[str]:
 
 
 def measure_reading(paths: Sequence[Path]) -> None:
-    """A row for each file."""
+    """Print a row for each file."""
     print("| read by | to load | memory | a word (an arc) |\n| --- | ---: | ---: | ---: |")
     for path in paths:
         print(f"| {' | '.join(apart(read_model, path))} |", flush=True)
@@ -239,7 +239,7 @@ def measure_reading(paths: Sequence[Path]) -> None:
 
 
 def sum_tables(paths: Sequence[Path]) -> None:
-    """The weights that are in all tables, those with the fewest errors in sum first; the sets must be the same."""
+    """Print the weights in all tables, those with the lowest total errors first. All tables must have the same sets."""
     sums: dict[tuple[float, float], list[float]] = {}
     for path in paths:
         head, _, *rows = (line.strip("| \n").split("|") for line in path.read_text("utf-8").splitlines() if "|" in line)
@@ -254,7 +254,7 @@ def sum_tables(paths: Sequence[Path]) -> None:
 
 
 def main() -> None:
-    """See above."""
+    """Run the measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     chain = commands.add_parser("chain")

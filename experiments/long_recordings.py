@@ -1,13 +1,13 @@
-"""A recording of hours: is a word lost, doubled or invented, where are the words, what does it take?
+"""Measure lost, repeated and invented words in a recording of hours, for docs/results/long-recordings.md.
 
     python experiments/long_recordings.py an4/test.jsonl --hours 2 --vad silero
     python experiments/long_recordings.py --hours 1 --vad ctc --filling pink
 
-Utterances of a manifest, one after the other and over again, with pauses of 0.3 to 5 s between them (every twentieth of
-half a minute) that are digital silence, white or pink noise, hum or chords, are written into one WAV file, and that is
-transcribed. Prints its word errors, those of the same utterances each by itself, those of each with the 0.2 s around it
-(what noise costs, cut without a mistake), words outside of their utterance's place, the real-time factor and the
-resident memory. Without a manifest nobody speaks, and every word is invented.
+The recording repeats the utterances of a manifest, with pauses of 0.3 to 5 s (every twentieth lasts half a minute) of
+digital silence, white or pink noise, hum or chords. It is written to one WAV file and transcribed. The script prints
+the word errors, those of each utterance alone, those of each with the 0.2 s around it (the effect of noise with perfect
+cuts), words outside of their utterance, the real-time factor and the resident memory. Without a manifest there is no
+speech, so every word is invented.
 """
 
 import argparse
@@ -31,11 +31,11 @@ from unichoir.text.wer import word_errors
 RATE = 16000
 FILLINGS = ("silence", "white", "pink", "hum", "chords")
 MARGIN_MS = 200
-"""A word's times may lie so much outside of its utterance: files are cut tightly."""
+"""Tolerance for the times of a word outside of its utterance, because files are cut tightly."""
 
 
 def filling(kind: str, seconds: float, rng: np.random.Generator) -> Samples:
-    """(N,) of what no one says, about 40 dB below full scale but for silence."""
+    """Return (N,) samples without speech, about 40 dB below full scale, or silence."""
     length = int(seconds * RATE)
     times = np.arange(length) / RATE
     if kind == "silence":
@@ -47,7 +47,7 @@ def filling(kind: str, seconds: float, rng: np.random.Generator) -> Samples:
         sound = np.fft.irfft(spectrum / np.sqrt(np.maximum(np.arange(len(spectrum)), 1)), length)
     elif kind == "hum":
         sound = sum(np.sin(2 * np.pi * 50 * n * times) / n for n in (1, 2, 3, 5))
-    else:  # a chord of plucked strings each half second
+    else:  # a chord of plucked strings every half second
         roots = 110 * 2 ** (rng.integers(0, 24, length // 8000 + 1).repeat(8000)[:length] / 12)
         sound = np.exp(-4 * (times % 0.5)) * sum(np.sin(2 * np.pi * times * roots * n) for n in (1, 1.25, 1.5, 2))
     return (0.01 * sound / max(float(np.std(sound)), 1e-9)).astype(np.float32)
@@ -56,7 +56,7 @@ def filling(kind: str, seconds: float, rng: np.random.Generator) -> Samples:
 def write_recording(
     path: Path, seconds: float, utterances: list[Utterance], kinds: list[str]
 ) -> tuple[list[Utterance], list[tuple[float, float]]]:
-    """Utterances and where they are, in ms. Written bit by bit: the writer shall not be what needs the memory."""
+    """Write utterances and return them with their places in ms. It writes in small parts to limit memory."""
     rng, played, places, position = np.random.default_rng(0), [], [], 0
     order: Iterator[Utterance | None] = cycle(utterances or [None])
     with soundfile.SoundFile(path, "w", RATE, 1, "PCM_16") as out:
@@ -76,12 +76,12 @@ def write_recording(
 
 
 def resident_megabytes() -> float:
-    """Of this process (Linux)."""
+    """Return the resident memory of this process (Linux)."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
 
 
 def transcribe(model: Model, path: Path, options: DecodingOptions, places: list[tuple[float, float]]) -> str:
-    """Its text; prints what it took, and where words were found."""
+    """Transcribe a file and return its text. Prints the cost, and where words were found."""
     memory: dict[int, float] = {}
 
     def watch(done: float, total: float) -> None:
@@ -110,7 +110,7 @@ def transcribe(model: Model, path: Path, options: DecodingOptions, places: list[
 
 
 def cut_by_hand(model: Model, path: Path, places: list[tuple[float, float]]) -> Iterator[str]:
-    """The text of each place, with as much around it as a detector leaves."""
+    """Yield the text of each place, with the margins that a detector leaves."""
     pad = round(VadOptions().speech_pad_seconds * RATE)
     with soundfile.SoundFile(path) as sound:
         for begin, end in places:
@@ -121,14 +121,18 @@ def cut_by_hand(model: Model, path: Path, places: list[tuple[float, float]]) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("manifest", nargs="?", help="of utterances with text")
+    parser.add_argument("manifest", nargs="?", help="manifest of utterances with text")
     parser.add_argument("--hours", type=float, default=2.0)
     parser.add_argument("--vad", default="auto", choices=VAD_MODES)
-    parser.add_argument("--filling", default="all", choices=["all", *FILLINGS], help="of the pauses")
+    parser.add_argument("--filling", default="all", choices=["all", *FILLINGS], help="content of the pauses")
     parser.add_argument(
-        "--option", action="append", default=[], metavar="NAME=VALUE", help="a field of VadOptions, as hysteresis=0"
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a field of VadOptions, for example hysteresis=0",
     )
-    parser.add_argument("--model", help="else the included one")
+    parser.add_argument("--model", help="model to measure (default: the included one)")
     arguments = parser.parse_args()
     fields = {name: float(value) for name, _, value in (option.partition("=") for option in arguments.option)}
     options = DecodingOptions(vad=arguments.vad, vad_options=VadOptions(**fields))

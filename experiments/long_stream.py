@@ -1,12 +1,12 @@
-"""A long stream: does it lose or double anything, what does it take, and what becomes of the words?
+"""Measure gaps, cost and word errors of a long stream, for docs/results/serving.md and included-model.md.
 
     python experiments/long_stream.py an4/train.jsonl --minutes 60
     python experiments/long_stream.py an4/dev.jsonl --noise 0.0003 --left 8 --anew
     python experiments/long_stream.py fsdd/dev.jsonl --pause 3 --every 8
 
-Utterances of a manifest, one after the other with a pause after each, go through one stream of the included model in
-blocks of 100 ms. Prints the resident memory on the way, whether the results tile the stream, and the word errors over
-the whole, next to those of the same utterances each in a stream of its own.
+Utterances of a manifest, with a pause after each, pass through one stream of the included model in blocks of 100 ms.
+The script prints the resident memory during the stream, whether the results cover the stream without gaps or overlaps,
+and the word errors of the stream and of each utterance in its own stream.
 """
 
 import argparse
@@ -33,14 +33,14 @@ BLOCK = RATE // 10
 
 @dataclass
 class Streaming:
-    """The included model with the options of a stream. anew: start the encoder anew with every utterance."""
+    """The included model with the options of a stream. anew: whether each utterance resets the encoder."""
 
     recognizer: Recognizer
     options: StreamingOptions
     anew: bool
 
     def finals(self, blocks: Iterable[Samples]) -> Iterator[tuple[int, int, str]]:
-        """start_ms, end_ms and text of each final result."""
+        """Yield start_ms, end_ms and text of each final result."""
         stream = self.recognizer.streams.create_stream(self.options)
         for block in blocks:
             stream.accept_waveform(block, RATE)
@@ -58,7 +58,7 @@ class Streaming:
 
 
 def resident_megabytes() -> float:
-    """Of this process (Linux)."""
+    """Return the resident memory of this process (Linux)."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * 4096 / 1e6
 
@@ -66,7 +66,7 @@ def resident_megabytes() -> float:
 def blocks_of(
     utterances: Iterable[Utterance], pause: float, noise: float, played: list[Utterance]
 ) -> Iterator[Samples]:
-    """All audio in blocks; what has been begun is appended to `played`."""
+    """Yield all audio in blocks. Utterances are appended to `played` when they start."""
     rng, rest = np.random.default_rng(0), np.zeros(0, np.float32)
     for utterance in utterances:
         played.append(utterance)
@@ -80,14 +80,16 @@ def blocks_of(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("manifest", help="of utterances with text")
-    parser.add_argument("--minutes", type=float, help="go round the manifest for so long; else once through it")
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="only every Nth utterance of the manifest")
-    parser.add_argument("--model", help="name or directory; else the included one")
+    parser.add_argument("manifest", help="manifest of utterances with text")
+    parser.add_argument("--minutes", type=float, help="minutes to repeat the manifest (default: once)")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="use every Nth utterance of the manifest")
+    parser.add_argument("--model", help="name or directory (default: the included model)")
     parser.add_argument("--pause", type=float, default=1.5, help="seconds after each utterance")
-    parser.add_argument("--noise", type=float, default=0.0, help="standard deviation of the pauses; 0: digital silence")
-    parser.add_argument("--left", type=int, default=4, help="chunks before its own that a frame sees")
-    parser.add_argument("--anew", action="store_true", help="start the encoder anew with every utterance")
+    parser.add_argument(
+        "--noise", type=float, default=0.0, help="standard deviation of noise in pauses; 0: digital silence"
+    )
+    parser.add_argument("--left", type=int, default=4, help="number of left chunks")
+    parser.add_argument("--anew", action="store_true", help="reset the encoder with every utterance")
     arguments = parser.parse_args()
     recognizer, options = load_recognizer(arguments.model), StreamingOptions(num_left_chunks=arguments.left)
     utterances, played = read_manifest(arguments.manifest)[:: arguments.every], []

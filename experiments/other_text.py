@@ -1,9 +1,9 @@
-"""How the confidence of an alignment tells whether the text is what is said: own texts and those of other recordings.
+"""Measure how an alignment's confidence separates right texts from others, for docs/results/times.md.
 
     python experiments/other_text.py an4/dev.jsonl
 
-Each utterance is aligned with its own text and with those of the three after it, in random order, that are different.
-Texts too long for a recording are refused; they count for themselves.
+Each utterance is aligned with its own text and with the next three different texts, in random order. Texts too long for
+a recording are rejected, and counted separately.
 """
 
 import argparse
@@ -24,7 +24,7 @@ Samples = np.ndarray[tuple[int], np.dtype[np.float32]]
 
 
 def confidence(model: Model, samples: Samples, text: str) -> float | None:
-    """Of the whole alignment; None for a text that is refused."""
+    """Return the confidence of the whole alignment; None for a rejected text."""
     try:
         return model.align(samples, text, sample_rate=model.sample_rate).confidence
     except DecodingError:

@@ -1,23 +1,23 @@
-"""Train the same updates in several processes, spread in every way, and compare speed, memory and losses.
+"""Compare speed, memory and losses of training with several processes, for docs/training/scaling.md.
 
     python experiments/scaling.py train.jsonl --tokenizer exp/tokenizer [--config moe-small] [--processes 1,2]
 
-Every layout is a real run of the trainer under torchrun, from the same weights, on the same batches in every update;
-only the number of processes and `parallel` differ (docs/training/scaling.md). Features are computed before the first run, so
-that reading is cheap. Each process has --threads threads; on a machine with GPUs it has one of those instead.
+Every layout is a real run of the trainer under torchrun, from the same weights, with the same batches in every update.
+Only the number of processes and `parallel` differ. Features are computed before the first run, so reading them is fast.
+Each process has --threads threads; on a machine with GPUs it has one GPU instead.
 
-Prints a Markdown table, a row for each layout:
+Prints a Markdown table with a row for each layout:
 
   s of audio / s    in the median update after --warmup and before the checkpoint, all processes together
   relative          to the first row
-  stall             the part of that time spent waiting for data
-  memory            the most that any process has held in those updates, libraries included (on a GPU: tensors alone)
+  stall             the fraction of that time spent waiting for data
+  memory            the peak of any process in those updates, including libraries (on a GPU: only tensors)
   loss, dev loss    of the last update, and on a few utterances after it
-  stands still      for how long the checkpoint, after two thirds of the updates, keeps a process from training
-  on disk           how long it takes until all of it is written, while training goes on
+  stands still      how long the checkpoint, after two thirds of the updates, stops a process from training
+  on disk           how long it takes until all of it is written, while training continues
 
-and how far losses and gradients of the last update lie apart: as sums in another order do, or something is wrong.
-With --output, runs that are complete are not repeated when the same command is given again.
+It also prints how far losses and gradients of the last update differ. The order of summation explains small
+differences; larger ones are errors. With --output, the same command doesn't repeat complete runs.
 """
 
 import argparse
@@ -64,24 +64,24 @@ HEADER = (
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What was measured of one layout."""
+    """The measurements of one layout."""
 
     speed: float
     """Seconds of audio per second."""
     stall: float
     memory_gb: float
     libraries_gb: float
-    """Held before there was a model."""
+    """Memory held before the model exists."""
     loss: float
     gradient: float
     dev_loss: float
     blocked: float
-    """Seconds for which the checkpoint kept the slowest process from training."""
+    """Seconds during which the checkpoint stopped the slowest process from training."""
     written: float
-    """Seconds from its beginning until the last process had its part on disk."""
+    """Seconds from its start until the last process had written its part to disk."""
 
     def to_markdown(self, processes: int, name: str, first_speed: float) -> str:
-        """A line of the table."""
+        """Return a line of the table."""
         return (
             f"| {processes} | {name} | {self.speed:.0f} | {self.speed / first_speed:.2f} | {self.stall:.1%} "
             f"| {self.memory_gb:.2f} GB | {self.loss:.5f} | {self.dev_loss:.5f} "
@@ -90,7 +90,7 @@ class Row:
 
 
 def layouts(processes: int, num_experts: int) -> dict[str, dict[str, Any]]:
-    """The ways to spread a model over so many processes: name to the keys of `parallel`."""
+    """Return the ways to distribute a model over that many processes, as keys of `parallel` by name."""
     if processes == 1:
         return {"alone": {}}
     fsdp = {"shard": 0}
@@ -111,11 +111,11 @@ def layouts(processes: int, num_experts: int) -> dict[str, dict[str, Any]]:
 
 
 class TimedStates(StateFolder):
-    """Writes down how long each checkpoint takes: a line of JSON beside the run's folder for each."""
+    """Records how long each checkpoint takes, in a line of JSON in the run's folder."""
 
     def save(self, step: int, tensors: Mapping[str, Any], run: Mapping[str, Any]) -> None:
-        """As ever, on the clock."""
-        self.finish()  # what is still being written is not this checkpoint's time
+        """Save and measure the time."""
+        self.finish()  # the previous checkpoint must not count
         began = time.monotonic()
         super().save(step, tensors, run)
         blocked = time.monotonic() - began
@@ -131,7 +131,7 @@ class TimedStates(StateFolder):
 
 
 def work(folder: Path, train: str, dev: str) -> None:
-    """One of the processes that torchrun starts: train, and leave figures in `folder`."""
+    """Run one of the processes that torchrun starts: train, and write figures to `folder`."""
     libraries = memory_gb(torch.device("cpu"))
     trainer.StateFolder = TimedStates  # type: ignore[attr-defined]
     trainer.train(load_experiment(folder / "config.yaml"), [train], [dev], folder / "run")
@@ -140,7 +140,7 @@ def work(folder: Path, train: str, dev: str) -> None:
 
 
 def measure(folder: Path, config: ExperimentConfig, processes: int, data: Sequence[Path], warmup: int) -> Row:
-    """Run one layout in a new folder. Raises UnichoirError with the end of what it said when it fails."""
+    """Run one layout in a new folder. If it fails, raises UnichoirError with the end of its output."""
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(json.dumps(to_mapping(config)))  # JSON is YAML
     agent = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
@@ -169,7 +169,7 @@ def measure(folder: Path, config: ExperimentConfig, processes: int, data: Sequen
 
 
 def measure_once(folder: Path, config: ExperimentConfig, processes: int, data: Sequence[Path], warmup: int) -> Row:
-    """`measure`, or what it found in `folder` before."""
+    """Call `measure`, or return its earlier result from `folder`."""
     measured = folder.with_suffix(".json")
     asked = {"config": to_mapping(config), "processes": processes, "data": list(map(str, data)), "warmup": warmup}
     if measured.exists():
@@ -177,19 +177,19 @@ def measure_once(folder: Path, config: ExperimentConfig, processes: int, data: S
         if content["asked"] != json.loads(json.dumps(asked)):
             raise UnichoirError(f"{measured} was measured with other options; choose another --output")
         return Row(**content["row"])
-    shutil.rmtree(folder, ignore_errors=True)  # of a run that was cut off
+    shutil.rmtree(folder, ignore_errors=True)  # from an interrupted run
     row = measure(folder, config, processes, data, warmup)
     measured.write_text(json.dumps({"asked": asked, "row": asdict(row)}))
     return row
 
 
 def prepare(arguments: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], list[Path]]:
-    """The experiment that all layouts share, and its manifests. Computes the features, which takes a while once."""
-    tokenizer = load_tokenizer(arguments.tokenizer)  # what would fail in every process fails here, once
+    """Return the experiment that all layouts share, and its manifests. Computing the features takes a while."""
+    tokenizer = load_tokenizer(arguments.tokenizer)  # fail once here instead of in every process
     manifest = Path(arguments.manifest).resolve()
     utterances, *_ = read_manifests([manifest], "training", tokenizer)
     if any(utterance.byte_range for utterance in utterances):
-        raise UnichoirError(f"{manifest}: names shards; give a manifest of files")
+        raise UnichoirError(f"{manifest}: is a list of shards; use a manifest of files")
     dev = folder / "dev.jsonl"
     dev.write_text("".join(json.dumps(asdict(utterance)) + "\n" for utterance in utterances[:DEV_UTTERANCES]))
     experiment: dict[str, Any] = {
@@ -222,7 +222,7 @@ def prepare(arguments: argparse.Namespace, folder: Path) -> tuple[dict[str, Any]
 
 
 def compare(arguments: argparse.Namespace, folder: Path) -> None:
-    """Measure all layouts one after another and print the table as it grows."""
+    """Measure all layouts one after another and print the table row by row."""
     experiment, data = prepare(arguments, folder)
     feed_forward = NAMED_CONFIGS[arguments.config].encoder.feed_forward
     found = [
@@ -254,20 +254,22 @@ def compare(arguments: argparse.Namespace, folder: Path) -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The command line; what makes no sense ends the program with a message."""
+    """Parse the command line; invalid values end the program with a message."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("manifest", metavar="MANIFEST", help="speech to train on, some of it to validate on, too")
-    parser.add_argument("--tokenizer", required=True, metavar="DIR", help="folder of `unichoir tokenizer`")
+    parser.add_argument("manifest", metavar="MANIFEST", help="speech for training and, in part, for validation")
+    parser.add_argument("--tokenizer", required=True, metavar="DIR", help="folder from `unichoir tokenizer`")
     parser.add_argument("--config", default="moe-small", choices=sorted(NAMED_CONFIGS), metavar="NAME")
     parser.add_argument("--processes", default="1,2", metavar="N,N", help="numbers of processes (default: 1,2)")
     parser.add_argument("--layouts", metavar="NAME,NAME", help="only these rows of the table (default: all)")
-    parser.add_argument("--updates", type=int, default=12, help="of each run (default: 12)")
-    parser.add_argument("--warmup", type=int, default=3, help="updates before those that count (default: 3)")
-    parser.add_argument("--batches-per-update", type=int, default=0, help="default: two for each of most processes")
-    parser.add_argument("--frames-per-batch", type=int, default=12000, help="of 10 ms, with padding (default: 12000)")
+    parser.add_argument("--updates", type=int, default=12, help="updates of each run (default: 12)")
+    parser.add_argument("--warmup", type=int, default=3, help="updates that are not measured (default: 3)")
+    parser.add_argument("--batches-per-update", type=int, default=0, help="default: two per process of the largest run")
+    parser.add_argument(
+        "--frames-per-batch", type=int, default=12000, help="frames of 10 ms, with padding (default: 12000)"
+    )
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"], help="bf16 rounds losses coarsely")
-    parser.add_argument("--threads", type=int, default=1, help="of each process on a CPU (default: 1)")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="keep runs and features here (default: nowhere)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of each process on a CPU (default: 1)")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="keep runs and features here (default: not kept)")
     arguments = parser.parse_args()
     try:
         arguments.processes = [int(number) for number in arguments.processes.split(",")]
@@ -281,7 +283,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Compare the layouts; under torchrun, be one of their processes."""
+    """Compare the layouts, or be one of their processes under torchrun."""
     try:
         if distributed.is_torchelastic_launched():
             return work(Path(sys.argv[1]), *sys.argv[2:])

@@ -1,7 +1,9 @@
-"""Errors of a checkpoint here and in sherpa-onnx: python experiments/sherpa_frontend.py CHECKPOINT MANIFEST...
+"""Compare a checkpoint's errors here and in sherpa-onnx, for docs/results/sherpa-onnx.md.
 
-Greedy CTC with the features that the model was trained with, with those of sherpa-onnx, and in sherpa-onnx itself,
-which in streaming loses the end of what is not padded. Prints Markdown: word error rates in %.
+    python experiments/sherpa_frontend.py CHECKPOINT MANIFEST...
+
+It uses greedy CTC with the features of the model's training, with those of sherpa-onnx, and in sherpa-onnx itself,
+which in streaming loses the end of audio without padding. Prints a Markdown table of word error rates in %.
 """
 
 import sys
@@ -25,7 +27,7 @@ PADDING = int(0.61 * RATE)
 
 
 def here(recognizer: Recognizer, fbank: FbankConfig, recordings: list[Samples], chunk_size: int | None) -> list[str]:
-    """The words of greedy CTC with these features."""
+    """Return the words of greedy CTC with these features."""
     options = DecodingOptions(
         mode="ctc_greedy_search", chunk_size=chunk_size, num_left_chunks=LEFT if chunk_size else -1
     )
@@ -34,7 +36,7 @@ def here(recognizer: Recognizer, fbank: FbankConfig, recordings: list[Samples], 
 
 
 def offline(directory: Path, recordings: list[Samples]) -> list[str]:
-    """The words of sherpa-onnx for whole recordings."""
+    """Return the words of sherpa-onnx for whole recordings."""
     recognizer = sherpa_onnx.OfflineRecognizer.from_wenet_ctc(
         model=str(directory / OFFLINE_FILE), tokens=str(directory / TOKENS_FILE)
     )
@@ -48,7 +50,7 @@ def offline(directory: Path, recordings: list[Samples]) -> list[str]:
 
 
 def streaming(directory: Path, recordings: list[Samples], padding: int) -> list[str]:
-    """The words of sherpa-onnx for streams, with so many samples of silence at the end."""
+    """Return the words of sherpa-onnx for streams, with `padding` samples of silence at the end."""
     recognizer = sherpa_onnx.OnlineRecognizer.from_wenet_ctc(
         model=str(directory / STREAMING_FILE),
         tokens=str(directory / TOKENS_FILE),

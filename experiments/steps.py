@@ -1,7 +1,7 @@
-"""What benchmarks of training time: whole steps on random input, and layers of experts alone, on a CPU or a GPU.
+"""Training steps and expert layers that `training_speed.py` measures, for docs/results/training.md and planning.md.
 
-Times are a GPU's between two events of its own, and the processor's on a CPU, so that other work on the machine
-disturbs them little.
+Whole steps use random input; layers of experts run alone, on a CPU or a GPU. GPU times are measured between two events,
+and CPU times are processor times, so other work on the machine has little effect.
 """
 
 import statistics
@@ -22,17 +22,17 @@ from unichoir.network.moe import MoE
 from unichoir.training.optim import OptimConfig, build_optimizer, clip_gradient
 
 WARM_UP = 2
-"""Calls that do not count."""
+"""Number of calls that are not measured."""
 
 
 class Timer:
-    """Seconds that a function keeps the device busy."""
+    """Measures the seconds for which a function keeps the device busy."""
 
     def __init__(self, device: torch.device) -> None:
         self.is_cuda = device.type == "cuda"
 
     def seconds(self, function: Callable[[], object]) -> float:
-        """Of one call."""
+        """Return the seconds of one call."""
         if not self.is_cuda:
             began = time.process_time()
             function()
@@ -47,17 +47,17 @@ class Timer:
 
 
 class Training:
-    """A fresh model that takes steps on random batches."""
+    """A new model that is trained on random batches."""
 
     def __init__(self, config: ModelConfig, device: torch.device, shape: tuple[int, int, int], precision: str) -> None:
-        """shape: utterances of a batch, feature frames and tokens of each."""
+        """shape: utterances per batch, feature frames and tokens of each."""
         torch.manual_seed(0)
         self.device, self.shape, self.precision = device, shape, precision
         self.model = AsrModel(config).to(device)
         self.optimizer = build_optimizer(self.model, OptimConfig())
 
     def batch(self) -> list[Any]:
-        """Arguments of the model."""
+        """Return the arguments of the model."""
         size, frames, tokens = self.shape
         return [
             torch.randn(size, frames, self.model.config.encoder.input_dim, device=self.device),
@@ -67,7 +67,7 @@ class Training:
         ]
 
     def step(self, batch: Sequence[Any]) -> None:
-        """As `Learner.update`, which looks at the losses once, too."""
+        """Make a step like `Learner.update`, which also reads the losses once."""
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             loss = self.model(*batch, ChunkMask(16)).loss
@@ -78,13 +78,13 @@ class Training:
         self.optimizer.step()
 
     def seconds(self, steps: int) -> float:
-        """Of the median step."""
+        """Return the seconds of the median step."""
         timer = Timer(self.device)
         times = [timer.seconds(partial(self.step, self.batch())) for _ in range(WARM_UP + steps)]
         return statistics.median(times[WARM_UP:])
 
     def peak_bytes(self) -> int:
-        """Of one step, with the optimizer's state in its place."""
+        """Return the peak memory of one step, including the optimizer's state."""
         self.step(self.batch())
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -99,7 +99,7 @@ class Training:
 
 
 class Layer:
-    """A layer of experts alone, as the encoder has them."""
+    """A single layer of experts, as in the encoder."""
 
     def __init__(self, config: ModelConfig, device: torch.device, frames: int) -> None:
         torch.manual_seed(0)
@@ -110,14 +110,14 @@ class Layer:
         self.mask = torch.ones(1, frames, dtype=torch.bool, device=device)
 
     def passes(self) -> None:
-        """Forward and backward."""
+        """Run the forward and backward pass."""
         self.moe.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, torch.bfloat16):
             y = self.moe(self.x, self.mask)
         y.sum().backward()
 
     def seconds(self, calls: int) -> float:
-        """Of the median call of `passes`."""
+        """Return the seconds of the median call of `passes`."""
         timer = Timer(self.device)
         times = [timer.seconds(self.passes) for _ in range(WARM_UP + calls)]
         return statistics.median(times[WARM_UP:])
@@ -125,7 +125,7 @@ class Layer:
 
 @contextmanager
 def grouped_products(wanted: bool) -> Iterator[None]:
-    """Compute experts in grouped products, or one by one, whatever the layer would choose."""
+    """Force grouped products of experts on or off."""
     before = experts.has_grouped_products
     experts.has_grouped_products = lambda device, dtype: wanted
     try:

@@ -1,9 +1,11 @@
-"""Memory and time of real training steps beside the plan's: python experiments/training_memory.py [--steps 5].
+"""Compare memory and time of real training steps with the plan, for docs/results/planning.md.
 
-Steps of small configurations on this machine's CPU, one thread, random input. Memory is what torch's own tracker sees
-of tensors at the peak of a whole second step. Time is that of the processor, so other work on the machine disturbs it
-little; the efficiency is the part it makes of the rate of one large matrix product, measured in the same run. Prints a
-Markdown table.
+    python experiments/training_memory.py [--steps 5]
+
+Small configurations make steps on this machine's CPU with one thread and random input. Memory is the peak of tensors in
+the complete second step, from torch's own tracker. Time is processor time, so other work on the machine has little
+effect. The efficiency is the achieved fraction of the rate of one large matrix product, measured in the same run.
+Prints a Markdown table.
 """
 
 import argparse
@@ -26,7 +28,7 @@ TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def matrix_rate(precision: str) -> float:
-    """Floating-point operations per second of the processor's time: the best of some large products."""
+    """Return the FLOP/s of processor time: the best of several large products."""
     x, w = (torch.randn(shape, dtype=TYPES[precision]) for shape in ((FRAMES, INPUTS), (INPUTS, OUTPUTS)))
     times = []
     for _ in range(10):
@@ -38,7 +40,7 @@ def matrix_rate(precision: str) -> float:
 
 
 class Training:
-    """One model, taking steps."""
+    """A model in training."""
 
     def __init__(self, name: str, precision: str) -> None:
         torch.manual_seed(0)
@@ -47,7 +49,7 @@ class Training:
         self.optimizer = build_optimizer(self.model, OptimConfig())
 
     def step(self) -> None:
-        """Forward and backward pass and update on new random input."""
+        """Make a forward and backward pass and an update on new random input."""
         frames, tokens = 100 * SECONDS, TOKENS_PER_SECOND * SECONDS
         batch: Any = (
             torch.randn(BATCH_SIZE, frames, 80),
@@ -62,7 +64,7 @@ class Training:
         self.optimizer.step()
 
     def peak_bytes(self) -> int:
-        """Of the second step, with the optimizer's state in its place."""
+        """Return the peak memory of the second step, including the optimizer's state."""
         self.step()
         tracker = MemTracker()
         tracker.track_external(self.model, self.optimizer)
@@ -72,7 +74,7 @@ class Training:
         return int(peak)
 
     def seconds(self, steps: int) -> float:
-        """Of the processor, the median of `steps` after two to warm up."""
+        """Return the processor time of the median of `steps` steps after two warm-up steps."""
         times = []
         for _ in range(2 + steps):
             began = time.process_time()
@@ -82,7 +84,7 @@ class Training:
 
 
 def plan(name: str, precision: Any, rate: float) -> Plan:
-    """What `unichoir plan` says about one batch of this, at the measured rate and an efficiency of 1."""
+    """Return the plan of `unichoir plan` for one batch, at the measured rate and an efficiency of 1."""
     workload = Workload(
         hours=1,
         precision=precision,

@@ -1,22 +1,22 @@
-"""Time training steps on random input, on a GPU or a CPU.
+"""Time training steps on random input, for docs/results/training.md and docs/results/planning.md.
 
     python experiments/training_speed.py                        # on a GPU `step`, else `variants`
     python experiments/training_speed.py step [--config dense-225m,moe-1b,dense-1b] [--frames-per-batch 12000]
     python experiments/training_speed.py variants [--config moe-small]
     python experiments/training_speed.py --check-sync [--config moe-1b]
 
-step: a whole training step as the trainer takes it (forward and backward pass, clipping, fused AdamW) under bf16
-autocast. The work of its products, counted as `unichoir plan` counts it, is compared with the rate of one large bf16
-product, measured in the same run, and with the data sheet's. Experts are also computed one by one instead of in grouped
-products, in the whole step and in one layer alone. On a CPU this runs, too, for small configurations.
+step: a complete training step of the trainer (forward and backward pass, clipping, fused AdamW) with bf16 autocast. The
+work of its products, counted like in `unichoir plan`, is compared with the rate of one large bf16 product, measured in
+the same run, and with the data sheet. Experts are also computed one by one instead of in grouped products, in the
+complete step and in a single layer. This also runs on a CPU, for small configurations.
 
-variants: on a CPU, fp32 against bf16, experts' blocks filled up to 32 rows against blocks as they come, and attention
-written out against torch's fused kernel.
+variants: on a CPU, fp32 against bf16, blocks of experts filled up to 32 rows against unfilled blocks, and explicit
+attention against torch's fused kernel.
 
---check-sync: prove that a layer of experts never makes the host wait for the GPU: torch raises where it would.
+--check-sync: prove that a layer of experts never makes the host wait for the GPU: torch raises an error if it does.
 
-Times are a GPU's between two events of its own, the processor's on a CPU (one thread), so that other work on the
-machine disturbs them little; the median of --steps after two of warm-up counts. Prints a Markdown table.
+GPU times are measured between two events, and CPU times are processor times (one thread), so other work on the machine
+has little effect. The median of --steps after two warm-up steps counts. Prints a Markdown table.
 """
 
 import argparse
@@ -37,15 +37,15 @@ from unichoir.training.accelerators import GPUS, Gpu
 from unichoir.training.planning import Workload, make_plan
 
 VOCAB_SIZE = 256
-"""Of configurations that do not say it themselves."""
+"""Vocabulary size of configurations that don't set it."""
 BATCH_SIZE, FRAMES, TOKENS = 12, 483, 16
-"""Of the variants' batches."""
+"""Size of the variants' batches."""
 SECONDS, TOKENS_PER_SECOND = 10, 4
-"""Of the whole step's utterances."""
+"""Length of the complete step's utterances."""
 
 
 def matrix_rate(device: torch.device) -> float:
-    """Floating-point operations per second of a large square product in bf16: the best of some."""
+    """Return the FLOP/s of a large square product in bf16: the best of several."""
     size, repeats = (8192, 20) if device.type == "cuda" else (1024, 5)
     x, y = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
     timer = Timer(device)
@@ -53,7 +53,7 @@ def matrix_rate(device: torch.device) -> float:
 
 
 def data_sheet(name: str, memory: float) -> Gpu | None:
-    """The GPU that a driver calls `name` and that has `memory` bytes; None where its data sheet was not read."""
+    """Return the GPU with this driver name and memory in bytes; None if its data sheet is unknown."""
     words = name.lower().replace("-", " ").split()
     is_slower = not {"pcie", "nvl"}.isdisjoint(words)
     for gpu in GPUS.values():
@@ -64,16 +64,16 @@ def data_sheet(name: str, memory: float) -> Gpu | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Yardstick:
-    """What steps are compared with."""
+    """Reference values for steps."""
 
     device: torch.device
     matrix_rate: float
-    """Floating-point operations per second of a large product."""
+    """FLOP/s of a large product."""
     gpu: Gpu | None
 
 
 def step_row(name: str, frames_per_batch: int, steps: int, yardstick: Yardstick) -> str:
-    """A line of the table of whole steps."""
+    """Return a line of the table of complete steps."""
     config, device = NAMED_CONFIGS[name], yardstick.device
     config = config.with_vocab_size(config.vocab_size or VOCAB_SIZE)
     size = max(frames_per_batch // (100 * SECONDS), 1)
@@ -102,7 +102,7 @@ def step_row(name: str, frames_per_batch: int, steps: int, yardstick: Yardstick)
 
 
 def experts_one_by_one(training: Training, frames: int, steps: int) -> tuple[str, str]:
-    """How many times as long as with grouped products a step and a layer take; "-" where there is no such thing."""
+    """Return the time of a step and a layer relative to grouped products; "-" without grouped products."""
     config, device = training.model.config, training.device
     if not config.encoder.feed_forward.num_experts or not grouped_products_agree(device, torch.bfloat16):
         return "-", "-"
@@ -116,7 +116,7 @@ def experts_one_by_one(training: Training, frames: int, steps: int) -> tuple[str
 
 
 def compare_steps(names: Sequence[str], frames_per_batch: int, steps: int, device: torch.device) -> None:
-    """The table of whole steps."""
+    """Print the table of complete steps."""
     machine, gpu = platform.processor() or platform.machine(), None
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
@@ -138,12 +138,12 @@ def compare_steps(names: Sequence[str], frames_per_batch: int, steps: int, devic
 
 
 def check_sync(name: str) -> None:
-    """Run a layer of experts while torch forbids waiting. Raises SystemExit where it waits."""
+    """Run a layer of experts while torch forbids waiting. Raises SystemExit if it waits."""
     device = torch.device("cuda")
     layer = Layer(NAMED_CONFIGS[name], device, frames=4096)
 
     def waits() -> str | None:
-        layer.passes()  # kernels are made, and grouped products tried
+        layer.passes()  # kernels are built, and grouped products tried
         torch.cuda.synchronize()
         torch.cuda.set_sync_debug_mode("error")
         try:
@@ -158,19 +158,19 @@ def check_sync(name: str) -> None:
         raise SystemExit(f"error: a layer of {name} waits for the GPU: {reason}")
     with grouped_products(False):
         if not waits():
-            raise SystemExit("error: experts one by one wait, but torch has not noticed: nothing is proved")
+            raise SystemExit("error: experts one by one wait, but torch did not detect it: the check proves nothing")
     print(f"{name}: forward and backward pass of a layer never wait for the GPU; experts one by one do")
 
 
 def fused_attend(self: MultiHeadAttention, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    """`MultiHeadAttention.attend` with torch's fused kernel on the CPU too."""
+    """Compute `MultiHeadAttention.attend` with torch's fused kernel, also on the CPU."""
     y = functional.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
     out: Tensor = self.linear_out(y.transpose(1, 2).flatten(2))
     return out
 
 
 def compare_variants(name: str, steps: int) -> None:
-    """The table of what can be done differently on a CPU."""
+    """Print the table of variants on a CPU."""
     attend, alignment = MultiHeadAttention.attend, moe.TRAINING_ALIGNMENT
     config, device = NAMED_CONFIGS[name].with_vocab_size(VOCAB_SIZE), torch.device("cpu")
 
@@ -196,10 +196,10 @@ def main() -> None:
     has_gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="?", choices=["step", "variants"], default="step" if has_gpu else "variants")
-    parser.add_argument("--config", metavar="NAME,NAME", help="configurations of `unichoir models`, for step several")
-    parser.add_argument("--steps", type=int, default=5, help="that are timed (default: 5)")
-    parser.add_argument("--frames-per-batch", type=int, help="step: of 10 ms (default: 12000)")
-    parser.add_argument("--check-sync", action="store_true", help="only look whether a layer waits for the GPU")
+    parser.add_argument("--config", metavar="NAME,NAME", help="configurations of `unichoir models`; step takes several")
+    parser.add_argument("--steps", type=int, default=5, help="number of timed steps (default: 5)")
+    parser.add_argument("--frames-per-batch", type=int, help="step: frames of 10 ms (default: 12000)")
+    parser.add_argument("--check-sync", action="store_true", help="only check whether a layer waits for the GPU")
     arguments = parser.parse_args()
     is_step = arguments.what == "step"
     default = "moe-1b" if arguments.check_sync else "dense-225m,moe-1b,dense-1b" if is_step else "moe-small"

@@ -1,12 +1,13 @@
-"""How exact the times of words are: clips of speech at known places in silence, recognised and compared.
+"""Measure the accuracy of word times, for docs/results/times.md.
 
     python experiments/word_times.py an4/dev.jsonl fsdd/dev.jsonl
 
-Clips lose the silence at both ends (what is 25 dB quieter than their loud parts), and clicks and breath that a pause
-parts from the speech (shorter than 80 ms or 15 dB quieter, 120 ms away). They are joined, in random order, to
-recordings of at most 18 s with pauses of 0.1 to 0.6 s and faint noise; `--gap 0` joins them without pauses. Where a
-clip begins its first word begins, where it ends its last word ends; only words that are recognised right are counted.
-`edges of recordings`: of these the first start and the last end of each recording.
+The recordings contain clips of speech at known places. Clips are trimmed: silence at both ends is removed (25 dB
+quieter than the loud parts), and so are clicks and breath that a pause separates from the speech (shorter than 80 ms or
+15 dB quieter, 120 ms away). They are joined, in random order, to recordings of at most 18 s with pauses of 0.1 to 0.6 s
+and faint noise; `--gap 0` joins them without pauses. The start of a clip is the start of its first word, and its end
+the end of its last word. Only correctly recognised words count. `edges of recordings` are the first start and the last
+end of each recording.
 """
 
 import argparse
@@ -35,7 +36,7 @@ Samples = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Placed:
-    """A clip in a recording: its words, and where it is in ms."""
+    """A clip in a recording: its words, and its place in ms."""
 
     words: list[str]
     start_ms: float
@@ -44,7 +45,7 @@ class Placed:
 
 @dataclass
 class Errors:
-    """Found minus true, in ms."""
+    """Differences between found and true times in ms."""
 
     starts: list[float] = field(default_factory=list)
     ends: list[float] = field(default_factory=list)
@@ -53,14 +54,14 @@ class Errors:
     num_edges: int = 0
 
     def row(self) -> str:
-        """Cells of a table: median absolute error, its 90th percentile and the median error of each kind."""
+        """Return cells: median absolute error, its 90th percentile and the median error of each kind."""
         kinds = (self.starts, self.ends, self.first_starts, self.last_ends)
         found = len(self.starts) + len(self.ends)
         return " | ".join([f"{found} of {self.num_edges}", *map(_cells, kinds)])
 
 
 def trimmed(samples: Samples) -> Samples:
-    """Without what is quiet at both ends, and without clicks and breath before and after the speech."""
+    """Remove silence at both ends, and clicks and breath before and after the speech."""
     hops = samples[: len(samples) // HOP * HOP].reshape(-1, HOP)
     energy = np.convolve(np.square(hops).mean(axis=1), np.ones(3) / 3, mode="same")
     level = np.percentile(energy, 95)
@@ -83,7 +84,7 @@ def trimmed(samples: Samples) -> Samples:
 def joined(
     clips: Sequence[tuple[list[str], Samples]], rng: np.random.Generator, gap: float, noise: float
 ) -> Iterator[tuple[Samples, list[Placed]]]:
-    """Recordings of the clips one after the other; gap: longest pause between them in seconds, noise: its deviation."""
+    """Yield recordings of the clips. gap: the longest pause between them in seconds; noise: its standard deviation."""
     rest = list(clips)
     while rest:
         parts: list[Samples] = [np.zeros(int(rng.uniform(0.2, 0.4) * RATE), dtype=np.float32)]
@@ -127,7 +128,7 @@ def compare(words: Sequence[Word], placed: Sequence[Placed], errors: Errors) -> 
 
 
 def words_of(model: Model, recording: Samples, how: str) -> Sequence[Word]:
-    """The words with their times, found in one of three ways."""
+    """Return the words with their times, found in one of three ways."""
     if how == "stream":
         results = model.stream(np.array_split(recording, 20), sample_rate=RATE, chunk_size=16)
         return [word for result in results if result.is_final for word in result.words]
@@ -140,7 +141,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifests", nargs="+")
     parser.add_argument("--model")
-    parser.add_argument("--clips", type=int, default=240, help="of each manifest")
+    parser.add_argument("--clips", type=int, default=240, help="clips of each manifest")
     parser.add_argument("--gap", type=float, default=0.6, help="longest pause between clips, in seconds")
     parser.add_argument("--noise", type=float, default=3e-4, help="standard deviation of the noise")
     options = parser.parse_args()

@@ -136,7 +136,7 @@ def test_arrays_have_channels_too(model: unichoir.Model, samples: np.ndarray) ->
     assert plain.warnings == ()
     heard = model.transcribe(stereo, sample_rate=RATE)
     assert heard.duration_ms == plain.duration_ms
-    assert heard.warnings == ("samples: the channels cancel each other, the louder one is taken where they do",)
+    assert heard.warnings == ("samples: the channels cancel each other; the loudest channel is used there",)
     assert model.transcribe(stereo, sample_rate=RATE, channel=1).words == plain.words
     each = model.transcribe(stereo, sample_rate=RATE, channel="each")
     assert {word.channel for word in each.words} <= {1, 2}

@@ -78,7 +78,7 @@ def test_commands_say_which_extras_they_need(arguments: list[str], tmp_path: Pat
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")
-    assert "needs more than a plain install: pip install 'unichoir[train]'" in line
+    assert "needs an extra: pip install 'unichoir[train]'" in line
 
 
 def test_models_are_listed_without_torch() -> None:

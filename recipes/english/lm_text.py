@@ -1,13 +1,12 @@
-"""The texts of the English language model: a sentence a line, written as transcripts are.
+"""Write the texts of the English language model: one sentence per line, in the style of transcripts.
 
     python recipes/english/lm_text.py DATA OUTPUT
 
-DATA holds `text/*.txt` and `text/*.txt.xz` (a sentence a line) and a folder for each set with its `train.jsonl`; dev
-and test are never read. Sentences become lower case without marks but the apostrophe within a word; titles that are
-read out in full are written so. What has digits is left out: nobody knows how it would be read.
+DATA holds `text/*.txt` and `text/*.txt.xz` (one sentence per line) and a folder for each set with its `train.jsonl`;
+dev and test are never read. Sentences are converted to lower case without marks, except the apostrophe within a word,
+and titles are spelled out. Sentences with digits are left out, because their pronunciation is unknown.
 
-Sources that books do not resemble get files of their own (`KINDS`), so that they can be weighted; the rest is
-`general.txt`.
+Sources that differ from books get their own files (`KINDS`), which can be weighted; the rest is `general.txt`.
 """
 
 import argparse
@@ -33,13 +32,13 @@ KINDS = {
     "picovoice_wakewords": "prompts",
     "speech_commands_3w": "prompts",
 }
-"""Sentences as people say them today; spelled names and numbers; a course of English; words and short orders."""
+"""Contemporary spoken sentences; spelled names and numbers; an English course; words and short commands."""
 TITLES = {"mr": "mister", "mrs": "missus", "dr": "doctor", "messrs": "messieurs"}
 _TITLE = re.compile(r"\b(mr|mrs|dr|messrs)\b")
 
 
 def plain(text: str) -> str:
-    """`Mr. Aurélie's, "No!"` as `mister aurelie's no`; empty for what has digits or letters that are not English."""
+    """Convert `Mr. Aurélie's, "No!"` to `mister aurelie's no`; empty for digits and letters that are not English."""
     decomposed = unicodedata.normalize("NFKD", text)
     letters = "".join(each for each in decomposed if not unicodedata.combining(each))
     text = _TITLE.sub(lambda match: TITLES[match[1]], normalize_for_scoring(letters).lower())
@@ -47,7 +46,7 @@ def plain(text: str) -> str:
 
 
 def sentences(data: Path) -> Iterator[tuple[str, str]]:
-    """The name of each source and a sentence of it."""
+    """Yield the name of each source and a sentence."""
     for path in sorted(data.glob("text/*.txt*")):
         with (lzma.open if path.suffix == ".xz" else open)(path, "rt", encoding="utf-8") as file:
             yield from ((path.name, line) for line in file)
@@ -57,7 +56,7 @@ def sentences(data: Path) -> Iterator[tuple[str, str]]:
 
 
 def main() -> None:
-    """Write the files and say how many words each source has."""
+    """Write the files and print the number of words of each source."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder with text/ and the sets")
     parser.add_argument("output", type=Path, help="folder for general.txt and the others")

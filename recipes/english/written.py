@@ -1,11 +1,11 @@
-"""Train the model of English marks and case: python written.py train TEXT... --output DIR [--hours H].
+"""Train the model of English punctuation and case: python written.py train TEXT... --output DIR [--hours H].
 
-TEXT are files of natural English, one sentence a line (.txt or .txt.xz), neighbours in the order they were written in.
-Lines without a mark at the end, with digits or in capitals teach nothing and are left out. Of every hundred blocks of
-eight lines one is kept aside as dev and two as test, by their hash, and what is said there is not trained on either.
+TEXT are files of natural English, one sentence per line (.txt or .txt.xz), in their original order. Lines without a
+final mark, with digits or in capitals are left out. By their hash, one of every hundred blocks of eight lines is kept
+as dev and two as test; their sentences are not used for training either.
 
-`train` goes on where a run into the same DIR has ended, `export` writes punctuation.onnx, which a model directory
-carries, and `test` scores that file, as it is used, on what was kept aside.
+`train` continues an earlier run in DIR. `export` writes punctuation.onnx, a part of a model directory. `test` scores
+that file on the held-out text.
 """
 
 import argparse
@@ -43,7 +43,7 @@ BATCH_WORDS = 4096
 
 
 class Network(nn.Module):
-    """Two convolutions, which look two words ahead each, then a GRU over all words before."""
+    """Two convolutions that look two words ahead each, then a GRU over all previous words."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Network(nn.Module):
         self.dropout = nn.Dropout(0.15)
 
     def forward(self, rows: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """rows (B, N, NUM_FEATURES), mask (B, N) -> logits (B, N, marks + cases)."""
+        """Map rows (B, N, NUM_FEATURES) and mask (B, N) to logits (B, N, marks + cases)."""
         x = self.dropout(self.table(rows).sum(2)) * mask[..., None]
         for convolution in self.convolutions:
             y = convolution(x.transpose(1, 2)).transpose(1, 2)
@@ -66,7 +66,7 @@ class Network(nn.Module):
 
 
 def batches(paragraphs: list[np.ndarray], rng: random.Random) -> list[list[np.ndarray]]:
-    """Of like lengths, in any order."""
+    """Return batches of similar lengths, in random order."""
     rng.shuffle(paragraphs)
     paragraphs.sort(key=lambda part: part.shape[1] // 4)
     found, batch = [], []
@@ -80,7 +80,7 @@ def batches(paragraphs: list[np.ndarray], rng: random.Random) -> list[list[np.nd
 
 
 def losses(network: Network, batch: list[np.ndarray], table: np.ndarray, forget: float) -> torch.Tensor:
-    """Mean over the words of a batch of both losses; `forget`: share of words that are unknown for once."""
+    """Return both losses, averaged over the words of a batch. `forget`: fraction of words treated as unknown."""
     longest = max(part.shape[1] for part in batch)
     values = np.full((3, len(batch), longest), -1, dtype=np.int64)
     for place, part in enumerate(batch):
@@ -100,7 +100,7 @@ def losses(network: Network, batch: list[np.ndarray], table: np.ndarray, forget:
 
 
 def train(arguments: argparse.Namespace) -> None:
-    """Up to the hours given, all sittings together; the learning rate falls to nothing at their end."""
+    """Train for the given hours, counting earlier runs. The learning rate falls to zero at the end."""
     torch.set_num_threads(1)
     data, dev, ids, words = prepare(arguments.text, arguments.output)
     aside = batches(dev.paragraphs(random.Random(1), ids), random.Random(1))
@@ -155,7 +155,7 @@ def train(arguments: argparse.Namespace) -> None:
 
 
 def export(arguments: argparse.Namespace) -> None:
-    """The table in int8, a scale for each row, the other weights in float16; all is computed in float32."""
+    """Write the table in int8 with a scale per row, and other weights in float16. Computation is in float32."""
     network = Network()
     network.load_state_dict(torch.load(arguments.folder / "state.pt")["network"])
     weights = {name: value.detach().numpy() for name, value in network.state_dict().items()}
@@ -206,30 +206,30 @@ def export(arguments: argparse.Namespace) -> None:
 
 
 class Graph:
-    """An ONNX graph in the making."""
+    """An ONNX graph under construction."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
 
     def constant(self, value: np.ndarray) -> str:
-        """Its name."""
+        """Add a constant and return its name."""
         name = f"c{len(self.constants)}"
         self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
         return name
 
     def weight(self, value: np.ndarray) -> str:
-        """Kept as float16."""
+        """Add a weight, stored as float16."""
         return self.add("Cast", [self.constant(value.astype(np.float16))], to=TensorProto.FLOAT)
 
     def add(self, kind: str, inputs: list[str], **attributes: object) -> str:
-        """A node of one output, whose name it returns."""
+        """Add a node with one output and return the output's name."""
         name = f"n{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, inputs, [name], **attributes))
         return name
 
     def save(self, path: Path, metadata: dict[str, str]) -> None:
-        """From `rows` to `marks` and `cases`."""
+        """Save the graph from `rows` to `marks` and `cases`."""
         rows = helper.make_tensor_value_info("rows", TensorProto.INT32, ["N", NUM_FEATURES])
         outputs = [
             helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", size])
@@ -243,7 +243,7 @@ class Graph:
 
 
 def test(arguments: argparse.Namespace) -> None:
-    """Whole paragraphs of up to four sentences, as in a recording, then sentences alone, as a stream's utterances."""
+    """Test paragraphs of up to four sentences, as in a recording, then single sentences, as in a stream."""
     punctuate = load_english_punctuation(arguments.model)
     runs = read(arguments.text)[arguments.split]
     paragraphs = [run[place : place + 4] for run in runs for place in range(0, len(run), 4)]
@@ -263,13 +263,13 @@ def test(arguments: argparse.Namespace) -> None:
 
 
 class Score:
-    """Counts of what is right, of what was found and of what there is, by kind."""
+    """Counts of correct, found and expected items, by kind."""
 
     def __init__(self) -> None:
         self.right, self.found, self.there = Counter[str](), Counter[str](), Counter[str]()
 
     def add(self, reference: list[tuple[str, int]], found: list[Marked]) -> None:
-        """A word's case is right where all of its letters are; words without capitals in both do not count."""
+        """Count a word's case as correct if all letters match. Words without capitals in both are ignored."""
         for (text, mark), new in zip(reference, found, strict=True):
             for name, true, given in (("mark", MARKS[mark], new.mark), ("case", text, new.text)):
                 if name == "case":
@@ -290,19 +290,21 @@ class Score:
 
 
 def main() -> None:
-    """Do as the command line says."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
     command = commands.add_parser("train", help="train on TEXT")
     command.add_argument("text", type=Path, nargs="+")
     command.add_argument("--output", type=Path, required=True)
-    command.add_argument("--hours", type=float, default=0.6, help="of processor time, one thread (default: 0.6)")
+    command.add_argument(
+        "--hours", type=float, default=0.6, help="hours of processor time with one thread (default: 0.6)"
+    )
     command.set_defaults(do=train)
     command = commands.add_parser("export", help="write DIR/punctuation.onnx")
     command.add_argument("folder", type=Path, metavar="DIR")
-    command.add_argument("--model", type=Path, help="a model directory that is to have it as well")
+    command.add_argument("--model", type=Path, help="a model directory that also gets the file")
     command.set_defaults(do=export)
-    command = commands.add_parser("test", help="score MODEL on what was kept aside of TEXT")
+    command = commands.add_parser("test", help="score MODEL on the held-out part of TEXT")
     command.add_argument("model", type=Path)
     command.add_argument("text", type=Path, nargs="+")
     command.add_argument("--split", choices=SPLITS[1:], default="test")

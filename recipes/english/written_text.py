@@ -1,4 +1,4 @@
-"""Sentences in natural writing as words, marks and case, for written.py."""
+"""Sentences of natural writing as words, marks and case, for written.py."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ NUMBERS = [*DIGITS, "zero", "oh", "ten", "eleven", "twelve", "fifteen", "twenty"
 
 
 def parse(line: str) -> list[tuple[str, int]] | None:
-    """Words as written and their marks; None for a line that teaches nothing."""
+    """Return written words and their marks; None for a line that isn't used."""
     line = line.replace("\u2019", "'").replace("\u2018", "'").replace("\u201c", '"').replace("\u201d", '"')
     line = re.sub(r"\s*[\u2013\u2014]\s*|--+", " - ", line).replace("\u2026", "...").strip()
     if SYMBOLS.search(line) or not re.search(r"[.!?]['\")]*$", line):
@@ -47,7 +47,7 @@ def parse(line: str) -> list[tuple[str, int]] | None:
                 words[-1] = words[-1][0], mark
     if not words or words[-1][1] < 2 or not all(re.fullmatch(r"[A-Za-z']+", text) for text, _ in words):
         return None
-    for place in range(len(words) - 1):  # "Who is it?" he asked: unquoted, no sentence ends there
+    for place in range(len(words) - 1):  # "Who is it?" he asked: without quotes, no sentence ends there
         if words[place][1] >= 2 and words[place + 1][0].islower():
             words[place] = words[place][0], 1
     big = sum(text[0].isupper() for text, _ in words)
@@ -57,7 +57,7 @@ def parse(line: str) -> list[tuple[str, int]] | None:
 
 
 def read(files: list[Path]) -> dict[str, list[list[list[tuple[str, int]]]]]:
-    """Runs of consecutive sentences by split."""
+    """Return runs of consecutive sentences by split."""
     splits: dict[str, list[list[list[tuple[str, int]]]]] = {name: [] for name in SPLITS}
     for file in files:
         with lzma.open(file, "rt", encoding="utf-8") if file.suffix == ".xz" else file.open(encoding="utf-8") as text:
@@ -81,12 +81,12 @@ def read(files: list[Path]) -> dict[str, list[list[list[tuple[str, int]]]]]:
 
 
 def said(sentence: list[tuple[str, int]]) -> str:
-    """A sentence as it is heard."""
+    """Return a sentence as it is spoken."""
     return " ".join(text.lower() for text, _ in sentence)
 
 
 def case_of(text: str, first: bool) -> int:
-    """Class of CASES; at the start of a sentence a capital says nothing."""
+    """Return the class in CASES. At the start of a sentence a capital carries no information."""
     if len(text) > 1 and text.isupper() and "'" not in text:
         return 2
     if text[0].isupper():
@@ -95,7 +95,7 @@ def case_of(text: str, first: bool) -> int:
 
 
 def forms(runs: list[list[list[tuple[str, int]]]]) -> dict[str, str]:
-    """The usual spelling of words with capitals inside, as McDonald."""
+    """Return the usual spelling of words with inner capitals, such as McDonald."""
     seen: dict[str, Counter[str]] = defaultdict(Counter)
     for run in runs:
         for sentence in run:
@@ -127,7 +127,7 @@ class Data:
                 self.runs.append(sentences)
 
     def paragraphs(self, rng: random.Random, ids: dict[str, int]) -> list[np.ndarray]:
-        """(3, N) words, marks and cases: one to four sentences that follow each other, some cut, some misheard."""
+        """Return (3, N) words, marks and cases: one to four consecutive sentences, some truncated or with errors."""
         every, found = [sentence for run in self.runs for sentence in run], []
         for run in self.runs:
             place = 0
@@ -135,7 +135,7 @@ class Data:
                 count = rng.choices((1, 2, 3, 4), (45, 25, 20, 10))[0]
                 part = np.concatenate(run[place : place + count], axis=1)
                 place += count
-                if len(run) == 1 and rng.random() < 0.3:  # its neighbours are gone: any other will do
+                if len(run) == 1 and rng.random() < 0.3:  # it has no neighbours, so use any other sentence
                     part = np.concatenate([part, rng.choice(every)], axis=1)
                 found.append(self._spoil(part, rng, ids))
         letters, numbers = [ids[chr(code)] for code in range(ord("a"), ord("z") + 1)], [ids[word] for word in NUMBERS]
@@ -162,7 +162,7 @@ class Data:
 
 
 def _row(rng: random.Random, letters: list[int], numbers: list[int], every: list[np.ndarray]) -> np.ndarray:
-    """Spelled letters, numbers or both; half of them after some words."""
+    """Return spelled letters, numbers or both; half of them follow some words."""
     kind, count = rng.random(), rng.randrange(2, 9)
     chosen = [rng.choice(letters if rng.random() < (0.9, 0.5, 0.0)[int(3 * kind)] else numbers) for _ in range(count)]
     spelled = set(letters)
@@ -177,7 +177,7 @@ def _row(rng: random.Random, letters: list[int], numbers: list[int], every: list
 
 
 def prepare(files: list[Path], output: Path) -> tuple[Data, Data, dict[str, int], list[str]]:
-    """Train, dev, numbers of all words, and the vocabulary; kept in `output` for the next sitting."""
+    """Return train, dev, numbers of all words, and the vocabulary; cached in `output`."""
     kept = output / "data.pickle"
     if kept.exists():
         with kept.open("rb") as file:

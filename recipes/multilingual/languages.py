@@ -1,7 +1,8 @@
-"""Which language a model hears in utterances of each, and what it gains from being told.
+"""Measure which languages a model recognises, and the benefit of setting the language.
 
-python languages.py MODEL MANIFEST...: for each manifest and language the utterances, the share whose language was
-recognised, and the character error rate with the language left open and given (DecodingOptions.language); in Markdown.
+python languages.py MODEL MANIFEST... prints a Markdown table for each manifest and language: the number of utterances,
+the fraction whose language was recognised, and the character error rate without and with the language set
+(DecodingOptions.language).
 """
 
 import sys
@@ -18,7 +19,7 @@ COLUMNS = ("set", "utterances", "language recognised %", "CER %, language open",
 
 
 def measure(recognizer: Recognizer, utterances: Sequence[Utterance], language: str | None) -> tuple[int, ErrorCounts]:
-    """How many utterances are recognised as of their own language, and the character errors of all."""
+    """Return the number of utterances whose language was recognised, and the character errors of all."""
     right, errors = 0, ErrorCounts()
     for utterance in utterances:
         samples = load_utterance(utterance, recognizer.fbank_config.sample_rate)

@@ -1,7 +1,7 @@
 """Write one manifest from several, some of them repeated: python combine.py [--words] OUT MANIFEST[:TIMES]...
 
-A repeated utterance gets a key of its own, and so an augmentation of its own in every epoch. Repeating is how small
-sets are heard as often as large ones.
+Each repetition of an utterance gets its own key, and so its own augmentation in every epoch. Repetition gives small
+sets the same weight as large ones.
 """
 
 import argparse
@@ -12,20 +12,20 @@ from pathlib import Path
 
 
 def words(text: str) -> str:
-    """A transcript as lower-case English words: letters and apostrophes only."""
+    """Return a transcript as lower-case English words: letters and apostrophes only."""
     return " ".join(re.sub(r"[^a-z' ]", " ", text.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")).split())
 
 
 def main() -> None:
-    """Combine as the command line says."""
+    """Combine according to the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path)
     parser.add_argument("manifests", nargs="+", metavar="MANIFEST[:TIMES]")
-    parser.add_argument("--words", action="store_true", help="transcripts become lower-case English words")
+    parser.add_argument("--words", action="store_true", help="convert transcripts to lower-case English words")
     arguments = parser.parse_args()
     output: Path = arguments.output
     output.parent.mkdir(parents=True, exist_ok=True)
-    # A manifest that is there is whole, and a recipe that was stopped can tell.
+    # The file is written atomically, so a recipe that was stopped can tell that it is complete.
     partial = output.with_name(output.name + ".partial")
     with partial.open("w", encoding="utf-8") as combined:
         for argument in arguments.manifests:

@@ -1,10 +1,10 @@
 """Cut the utterances of a manifest into words: python cut_words.py CHECKPOINT MANIFEST OUT [--max-seconds S].
 
-Each line of OUT is one word: the audio file of its utterance with the `start` and `end` of the word in it. Joined anew
-in training (`augment: {concat: ...}`), the words make sequences that nobody read (aligned data augmentation, Lam et
-al., arXiv 2104.01393). Where a word was spoken is found by aligning the transcript with the model's CTC output; the cut
-between two words is at the quietest place between their tokens, since CTC knows only one moment of each. Utterances
-that the model hears otherwise are left out.
+Each line of OUT is one word: the audio file of its utterance with the word's `start` and `end`. If training joins the
+words again (`augment: {concat: ...}`), they make sequences that nobody read (aligned data augmentation, Lam et al.,
+arXiv 2104.01393). Aligning the transcript with the model's CTC output locates the words. The cut between two words is
+at the quietest place between their tokens, because CTC only knows one moment of each. Utterances that the model
+recognises differently are left out.
 """
 
 import argparse
@@ -28,11 +28,11 @@ from unichoir.transcript.alignment import Span, ctc_align
 from unichoir.transcript.timing import FrameClock
 
 MIN_CONFIDENCE = 0.5
-"""Of an utterance: the mean of its tokens' CTC probabilities."""
+"""Minimum confidence of an utterance: the mean of its tokens' CTC probabilities."""
 
 
 def word_spans(recognizer: Recognizer, samples: NDArray[np.float32], text: str) -> list[tuple[str, Span, Span]]:
-    """Each word of `text` with the spans of its first and last token in (N,) samples; empty if they are not heard."""
+    """Return the words of `text` with the spans of their first and last tokens; empty if not recognised."""
     info, tokenizer = recognizer.backend.info, recognizer.tokenizer
     feats = compute_fbank(samples, recognizer.fbank_config)
     words = text.split()
@@ -49,7 +49,7 @@ def word_spans(recognizer: Recognizer, samples: NDArray[np.float32], text: str) 
 
 
 def cut(recognizer: Recognizer, samples: NDArray[np.float32], text: str) -> list[tuple[str, float, float]]:
-    """The words of `text` with the seconds at which each begins and ends; they leave nothing out and do not overlap."""
+    """Return the words of `text` with start and end in seconds. They are adjacent and do not overlap."""
     clock = FrameClock.of(recognizer.backend.info, recognizer.fbank_config)
     rate = recognizer.fbank_config.sample_rate
     heard = word_spans(recognizer, samples, text)
@@ -61,7 +61,7 @@ def cut(recognizer: Recognizer, samples: NDArray[np.float32], text: str) -> list
 
 
 def quietest(samples: NDArray[np.float32], rate: int, start: float, end: float) -> float:
-    """The second between `start` and `end` around which 50 ms are the quietest."""
+    """Return the time in seconds between `start` and `end` around which 50 ms are the quietest."""
     hop, width = rate // 200, rate // 20
     places = np.arange(int(start * rate), max(int(end * rate), int(start * rate) + 1), hop)
     energy = [np.square(samples[max(place - width // 2, 0) : place + width // 2]).sum() for place in places]
@@ -69,7 +69,7 @@ def quietest(samples: NDArray[np.float32], rate: int, start: float, end: float) 
 
 
 def rows(recognizer: Recognizer, utterance: Utterance, max_seconds: float, folder: Path) -> Iterator[dict[str, object]]:
-    """The manifest's lines for one utterance."""
+    """Yield the manifest's lines for one utterance."""
     samples = load_utterance(utterance, recognizer.fbank_config.sample_rate)
     for number, (word, start, end) in enumerate(cut(recognizer, samples, utterance.txt)):
         if 0.1 <= end - start <= max_seconds:
@@ -87,17 +87,19 @@ def rows(recognizer: Recognizer, utterance: Utterance, max_seconds: float, folde
 
 
 def main() -> None:
-    """Cut as the command line says."""
+    """Cut according to the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint")
     parser.add_argument("manifest")
     parser.add_argument("output", type=Path)
-    parser.add_argument("--max-seconds", type=float, default=1.5, help="of a word; longer ones hold more than a word")
+    parser.add_argument(
+        "--max-seconds", type=float, default=1.5, help="maximum length of a word (longer ones contain several words)"
+    )
     arguments = parser.parse_args()
     recognizer = load_recognizer(arguments.checkpoint)
     utterances = read_manifest(arguments.manifest)
     if any(utterance.byte_range for utterance in utterances):
-        parser.error(f"{arguments.manifest}: words inside a tar cannot be named by a manifest")
+        parser.error(f"{arguments.manifest}: manifests cannot refer to words inside a tar")
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     count = words = 0
     with arguments.output.open("w", encoding="utf-8") as output:

@@ -1,8 +1,8 @@
-"""Turn a model directory in int8 back into a checkpoint: python dequantize.py MODEL CONFIG OUT.
+"""Convert an int8 model directory back to a checkpoint: python dequantize.py MODEL CONFIG OUT.
 
-CONFIG is the experiment that the model was trained with: graphs do not say what layers they were made of. OUT is a
-checkpoint that `init` of another experiment may name. So you can fine-tune a model of which you only have the graphs.
-Each weight is its code times its scale: it differs from what it was before the export by the rounding to int8.
+CONFIG is the experiment that the model was trained with, because graphs don't describe their original layers. OUT is a
+checkpoint for `init` in another experiment. This lets you fine-tune a model if you only have its graphs. Each weight is
+its code times its scale, so it differs from the original by the int8 rounding.
 """
 
 import argparse
@@ -30,16 +30,16 @@ GRAPHS = {
     "reverse_decoder_memory": "right_",
     "reverse_decoder": "right_",
 }
-"""The graphs of a model directory, and what the names of their parameters begin with in a checkpoint."""
+"""The graphs of a model directory, and the prefixes of their parameters in a checkpoint."""
 
 
 def parameters(path: Path) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a graph with the names of the modules they come from: 'encoder.blocks.0.norm_ff.weight'."""
+    """Yield the tensors of a graph with their names in the model: 'encoder.blocks.0.norm_ff.weight'."""
     graph = onnx.load(path).graph
     named = {tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy()) for tensor in graph.initializer}
     products = {node.output[0]: node.input[1] for node in graph.node if node.op_type == "MatMul"}
     for node in graph.node:
-        # A float weight has been transposed in the graph and lost its name, but its bias has not.
+        # A float weight was transposed in the graph and lost its name, but its bias was not.
         product, bias = (*node.input, "", "")[:2]
         if node.op_type == "Add" and bias.endswith(".bias") and products.get(product) in named:
             yield bias.removesuffix("bias") + "weight", named[products[product]].t()
@@ -47,9 +47,9 @@ def parameters(path: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def separate(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of single layers, where a graph has those of several side by side (`Int8Mixture`, joined products).
+    """Split tensors of several layers that a graph has joined (`Int8Mixture`, joined products).
 
-    Weights are whole here: (outputs, inputs) in float32.
+    Weights are dequantised here: (outputs, inputs) in float32.
     """
     for joined, tensor in tensors.items():
         names = joined.split("+")
@@ -74,7 +74,7 @@ def separate(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> I
 
 
 def _of_mixture(moe: str, layer: str, tensor: Tensor, is_weight: bool, stack: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """The shared expert's part of a wide layer and that of the others; stack: what the experts' weights are like."""
+    """Yield the shared expert's part of a wide layer and the rest. stack: a tensor like the experts' weights."""
     num_experts, outputs, inputs = stack.shape
     if layer == "w_1":
         hidden = num_experts * outputs
@@ -88,25 +88,25 @@ def _of_mixture(moe: str, layer: str, tensor: Tensor, is_weight: bool, stack: Te
 
 
 def whole(tensors: Mapping[str, Tensor], name: str, like: Tensor) -> Tensor:
-    """The parameter `name`, of the shape of `like`.
+    """Return the parameter `name`, with the shape of `like`.
 
-    Raises CheckpointError if the graphs do not have it.
+    Raises CheckpointError if the graphs don't have it.
     """
-    if name.rpartition(".")[0].endswith(".experts") and name not in tensors:  # each expert for itself
+    if name.rpartition(".")[0].endswith(".experts") and name not in tensors:  # experts are separate
         return torch.stack([whole(tensors, f"{name}_{expert}", each) for expert, each in enumerate(like)])
     if name not in tensors:
         raise CheckpointError(f"the graphs have no {name}: is this the configuration of the model?")
     tensor = tensors[name]
     if tensor.numel() != like.numel():
-        raise CheckpointError(f"{name} has {tensor.numel()} values, in the configuration {like.numel()}")
-    # Convolutions are products of frames side by side.
+        raise CheckpointError(f"{name} has {tensor.numel()} values, but the configuration needs {like.numel()}")
+    # Convolutions are products of adjacent frames.
     if like.ndim == 3 and like.shape[2] == 3 and tensor.ndim == 2:
         return tensor.unflatten(1, (like.shape[2], like.shape[1])).transpose(1, 2)
     return tensor.reshape(like.shape)
 
 
 def main() -> None:
-    """Convert as the command line says."""
+    """Convert according to the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="model directory")
     parser.add_argument("config", type=Path, help="the experiment's YAML file")

@@ -1,4 +1,7 @@
-"""Plain mappings to frozen dataclasses and back: keys and types are checked, errors name the path of the key."""
+"""Conversion between plain mappings and frozen dataclasses.
+
+Keys and types are checked, and errors name the key's path.
+"""
 
 import dataclasses
 import re
@@ -14,10 +17,10 @@ T = TypeVar("T")
 
 
 def from_mapping(cls: type[T], mapping: object, where: str) -> T:
-    """Build the dataclass `cls` from a mapping as read from YAML or JSON.
+    """Build the dataclass `cls` from a mapping read from YAML or JSON.
 
-    Nested dataclasses are built from nested mappings. Keys that the class does not have, missing keys without a default
-    and values of another type raise ConfigError with the key's full path below `where` (usually the file's name).
+    Nested dataclasses are built from nested mappings. Unknown keys, missing keys without a default and values of
+    another type raise ConfigError with the key's full path below `where` (usually the file's name).
     """
     if not isinstance(mapping, Mapping):
         raise ConfigError(f"{where}: expected a mapping, found {type(mapping).__name__}")
@@ -39,7 +42,7 @@ def from_mapping(cls: type[T], mapping: object, where: str) -> T:
 
 
 def to_mapping(config: object) -> dict[str, Any]:
-    """The inverse of `from_mapping`: nested plain dicts and lists, ready for YAML or JSON."""
+    """Invert `from_mapping`: return nested plain dicts and lists, ready for YAML or JSON."""
     return {
         field.name: _plain(getattr(config, field.name))
         for field in dataclasses.fields(config)  # type: ignore[arg-type]
@@ -48,9 +51,9 @@ def to_mapping(config: object) -> dict[str, Any]:
 
 
 def check_ranges(config: object, **ranges: tuple[float, float]) -> None:
-    """Raises ConfigError for a field whose number does not lie in its range, both ends included; None is not looked at.
+    """Raise ConfigError for a field outside its range, which includes both ends; None is not checked.
 
-    Numbers beyond reason would otherwise end in memory, time or arithmetic that fails far from here.
+    Unreasonable numbers would otherwise exhaust memory or time, or cause arithmetic errors elsewhere.
     """
     for name, (least, most) in ranges.items():
         value = getattr(config, name)
@@ -59,7 +62,7 @@ def check_ranges(config: object, **ranges: tuple[float, float]) -> None:
 
 
 def shown(value: object) -> str:
-    """For a message: short, whatever was read."""
+    """Return a short representation for messages."""
     brief = reprlib.Repr()
     brief.maxlevel = 2
     return brief.repr(value)
@@ -105,7 +108,7 @@ def _convert(hint: Any, value: object, where: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if hint is float and isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
-        return float(value)  # YAML 1.1 takes 1e-3, without a point or a sign, for a string
+        return float(value)  # YAML 1.1 reads 1e-3, without a point or a sign, as a string
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise ConfigError(f"{where}: expected {hint.__name__}, found {shown(value)}")
     return value

@@ -1,37 +1,37 @@
-"""The errors a caller of unichoir may meet: every one names the input it is about, in one line."""
+"""The errors that unichoir raises. Each names the affected input, in one line."""
 
 
 class UnichoirError(Exception):
-    """Base of all errors raised on purpose by unichoir."""
+    """Base class of all errors that unichoir raises on purpose."""
 
 
 class AudioError(UnichoirError):
-    """Audio that cannot be read or recognised: missing, truncated, empty, not finite, of an unusable rate."""
+    """Audio that cannot be read or recognised: missing, truncated, empty, not finite, or of an invalid rate."""
 
 
 class AudioTooLong(AudioError):
-    """Audio that lasts longer, or has more samples, than there may be."""
+    """Audio that exceeds the maximum length or number of samples."""
 
 
 class ConfigError(UnichoirError):
-    """A configuration with an unknown key, a missing key or a value that makes no sense."""
+    """A configuration with an unknown key, a missing key or an invalid value."""
 
 
 class ManifestError(UnichoirError):
-    """A list of utterances that cannot be read; names the file and the line."""
+    """A list of utterances that cannot be read. The message names the file and the line."""
 
 
 class TokenizerError(UnichoirError):
-    """A vocabulary or tokenizer model that is missing, malformed or does not fit."""
+    """A vocabulary or tokenizer model that is missing, malformed or doesn't fit."""
 
 
 class CheckpointError(UnichoirError):
-    """Weights or a model directory that are missing, incomplete or do not fit the configuration."""
+    """Weights or a model directory that are missing, incomplete or don't fit the configuration."""
 
 
 class DecodingError(UnichoirError):
-    """Options of recognition that the model or the search cannot fulfil."""
+    """Recognition options that the model or the search doesn't support."""
 
 
 class TrainingError(UnichoirError):
-    """Training that cannot go on: no usable data, a loss that is not finite, a checkpoint that does not fit."""
+    """Training that cannot continue: no usable data, a loss that is not finite, or a checkpoint that doesn't fit."""

@@ -1,4 +1,4 @@
-"""Around imports of packages that a plain install lacks: which extra brings them."""
+"""Imports of optional packages, with errors that name the required extra."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,21 +17,21 @@ _EXTRA_MODULES = {
 
 @contextmanager
 def training_extras(who: str) -> Iterator[None]:
-    """Around imports of what a plain install lacks: a missing module becomes an UnichoirError naming `who` needs it."""
+    """Wrap imports of packages from the extra `train`: a missing module becomes an UnichoirError that names `who`."""
     with _extra(who, "train"):
         yield
 
 
 @contextmanager
 def serving_extras(who: str) -> Iterator[None]:
-    """The same for what a server and its clients need."""
+    """Wrap imports of packages from the extra `serve`."""
     with _extra(who, "serve"):
         yield
 
 
 @contextmanager
 def cluster_extras(who: str) -> Iterator[None]:
-    """The same for what work on a Ray cluster needs."""
+    """Wrap imports of packages from the extra `cluster`."""
     with _extra(who, "cluster"):
         yield
 
@@ -44,4 +44,4 @@ def _extra(who: str, extra: str) -> Iterator[None]:
         if (error.name or "").partition(".")[0] not in _EXTRA_MODULES[extra]:
             raise
         install = f"pip install 'unichoir[{extra}]'"
-        raise UnichoirError(f"{who} needs more than a plain install: {install} (no {error.name})") from None
+        raise UnichoirError(f"{who} needs an extra: {install} (no {error.name})") from None

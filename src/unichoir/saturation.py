@@ -1,8 +1,9 @@
-"""Whether this processor's products of int8 are exact.
+"""Detection of processors whose int8 products are inexact.
 
 Older x86 processors add pairs of products of uint8 and int8 in 16 bits, where large ones saturate. VNNI adds them in 32
-bits. ONNX Runtime can make weights unsigned as it loads them, and their products are exact everywhere. But these take
-more than twice the time, and the setting also changes processors that do not need it (AMD's Zen 4). So it is tried out.
+bits. ONNX Runtime can make weights unsigned when it loads them, whose products are exact everywhere. But these take
+more than twice the time, and the setting also affects processors that don't need it (AMD's Zen 4). Therefore this
+module tests the processor.
 """
 
 from functools import cache
@@ -12,14 +13,14 @@ import numpy as np
 import onnxruntime
 
 ROWS = (1, 16)
-"""ONNX Runtime multiplies a single row by other code than several."""
+"""ONNX Runtime uses different code for a single row."""
 LARGEST = (255, 127)
-"""Of the left factors, and the weights in the graph."""
+"""The left factors, and the weights in the graph."""
 
 
 @cache
 def saturates() -> bool:
-    """Whether products of uint8 and int8 as ONNX Runtime computes them can be wrong on this processor."""
+    """Return whether ONNX Runtime's products of uint8 and int8 can be wrong on this processor."""
     graph = files("unichoir").joinpath("saturation.onnx").read_bytes()  # (M, 64) times 64 x 16 weights of 127
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1

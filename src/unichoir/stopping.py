@@ -1,4 +1,4 @@
-"""The first Ctrl-C or SIGTERM asks for an orderly end; the second is obeyed at once."""
+"""Orderly termination: the first Ctrl-C or SIGTERM requests it, the second one ends the process immediately."""
 
 import signal
 import threading
@@ -19,7 +19,7 @@ class StopRequest:
         return self.reason is not None
 
     def __enter__(self) -> "StopRequest":
-        # Python delivers signals to the main thread only, and refuses handlers from others.
+        # Python only delivers signals to the main thread, and rejects handlers from others.
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
         return self

@@ -211,7 +211,7 @@ def test_an_ogg_stream_that_ends_between_pages_is_whole():
 def test_damage_between_ogg_pages_is_an_error():
     content = encoded(speech_like(20.0, 16000), 16000, "opus")
     page = sorted(ogg_pages(content))[4]
-    with pytest.raises(AudioError, match="damaged: nothing is found after"):
+    with pytest.raises(AudioError, match="damaged: no audio is found after"):
         load_audio(content[:page] + bytes(len(content) - page))
 
 

@@ -81,5 +81,5 @@ def test_the_package_is_imported_only_where_rooms_are_drawn_and_named_where_it_l
     code = "import sys, unichoir.data.dataset; print({'scipy', 'pyroomacoustics'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
     monkeypatch.setitem(sys.modules, "pyroomacoustics", None)
-    with pytest.raises(UnichoirError, match=r"augment.rooms needs more than a plain install.*unichoir\[train\]"):
+    with pytest.raises(UnichoirError, match=r"augment.rooms needs an extra.*unichoir\[train\]"):
         draw_responses(SMALL, RATE, seed=3)

@@ -20,7 +20,7 @@ from unichoir.benchmark.calibrate import (
 from unichoir.benchmark.plan import Candidate
 from unichoir.errors import CheckpointError
 from unichoir.network.asr_model import AsrModel
-from unichoir.network.moe import Router
+from unichoir.network.router import Router
 
 Floats = NDArray[np.float32]
 

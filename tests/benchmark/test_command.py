@@ -108,4 +108,4 @@ def test_missing_extras_are_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setitem(sys.modules, name, None)
     code, _, err = run()
     assert code == 1
-    assert "unichoir benchmark needs more than a plain install: pip install" in err
+    assert "unichoir benchmark needs an extra: pip install" in err

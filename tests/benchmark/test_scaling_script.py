@@ -10,11 +10,11 @@ from tests.training.conftest import LETTERS, write_corpus
 
 from unichoir.text.tokenizer import CharTokenizer
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 
 
 def run(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(BENCHMARKS / script), *map(str, arguments)]
+    command = [sys.executable, str(EXPERIMENTS / script), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -100,7 +100,7 @@ def test_a_layer_can_be_checked_for_waiting_only_on_a_gpu() -> None:
 def test_only_the_gpu_that_a_data_sheet_describes_is_compared_with_it(
     name: str, gib: float, expected: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
     from training_speed import data_sheet
 
     gpu = data_sheet(name, gib * 2**30)

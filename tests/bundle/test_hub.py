@@ -132,8 +132,8 @@ def test_what_cannot_be_had_is_refused_with_the_reason(hub: Hub, cache: Path) ->
     hub.gated.add("org/gated")
     hub.private.add("org/private")
     expected = {
-        "org/none": "none of this name, or it is private",
-        "org/private": "none of this name, or it is private",
+        "org/none": "it does not exist, or it is private",
+        "org/private": "it does not exist, or it is private",
         "org/gated": "access must be granted",
         "org/small@v9": "no revision 'v9'",
         "org/other": "not a model of unichoir: it has no units.txt",
@@ -172,7 +172,7 @@ def test_what_is_cached_is_used_without_the_hub(hub: Hub, cache: Path) -> None:
     hub.log.clear()
     assert load(hub, cache, "org/small", "org/uncached", HF_HUB_OFFLINE="1") == {
         "org/small": TEXT,
-        "org/uncached": "CheckpointError: org/uncached (no such folder or included model, so looked for on the Hugging "
+        "org/uncached": "CheckpointError: org/uncached (no such folder or included model, searched on the Hugging "
         "Face hub): the hub cannot be reached, or HF_HUB_OFFLINE is set, and the cache does not hold all of the model",
     }
     assert hub.log == []

@@ -122,4 +122,4 @@ def test_missing_extras_are_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.delitem(sys.modules, name)
     code, _, err = run("--config", "moe-1b", *BASIC)
     assert code == 1
-    assert "unichoir plan needs more than a plain install: pip install" in err
+    assert "unichoir plan needs an extra: pip install" in err

@@ -20,7 +20,7 @@ from unichoir.transcript.results import StreamResult
 
 RATE = 16000
 WORDS = "SIX OH FOUR FIVE NINE ONE TWO"
-UNPLUGGED = "error: microphone USB Mic: it gives no more audio (was it unplugged?)"
+UNPLUGGED = "error: microphone USB Mic: no more audio (was it unplugged?)"
 Run = Callable[..., tuple[int, str, str]]
 Feed = Callable[["FakeInput"], None]
 

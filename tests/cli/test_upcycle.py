@@ -208,7 +208,7 @@ def test_what_does_not_go_together(
         assert code == 2
         assert f"Invalid value for {wrong}" in written
         assert why in written
-    with pytest.raises(ConfigError, match=r"dense: encoder\.feed_forward: 12 units do not make 5 experts"):
+    with pytest.raises(ConfigError, match=r"dense: encoder\.feed_forward: 12 units cannot be divided into 5 experts"):
         upcycle(dense, out, split=True, manifest=str(speech), experts=5)
     with pytest.raises(ConfigError, match=r"wenet_moe_tiny: encoder\.feed_forward\.num_experts is 4: only a dense"):
         upcycle(fixtures / "wenet_moe_tiny", out, split=True, manifest=str(speech))

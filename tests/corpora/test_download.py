@@ -157,5 +157,5 @@ def test_where_those_are_that_must_be_asked_for(
 ) -> None:
     code, _, err = run_command("prepare", name, tmp_path, "--download", *options)
     assert code == 1
-    assert "cannot be downloaded by a command" in err
+    assert "cannot be downloaded automatically" in err
     assert host in err

@@ -47,7 +47,7 @@ def test_indexes_of_tars_that_are_there(tmp_path, workers):
     assert [entry["shard"] for entry in json_lines(tmp_path / "out/shards.jsonl")] == tars
     check_copies(read_manifest(tmp_path / "out"), make_utterances(tmp_path / "audio", 6))
     assert index_shards(tars, tmp_path / "out") == replace(report, kept=3)
-    with pytest.raises(ConfigError, match="out: was begun with other utterances"):
+    with pytest.raises(ConfigError, match="out: was started with other utterances"):
         index_shards(tars[:2], tmp_path / "out")
 
 
@@ -87,7 +87,7 @@ def test_bad_tars_and_members_are_named_and_the_rest_is_indexed(tmp_path):
     out = tmp_path / "out"
     report = index_shards([str(path) for path in (first, second, third, fourth)], out)
     assert list(report.skipped) == ["odd", "bad", str(second), str(third)]
-    assert "'odd' has no audio beside it" in report.skipped["odd"]
+    assert "'odd' has no audio" in report.skipped["odd"]
     assert "damaged" in report.skipped[str(second)]
     assert "No such file" in report.skipped[str(third)]
     assert (report.shards, report.utterances) == (2, 4)

@@ -191,7 +191,7 @@ def test_what_is_refused_before_any_work(tmp_path):
     assert not (tmp_path / "out").exists()
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign/000000.tar").write_bytes(b"precious")
-    with pytest.raises(ConfigError, match=r"foreign/000000\.tar: already there, and not from here"):
+    with pytest.raises(ConfigError, match=r"foreign/000000\.tar: already exists and belongs to something else"):
         write_shards([first], tmp_path / "foreign")
     assert (tmp_path / "foreign/000000.tar").read_bytes() == b"precious"
 
@@ -205,11 +205,11 @@ def test_another_corpus_in_the_same_folder_is_refused(tmp_path):
         ({"per_shard": 3}, "another per_shard"),
         ({"codec": "keep", "seed": 1}, "another codec and another seed"),
     ]:
-        with pytest.raises(ConfigError, match=f"out: was begun with {message}: choose another folder"):
+        with pytest.raises(ConfigError, match=f"out: was started with {message}: choose another folder"):
             write_shards(utterances, out, **{"per_shard": 2, **change})
     changed = [replace(utterances[0], txt="another text"), *utterances[1:]]
     for others in (changed, utterances[:2]):
-        with pytest.raises(ConfigError, match="out: was begun with other utterances"):
+        with pytest.raises(ConfigError, match="out: was started with other utterances"):
             write_shards(others, out, per_shard=2)
     (out / "plan.json").write_text("{")
     with pytest.raises(ConfigError, match=r"plan\.json: not JSON"):

@@ -131,7 +131,7 @@ def test_one_bad_utterance_or_tar_leaves_the_others(web, corpus):
     with pytest.raises(AudioError, match=r"corpus/0\.tar: b: cannot be decoded"):
         load_utterance(utterances[1])
     (corpus / "0.tar").write_bytes(content[: offset + 100])
-    with pytest.raises(AudioError, match=rf"corpus/0\.tar: b: truncated: {size - 100} more bytes should follow"):
+    with pytest.raises(AudioError, match=rf"corpus/0\.tar: b: truncated: {size - 100} bytes are missing"):
         load_utterance(utterances[1])
     with pytest.raises(AudioError, match=r"corpus/0\.tar: ключ: truncated"):
         load_utterance(utterances[2])
@@ -172,7 +172,7 @@ GOOD = {"shard": "0.tar", "index": "0.jsonl", "utterances": 3, "seconds": 1.5}
         ({**GOOD, "shard": ""}, "must not be empty"),
         ({**GOOD, "shard": "first.tar"}, r"shard 'first.tar' was already listed at .*shards\.jsonl:1"),
         ({"shard": "0.tar", "utterances": 3, "seconds": 1.5}, "missing 'index'"),
-        ({**GOOD, "utterances": 0}, "'utterances' must be a whole number from 1 on, found 0"),
+        ({**GOOD, "utterances": 0}, "'utterances' must be a whole number of at least 1, found 0"),
         ({**GOOD, "utterances": 1.5}, "'utterances' must be a whole number"),
         ({**GOOD, "utterances": True}, "'utterances' must be a whole number"),
         ({**GOOD, "seconds": -1}, "'seconds' must be a number"),
@@ -207,13 +207,13 @@ ENTRY = {"key": "a", "offset": 512, "size": 10, "txt": "x", "duration": 1.5}
         ('{"key": "a", "off', r"0\.jsonl:2: not JSON"),
         ({**ENTRY, "key": "first"}, r"0\.jsonl:2: key 'first' was already used at .*0\.jsonl:1"),
         ({**ENTRY, "key": ""}, r"0\.jsonl:2: 'key' must not be empty"),
-        ({**ENTRY, "offset": -1}, r"0\.jsonl:2: 'offset' must be a whole number from 0 on"),
+        ({**ENTRY, "offset": -1}, r"0\.jsonl:2: 'offset' must be a whole number of at least 0"),
         ({**ENTRY, "offset": "512"}, r"0\.jsonl:2: 'offset' must be a whole number"),
-        ({**ENTRY, "size": 0}, r"0\.jsonl:2: 'size' must be a whole number from 1 on"),
+        ({**ENTRY, "size": 0}, r"0\.jsonl:2: 'size' must be a whole number of at least 1"),
         ({**ENTRY, "duration": "long"}, r"0\.jsonl:2: 'duration' must be a number"),
         ({**ENTRY, "txt": None}, r"0\.jsonl:2: 'txt' must be text"),
         ({name: ENTRY[name] for name in ENTRY if name != "size"}, r"0\.jsonl:2: missing 'size'"),
-        ("", r"0\.jsonl: 1 utterances, but the list of shards says 2"),
+        ("", r"0\.jsonl: 1 utterances, but the list of shards has 2"),
     ],
 )
 def test_a_broken_index(tmp_path, line, message):

@@ -183,7 +183,9 @@ def test_babble_may_come_from_a_source_and_may_be_but_a_part_of_the_noise(corpus
 
 def test_babble_without_voices_is_an_error_and_unreadable_ones_are_left_out(corpus):
     noise = NoiseConfig(probability=1.0, babble=1.0, min_voices=3)
-    with pytest.raises(ConfigError, match=r"noise babble: 0 utterances.*babble_source"):
+    with pytest.raises(
+        ConfigError, match=r"noise babble: min_voices is 3, but there are only 0 utterances.*babble_source"
+    ):
         changer_of((), noise=noise)
     gone = [dataclasses.replace(utterance, wav="nowhere.wav") for utterance in corpus]
     part = speech()

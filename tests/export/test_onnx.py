@@ -25,7 +25,7 @@ from unichoir.export.onnx import export_model, export_onnx
 from unichoir.network.asr_model import AsrModel
 from unichoir.network.checkpoint import load_checkpoint, save_checkpoint
 from unichoir.network.masks import ChunkMask
-from unichoir.network.moe import Router
+from unichoir.network.router import Router
 
 NAMES = ("rotary_moe", "top1_without_bias_float16", "whisper_moe", "not_causal")
 STREAMING = NAMES[:3]

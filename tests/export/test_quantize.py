@@ -30,7 +30,8 @@ from unichoir.export.quantize import (
 from unichoir.network.asr_model import AsrModel
 from unichoir.network.config import FeedForwardConfig
 from unichoir.network.feed_forward import ACTIVATIONS
-from unichoir.network.moe import MoE, Router, expert_load
+from unichoir.network.moe import MoE, expert_load
+from unichoir.network.router import Router
 from unichoir.network.subsampling import Conv1dFront, Conv2dFront
 
 NAMES = ("rotary_moe_int8", "dense_batch_norm_int8", "whisper_moe_int8")

@@ -207,6 +207,6 @@ def test_more_replicas_than_gpus(cluster: str, run_command: Run) -> None:
 def test_without_ray(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
     pytest.importorskip("ray.data")
     monkeypatch.setitem(sys.modules, missing, None)
-    install = r"--ray needs more than a plain install: pip install 'unichoir\[cluster\]' \(no ray"
+    install = r"--ray needs an extra: pip install 'unichoir\[cluster\]' \(no ray"
     with pytest.raises(UnichoirError, match=install), fleet_cluster.connected("local"):
         raise AssertionError

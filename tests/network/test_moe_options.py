@@ -16,12 +16,12 @@ from unichoir.network.encoder import Encoder
 from unichoir.network.masks import ChunkMask
 from unichoir.network.moe import (
     MoE,
-    Router,
     balance_experts,
     expert_load,
     load_balancing_loss,
     take_load_loss,
 )
+from unichoir.network.router import Router
 
 DIM = 6
 PLAIN = FeedForwardConfig(hidden_dim=7, num_experts=5, top_k=3)

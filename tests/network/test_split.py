@@ -12,7 +12,8 @@ from unichoir.network import split
 from unichoir.network.asr_model import AsrModel
 from unichoir.network.config import DecoderConfig, EncoderConfig, FeedForwardConfig, ModelConfig
 from unichoir.network.feed_forward import FeedForward
-from unichoir.network.moe import MoE, Router, expert_load
+from unichoir.network.moe import MoE, expert_load
+from unichoir.network.router import Router
 from unichoir.network.split import SplitOptions, split_config, split_into_experts
 from unichoir.network.upcycle import upcycle
 
@@ -160,9 +161,9 @@ def test_what_cannot_be_split() -> None:
     moe = upcycle(dense, 2)
     with pytest.raises(ConfigError, match=r"encoder\.feed_forward\.num_experts is 2: only a dense model can be split"):
         split_into_experts(moe, lambda: hear(moe), SplitOptions())
-    with pytest.raises(ConfigError, match=r"encoder\.feed_forward: 24 units do not make 5 experts"):
+    with pytest.raises(ConfigError, match=r"encoder\.feed_forward: 24 units cannot be divided into 5 experts"):
         split_config(dense.config, SplitOptions(num_experts=5))
-    with pytest.raises(ConfigError, match="0 units do not make 4 experts"):
+    with pytest.raises(ConfigError, match="0 units cannot be divided into 4 experts"):
         split_config(dense.config, SplitOptions(shared_share=0.999))
     with pytest.raises(ConfigError, match=r"encoder\.blocks\.0\.feed_forward_macaron: no speech went through"):
         split_into_experts(dense, lambda: [], SplitOptions())

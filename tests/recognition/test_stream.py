@@ -397,7 +397,7 @@ def test_an_endpoint_in_the_silence_behind_the_audio_ends_with_the_audio(
 ) -> None:
     rules = EndpointRules(silence_before_speech=silence, silence_after_speech=silence)
     options = StreamingOptions(chunk_size=chunk_size, num_left_chunks=2, endpoint=rules)
-    heard = listen(any_recognizer, any_recognizer.create_stream(options), [play([(4, 0.5, 1.0)], 1.0)])
+    heard = listen(any_recognizer, any_recognizer.streams.create_stream(options), [play([(4, 0.5, 1.0)], 1.0)])
     check_tiling(heard.finals, 1000)
     (word,) = (word for final in heard.finals for word in final.words)
     assert word.text == "mid"

@@ -89,10 +89,10 @@ BROKEN: list[tuple[Callable[[Path], object], str]] = [
     (lambda folder: (save_cased_model(folder, ENGLISH) / "bpe.vocab").unlink(), "no tokens .*comes with bpe.vocab"),
     (lambda folder: (save_cased_model(folder, ENGLISH) / "bpe.vocab").write_bytes(b"\xff\xfe"), "not text in UTF-8"),
     (lambda folder: (save_cased_model(folder, ENGLISH) / "bpe.vocab").write_text("a b\n"), "a piece and its score"),
-    (lambda folder: (save_cased_model(folder, ENGLISH) / "bpe.vocab").write_text(""), "no pieces beside"),
+    (lambda folder: (save_cased_model(folder, ENGLISH) / "bpe.vocab").write_text(""), "no pieces except"),
     (lambda folder: (save_cjk_model(folder, CHINESE) / "bpe.vocab").write_text("a 1\n" * 4), "has no COMMA = 1"),
     (lambda folder: save_cjk_model(folder, CHINESE, {"vocab_size": 3}), "7 tokens, but vocab_size 3"),
-    (lambda folder: save_cjk_model(folder, CHINESE, {"unk_symbol": "<no>"}), "unk_symbol '<no>' is none of its"),
+    (lambda folder: save_cjk_model(folder, CHINESE, {"unk_symbol": "<no>"}), "unk_symbol '<no>' is not one of its"),
     (lambda folder: save_cjk_model(folder, CHINESE, {"punctuations": "_|，|？|、"}), "its punctuations lack 。"),
     (lambda folder: save_cjk_model(folder, CHINESE, {"punctuations": "_|，|？|、|。"}), r"not \[\(1, 2, 5\)\]"),
 ]

@@ -118,7 +118,7 @@ def test_a_run_with_a_teacher(experiment: Experiment, corpus: Path, tmp_path: Pa
     assert first_difference(start, taught) is not None
     # A teacher that hears other features says so before anything is learnt; so does one that is not there.
     other = replace(taught, fbank=replace(taught.fbank, low_freq=30.0))
-    with pytest.raises(ConfigError, match=r"teacher: .* takes other features"):
+    with pytest.raises(ConfigError, match=r"teacher: .* uses other features"):
         train(other, *manifests, tmp_path / "other")
     nowhere = replace(taught, teacher=TeacherConfig(checkpoint=str(tmp_path / "nothing")))
     with pytest.raises(ConfigError, match="nothing"):

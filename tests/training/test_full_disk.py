@@ -13,7 +13,7 @@ from unichoir.configuration import to_mapping
 from unichoir.training.config import ExperimentConfig
 from unichoir.training.trainer import Trainer
 
-ADVICE = "File too large: started again when there is room, the run goes on from its last checkpoint"
+ADVICE = "File too large: free some space and start the run again; it continues from its last checkpoint"
 CASES = (
     ("update", 4, 0, r"tensorboard/events\.out\.tfevents\.[^/]+"),
     ("update", 4, 1_000_000, "state/step-00000005"),

@@ -131,7 +131,7 @@ def test_a_damaged_state_is_told_of_and_the_one_before_used(tmp_path: Path, worl
     (told,) = other.told
     assert told.startswith(f"{newest}: damaged checkpoint, not used: ")
     shutil.rmtree(tmp_path / "step-00000001")
-    with pytest.raises(CheckpointError, match="no undamaged checkpoint to go on from"):
+    with pytest.raises(CheckpointError, match="no undamaged checkpoint to continue from"):
         other.read_newest()
 
 

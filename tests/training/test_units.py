@@ -24,7 +24,7 @@ def test_of_another_language(experiment: Callable[..., ExperimentConfig], corpus
     (warning,) = prepare(experiment(), [with_texts(corpus, tmp_path, half)], [corpus / "dev.jsonl"]).warnings
     assert warning.startswith("warning: ")
     assert "50.0%" in warning
-    expected = r"other\.jsonl: the vocabulary does not know 52\.9% .* 'train1': привет: .* of another language\?"
+    expected = r"other\.jsonl: the vocabulary lacks 52\.9% .* 'train1': привет: .* for another language\?"
     with pytest.raises(ConfigError, match=expected):
         prepare(experiment(), [with_texts(corpus, tmp_path, most)], [corpus / "dev.jsonl"])
 

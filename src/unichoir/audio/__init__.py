@@ -1,6 +1,6 @@
-"""Audio files to samples, samples to features, and their augmentation.
+"""From audio files to samples, from samples to features, and data augmentation.
 
-One way leads from a source to samples. `io.open_recording` makes a path, a stream or bytes a file that can be gone back
-in; `decoders.open_sound` finds out what it is; that `Sound` gives blocks of samples and says what is missing;
-`io.Recording.blocks` checks them, mixes the channels and resamples.
+Sources become samples in one way. `io.open_recording` turns a path, a stream or bytes into a seekable file, and
+`decoders.open_sound` detects its format. The resulting `Sound` yields blocks of samples and reports what is missing.
+`io.Recording.blocks` checks the blocks, mixes the channels and resamples.
 """

@@ -1,4 +1,4 @@
-"""Random changes to audio and features while training; every function is pure given its random generator."""
+"""Random changes to audio and features in training. Every function is pure, given its random generator."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from unichoir.audio.telephone import TELEPHONE_RATE, Companding
 from unichoir.errors import ConfigError
 
 CEILING = 3.5
-"""Height in metres that rooms reach at most."""
+"""Maximum height of a room in metres."""
 
 
 def _check_fraction(name: str, value: float) -> None:
@@ -34,23 +34,23 @@ class NoiseConfig:
     """Additive noise."""
 
     probability: float = 0.0
-    """How often an utterance gets noise."""
+    """Probability that an utterance gets noise, from 0 to 1."""
     source: str | None = None
-    """A manifest or a folder of noise recordings; None generates noise."""
+    """Manifest or folder of noise recordings. null generates noise."""
     colours: tuple[Colour, ...] = ("white", "pink")
-    """Of generated noise: white, pink or brown, drawn evenly."""
+    """Colours of generated noise: white, pink or brown, drawn with equal probability."""
     babble: float = 0.0
-    """How often the noise is babble instead: several people who speak at once."""
+    """Probability that the noise is babble, several people speaking at once, from 0 to 1."""
     babble_source: str | None = None
-    """A manifest or a folder of speech for babble; None takes other training utterances."""
+    """Manifest or folder of speech for babble. null uses other training utterances."""
     min_voices: int = 3
-    """The number of voices in babble is drawn evenly between this and `max_voices`."""
+    """Minimum number of voices in babble. The number is drawn uniformly up to `max_voices`."""
     max_voices: int = 8
-    """See `min_voices`."""
+    """Maximum number of voices in babble."""
     min_snr_db: float = 5.0
-    """The signal to noise ratio is drawn evenly between this and `max_snr_db`."""
+    """Minimum signal-to-noise ratio in dB. The ratio is drawn uniformly up to `max_snr_db`."""
     max_snr_db: float = 25.0
-    """See `min_snr_db`."""
+    """Maximum signal-to-noise ratio in dB."""
 
     def __post_init__(self) -> None:
         _check_fraction("noise probability", self.probability)
@@ -65,24 +65,27 @@ class NoiseConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RoomConfig:
-    """Reverberation, from rooms that are drawn once per run."""
+    """Reverberation in rooms that are drawn once per run."""
 
     probability: float = 0.0
-    """How often an utterance is heard in a room."""
+    """Probability that an utterance gets the reverberation of a room, from 0 to 1."""
     num_responses: int = 64
-    """Impulse responses that are drawn from the run's seed; a sixth of a second of computing for each."""
+    """Number of impulse responses, drawn from the run's seed. Each takes a sixth of a second to compute."""
     min_rt60: float = 0.2
-    """Reverberation time, in seconds until an echo is 60 dB weaker: drawn evenly between this and `max_rt60`."""
+    """Minimum reverberation time in seconds, after which an echo is 60 dB weaker. The time is drawn uniformly up to
+    `max_rt60`."""
     max_rt60: float = 0.6
-    """See `min_rt60`."""
+    """Maximum reverberation time in seconds."""
     min_side: float = 3.0
-    """Length and width in metres are drawn evenly between this and `max_side`; heights lie between 2.4 and 3.5."""
+    """Minimum length and width of a room in metres, at least 2. Both are drawn uniformly up to `max_side`. Heights are
+    between 2.4 and 3.5 metres."""
     max_side: float = 8.0
-    """See `min_side`."""
+    """Maximum length and width of a room in metres."""
     min_distance: float = 0.3
-    """From the speaker to the microphone, in metres: drawn evenly between this and `max_distance`."""
+    """Minimum distance from the speaker to the microphone in metres. The distance is drawn uniformly up to
+    `max_distance`."""
     max_distance: float = 3.0
-    """See `min_distance`."""
+    """Maximum distance from the speaker to the microphone in metres."""
 
     def __post_init__(self) -> None:
         _check_fraction("rooms probability", self.probability)
@@ -95,7 +98,7 @@ class RoomConfig:
         for name in ("side", "distance", "rt60"):
             low, high = f"min_{name}", f"max_{name}"
             _check_range(low, getattr(self, low), high, getattr(self, high))
-        # Sabine's formula, where walls take all that reaches them.
+        # Sabine's formula for walls that absorb everything.
         volume, surface = self.max_side**2 * CEILING, 2 * self.max_side**2 + 4 * self.max_side * CEILING
         shortest = 0.163 * volume / surface
         if self.min_rt60 < shortest:
@@ -104,12 +107,12 @@ class RoomConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TelephoneConfig:
-    """A telephone line: 300 to 3400 Hz, 8000 samples in a second, eight bits each."""
+    """A telephone line: 300 to 3400 Hz, 8000 samples per second, eight bits per sample."""
 
     probability: float = 0.0
-    """How often an utterance, with the room and the noise around it, is heard over the line."""
+    """Probability that an utterance, with its room and noise, passes through the line, from 0 to 1."""
     companding: tuple[Companding, ...] = ("mu-law", "a-law")
-    """How G.711 makes eight bits, drawn evenly: mu-law (America, Japan), a-law (elsewhere), none (only the band)."""
+    """G.711 companding, drawn with equal probability: mu-law (America, Japan), a-law (elsewhere), none (band only)."""
 
     def __post_init__(self) -> None:
         _check_fraction("telephone probability", self.probability)
@@ -119,18 +122,20 @@ class TelephoneConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PaddingConfig:
-    """Silence before and after an utterance, and what the gaps of `concat` are made of."""
+    """Silence before and after an utterance. It also defines the gaps of `concat`."""
 
     probability: float = 0.0
-    """How often an utterance gets silence around it."""
+    """Probability that an utterance gets silence around it, from 0 to 1."""
     max_seconds: float = 3.0
-    """Of each of both sides, drawn evenly from 0; less where `data.max_seconds` would be exceeded."""
+    """Maximum silence on each side in seconds, drawn uniformly from 0. It is shortened if the utterance would exceed
+    `data.max_seconds`."""
     digital: float = 0.5
-    """How often a silence is digital, samples of exactly 0 without room or noise; otherwise it is faint noise."""
+    """Probability that a silence is digital, from 0 to 1: samples of exactly 0 without room or noise. Other silences
+    are faint noise."""
     min_level_db: float = -90.0
-    """The root mean square of faint noise against an amplitude of 1 is drawn evenly between this and `max_level_db`."""
+    """Minimum root mean square of faint noise in dBFS. The level is drawn uniformly up to `max_level_db`."""
     max_level_db: float = -50.0
-    """See `min_level_db`."""
+    """Maximum root mean square of faint noise in dBFS, at most 0."""
 
     def __post_init__(self) -> None:
         _check_fraction("padding probability", self.probability)
@@ -147,15 +152,15 @@ class SpecAugmentConfig:
     """Masks over time and frequency (SpecAugment, arXiv 1904.08779)."""
 
     num_time_masks: int = 2
-    """Stretches of time that are masked."""
+    """Number of masks over time."""
     max_time_frames: int = 50
-    """Longest mask over time, in feature frames."""
+    """Maximum length of a mask over time, in feature frames."""
     max_time_fraction: float = 0.2
-    """Of the utterance, for each mask: short words would vanish under 50 frames."""
+    """Maximum length of a mask over time as a fraction of the utterance, from 0 to 1. It protects short words."""
     num_freq_masks: int = 2
-    """Bands of frequency that are masked."""
+    """Number of masks over frequency."""
     max_freq_bins: int = 10
-    """Widest mask over frequency, in mel bins."""
+    """Maximum width of a mask over frequency, in mel bins."""
 
     def __post_init__(self) -> None:
         _check_fraction("max_time_fraction", self.max_time_fraction)
@@ -165,14 +170,14 @@ class SpecAugmentConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SpecSubConfig:
-    """Stretches of frames replaced by earlier ones (U2++, arXiv 2106.05642)."""
+    """Sequences of frames replaced by earlier ones (U2++, arXiv 2106.05642)."""
 
     num: int = 3
-    """Stretches that are replaced."""
+    """Number of replaced sequences."""
     max_frames: int = 30
-    """Longest stretch, in feature frames."""
+    """Maximum length of a sequence, in feature frames."""
     max_fraction: float = 0.1
-    """Of the utterance, for each stretch."""
+    """Maximum length of a sequence as a fraction of the utterance, from 0 to 1."""
 
     def __post_init__(self) -> None:
         _check_fraction("max_fraction", self.max_fraction)
@@ -182,18 +187,19 @@ class SpecSubConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConcatConfig:
-    """Joining utterances, so that words recorded one by one are also heard in a row."""
+    """Concatenation of utterances, which teaches the model sequences of words that were recorded one by one."""
 
     probability: float = 0.0
-    """Of adding one more utterance, asked again after each one added."""
+    """Probability of appending another utterance, from 0 to 1. It is drawn again after each one."""
     max_seconds: float = 15.0
-    """Of the joined utterance."""
+    """Maximum length of a concatenated utterance in seconds."""
     max_part_seconds: float = 3.0
-    """Longer utterances are neither extended nor appended."""
+    """Maximum length in seconds of utterances that are concatenated. Longer ones stay as they are."""
     same_speaker: bool = False
-    """Join only utterances of one speaker, all at one speed. Languages are never mixed."""
+    """Whether only utterances of the same speaker are concatenated, at the same speed. Languages are never mixed."""
     max_gap_seconds: float = 0.0
-    """Between two utterances there is a silence, drawn evenly from 0 to this; see `padding` for what it is made of."""
+    """Maximum silence between two utterances in seconds, drawn uniformly from 0. `padding` defines the kind of
+    silence."""
 
     def __post_init__(self) -> None:
         _check_fraction("concat probability", self.probability)
@@ -203,20 +209,21 @@ class ConcatConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """All that training may do to an utterance; the defaults are the U2++ recipe."""
+    """All random changes to an utterance in training. The defaults are the U2++ recipe."""
 
     speeds: tuple[float, ...] = (0.9, 1.0, 1.1)
-    """One is drawn evenly; pitch changes with it (Ko et al., 2015)."""
+    """Speed factors from 0.5 to 2, drawn with equal probability. The pitch changes too (Ko et al., 2015)."""
     gain_db: float = 0.0
-    """The level is changed by up to this much in either direction."""
+    """Maximum change of the level in dB, in either direction."""
     dither: float = 0.0
-    """Standard deviation of Gaussian noise added to samples on the int16 scale."""
+    """Standard deviation of Gaussian noise added to the samples, on the int16 scale."""
     narrowband: float = 0.0
-    """How often an utterance is as if recorded at 8 kHz, without anything above 4 kHz; noise comes on top of it."""
+    """Probability that an utterance is limited to 4 kHz, as if recorded at 8 kHz, from 0 to 1. Noise is added
+    afterwards."""
     rooms: RoomConfig = RoomConfig()
     """Reverberation."""
     noise: NoiseConfig = NoiseConfig()
-    """Added noise."""
+    """Additive noise."""
     telephone: TelephoneConfig = TelephoneConfig()
     """Telephone lines."""
     padding: PaddingConfig = PaddingConfig()
@@ -226,9 +233,9 @@ class AugmentConfig:
     spec_sub: SpecSubConfig = SpecSubConfig()
     """Frames replaced by earlier ones."""
     spec_trim_frames: int = 0
-    """Up to this many frames are cut from the end (SpecTrim)."""
+    """Maximum number of feature frames cut from the end (SpecTrim)."""
     concat: ConcatConfig = ConcatConfig()
-    """Utterances that are joined."""
+    """Concatenation of utterances."""
 
     def __post_init__(self) -> None:
         if not self.speeds or not all(0.5 <= speed <= 2 for speed in self.speeds):
@@ -239,12 +246,12 @@ class AugmentConfig:
 
     @property
     def changes_audio(self) -> bool:
-        """Whether samples are changed at random beyond the choice among `speeds` and the bandwidth."""
+        """Whether samples change at random beyond the choice of `speeds` and the bandwidth."""
         return bool(self.audio_changes)
 
     @property
     def audio_changes(self) -> tuple[str, ...]:
-        """The keys that change samples in endlessly many ways, so that features cannot be kept."""
+        """The keys that change samples in too many ways to cache features."""
         asked = {
             "dither": self.dither,
             "rooms": self.rooms.probability,
@@ -262,27 +269,27 @@ NO_AUGMENTATION = AugmentConfig(
 
 
 def perturb_speed(samples: Samples, speed: float) -> Samples:
-    """(N,) to (about N / speed,): played `speed` times as fast, pitch included."""
+    """Play (N,) samples `speed` times as fast, including the pitch. Returns (about N / speed,) samples."""
     return resample(samples, speed, 1.0)
 
 
 def narrow_band(samples: Samples, sample_rate: int) -> Samples:
-    """(N,) samples as after a telephone line: sampled at 8 kHz in between."""
+    """Limit (N,) samples to 4 kHz by resampling to 8 kHz and back."""
     return resample(resample(samples, sample_rate, TELEPHONE_RATE), TELEPHONE_RATE, sample_rate)
 
 
 def add_dither(samples: Samples, amount: float, rng: np.random.Generator) -> Samples:
-    """(N,) samples plus Gaussian noise whose standard deviation is `amount` steps of int16."""
+    """Add Gaussian noise to (N,) samples. Its standard deviation is `amount` steps of int16."""
     noise = rng.standard_normal(len(samples), dtype=np.float32)
     dithered: Samples = samples + noise * np.float32(amount / 32768)
     return dithered
 
 
 def change_gain(feats: Features, decibels: float, config: FbankConfig) -> Features:
-    """(T, M) features, without lead, as if the samples had been louder by `decibels`: a gain shifts log energies.
+    """Change (T, M) features, without lead frames, as if the samples were louder by `decibels`.
 
-    Those at the floor of kind whisper stay there: most are silence, which no gain changes. Nothing
-    clips: samples are floating point numbers, and features of those beyond [-1, 1] go on in the same way.
+    A gain shifts log energies. With kind whisper, values at the floor stay there: most are silence, which no gain
+    changes. Nothing clips: samples are floating point, and features of samples beyond [-1, 1] continue in the same way.
     """
     shifted: Features = feats + np.float32(decibels / config.decibels)
     if config.kind == "whisper":
@@ -294,11 +301,10 @@ def change_gain(feats: Features, decibels: float, config: FbankConfig) -> Featur
 def spec_augment(
     feats: Features, config: SpecAugmentConfig, rng: np.random.Generator, speech_frames: int | None = None
 ) -> Features:
-    """A copy of (T, M) with random stretches of frames and bands of bins set to the utterance's mean of each bin.
+    """Return (T, M) features with random ranges of frames and bins set to the utterance's mean of each bin.
 
-    The mean rather than zero because the features are not normalised yet; after CMVN it is close to zero.
-    `speech_frames`, if it is not all of them, says how many frames `max_time_fraction` is taken of: a short word in
-    long silence must not vanish.
+    The mean is used instead of zero because the features are not normalised yet; after CMVN it is close to zero.
+    `speech_frames`, if given, replaces T in `max_time_fraction`, which protects a short word in a long silence.
     """
     frames, bins = feats.shape
     masked: Features = feats.copy()
@@ -316,7 +322,7 @@ def spec_augment(
 def spec_substitute(
     feats: Features, config: SpecSubConfig, rng: np.random.Generator, speech_frames: int | None = None
 ) -> Features:
-    """A copy of (T, M) where random stretches of frames repeat what came some frames earlier.
+    """Return (T, M) features in which random sequences of frames repeat frames a little earlier.
 
     `speech_frames`: as in `spec_augment`.
     """
@@ -333,9 +339,9 @@ def spec_substitute(
 def spec_trim(
     feats: Features, max_frames: int, min_left: int, rng: np.random.Generator, speech_frames: int | None = None
 ) -> Features:
-    """(T, M) without up to `max_frames` of its last frames; at least half of it and `min_left` frames stay.
+    """Cut up to `max_frames` frames from the end of (T, M). At least T / 2 and `min_left` frames remain.
 
-    Of features that are partly silence, half of the `speech_frames` and `min_left` of them stay.
+    For features that are partly silence, half of the `speech_frames` and `min_left` of them remain.
     """
     speech = _speech(feats, speech_frames)
     spare = min(max_frames, speech // 2, speech - min_left)

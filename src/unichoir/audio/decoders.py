@@ -1,4 +1,4 @@
-"""Which decoder reads a file, and what they have in common; WAV, and the links of an Ogg."""
+"""Detection of file formats and the interface of all decoders, with decoders for WAV and chained Ogg."""
 
 import importlib.util
 import io
@@ -18,78 +18,78 @@ from unichoir.errors import AudioError
 BLOCK_FRAMES = 1 << 16
 BLOCK_BYTES = 1 << 20
 UNKNOWN_LENGTH = 0x7F000000
-"""Writers to a pipe put a number near the largest one for the length (sox 0x7f000000, ffmpeg 0xffffffff)."""
+"""Programs that write to a pipe use a number near the maximum as the length (sox 0x7f000000, ffmpeg 0xffffffff)."""
 PLACEHOLDER = 2_000_000_000
 HEADER_BYTES = 44
-"""Some writers count their header as samples."""
+"""Some programs count their header as samples."""
 MAX_BAD_LINKS = 100
-"""Links of a chained Ogg, one after the other, in which nothing can be decoded: each costs time."""
+"""Maximum number of consecutive undecodable links in a chained Ogg, because each takes time."""
 MAX_CHUNKS = 10_000
-"""Before the samples; a file of nothing but empty chunks is not gone through to its end."""
+"""Maximum number of chunks before the samples, which limits files of empty chunks."""
 TRAILER_BYTES = 4096
-"""Tags at the end of a file, which libsndfile leaves unread."""
+"""Size of tags at the end of a file, which libsndfile leaves unread."""
 SLACK_SECONDS = 0.05
-"""Decoders disagree about the padding of the last frame."""
+"""Tolerance for lengths, because decoders disagree about the padding of the last frame."""
 ERRORS = (TypeError, ValueError, OverflowError, OSError, soundfile.SoundFileError)
 MP3, EXTENSIBLE = 0x55, 0xFFFE
 SUBTYPES = {(1, 8): "PCM_U8", (3, 32): "FLOAT", (3, 64): "DOUBLE", (6, 8): "ALAW", (7, 8): "ULAW"}
 SUBTYPES |= {(1, bits): f"PCM_{bits}" for bits in (16, 24, 32)}
-"""What libsndfile calls a WAV's tag and bits."""
+"""libsndfile's name for a WAV's format tag and bits."""
 MPEG = re.compile(rb"\xff[\xe2-\xe7\xea-\xef\xf2-\xf7\xfa-\xff]")
 FLAC, HEAD_BYTES = b"fLaC", 64
-"""How FLAC begins, or the second packet of its first page in an Ogg."""
+"""The first bytes of FLAC, or of the second packet of its first page in an Ogg."""
 FIRST_PAGE, MAX_PAGE_BYTES = re.compile(rb"OggS\0[\2\3\6\7]"), 65_307
 
 
 @dataclass(frozen=True)
 class Block:
-    """A stretch of sound. Rate and number of channels may change from block to block."""
+    """A block of audio. Sample rate and number of channels may change from block to block."""
 
     samples: NDArray[np.float32]
     """(channels, N), nominally in [-1, 1]."""
     rate: int
-    """In Hz."""
+    """Sample rate in Hz."""
     time: float
-    """When it begins, in seconds from the beginning of the recording."""
+    """Start time in seconds from the beginning of the recording."""
 
     @property
     def end(self) -> float:
-        """When it ends, in seconds."""
+        """End time in seconds."""
         return self.time + int(self.samples.shape[1]) / self.rate
 
     def later(self, seconds: float) -> "Block":
-        """The same, so much later."""
+        """Return the same block, `seconds` later."""
         return replace(self, time=self.time + seconds)
 
 
 @dataclass(frozen=True)
 class Loss:
-    """Something that is missing."""
+    """A report of missing audio."""
 
     what: str
-    """In words, with a place for `time` and one for `end`."""
+    """Message with a placeholder for `time` and optionally one for `end`."""
     time: float
-    """Where, in seconds from the beginning of the recording."""
+    """Start time in seconds from the beginning of the recording."""
     end: float = 0.0
-    """Another time that the words need."""
+    """Second time of the message, in seconds."""
 
     def __str__(self) -> str:
         return self.what.format(self.time, self.end)
 
     def later(self, seconds: float) -> "Loss":
-        """The same, so much later."""
+        """Return the same loss, `seconds` later."""
         return replace(self, time=self.time + seconds, end=self.end + seconds)
 
 
-MORE_KINDS = "pip install 'unichoir[av]' reads more kinds"
+MORE_KINDS = "pip install 'unichoir[av]' reads more formats"
 TRUNCATED = "truncated: the audio ends at {:.3f} s of {:.3f} s"
 DAMAGED = "damaged at {:.3f} s"
-NO_END = "damaged: nothing is found after {:.3f} s"
+NO_END = "damaged: no audio is found after {:.3f} s"
 
 
 def to_float(values: NDArray[Any]) -> NDArray[np.float32]:
-    """Integers of any width, uint8 around 128, or floats, to floats in [-1, 1], in the order of C; the shape stays."""
-    with np.errstate(over="ignore"):  # what is not finite, `io` finds
+    """Convert integers of any width (uint8 around 128) or floats to C-ordered floats in [-1, 1]. The shape is kept."""
+    with np.errstate(over="ignore"):  # `io` detects values that are not finite
         floats: NDArray[np.float32] = values.astype(np.float32, order="C", copy=False)
     if values.dtype == np.uint8:
         floats -= np.float32(128)
@@ -100,19 +100,19 @@ def to_float(values: NDArray[Any]) -> NDArray[np.float32]:
 
 
 class Sound(NamedTuple):
-    """What a file says, or an array: the functions of the decoder that has been chosen for it."""
+    """The audio of a file or an array: functions of the decoder that was chosen for it."""
 
     blocks: Callable[[float], Iterator[Block | Loss]]
-    """The sound from a time on, in seconds, or from somewhat earlier, and what is missing where that is noticed.
+    """Decodes from a time in seconds or somewhat earlier, and reports losses when it notices them.
 
-    Raises AudioError, which does not name the file, where there is nothing that can be decoded.
+    Raises AudioError, without the name of the file, if nothing can be decoded.
     """
     seconds: Callable[[], float | None]
-    """The length as the header tells it, for progress only; None where it tells none."""
+    """Returns the length that the header states, for progress only; None if it states none."""
 
 
 class Section:
-    """The bytes of a file from `begin` to `end`, as a file without a name: a suffix is no reason to believe anything.
+    """The bytes `begin` to `end` of a file, as a file without a name, so decoders don't rely on its suffix.
 
     begin, end: in bytes; None is the end of the file.
     """
@@ -124,7 +124,7 @@ class Section:
         self.size = (file.seek(0, io.SEEK_END) if end is None else end) - begin
 
     def read(self, size: int = -1) -> bytes:
-        """The next bytes, at most `size` of them."""
+        """Return the next bytes, at most `size`."""
         left = max(0, self.size - self._position)
         self._file.seek(self._begin + self._position)
         data = self._file.read(left if size < 0 else min(size, left))
@@ -132,33 +132,33 @@ class Section:
         return data
 
     def readinto(self, buffer: memoryview) -> int:
-        """As libsndfile wants it."""
+        """Fill a buffer, as libsndfile requires."""
         data = self.read(len(buffer))
         memoryview(buffer).cast("B")[: len(data)] = data
         return len(data)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go on elsewhere; returns where."""
+        """Move to another position and return it."""
         self._position = max(0, offset + (0, self._position, self.size)[whence])
         return self._position
 
     def tell(self) -> int:
-        """Where the next bytes are."""
+        """Return the position of the next byte."""
         return self._position
 
     def at(self, position: int, size: int) -> bytes:
-        """At most `size` bytes from `position` on."""
+        """Return at most `size` bytes from `position` on."""
         self.seek(position)
         return self.read(size)
 
 
 def has(library: str) -> bool:
-    """Whether a library is installed."""
+    """Return whether a library is installed."""
     return importlib.util.find_spec(library) is not None
 
 
 def open_sound(file: BinaryIO) -> Sound:
-    """The decoder of a file that can be gone back in. Raises AudioError for an empty one."""
+    """Choose the decoder of a seekable file. Raises AudioError for an empty file."""
     whole = Section(file)
     if not whole.size:
         raise AudioError("the file is empty")
@@ -166,9 +166,9 @@ def open_sound(file: BinaryIO) -> Sound:
 
 
 def _library(file: Section) -> Sound:
-    """All but PCM: by FFmpeg's libraries or, without them, by miniaudio and libsndfile.
+    """Decode everything but PCM with FFmpeg's libraries or, without them, with miniaudio and libsndfile.
 
-    libsndfile is kept from MP3: it believes what headers say of the length, and writes to standard error.
+    MP3 never goes to libsndfile, which trusts the length in headers and writes to standard error.
     """
     if has("av"):
         from unichoir.audio import ffmpeg
@@ -185,9 +185,10 @@ def _library(file: Section) -> Sound:
 
 
 def _plain(opened: Callable[[], Any], file: Section, promised: float | None = None) -> Sound:
-    """A decoder that knows little of damage, but where it has stopped.
+    """Use a decoder that can't report damage except for the place where it stopped.
 
-    opened: makes a soundfile.SoundFile, or what looks like one. promised: seconds; None: the decoder knows.
+    opened: makes a soundfile.SoundFile or a compatible object. promised: the expected seconds; None if the decoder
+    knows.
     """
     return Sound(partial(_plain_blocks, opened, file, promised), partial(_plain_seconds, opened, file))
 
@@ -211,7 +212,7 @@ def _plain_blocks(
             rate = sound.samplerate
             position = sound.seek(min(int(start * rate), sound.frames)) if start else 0
             while len(samples := sound.read(BLOCK_FRAMES, dtype="float32", always_2d=True)):
-                # One channel after the other: numpy takes the mean of such an array in a sixth of the time.
+                # Channels are contiguous, because numpy computes the mean of this layout in a sixth of the time.
                 yield Block(np.ascontiguousarray(samples.T), rate, position / rate)
                 position += len(samples)
                 place = position / rate
@@ -229,15 +230,17 @@ def _plain_blocks(
 
 
 def after_tags(file: Section, position: int) -> int:
-    """Where ID3 tags end that begin there, as they stand before MP3."""
+    """Return the end of the ID3 tags at `position`, which precede MP3."""
     while (head := file.at(position, 10))[:3] == b"ID3" and len(head) == 10:
         position += 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
     return position
 
 
 def _wav(file: Section) -> Sound | None:
-    """None for what is no WAV, or one of samples that a library must decode. Header and file may disagree: then the
-    file counts."""
+    """Decode PCM in WAV. Returns None for other files.
+
+    If header and file disagree about the length, the file decides.
+    """
     head = file.at(0, 12)
     if head[:4] not in (b"RIFF", b"RF64") or head[8:] != b"WAVE":
         return None
@@ -245,7 +248,7 @@ def _wav(file: Section) -> Sound | None:
     for _ in range(MAX_CHUNKS):
         name, size = struct.unpack("<4sI", file.at(position, 8).ljust(8, b"\0"))
         position += 8
-        if name == b"ds64":  # of WAV beyond 4 GB (EBU Tech 3306)
+        if name == b"ds64":  # for WAV beyond 4 GB (EBU Tech 3306)
             told = int.from_bytes(file.read(16)[8:], "little")
         elif name == b"fmt ":
             form = file.read(min(size, 40))
@@ -272,12 +275,12 @@ def _wav(file: Section) -> Sound | None:
 
 
 def _ogg(file: Section) -> Sound | None:
-    """None for another file."""
+    """Decode an Ogg. Returns None for other files."""
     return Sound(partial(_ogg_blocks, file), _library(file).seconds) if file.at(0, 4) == b"OggS" else None
 
 
 def _ogg_blocks(file: Section, start: float) -> Iterator[Block | Loss]:
-    """All links of an Ogg, each of which is a recording of its own (RFC 3533)."""
+    """Decode all links of an Ogg, each of which is an independent recording (RFC 3533)."""
     time, bad = 0.0, 0
     for link in _ogg_links(file):
         shift = time
@@ -294,15 +297,15 @@ def _ogg_blocks(file: Section, start: float) -> Iterator[Block | Loss]:
             bad += 1
             if bad > MAX_BAD_LINKS:
                 break
-    # An Ogg that stops between two pages is whole: a live recording has no page marked as the last.
+    # An Ogg that stops between two pages is complete: live recordings have no page marked as the last.
     tail = max(0, file.size - MAX_PAGE_BYTES)
     last = file.at(tail, MAX_PAGE_BYTES).rfind(b"OggS")
     if last >= 0 and _page_end(file, tail + last) > file.size:
-        yield Loss("truncated: the last page of its Ogg is cut, the audio ends at {:.3f} s", time)
+        yield Loss("truncated: the last Ogg page is incomplete, the audio ends at {:.3f} s", time)
 
 
 def _ogg_links(file: Section) -> Iterator[Section]:
-    """A link begins with a first page that follows another kind of page; it may have several of them."""
+    """Yield the links. A link starts with one or several first pages that follow another kind of page."""
     begin = after = 0
     for place in range(0, file.size, BLOCK_BYTES):
         for found in FIRST_PAGE.finditer(file.at(place, BLOCK_BYTES + 5)):

@@ -1,4 +1,4 @@
-"""Log-mel filterbank features: one path for whole utterances and for streams."""
+"""Log-mel filterbank features, computed in the same way for complete utterances and for streams."""
 
 import dataclasses
 import math
@@ -17,36 +17,36 @@ Features = NDArray[np.float32]
 
 
 WHISPER_FLOOR = -6.0
-"""Of log10 energies. Whisper itself clamps to 8 below the utterance's maximum, which no stream can know."""
+"""Minimum of log10 energies. Whisper itself clamps to 8 below the utterance's maximum, which streams can't know."""
 FRAMES_AT_ONCE = 256
-"""As many as stay in a processor's cache."""
+"""Number of frames computed at once, chosen to fit a processor's cache."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FbankConfig:
-    """How samples become features; a model is only right with the one that it was trained with."""
+    """Computation of features from samples. A model only works with the settings that it was trained with."""
 
     kind: Literal["kaldi", "whisper"] = "kaldi"
-    """Whose features. "whisper" fixes everything but `num_mel_bins` (80 or 128), `lead_frames` and `trail_frames`."""
+    """Kind of features. whisper only leaves `num_mel_bins` (80 or 128), `lead_frames` and `trail_frames` open."""
     sample_rate: int = 16000
-    """In Hz."""
+    """Sample rate in Hz."""
     num_mel_bins: int = 80
-    """Mel filters, and so numbers in a frame."""
+    """Number of mel filters, which is the number of values per frame."""
     frame_length_ms: float = 25.0
-    """Length of the window of a frame."""
+    """Length of a frame's window in milliseconds."""
     frame_shift_ms: float = 10.0
-    """Time from one frame to the next."""
+    """Time from one frame to the next in milliseconds."""
     low_freq: float | None = None
-    """Lower edge of the lowest filter in Hz. None becomes what the kind implies: 20 with kaldi, 0 with whisper."""
+    """Lower edge of the lowest filter in Hz. null takes the default of the kind: 20 for kaldi, 0 for whisper."""
     high_freq: float = 0.0
-    """Upper edge of the highest filter in Hz; zero or less is relative to the Nyquist frequency (sherpa-onnx: -400)."""
+    """Upper edge of the highest filter in Hz. 0 or less is relative to the Nyquist frequency (sherpa-onnx: -400)."""
     snip_edges: bool | None = None
-    """Only frames that lie wholly inside the audio. Otherwise the edges are mirrored (sherpa-onnx). None becomes what
-    the kind implies: true with kaldi, false with whisper."""
+    """Whether only frames that lie completely inside the audio are computed. Otherwise the edges are mirrored
+    (sherpa-onnx). null takes the default of the kind: true for kaldi, false for whisper."""
     lead_frames: int = 0
-    """So many frames of zeros come before the first real frame: the zero padding of Whisper's convolutions needs 2."""
+    """Number of zero frames before the first real frame. The zero padding of Whisper's convolutions requires 2."""
     trail_frames: int = 0
-    """So many frames of silence come after the last real frame. Words that end with the recording need them."""
+    """Number of silent frames after the last real frame. They help to recognise words that end with the recording."""
 
     def __post_init__(self) -> None:
         is_whisper = self.kind == "whisper"
@@ -54,7 +54,7 @@ class FbankConfig:
             object.__setattr__(self, "low_freq", 0.0 if is_whisper else 20.0)
         if self.snip_edges is None:
             object.__setattr__(self, "snip_edges", not is_whisper)
-        # Where there is no least value, another check below says more about it.
+        # If there is no minimum, a check below reports it better.
         check_ranges(
             self,
             sample_rate=(1000, 1_000_000),
@@ -90,31 +90,31 @@ class FbankConfig:
             raise ConfigError(f"frame_shift_ms {self.frame_shift_ms} must lie in (0, frame_length_ms]")
         check_ranges(self, frame_shift_ms=(1, 1000))
         if not 0 <= low_freq < top <= nyquist:
-            raise ConfigError(f"low_freq {low_freq} to high_freq {self.high_freq} is no band below {nyquist} Hz")
+            raise ConfigError(f"low_freq {low_freq} to high_freq {self.high_freq} is not a band below {nyquist} Hz")
 
     @property
     def frame_length(self) -> int:
-        """Samples in a window."""
+        """Number of samples in a window."""
         return int(self.sample_rate * self.frame_length_ms / 1000)
 
     @property
     def frame_shift(self) -> int:
-        """Samples from one frame to the next."""
+        """Number of samples from one frame to the next."""
         return int(self.sample_rate * self.frame_shift_ms / 1000)
 
     @property
     def first_centre_ms(self) -> float:
-        """Where in the audio the window of frame 0 has its middle; before the audio if frame 0 is a lead frame."""
+        """Centre of frame 0's window in the audio, in milliseconds; before the audio if frame 0 is a lead frame."""
         if self.kind == "whisper":
             centre = 0.0
         else:
-            # Without snip_edges Kaldi centres frame t on (t + 0.5) shifts.
+            # Without snip_edges, Kaldi centres frame t on (t + 0.5) shifts.
             centre = self.frame_length_ms / 2 if self.snip_edges else self.frame_shift_ms / 2
         return centre - self.lead_frames * self.frame_shift_ms
 
     @property
     def decibels(self) -> float:
-        """By how many dB a sound is louder whose features are greater by 1."""
+        """Level difference in dB that increases features by 1."""
         return 40.0 if self.kind == "whisper" else 10 / math.log(10)
 
     @property
@@ -166,16 +166,15 @@ class FbankConfig:
 
 
 def compute_fbank(samples: Samples, config: FbankConfig) -> Features:
-    """Log-mel energies of a whole utterance.
+    """Return the log-mel energies of a complete utterance.
 
-    Kind kaldi, as Kaldi computes them: samples on the int16 scale, no dither, DC removed per frame, pre-emphasis 0.97,
-    Povey window, power spectrum, triangular mel filters, natural log floored at the float32 epsilon.
+    Kind kaldi matches Kaldi: samples on the int16 scale, no dither, DC removed per frame, pre-emphasis 0.97, Povey
+    window, power spectrum, triangular mel filters, natural log floored at the float32 epsilon.
 
-    Kind whisper, as Whisper computes them (https://github.com/openai/whisper, `log_mel_spectrogram`): periodic Hann
-    window of 400 samples around every 160th sample, edges reflected, spectrum of 400 points, triangular filters by
-    Slaney's mel scale, each of the same area, (log10 + 4) / 4. Only the clamp differs: log10 is floored at -6, not at 8
-    below the utterance's maximum, so that features stream. What of audio shorter than 201 samples cannot be reflected
-    is zero.
+    Kind whisper matches Whisper (https://github.com/openai/whisper, `log_mel_spectrogram`): periodic Hann window of 400
+    samples around every 160th sample, edges reflected, spectrum of 400 points, triangular filters of equal area on
+    Slaney's mel scale, (log10 + 4) / 4. Only the clamp differs: log10 is floored at -6, not at 8 below the utterance's
+    maximum, which allows streaming. Audio shorter than 201 samples is padded with zeros where it can't be reflected.
 
     Args:
         samples: (N,) in [-1, 1], at `config.sample_rate`.
@@ -190,7 +189,7 @@ def compute_fbank(samples: Samples, config: FbankConfig) -> Features:
 
 
 class OnlineFbank:
-    """The features of `compute_fbank` from samples that arrive in blocks; the block sizes change nothing."""
+    """The features of `compute_fbank` for samples that arrive in blocks. Block sizes don't affect the result."""
 
     def __init__(self, config: FbankConfig) -> None:
         self._config = config
@@ -237,9 +236,10 @@ class OnlineFbank:
 
 
 class _Edges:
-    """Audio in blocks with what stands before and after it, so that all frames are whole: its first and last samples,
-    mirrored. Kaldi repeats the very first and the very last sample, Whisper does not. With `snip_edges` there are no
-    edges."""
+    """Pads audio in blocks at both ends by mirroring, so all frames are complete.
+
+    Kaldi repeats the first and the last sample, Whisper doesn't. With `snip_edges` nothing is padded.
+    """
 
     def __init__(self, config: FbankConfig) -> None:
         self._config = config
@@ -248,10 +248,10 @@ class _Edges:
         self._num_samples = 0
         self._begun = False
         self._kept = np.zeros(0, dtype=np.float32)
-        """All of it before the first frame can be whole; then as much of its end as may be mirrored."""
+        """The complete audio until the first frame can be computed; then the part of its end that may be mirrored."""
 
     def process(self, samples: Samples) -> Samples:
-        """What can be told of the padded audio after these (N,) samples."""
+        """Return the known part of the padded audio after these (N,) samples."""
         self._num_samples += len(samples)
         if self._begun:
             self._keep_end(samples)
@@ -260,7 +260,7 @@ class _Edges:
         return self._begin() if self._before + len(self._kept) > self._config.frame_length else self._kept[:0]
 
     def finish(self) -> Samples:
-        """The rest of it."""
+        """Return the rest of the padded audio."""
         config = self._config
         rest = self._kept[:0] if self._begun else self._begin()
         frames = config.num_frames(self._num_samples) - config.edge_frames
@@ -279,8 +279,8 @@ class _Edges:
         self._kept = np.concatenate([self._kept, samples[-most:]])[-most:].copy()
 
     def _mirrored(self, samples: Samples, count: int) -> Samples:
-        """`count` samples beyond the first of these, the nearest first."""
-        if self._repeats:  # again and again where they are too few
+        """Return `count` samples mirrored at the first of these, the nearest first."""
+        if self._repeats:  # repeatedly if there are too few
             turn = np.concatenate([samples, samples[::-1]])
             return np.resize(turn, count) if len(turn) else np.zeros(count, np.float32)
         mirrored = samples[1 : count + 1]
@@ -288,7 +288,7 @@ class _Edges:
 
 
 class _Filters:
-    """From windows of samples to features. What a frame becomes does not depend on the frames beside it."""
+    """Computes features from windows of samples. Each frame is independent of the others."""
 
     def __init__(self, config: FbankConfig) -> None:
         self._config = config
@@ -301,15 +301,15 @@ class _Filters:
             povey = (0.5 - 0.5 * np.cos(2 * np.pi * steps / (length - 1))) ** 0.85
             self._window = (povey * 32768).astype(np.float32)
         weights = _slaney_weights(config) if config.kind == "whisper" else _mel_weights(config, self._size)
-        # Filters overlap with their neighbours only: of all products of spectrum and filters one in forty is not zero.
-        # Each has one at least, since `reduceat` does not know an empty sum.
+        # Filters only overlap with their neighbours: one in forty of all products of spectrum and filters isn't zero.
+        # Each filter has at least one, because `reduceat` doesn't support an empty sum.
         supports = [np.flatnonzero(row) if row.any() else np.zeros(1, np.int64) for row in weights]
         self._bins = np.concatenate(supports)
         self._starts = np.cumsum([0, *map(len, supports[:-1])])
         self._weights = np.concatenate([row[support] for row, support in zip(weights, supports, strict=True)])
 
     def features(self, windows: NDArray[np.float32]) -> Features:
-        """(t, frame_length) samples to (t, M) features."""
+        """Return (t, M) features of (t, frame_length) samples."""
         is_kaldi = self._config.kind == "kaldi"
         if is_kaldi:
             frames = windows - windows.mean(axis=1, keepdims=True)
@@ -336,7 +336,7 @@ def _filters(config: FbankConfig) -> _Filters:
 
 
 def _mel_weights(config: FbankConfig, size: int) -> NDArray[np.float32]:
-    """(M, size / 2 + 1) triangles between points at equal distances in mel, as Kaldi has them."""
+    """Return (M, size / 2 + 1) triangles between points at equal distances in mel, as in Kaldi."""
 
     def mel(frequency: float | NDArray[np.float64]) -> NDArray[np.float64]:
         return np.asarray(1127 * np.log(1 + np.asarray(frequency) / 700))
@@ -345,13 +345,15 @@ def _mel_weights(config: FbankConfig, size: int) -> NDArray[np.float32]:
     top = config.high_freq if config.high_freq > 0 else nyquist + config.high_freq
     edges = np.linspace(mel(config.low_freq or 0.0), mel(top), config.num_mel_bins + 2)
     weights = _triangles(edges, mel(np.arange(size // 2 + 1) * config.sample_rate / size))
-    weights[:, -1] = 0  # Kaldi leaves the highest frequency out
+    weights[:, -1] = 0  # Kaldi excludes the highest frequency
     return weights.astype(np.float32)
 
 
 def _slaney_weights(config: FbankConfig) -> NDArray[np.float32]:
-    """(M, length / 2 + 1) triangles of one area by Slaney's mel scale (Auditory Toolbox, 1998): linear up to 1 kHz,
-    200 / 3 Hz to a mel, then 27 mels to a factor of 6.4."""
+    """Return (M, length / 2 + 1) triangles of equal area on Slaney's mel scale (Auditory Toolbox, 1998).
+
+    The scale is linear up to 1 kHz, with 200 / 3 Hz per mel, then 27 mels per factor of 6.4.
+    """
     nyquist, length = config.sample_rate / 2, config.frame_length
     top = 15 + 27 * math.log(nyquist / 1000) / math.log(6.4)
     mels = np.linspace(0, top, config.num_mel_bins + 2)
@@ -361,7 +363,7 @@ def _slaney_weights(config: FbankConfig) -> NDArray[np.float32]:
 
 
 def _triangles(edges: NDArray[np.float64], points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(M, K): the height at each of K points of the M triangles, of height 1, between every three of M + 2 edges."""
+    """Return (M, K): the height at K points of M triangles of height 1, between every three of M + 2 edges."""
     left, centre, right = (edges[place : len(edges) - 2 + place, None] for place in range(3))
     heights = np.minimum((points - left) / (centre - left), (right - points) / (right - centre))
     return np.maximum(heights, 0)

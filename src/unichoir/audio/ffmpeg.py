@@ -1,4 +1,4 @@
-"""What FFmpeg's libraries decode: nearly all that plays, films too. They are those of PyAV, the extra `av`."""
+"""Decoding with FFmpeg's libraries (PyAV, extra `av`): nearly all formats, including films."""
 
 from collections.abc import Generator, Iterator
 from contextlib import closing
@@ -16,12 +16,12 @@ from av.stream import Disposition
 from unichoir.audio.decoders import BLOCK_FRAMES, DAMAGED, NO_END, TRUNCATED, Block, Loss, Section, to_float
 from unichoir.errors import AudioError
 
-# Without playlists, scripts and devices: those would have FFmpeg open what the file names.
+# Playlists, scripts and devices are excluded, because they would make FFmpeg open other files.
 FORMATS = (
     "ogg,flac,mp3,wav,w64,aiff,caf,au,nistsphere,voc,aac,loas,ac3,eac3,dts,amr,amrnb,amrwb,ape,wv,tta,tak,mpc,mpc8,"
     "mov,matroska,webm,asf,avi,flv,mpegts,mpeg,rm,iff,dsf"
 )
-# Of sound only: nobody needs the pictures of a film, and one of them can take gigabytes.
+# Only audio is decoded: a single picture of a film can take gigabytes.
 CODECS = (
     "aac,aac_latm,ac3,eac3,alac,amrnb,amrwb,libopencore_amrnb,libopencore_amrwb,ape,atrac3,atrac3plus,cook,dca,"
     "dsd_lsbf,dsd_msbf,dsd_lsbf_planar,dsd_msbf_planar,flac,g722,g726,gsm,gsm_ms,ilbc,mlp,mp1,mp1float,mp2,mp2float,mp3,"
@@ -34,29 +34,29 @@ OPTIONS = {"format_whitelist": FORMATS, "codec_whitelist": CODECS, "protocol_whi
 BUFFER_BYTES = 1 << 18
 FILMS = {"mov", "matroska", "webm", "asf", "avi", "flv"}
 FILM_SLACK_SECONDS, SLACK_SECONDS = 0.25, 0.05
-"""Headers round, codecs pad the last frame, and a film may end with a picture that lasts."""
+"""Tolerance for lengths: headers are rounded, codecs pad the last frame, and films may end with a picture."""
 GAP_SECONDS = 0.03
 """A longer gap between time stamps is silence; shorter ones are rounding."""
 MAX_SILENCE_SECONDS = 3600.0
-"""Of all gaps together: a few bytes can claim years."""
+"""Maximum silence for all gaps together, because a few bytes can claim years."""
 MAX_OVERSHOOT = 4.0
 MAX_JUNK_BYTES = 2048
-"""After the last frame; it may be a part of one, or a tag."""
+"""Maximum number of unread bytes after the last frame, which may be a partial frame or a tag."""
 SEEKABLE = {"flac", "mov", "matroska", "webm", "ogg"}
 SEEK_SECONDS, PREROLL_SECONDS = 30.0, 5.0
-"""Parts that begin later are looked for; codecs need some of what comes before."""
+"""Later parts are found by seeking, and decoding starts some seconds earlier because codecs need context."""
 HEAD_BYTES = 4096
 ENDLESS = b"data" + b"\xff" * 4
-"""In the header of a WAV or CAF that was written to a pipe: its last packet may look like a cut one."""
+"""In the header of a WAV or CAF written to a pipe, whose last packet may look truncated."""
 TAGS = (b"ID3", b"TAG", b"APE")
 ERRORS = (av.FFmpegError, ValueError, OverflowError, MemoryError)
-"""Others than FFmpeg's are PyAV's, about values in headers that make no sense."""
+"""PyAV raises other errors than FFmpeg's for invalid values in headers."""
 
 
 def blocks(file: Section, start: float) -> Iterator[Block | Loss]:
-    """As a `Sound`'s: of the default one of several streams.
+    """Decode the default one of several audio streams, see `Sound.blocks`.
 
-    Its time is the container's: where a film's sound begins after the picture there is silence, as in holes.
+    Times are those of the container. If a film's audio starts after the picture, the gap is silence, as for other gaps.
     """
     try:
         with _open(file) as container:
@@ -68,7 +68,10 @@ def blocks(file: Section, start: float) -> Iterator[Block | Loss]:
 
 
 def seconds(file: Section) -> float | None:
-    """As a `Sound`'s; where the header tells nothing FFmpeg guesses by the bit rate and the size of the file."""
+    """Return the length, see `Sound.seconds`.
+
+    Without one in the header, FFmpeg estimates it from bit rate and file size.
+    """
     try:
         with _open(file) as container:
             return container.duration / av.time_base if container.duration else None
@@ -78,21 +81,21 @@ def seconds(file: Section) -> float | None:
 
 def _open(file: Section) -> InputContainer:
     file.seek(0)
-    # Names and titles may be in any encoding.
+    # Names and titles may have any encoding.
     container = av.open(cast(Any, file), options=OPTIONS, metadata_errors="replace", buffer_size=BUFFER_BYTES)
     return cast(InputContainer, container)
 
 
 class _Longer(Section):
-    """A file that claims to be longer, but not by so much that FFmpeg would distrust the header of an MP3."""
+    """A file that claims to be slightly longer, but not so much that FFmpeg rejects the header of an MP3."""
 
     def seek(self, offset: int, whence: int = SEEK_SET) -> int:
-        """Go on elsewhere; returns where."""
+        """Move to another position and return it."""
         return super().seek(offset + (self.size // 32 if whence == SEEK_END else 0), whence)
 
 
 class _Misplaced(Exception):
-    """A position that was looked for has not been found."""
+    """Seeking didn't find the position."""
 
 
 class _Stream:
@@ -105,13 +108,13 @@ class _Stream:
         if stream is None:
             raise AudioError("has no audio stream")
         if getattr(stream, "codec_context", None) is None:
-            raise AudioError("has audio of a kind that is not known")
+            raise AudioError("has audio in an unknown format")
         self._stream = cast(AudioStream, stream)
         self._stream.codec_context.options = {"codec_whitelist": CODECS}
         self._formats = set(container.format.name.split(","))
         self._duration = (container.duration or 0) / av.time_base
         self._last: dict[int, Packet[Any]] = {}
-        """Of each stream."""
+        """The last packet of each stream."""
         self._damage = 0
         self._is_cut = False
         self._is_joined = False
@@ -133,8 +136,8 @@ class _Stream:
             yield from self._place(chain([first], frames), origin, begin)
 
     def _place(self, frames: Iterator[AudioFrame], origin: float, begin: float) -> Iterator[Block | Loss]:
-        """The frames as blocks, each where its time stamp says. begin: of the first one, in seconds."""
-        fifo, kind, now = AudioFifo(), None, begin  # the fifo has the frames of one kind since `begin`
+        """Yield the frames as blocks at their time stamps. begin: the time of the first frame in seconds."""
+        fifo, kind, now = AudioFifo(), None, begin  # the fifo holds frames of one format since `begin`
         for frame in frames:
             gap = 0.0 if frame.time is None else frame.time - origin - now
             if self._is_joined:
@@ -146,7 +149,7 @@ class _Stream:
                 yield from _silence(silence, frame, now)
                 fifo, begin = AudioFifo(), now + silence
                 self._silence += silence
-            if not silence and abs(gap) > GAP_SECONDS:  # recordings one after the other, or nonsense: the sound goes on
+            if not silence and abs(gap) > GAP_SECONDS:  # joined recordings, or invalid: the audio continues
                 origin += gap
             if gap > GAP_SECONDS and now:
                 what = "silence in its place" if silence else "left out"
@@ -169,7 +172,7 @@ class _Stream:
             yield Loss(NO_END, now)
 
     def _is_promised(self) -> bool:
-        """Whether the length is the header's: what changes with the size of the file has been guessed."""
+        """Whether the length comes from the header. A length that changes with the file size is an estimate."""
         return seconds(_Longer(self._file)) == self._duration
 
     def _frames(self) -> Generator[AudioFrame, None, None]:
@@ -188,7 +191,7 @@ class _Stream:
                     damage = max(1, size)
                 if found:
                     yield from found
-                elif size and bytes(packet)[:3] in TAGS:  # between recordings that were joined
+                elif size and bytes(packet)[:3] in TAGS:  # between joined recordings
                     self._is_joined = True
                 else:
                     self._damage += damage
@@ -196,7 +199,7 @@ class _Stream:
             self._is_cut = True
 
     def _reached(self, end: float) -> float:
-        """The end of what comes last, in the container's time; of sound without time stamps, `end`."""
+        """Return the end of the audio in the container's time; without time stamps, `end`."""
         ends = [
             float((packet.pts + (packet.duration or 0)) * packet.time_base)
             for packet in self._last.values()
@@ -206,8 +209,10 @@ class _Stream:
 
 
 def _origin(container: InputContainer, first: AudioFrame) -> float:
-    """When the recording begins in the container's time, which in broadcasts is any number: with the first sound or,
-    in a film, with what comes first. Less than 0 is what codecs need to begin."""
+    """Return the start of the recording in the container's time, which has any offset in broadcasts.
+
+    The recording starts with the first audio or, in a film, with the first packet. Codecs use times below 0 as context.
+    """
     if any(not stream.disposition & Disposition.attached_pic for stream in container.streams.video):
         return max(container.start_time or 0, 0) / av.time_base
     return _time(first)
@@ -218,7 +223,7 @@ def _time(frame: AudioFrame) -> float:
 
 
 def _taken(fifo: AudioFifo, begin: float) -> Iterator[Block]:
-    """All that is in the fifo, whose first frame was at `begin`, in seconds."""
+    """Yield everything in the fifo, whose first frame is at `begin`, in seconds."""
     place = fifo.samples_read
     frame = fifo.read() if fifo.samples else None
     if frame is not None:
@@ -226,7 +231,7 @@ def _taken(fifo: AudioFifo, begin: float) -> Iterator[Block]:
         if not frame.format.is_planar:
             values = values.reshape(-1, frame.layout.nb_channels).T
         floats = to_float(values)
-        if values.dtype.kind == "f":  # codecs overshoot a little, and make any number of damaged data
+        if values.dtype.kind == "f":  # codecs overshoot a little, and damaged data gives any number
             np.clip(floats, -MAX_OVERSHOOT, MAX_OVERSHOOT, out=floats)
         yield Block(floats, frame.sample_rate, begin + place / frame.sample_rate)
 

@@ -1,4 +1,4 @@
-"""Audio files, streams and arrays to mono float32 samples at the wanted rate."""
+"""From audio files, streams and arrays to mono float32 samples at the requested rate."""
 
 import contextlib
 import io
@@ -13,31 +13,27 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
+from unichoir.audio.channels import mix, with_channel
 from unichoir.audio.decoders import Block, Loss, Sound, open_sound, to_float
 from unichoir.errors import AudioError, AudioTooLong
 
 Samples = NDArray[np.float32]
 AudioSource = str | os.PathLike[str] | BinaryIO | bytes
 Warn = Callable[[str], None]
-"""Called with a line that names a recording and says what of it is missing, or not as one would think."""
+"""A function that is called with a warning about a recording, which starts with its name."""
 
 MIN_RATE, MAX_RATE = 2_000, 768_000
 MAX_CHANNELS = 64
 MAX_VALUES_PER_SECOND = MAX_CHANNELS * 48_000
 MAX_VALUES = 1 << 36
-"""Samples of all channels of a recording: 100 hours of 4 channels at 48 kHz. A few bytes can stand for more."""
-# Decoders and resamplers overshoot [-1, 1] a little; an array beyond this was surely meant on another scale.
+"""Maximum number of samples over all channels of a recording: 100 hours of 4 channels at 48 kHz. Compressed files can
+expand to more."""
+# Decoders and resamplers overshoot [-1, 1] slightly. Larger values are on another scale.
 MAX_AMPLITUDE = 16.0
-# A segment may end this much after its file does: segment times are often rounded up.
+# A segment may end this much after its file, because segment times are often rounded up.
 MAX_OVERSHOOT_SECONDS = 0.5
 MEMORY_BYTES = 16 << 20
-"""Of what comes from a pipe; what is longer goes to the disk."""
-CANCELLED = 0.1
-"""Channels cancel where their mean has less of their energy than this part of what it has for independent channels."""
-LEAST_TOLD = 1600
-"""Samples by which it can be told: independent channels cancel for a moment by chance."""
-ENERGY_STEP = 7
-"""Of long blocks, energies are measured of every so-manyth sample."""
+"""Maximum bytes of a pipe kept in memory. Longer input goes to disk."""
 MAX_NAMED = 3
 LOSS_SECONDS = 1.0
 
@@ -53,23 +49,23 @@ def load_audio(
     warn: Warn | None = None,
     strict: bool = True,
 ) -> Samples:
-    """Decode, mix to mono and resample.
+    """Decode audio, mix it to mono and resample it.
 
     Args:
-        source: a path, the bytes of a file, or a binary stream (left anywhere), of a kind that docs/guides/transcribe.md
-            names. A pipe is as good as a file.
-        sample_rate: rate of the result in Hz.
+        source: a path, the bytes of a file, or a binary stream (not closed), in a format listed in
+            docs/guides/transcribe.md. Pipes work too.
+        sample_rate: sample rate of the result in Hz.
         start, end: the part to read, in seconds; None means the beginning and the end of the file.
-        channel: the one to take, from 1; None: their mean or, where they cancel each other, the louder one.
-        name: what errors call the input; by default its path.
-        warn: called where channels cancel and, unless `strict`, where something is missing.
-        strict: what is missing is an AudioError.
+        channel: the channel to use, counted from 1. None uses the mean or, if channels cancel each other, the loudest.
+        name: the name of the input in errors; by default its path.
+        warn: called if channels cancel each other and, unless `strict`, if audio is missing.
+        strict: whether missing audio raises AudioError.
 
     Returns:
         (N,) samples, nominally in [-1, 1].
 
     Raises:
-        AudioError: missing, unreadable, empty or not finite audio, or a part that lies outside of it.
+        AudioError: the audio is missing, unreadable, empty or not finite, or the part lies outside of it.
     """
     options: Any = {"start": start, "end": end, "channel": channel, "warn": warn, "strict": strict}
     return read_audio(source, sample_rate=sample_rate, name=name, **options)[0]
@@ -78,7 +74,7 @@ def load_audio(
 def read_audio(
     source: AudioSource, *, sample_rate: int | None = None, name: str | None = None, **options: Any
 ) -> tuple[Samples, int]:
-    """As `load_audio`, at the file's own rate by default; returns (N,) samples and their rate in Hz."""
+    """Like `load_audio`, by default at the file's own rate. Returns (N,) samples and their rate in Hz."""
     with open_recording(source, name) as recording:
         blocks = list(recording.blocks(sample_rate, **options))
         return np.ascontiguousarray(np.concatenate(blocks)), sample_rate or recording.sample_rate
@@ -87,16 +83,16 @@ def read_audio(
 def audio_blocks(
     source: AudioSource, *, sample_rate: int = 16000, name: str | None = None, **options: Any
 ) -> Iterator[Samples]:
-    """What `load_audio` gives, in blocks (N,) of some seconds: memory does not grow with the length.
+    """Like `load_audio`, but in blocks (N,) of a few seconds, which limits memory.
 
-    Raises AudioError as `load_audio` does, where the fault is met: blocks before it have been given by then.
+    Raises AudioError like `load_audio`, after the blocks that precede the fault.
     """
     with open_recording(source, name) as recording:
         yield from recording.blocks(sample_rate, **options)
 
 
 def audio_duration(source: AudioSource, *, name: str | None = None) -> float:
-    """Length in seconds, found by decoding. Raises AudioError as `load_audio` does, also for what is missing."""
+    """Return the length in seconds, found by decoding. Raises AudioError like `load_audio`, also for missing audio."""
     with open_recording(source, name) as recording:
         return recording.measure()
 
@@ -105,10 +101,10 @@ def audio_duration(source: AudioSource, *, name: str | None = None) -> float:
 def open_recording(
     source: AudioSource, name: str | None = None, *, max_seconds: float = np.inf, max_values: int | None = None
 ) -> Iterator["Recording"]:
-    """A file as a recording that can be read several times. Raises AudioError for what cannot be opened.
+    """Open a file as a recording that can be read several times. Raises AudioError if it can't be opened.
 
-    max_seconds, max_values: more of it, in seconds and in samples of all channels, is not decoded but an AudioTooLong;
-    None: MAX_VALUES.
+    max_seconds, max_values: limits in seconds and in samples over all channels; decoding more raises AudioTooLong. None
+    is MAX_VALUES.
     """
     if isinstance(source, (str, os.PathLike)):
         name = name or os.fspath(source)
@@ -134,13 +130,13 @@ def open_recording(
 
 
 def array_recording(samples: NDArray[Any], sample_rate: int, name: str = "samples") -> "Recording":
-    """An array as a recording; samples, errors: as for `check_samples`."""
+    """Return an array as a recording. Samples and errors are as for `check_samples`."""
     block = Block(_check_array(samples, sample_rate, name), sample_rate, 0.0)
     return Recording(name, Sound(lambda start: iter([block]), lambda: block.end))
 
 
 def _is_whole(stream: BinaryIO) -> bool:
-    """Whether a stream can be gone back in and stands at its beginning."""
+    """Return whether a stream is seekable and at its beginning."""
     try:
         return stream.seekable() and stream.tell() == 0
     except (AttributeError, OSError):
@@ -148,16 +144,16 @@ def _is_whole(stream: BinaryIO) -> bool:
 
 
 def _spooled(stream: BinaryIO, stack: contextlib.ExitStack) -> BinaryIO:
-    """A copy of a stream that can be gone back in, as long as the stack is there."""
+    """Return a seekable copy of a stream, which the stack closes."""
     copy = stack.enter_context(tempfile.SpooledTemporaryFile(max_size=MEMORY_BYTES))  # noqa: SIM115
     copyfileobj(stream, copy)
     return cast(BinaryIO, copy)
 
 
 class Recording:
-    """Sound that can be read several times.
+    """Audio that can be read several times.
 
-    name: what errors and warnings call it; max_seconds, max_values: as for `open_recording`.
+    name: its name in errors and warnings; max_seconds, max_values: as for `open_recording`.
     """
 
     def __init__(self, name: str, sound: Sound, max_seconds: float = np.inf, max_values: int | None = None) -> None:
@@ -169,20 +165,20 @@ class Recording:
 
     @property
     def sample_rate(self) -> int:
-        """Its own, in Hz: that of its beginning."""
+        """Its own sample rate in Hz, measured at its beginning."""
         return self._beginning.rate
 
     @property
     def num_channels(self) -> int:
-        """At its beginning."""
+        """Number of channels at its beginning."""
         return len(self._beginning.samples)
 
     def estimate(self) -> float:
-        """Seconds as its header tells, for progress only; 0 where it tells none."""
+        """Return the seconds that the header states, for progress only; 0 if it states none."""
         return self._sound.seconds() or 0.0
 
     def measure(self) -> float:
-        """Seconds, found by decoding. Raises AudioError, also for what is missing."""
+        """Return the seconds, found by decoding. Raises AudioError, also for missing audio."""
         losses = _Losses()
         end = self._end(losses)
         if not end:
@@ -200,7 +196,7 @@ class Recording:
         warn: Warn | None = None,
         strict: bool = True,
     ) -> Iterator[Samples]:
-        """As `audio_blocks`, by default at its own rate. At least one block, and one that is not empty."""
+        """Like `audio_blocks`, by default at its own rate. Yields at least one block with samples."""
         first, last = start or 0.0, np.inf if end is None else end
         if first < 0 or not first < last:
             raise AudioError(f"{self.name}: the part starts at {first} s and ends at {last} s")
@@ -218,7 +214,7 @@ class Recording:
                 if not has_other_channels:
                     losses.add(Loss(f"{found} instead of {begun} channels from {{:.3f}} s on", block.time))
                 has_other_channels = True
-                values = _with_channel(values, channel)
+                values = with_channel(values, channel)
             mono, cancels = mix(values, channel, self.name)
             cancelled |= cancels
             _check_values(mono, round(block.time * rate) + begin, rate, self.name)
@@ -241,7 +237,7 @@ class Recording:
             raise AudioError(f"{self.name}: no samples")
         losses.tell(self.name, warn, strict)
         if cancelled and warn is not None:
-            warn(f"{self.name}: the channels cancel each other, the louder one is taken where they do")
+            warn(f"{self.name}: the channels cancel each other; the loudest channel is used there")
 
     @property
     def _beginning(self) -> Block:
@@ -252,7 +248,7 @@ class Recording:
         return self._first
 
     def _decode(self, start: float, losses: "_Losses") -> Iterator[Block]:
-        """All blocks, or those from `start` on, checked for what they would cost. Raises AudioError."""
+        """Yield all blocks, or those from `start` on, within the limits. Raises AudioError."""
         num_values = 0
         for block in self._named(self._sound.blocks(start)):
             if isinstance(block, Loss):
@@ -272,11 +268,11 @@ class Recording:
             yield block
 
     def _end(self, losses: "_Losses") -> float:
-        """In seconds, found by decoding; 0 where there is no sound."""
+        """Return the end in seconds, found by decoding; 0 without audio."""
         return max((block.end for block in self._decode(0.0, losses)), default=0.0)
 
     def _named(self, blocks: Iterator[Block | Loss]) -> Iterator[Block | Loss]:
-        """The same; errors say of which recording they are."""
+        """Yield the same blocks. Errors get the name of the recording."""
         try:
             yield from blocks
         except (AudioError, OSError) as error:
@@ -293,7 +289,7 @@ class Recording:
 
 
 class _Losses:
-    """What is missing in a recording from `first` on, in seconds: as much as fits a line, however much it is."""
+    """The losses of a recording from `first` on, in seconds. Their report always fits in one line."""
 
     def __init__(self, first: float = 0.0) -> None:
         self._first = first - LOSS_SECONDS
@@ -301,17 +297,17 @@ class _Losses:
         self._count = 0
 
     def add(self, loss: Loss) -> None:
-        """One that has begun before the part may reach into it."""
+        """Add a loss. One that starts before the part may reach into it."""
         if loss.time >= self._first:
             self._count += 1
             if self._count <= MAX_NAMED:
                 self._found.append(str(loss))
 
     def tell(self, name: str, warn: Warn | None, strict: bool) -> None:
-        """Say it to `warn` or, when strict, with an AudioError."""
+        """Report the losses to `warn` or, if strict, raise AudioError."""
         if not self._count:
             return
-        more = f"; and {self._count - MAX_NAMED} more such places" if self._count > MAX_NAMED else ""
+        more = f"; and {self._count - MAX_NAMED} more" if self._count > MAX_NAMED else ""
         line = f"{name}: {'; '.join(self._found)}{more}"
         if strict:
             raise AudioError(line)
@@ -320,16 +316,16 @@ class _Losses:
 
 
 def resample(samples: Samples, from_rate: float, to_rate: float) -> Samples:
-    """(N,) at `from_rate` to (about N * to_rate / from_rate,) at `to_rate`, band-limited (soxr, high quality)."""
+    """Resample (N,) to (about N * to_rate / from_rate,) samples, band-limited (soxr, high quality)."""
     if from_rate == to_rate:
         return samples
     return np.asarray(soxr.resample(samples, from_rate, to_rate), dtype=np.float32)
 
 
 class OnlineResampler:
-    """`resample` for samples that arrive in blocks; the block sizes change nothing. Equal rates leave them as they are.
+    """`resample` for samples that arrive in blocks. Block sizes don't affect the result. Equal rates copy the samples.
 
-    What comes out lags behind what went in: to 16 kHz by 40 ms from 24, 44.1 and 48 kHz, by 120 ms from 8 kHz.
+    The output lags behind the input: to 16 kHz by 40 ms from 24, 44.1 and 48 kHz, and by 120 ms from 8 kHz.
     """
 
     def __init__(self, from_rate: float, to_rate: float) -> None:
@@ -337,58 +333,27 @@ class OnlineResampler:
         self._stream = None if from_rate == to_rate else soxr.ResampleStream(from_rate, to_rate, 1, dtype="float32")
 
     def process(self, samples: Samples, last: bool = False) -> Samples:
-        """The next samples (N,) at the new rate; `last` gives all that is left, and nothing may follow."""
+        """Return the next samples (N,) at the new rate. `last` flushes the stream; it can't be used afterwards."""
         return samples if self._stream is None else self._stream.resample_chunk(samples, last=last)
 
     def finish(self) -> Samples:
-        """All that is left; nothing may follow."""
+        """Flush the stream; it can't be used afterwards."""
         return self.process(np.zeros(0, dtype=np.float32), last=True)
 
 
-def mix(channels: NDArray[Any], channel: int | None, name: str) -> tuple[Samples, bool]:
-    """(C, N) to (N,): one channel, from 1, or for None their mean; and whether they cancel each other.
-
-    Then, as with a microphone in opposite phase, the louder channel is taken. What is not finite, or adds up to that,
-    is left so. Raises AudioError naming the recording for a channel that there is not.
-    """
-    if channel is not None:
-        if not 1 <= channel <= len(channels):
-            raise AudioError(f"{name}: there is no channel {channel}, there are {len(channels)}")
-        return np.ascontiguousarray(channels[channel - 1]), False
-    if len(channels) == 1:
-        return np.ascontiguousarray(channels[0]), False
-    with np.errstate(over="ignore", invalid="ignore"):
-        mono = sum(channels[1:], channels[0]) / np.float32(len(channels))  # in a third of the time of their mean
-        if len(mono) < LEAST_TOLD:
-            return mono, False
-        step = max(1, min(ENERGY_STEP, len(mono) // 1000))
-        some = channels[:, ::step]
-        energies = np.einsum("cn,cn->c", some, some)
-        found = mono[::step]
-        if found @ found < CANCELLED * energies.mean() / len(channels):
-            return np.ascontiguousarray(channels[energies.argmax()]), True
-    return mono, False
-
-
-def _with_channel(values: NDArray[np.float32], channel: int) -> NDArray[np.float32]:
-    """Channels (C, N) with one that may not be among them: what is said in mono belongs to every channel, else it is
-    silent."""
-    if len(values) >= channel:
-        return values
-    return np.repeat(values, channel, axis=0) if len(values) == 1 else np.zeros((channel, values.shape[1]), np.float32)
-
-
 def check_samples(samples: NDArray[Any], sample_rate: int, name: str = "samples", *, is_block: bool = False) -> Samples:
-    """Mono float32 samples from an array given by a user; the rate stays as it is.
+    """Return mono float32 samples from a user's array. The sample rate doesn't change.
 
     Args:
         samples: (N,) or (N, channels), float in [-1, 1] or int16.
         sample_rate: in Hz; only checked.
-        name: what errors call the array.
-        is_block: it is a part of a stream, of which always the mean is taken: how a stream is cut must change nothing.
+        name: the name of the array in errors.
+        is_block: whether this is a block of a stream. Blocks always use the mean of the channels, because block sizes
+            must not affect the result.
 
     Raises:
-        AudioError: empty, not finite, another type or shape, values far outside [-1, 1], or an unusable rate.
+        AudioError: the array is empty, not finite, of another type or shape, or far outside [-1, 1], or the rate is
+            invalid.
     """
     channels = _check_array(samples, sample_rate, name)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -398,7 +363,7 @@ def check_samples(samples: NDArray[Any], sample_rate: int, name: str = "samples"
 
 
 def _check_array(samples: NDArray[Any], sample_rate: int, name: str) -> NDArray[np.floating[Any]]:
-    """(C, N) of an array as `check_samples` takes it; the values are not checked."""
+    """Return an array accepted by `check_samples` as (C, N); the values are not checked."""
     samples = np.asarray(samples)
     _check_rate(sample_rate, name)
     if samples.ndim not in (1, 2) or (samples.ndim == 2 and not 1 <= samples.shape[1] <= MAX_CHANNELS):
@@ -407,7 +372,7 @@ def _check_array(samples: NDArray[Any], sample_rate: int, name: str) -> NDArray[
         raise AudioError(f"{name}: expected float or int16 samples, found {samples.dtype}")
     if not samples.shape[0]:
         raise AudioError(f"{name}: no samples")
-    with np.errstate(over="ignore"):  # what has become infinite is found with the values
+    with np.errstate(over="ignore"):  # infinite values are detected later
         samples = to_float(samples) if samples.dtype == np.int16 else samples.astype(np.float32, copy=False)
     return samples[None] if samples.ndim == 1 else samples.T
 
@@ -418,10 +383,10 @@ def _check_rate(sample_rate: int, name: str) -> None:
 
 
 def _check_values(mono: NDArray[np.floating[Any]], first: int, sample_rate: int, name: str) -> None:
-    # One reduction answers both questions: a NaN or an infinity survives it.
+    # One reduction detects both: a NaN or an infinity propagates.
     peak = float(np.abs(mono).max()) if len(mono) else 0.0
     if not np.isfinite(peak):
         position = first + int(np.flatnonzero(~np.isfinite(mono))[0])
         raise AudioError(f"{name}: a sample is not a finite number (at {position / sample_rate:.3f} s)")
     if peak > MAX_AMPLITUDE:
-        raise AudioError(f"{name}: float samples should lie in [-1, 1], found {peak:.6g} (int16 may be given as such)")
+        raise AudioError(f"{name}: float samples should lie in [-1, 1], found {peak:.6g} (pass int16 samples as int16)")

@@ -1,4 +1,4 @@
-"""Live audio from a microphone, through the package sounddevice (extra `mic`) and PortAudio."""
+"""Live audio from a microphone, using the package sounddevice (extra `mic`) and PortAudio."""
 
 import queue
 import threading
@@ -16,9 +16,9 @@ from unichoir.errors import AudioError, UnichoirError
 
 BLOCK_SECONDS = 0.1
 MAX_WAITING_SECONDS = 10.0
-"""Audio that may wait to be recognised; what comes while so much is waiting is lost, and counted."""
+"""Maximum seconds of audio waiting for recognition. Audio that arrives beyond this is dropped and counted."""
 MAX_SILENT_SECONDS = 5.0
-"""Some systems do not tell that a device has gone: after so long without a block it has."""
+"""Some systems don't report a removed device. After this many seconds without a block, the device counts as removed."""
 _POLL_SECONDS = 0.1
 _INSTALL = "pip install 'unichoir[mic]'"
 _DEVICE_UNAVAILABLE = -9985
@@ -32,14 +32,14 @@ class Device:
     index: int
     name: str
     sample_rate: int
-    """Its default one, in Hz."""
+    """Default sample rate in Hz."""
     is_default: bool
 
 
 def input_devices() -> list[Device]:
-    """All audio inputs; at least one.
+    """Return all audio inputs, at least one.
 
-    Raises UnichoirError where sounddevice or PortAudio is missing, AudioError where there is no input.
+    Raises UnichoirError if sounddevice or PortAudio is missing, and AudioError without any input.
     """
     sound = _sounddevice()
     default = sound.default.device[0]
@@ -54,33 +54,33 @@ def input_devices() -> list[Device]:
 
 
 class Microphone:
-    """An audio input, heard from `__enter__` to `__exit__`.
+    """An audio input that records from `__enter__` to `__exit__`.
 
     Args:
-        device: index or part of the name, as in `input_devices`; None: the system's default.
-        clock: in seconds, for the blocks' times of arrival.
+        device: index or part of the name, as in `input_devices`; None uses the system's default.
+        clock: returns seconds, for the arrival times of blocks.
 
     Raises:
         UnichoirError: sounddevice or PortAudio is missing.
-        AudioError: there is no such input, or it cannot be opened (then by `__enter__`).
+        AudioError: the input doesn't exist, or can't be opened (raised by `__enter__`).
     """
 
     def __init__(self, device: int | str | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._sound = _sounddevice()
         self._clock = clock
-        input_devices()  # says it better when there are none
+        input_devices()  # a clearer error without any device
         try:
             info = self._sound.query_devices(device, "input")
         except (ValueError, self._sound.PortAudioError) as error:
-            called = "the default one" if device is None else f"'{device}'"
+            called = "the default device" if device is None else f"'{device}'"
             raise AudioError(f"microphone: {called} is not an audio input ({_one_line(error)})") from None
         self.name: str = info["name"]
         self.sample_rate = int(info["default_samplerate"])
-        """In Hz."""
+        """Sample rate in Hz."""
         self.lost_seconds = 0.0
-        """Of audio that came while too much was waiting already."""
+        """Seconds of audio dropped because too much was waiting."""
         self.num_overflows = 0
-        """How often the device reported that audio was lost before it got here, it does not say how much."""
+        """How often the device reported lost audio. It doesn't report how much."""
         self._index = info["index"]
         self._blocks: queue.Queue[tuple[NDArray[np.int16], float]] = queue.Queue(
             round(MAX_WAITING_SECONDS / BLOCK_SECONDS)
@@ -114,18 +114,19 @@ class Microphone:
         self._stream.close()
 
     def blocks(self, stop: Callable[[], bool]) -> Iterator[tuple[NDArray[np.int16], float]]:
-        """Samples (N,) and when they arrived, until `stop` says so; then still what had arrived by that time.
+        """Yield samples (N,) and their arrival times until `stop` returns True, then everything that has arrived by
+        then.
 
-        Raises AudioError when the device ends by itself, after all that it gave.
+        If the device stops by itself, raises AudioError after all of its audio.
         """
         last = self._clock()
         while not stop():
-            ended = self._ended.is_set()  # asked first: then all that came before is in the queue
+            ended = self._ended.is_set()  # checked first: then the queue has everything that came before
             try:
                 block = self._blocks.get(timeout=_POLL_SECONDS)
             except queue.Empty:
                 if ended or self._clock() - last > MAX_SILENT_SECONDS:
-                    raise AudioError(f"microphone {self.name}: it gives no more audio (was it unplugged?)") from None
+                    raise AudioError(f"microphone {self.name}: no more audio (was it unplugged?)") from None
                 continue
             last = self._clock()
             yield block
@@ -134,7 +135,7 @@ class Microphone:
             yield self._blocks.get_nowait()
 
     def _take(self, block: NDArray[np.int16], num_frames: int, _: Any, status: Any) -> None:
-        """Called by PortAudio in a thread of its own: block (N, 1), which it uses again afterwards."""
+        """Receive a block (N, 1). PortAudio calls this in its own thread and reuses the block afterwards."""
         if status.input_overflow:
             self.num_overflows += 1
         try:
@@ -150,8 +151,8 @@ def _sounddevice() -> Any:
         raise UnichoirError(f"the microphone needs an extra: {_INSTALL} (no {error.name})") from None
     except OSError as error:
         raise UnichoirError(
-            f"the microphone needs the library PortAudio ({_one_line(error)}): on macOS and Windows {_INSTALL} brings "
-            "it, elsewhere the system's packages do (Debian, Ubuntu: apt install libportaudio2)"
+            f"the microphone needs the library PortAudio ({_one_line(error)}): on macOS and Windows, {_INSTALL} "
+            "includes it; elsewhere install your system's package (Debian, Ubuntu: apt install libportaudio2)"
         ) from None
 
 

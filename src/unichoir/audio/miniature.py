@@ -1,6 +1,7 @@
-"""MP3 and FLAC by miniaudio. Unlike libsndfile it reads what there is, whatever headers say, and writes no messages.
+"""Decoding MP3 and FLAC with miniaudio. Unlike libsndfile, it ignores lengths in headers and writes no messages.
 
-It reads from the beginning, wherever a part begins: an hour of FLAC takes less than a second, of MP3 some seconds.
+It always decodes from the beginning, even for a later part: an hour of FLAC takes less than a second, an hour of MP3
+several seconds.
 """
 
 import re
@@ -16,13 +17,16 @@ from unichoir.audio.decoders import BLOCK_FRAMES, FLAC, HEAD_BYTES, Section, aft
 
 PART_BYTES, LAST_BYTES, XING_BYTES = 1 << 16, 1 << 13, 256
 XING = re.compile(rb"(?:Xing|Info)\0\0\0.(?:.{133}(..))?", re.DOTALL)
-"""What encoders write in the first frame of MP3: the number of frames and, later, by how much they delay the sound."""
+"""The header in the first frame of MP3: the number of frames and, later, the encoder's delay."""
 DECODER_DELAY = 529
-"""Samples by which every decoder of MP3 delays it."""
+"""Delay of every MP3 decoder, in samples."""
 
 
 class Reader:
-    """A file, or several in one, as much like soundfile.SoundFile as is needed. Raises ValueError if it is damaged."""
+    """A file, or several concatenated ones, with the used part of soundfile.SoundFile's interface.
+
+    Raises ValueError if it is damaged.
+    """
 
     def __init__(self, file: Section) -> None:
         begin = after_tags(file, 0)
@@ -39,7 +43,7 @@ class Reader:
             if last is not None and first[:2] != last[:2]:
                 raise ValueError("its rate or number of channels changes")
             self._format, (self.samplerate, self._channels, self.frames) = FileFormat.MP3, first
-            # dr_mp3 would stop after the number of frames that it reads there, though other files may follow.
+            # dr_mp3 would stop after the number of frames in the header, although other files may follow.
             if xing := XING.search(head[:XING_BYTES]):
                 self._delay, begin = (int.from_bytes(xing[1] or b"", "big") >> 4) + DECODER_DELAY, begin + 4
         self._parts = self._read(Section(file, begin))
@@ -51,11 +55,11 @@ class Reader:
         self._parts.close()
 
     def seek(self, frames: int) -> int:
-        """Goes nowhere; returns where it is."""
+        """Return the current position without moving."""
         return 0
 
     def read(self, frames: int, **options: Any) -> NDArray[np.float32]:
-        """The next samples (N, channels), as many as there happen to be; none at the end."""
+        """Return the next samples (N, channels), in decoder-sized blocks; none at the end."""
         return next(self._parts, np.zeros((0, self._channels), np.float32))
 
     def _read(self, section: Section) -> Generator[NDArray[np.float32], None, None]:
@@ -70,7 +74,7 @@ class Reader:
 
 
 class _Source(miniaudio.StreamableSource):  # type: ignore[misc]
-    """A section as miniaudio reads it."""
+    """A section with the interface that miniaudio requires."""
 
     def __init__(self, section: Section) -> None:
         self._section = section
@@ -84,7 +88,7 @@ class _Source(miniaudio.StreamableSource):  # type: ignore[misc]
 
 
 def _mp3(data: bytes) -> tuple[int, int, int] | None:
-    """Rate, channels and frames: those that a header tells, or those of the data."""
+    """Return rate, channels and frames, from a header or else from the data."""
     try:
         info = miniaudio.mp3_get_info(data)
     except miniaudio.DecodeError:

@@ -1,4 +1,4 @@
-"""Reverberation: impulse responses of shoebox rooms, by the image source method of `pyroomacoustics`."""
+"""Reverberation: impulse responses of shoebox rooms, computed with the image source method of `pyroomacoustics`."""
 
 import dataclasses
 
@@ -11,26 +11,26 @@ from unichoir.audio.noises import fast_length, mean_power
 from unichoir.extras import training_extras
 
 _WALL_DISTANCE = 0.3
-"""Nobody speaks, and no microphone stands, nearer to a wall than this, in metres."""
+"""Minimum distance in metres of speakers and microphones from walls."""
 _FLOOR_AND_CEILING = (2.4, CEILING)
-"""Between these heights in metres ceilings are drawn."""
+"""Range of ceiling heights in metres."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Response:
-    """What a microphone hears of an impulse."""
+    """An impulse response at a microphone."""
 
     taps: Samples
-    """(L,)"""
+    """Samples of the response, (L,)."""
     direct: int
-    """The sample at which the direct path arrives."""
+    """Index of the sample at which the direct path arrives."""
 
 
 def draw_responses(config: RoomConfig, sample_rate: int, seed: int) -> list[Response]:
-    """`config.num_responses` impulse responses at `sample_rate` Hz, always the same for the same arguments.
+    """Return `config.num_responses` impulse responses at `sample_rate` Hz. Equal arguments give equal responses.
 
-    Each is that of a new room: its sides, its height, its reverberation time, the distance and the places of the
-    speaker and the microphone are drawn evenly. All walls absorb alike, as much as Sabine's formula asks for.
+    Each response belongs to a new room. Its sides, height and reverberation time, and the distance and places of
+    speaker and microphone, are drawn uniformly. All walls absorb equally, according to Sabine's formula.
 
     Raises:
         UnichoirError: `pyroomacoustics` is not installed.
@@ -40,9 +40,9 @@ def draw_responses(config: RoomConfig, sample_rate: int, seed: int) -> list[Resp
 
 
 def reverberate(samples: Samples, response: Response) -> Samples:
-    """(N,) samples as heard in the room: the direct path comes without delay, and the mean power stays as it was.
+    """Return (N,) samples with reverberation. The direct path has no delay, and the mean power doesn't change.
 
-    What would sound on after the last sample is cut off.
+    Reverberation after the last sample is cut off.
     """
     length = fast_length(len(samples) + len(response.taps) - 1)
     spectrum = np.fft.rfft(samples, length) * np.fft.rfft(response.taps, length)
@@ -56,7 +56,7 @@ def reverberate(samples: Samples, response: Response) -> Samples:
 def _draw_response(config: RoomConfig, sample_rate: int, rng: np.random.Generator) -> Response:
     with training_extras("augment.rooms"):
         import pyroomacoustics
-    # Sums of several threads could differ between machines.
+    # Sums over several threads could differ between machines.
     pyroomacoustics.constants.set("num_threads", 1)
     room_size = np.array([*rng.uniform(config.min_side, config.max_side, 2), rng.uniform(*_FLOOR_AND_CEILING)])
     rt60 = rng.uniform(config.min_rt60, config.max_rt60)
@@ -68,10 +68,10 @@ def _draw_response(config: RoomConfig, sample_rate: int, rng: np.random.Generato
     room.add_source(speaker)
     room.add_microphone(microphone)
     room.compute_rir()
-    # The library delays everything by half of the filter that it makes fractions of a sample with.
+    # The library delays everything by half of its fractional delay filter.
     filter_delay = pyroomacoustics.constants.get("frac_delay_length") // 2
     direct = filter_delay + round(float(np.linalg.norm(speaker - microphone)) / room.c * sample_rate)
-    # It also goes on until the farthest image is heard: long after everything has faded by 60 dB.
+    # It also continues until the farthest image, long after everything has faded by 60 dB.
     taps = room.rir[0][0][: direct + round(rt60 * sample_rate)]
     return Response(taps=np.asarray(taps, dtype=np.float32), direct=direct)
 
@@ -79,7 +79,7 @@ def _draw_response(config: RoomConfig, sample_rate: int, rng: np.random.Generato
 def _draw_places(
     config: RoomConfig, room_size: NDArray[np.float64], rng: np.random.Generator
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(3,), (3,): a speaker and a microphone inside the room."""
+    """Return the places (3,), (3,) of a speaker and a microphone inside the room."""
     low, high = np.full(3, _WALL_DISTANCE), room_size - _WALL_DISTANCE
     while True:
         microphone = rng.uniform(low, high)

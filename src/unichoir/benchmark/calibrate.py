@@ -18,7 +18,8 @@ from unichoir.errors import CheckpointError
 from unichoir.network.asr_model import AsrModel, reverse_tokens
 from unichoir.network.config import ModelConfig
 from unichoir.network.ctc import Ctc
-from unichoir.network.moe import MoE, Router
+from unichoir.network.moe import MoE
+from unichoir.network.router import Router
 
 SEED = 20240424
 TRAINED_SHARES = (0.359, 0.259, 0.171, 0.09, 0.056, 0.032, 0.022, 0.011)

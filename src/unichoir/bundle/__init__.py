@@ -1,1 +1,1 @@
-"""Model directories: the sums that they are checked by, their cards, and where they are fetched from."""
+"""Model directories: their checksums, cards and download, and atomic writing."""

@@ -1,8 +1,8 @@
-"""Model cards: `README.md` of a model directory, with the front matter that the Hugging Face hub reads.
+"""Model cards: the `README.md` of a model directory, with the front matter that the Hugging Face hub reads.
 
-Below the front matter stand sections, `## Title` and text (https://huggingface.co/docs/hub/model-cards). Those named
-here are written by commands and say "Not stated." until they are; all others, and what stands before the first, belong
-to people and are kept.
+The front matter is followed by sections, `## Title` and text (https://huggingface.co/docs/hub/model-cards). Commands
+write the sections named here, which read "Not stated." until then. All others, and the text before the first section,
+are the user's and are kept.
 """
 
 import re
@@ -27,28 +27,31 @@ _INDEX = "model-index"
 
 @dataclass
 class Card:
-    """A model card as read or to be written: `metadata` is the front matter, `sections` the text of each by title; the
-    empty title stands for what comes before the first."""
+    """A model card.
+
+    `metadata` is the front matter, `sections` the text of each section by title; the empty title stands for the text
+    before the first section.
+    """
 
     metadata: dict[str, Any]
     sections: dict[str, str]
 
     @classmethod
     def new(cls, name: str) -> "Card":
-        """A card of a speech recogniser called `name` that states nothing else."""
+        """Return a new card of a speech recogniser called `name`. Its sections read "Not stated." for now."""
         metadata = {
             "library_name": "unichoir",
             "pipeline_tag": TASK,
             "tags": ["unichoir", TASK, "speech", "conformer", "streaming"],
         }
-        use = "A speech recognition model: `unichoir transcribe --model PATH recording.flac`, PATH being its folder."
+        use = "A speech recognition model: `unichoir transcribe --model PATH recording.flac`, where PATH is its folder."
         return cls(metadata, {"": f"# {name}\n\n{use}", **dict.fromkeys(TITLES, NOT_STATED)})
 
     @classmethod
     def read(cls, directory: Path, name: str) -> "Card":
-        """The card of a model directory, with what it lacks from a new one called `name`.
+        """Read the card of a model directory. Missing parts come from a new card called `name`.
 
-        Raises ConfigError for a front matter that is not YAML, UnichoirError where PyYAML is not installed.
+        Raises ConfigError for a front matter that isn't YAML, UnichoirError if PyYAML isn't installed.
         """
         path, new = directory / CARD_FILE, cls.new(name)
         try:
@@ -70,7 +73,7 @@ class Card:
         return match[1].strip() if match else "model"
 
     def write(self, directory: Path) -> None:
-        """Write README.md, whole or not at all."""
+        """Write README.md atomically."""
         parts = [self.sections[""], *(f"## {title}\n\n{text}" for title, text in self.sections.items() if title)]
         path = directory / CARD_FILE
         front = _import_yaml(path).safe_dump(self.metadata, sort_keys=False, allow_unicode=True)
@@ -78,11 +81,11 @@ class Card:
         replace_text(path, text)
 
     def state_model(self, facts: Mapping[str, object]) -> None:
-        """The section on the model: what it is, a row for each fact."""
+        """Write the section about the model, with a row for each fact."""
         self.sections[MODEL] = table(("", ""), list(facts.items()))
 
     def state_licence(self, licence: str) -> None:
-        """An SPDX identifier as the hub knows it, such as Apache-2.0, or the name of another licence."""
+        """Set the licence: an SPDX identifier known to the hub, such as Apache-2.0, or the name of another licence."""
         self.sections[LICENCE] = licence
         self.metadata.pop("license_name", None)
         if re.fullmatch(r"[A-Za-z0-9.+-]+", licence):
@@ -91,7 +94,7 @@ class Card:
             self.metadata |= {"license": "other", "license_name": licence}
 
     def state_languages(self, languages: Sequence[str]) -> None:
-        """Codes such as en or zh. Raises ConfigError for what is none."""
+        """Set the languages as codes such as en or zh. Raises ConfigError for invalid codes."""
         for language in languages:
             if not _LANGUAGE.fullmatch(language):
                 raise ConfigError(f"language '{language}': expected a code such as en or zh")
@@ -99,9 +102,9 @@ class Card:
         self.metadata["language"] = list(languages)
 
     def state_results(self, results: Sequence[Mapping[str, Any]], sources: Sequence[str]) -> None:
-        """The error rates of `results.json` files of `unichoir evaluate`, from all of them together.
+        """Write the error rates of all these `results.json` files of `unichoir evaluate`.
 
-        sources: the files' names, for messages. Raises ConfigError for a file of another kind.
+        sources: the names of the files, for messages. Raises ConfigError for a file of another kind.
         """
         scores = [score for content, source in zip(results, sources, strict=True) for score in _scores(content, source)]
         by_set: dict[str, list[dict[str, Any]]] = {}
@@ -120,7 +123,7 @@ class Card:
         self.metadata[_INDEX] = [{"name": self.name, "results": index}]
 
     def carry_over(self, how: str) -> None:
-        """Make it the card of a model derived from the one it is about: results were measured on another one."""
+        """Turn the card into that of a derived model, whose results were measured on the original model."""
         self.metadata.pop(_INDEX, None)
         if self.sections.get(RESULTS, NOT_STATED) != NOT_STATED:
             note = f"Measured on the model that this one was made from ({how}):"
@@ -129,7 +132,7 @@ class Card:
 
 @dataclass(frozen=True)
 class _Score:
-    """One set under one setting; rates in percent."""
+    """The results of one set with one setting; rates in percent."""
 
     name: str
     mode: str
@@ -143,7 +146,7 @@ class _Score:
         return (self.name, self.mode, self.context, f"{self.wer:.2f}", f"{self.cer:.2f}", str(self.words), self.model)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """As in the hub's model-index."""
+        """Return the metrics for the hub's model-index."""
         rates = (("wer", self.wer), ("cer", self.cer))
         return [{"type": t, "value": rate, "name": f"{t.upper()} % ({self.mode}, {self.context})"} for t, rate in rates]
 
@@ -172,13 +175,13 @@ def _context(chunk_size: int | None, num_left_chunks: int) -> str:
 
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """In Markdown."""
+    """Return a Markdown table."""
     cells = [[" ".join(str(cell).split()).replace("|", "\\|") for cell in row] for row in rows]
     return "\n".join(f"| {' | '.join(row)} |" for row in [list(titles), ["---"] * len(titles), *cells])
 
 
 def _split(body: str) -> dict[str, str]:
-    """Text by title; one that comes twice stays where it is, as text of the section above it."""
+    """Return the text by title. A repeated title becomes text of the section above it."""
     sections: dict[str, list[str]] = {"": []}
     lines, fenced = sections[""], False
     for line in body.splitlines():

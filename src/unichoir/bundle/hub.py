@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub, kept in its cache (https://huggingface.co/docs/huggingface_hub/guides/download)."""
+"""Models of the Hugging Face hub, stored in its cache (https://huggingface.co/docs/huggingface_hub/guides/download)."""
 
 import os
 import re
@@ -12,30 +12,30 @@ from unichoir.errors import CheckpointError, UnichoirError
 
 _MODEL_ID = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>(?!.*\.\.)\w[\w./-]*))?")
 _UNITS_FILE = "units.txt"
-_UNKNOWN = "there is none of this name, or it is private: `hf auth login` or HF_TOKEN show who you are"
+_UNKNOWN = "it does not exist, or it is private: log in with `hf auth login` or HF_TOKEN"
 
 
 def find_directory(name: str | os.PathLike[str]) -> Path:
-    """The folder of that name; where there is none, the one with the hub's model of that name.
+    """Return the folder with this name or, if there is none, the folder of the hub's model with this name.
 
-    Raises CheckpointError and UnichoirError as `fetch_model` does.
+    Raises CheckpointError and UnichoirError like `fetch_model`.
     """
     name = os.fspath(name)
     return fetch_model(name) if is_on_hub(name) else Path(name)
 
 
 def is_on_hub(name: str) -> bool:
-    """Whether `find_directory` looks for it on the hub: it has such a name, and there is no such folder."""
+    """Return whether `find_directory` looks on the hub: the name has the hub's form and isn't a folder."""
     return _MODEL_ID.fullmatch(name) is not None and not os.path.exists(name)
 
 
 def fetch_model(name: str) -> Path:
-    """The folder in the cache with the files of a model; those that are not there yet are downloaded.
+    """Return the folder in the cache with the files of a model, after downloading missing files.
 
-    name: `organisation/name` or `organisation/name@revision`; a revision is a branch, a tag or a commit. Where the hub
-    cannot be reached, or must not be (`HF_HUB_OFFLINE=1`), what the cache holds is used. Only files of a model are
-    fetched, none with pickles. Raises CheckpointError when the model is not to be had and why, UnichoirError where
-    huggingface_hub is not installed.
+    name: `organisation/name` or `organisation/name@revision`; a revision is a branch, a tag or a commit. If the hub
+    can't be reached, or mustn't be (`HF_HUB_OFFLINE=1`), the cache is used. Only model files are fetched, and none with
+    pickles. Raises CheckpointError, with the reason, if the model isn't available, UnichoirError if huggingface_hub
+    isn't installed.
     """
     match = _MODEL_ID.fullmatch(name)
     if match is None:
@@ -46,25 +46,25 @@ def fetch_model(name: str) -> Path:
         if error.name != "huggingface_hub":
             raise
         raise UnichoirError(
-            f"{name}: no such folder or included model; models of the Hugging Face hub need more than a plain install: "
+            f"{name}: no such folder or included model; models of the Hugging Face hub need an extra: "
             "pip install 'unichoir[hub]'"
         ) from None
-    where = f"{name} (no such folder or included model, so looked for on the Hugging Face hub)"
+    where = f"{name} (no such folder or included model, searched on the Hugging Face hub)"
     repo, revision = match["repo"], match["revision"]
     cause: Exception | None = None
     user = {"library_name": "unichoir", "library_version": metadata.version("unichoir")}
-    # Patterns would match below folders, too, and outside: a model's files lie in none.
+    # Patterns would also match in subfolders. A model's files are never in one.
     fetch = partial(snapshot_download, repo, dry_run=False, ignore_patterns=["*/*"], **user)
     try:
-        # Every model has this small file, and few repositories of other software: they are not downloaded in vain.
+        # Every model has this small file, and few other repositories do, so other repositories aren't downloaded.
         with writing(Path(constants.HF_HUB_CACHE)):
             folder = Path(fetch(revision=revision, allow_patterns=[_UNITS_FILE]))
             if (folder / _UNITS_FILE).exists():
-                # By the commit: what is in the cache is then used without asking the hub again.
+                # With the commit, the cached files are used without asking the hub again.
                 return Path(fetch(revision=folder.name, allow_patterns=[*MODEL_FILES, SUMS_FILE, CARD_FILE]))
         reason = f"it is not a model of unichoir: it has no {_UNITS_FILE}"
     except errors.GatedRepoError:
-        reason = "access must be granted on its page first, and then `hf auth login` or HF_TOKEN show who you are"
+        reason = "access must be granted on its page; then log in with `hf auth login` or HF_TOKEN"
     except errors.RepositoryNotFoundError:
         reason = _UNKNOWN
     except errors.RevisionNotFoundError:
@@ -79,8 +79,10 @@ def fetch_model(name: str) -> Path:
 
 
 def cached_models() -> dict[str, Path]:
-    """The folders of the models in the hub's cache by name: the name alone for the branch `main`, else with `@` and a
-    branch, a tag or the commit. Empty where huggingface_hub is not installed."""
+    """Return the folders of the models in the hub's cache by name; empty if huggingface_hub isn't installed.
+
+    The branch `main` has the plain name, others have `@` and a branch, a tag or the commit.
+    """
     try:
         from huggingface_hub import errors, scan_cache_dir
     except ModuleNotFoundError:

@@ -1,4 +1,4 @@
-"""Files and directories take the place of others by renames, whole or not at all; a full disk names what it cut off."""
+"""Atomic writing: files and directories are replaced by renames, and errors of a full disk name the file."""
 
 import contextlib
 import errno
@@ -21,9 +21,9 @@ _NUMPY = re.compile(r"\d+ requested and \d+ written")
 
 @contextlib.contextmanager
 def writing(path: Path | None) -> Iterator[None]:
-    """Around all that writes `path`: where there is no room for it, an OSError says so and names it.
+    """Wrap everything that writes `path`: if the disk is full, raise an OSError that names it.
 
-    Libraries tell of a full disk in ways of their own, most without a name. None: what is written is not known.
+    Libraries report a full disk in different ways, most without a name. None: the written file is unknown.
     """
     try:
         yield
@@ -31,7 +31,7 @@ def writing(path: Path | None) -> Iterator[None]:
         raise
     except BaseException as error:  # torch's CheckpointException is no Exception
         number = _no_room(error)
-        # The second name is what was copied to.
+        # The second name is the target of a copy.
         name = getattr(error, "filename2", None) or getattr(error, "filename", None) or path
         if number is None or (isinstance(error, OSError) and name == error.filename):
             raise
@@ -39,30 +39,30 @@ def writing(path: Path | None) -> Iterator[None]:
 
 
 def _no_room(error: BaseException | None) -> int | None:
-    """The number of NO_ROOM that is behind an error, if any."""
+    """Return the number in NO_ROOM that caused an error, if any."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             return error.errno
         text = str(error)
-        # safetensors and torch.distributed.checkpoint say it in words only; NumPy does not even know the reason.
+        # safetensors and torch.distributed.checkpoint only report it as text; NumPy doesn't report the reason.
         for number in map(int, _NUMBER.findall(text)):
             if number in NO_ROOM:
                 return number
         if isinstance(error, OSError) and _NUMPY.fullmatch(text):
             return errno.ENOSPC
-        # torch.save notices that something is wrong, and that something has raised the reason before.
+        # torch.save raises its own error while handling the original one.
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return None
 
 
 @contextlib.contextmanager
 def replacing_path(path: Path) -> Iterator[Path]:
-    """A name for a file that gets its own name when all is written, or vanishes.
+    """Yield a temporary path that gets the name `path` at the end, or is deleted on failure.
 
-    That holds when several processes write the same file, or one is killed; it then leaves `NAME.*.tmp` behind. Raises
-    OSError; it names `path`.
+    This is safe if several processes write the same file. A killed process leaves `NAME.*.tmp` behind. Raises OSError,
+    which names `path`.
     """
-    # A name that is nearly too long can still be taken.
+    # Leave room for the suffix if the name is nearly too long.
     temporary = path.with_name(f"{path.name[:40]}.{uuid.uuid4().hex}.tmp")
     try:
         with writing(path):
@@ -71,36 +71,36 @@ def replacing_path(path: Path) -> Iterator[Path]:
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename and str(error.filename) == str(temporary):
-            error.filename = str(path)  # the name that whoever reads it knows
+            error.filename = str(path)  # the name that the user knows
         raise
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that appears under its name when it is complete, or not at all; otherwise as `replacing_path`."""
+    """Yield a file that appears under its name when it is complete, or not at all; otherwise like `replacing_path`."""
     with replacing_path(path) as temporary, temporary.open("xb") as file:
         yield file
 
 
 @contextlib.contextmanager
 def replacing_text(path: Path, errors: str = "strict") -> Iterator[TextIO]:
-    """The same for text, as UTF-8 with the line ends that are written."""
+    """Like `replacing` for UTF-8 text, with unchanged line ends."""
     with replacing(path) as file, TextIOWrapper(file, encoding="utf-8", errors=errors, newline="\n") as text:
         yield text
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all, as `replacing_text`."""
+    """Write a text file atomically, like `replacing_text`."""
     with replacing_text(path) as file:
         file.write(text)
 
 
 @contextlib.contextmanager
 def replacing_directory(directory: Path) -> Iterator[Path]:
-    """A folder to be filled that takes the place of `directory` when all in it is on disk, or vanishes.
+    """Yield a folder that replaces `directory` when everything in it is on disk, or is deleted on failure.
 
-    Killed in between, it leaves `.NAME.tmp` behind, which the next call removes. Raises OSError; where there is no
-    room, it names the file as it would be in `directory`.
+    A killed process leaves `.NAME.tmp` behind, which the next call removes. Raises OSError; if the disk is full, it
+    names the file as it would be in `directory`.
     """
     directory = Path(os.path.abspath(directory))
     temporary = directory.with_name(f".{directory.name}.tmp")
@@ -124,9 +124,9 @@ def replacing_directory(directory: Path) -> Iterator[Path]:
 
 
 def replace_directory(new: Path, directory: Path) -> None:
-    """Put `new`, in the same parent, in the place of `directory`, which may be missing.
+    """Move `new`, in the same parent, to `directory`, which may be missing.
 
-    Should the process be killed in between, `.NAME.old` is the old one, and the next call begins by putting it back.
+    If the process is killed in between, `.NAME.old` is the old directory, and the next call first restores it.
     """
     old = directory.with_name(f".{directory.name}.old")
     restore_directory(directory)
@@ -138,14 +138,14 @@ def replace_directory(new: Path, directory: Path) -> None:
 
 
 def restore_directory(directory: Path) -> None:
-    """Put the old directory back if a process was killed before the new one was in its place."""
+    """Restore the old directory if a process was killed before the new one was in place."""
     old = directory.with_name(f".{directory.name}.old")
     if old.is_dir() and not directory.exists():
         os.replace(old, directory)
 
 
 def sync_directory(directory: Path) -> None:
-    """A rename is durable only once the folder that lists it is on disk."""
+    """Sync a folder, because a rename is only durable when the folder is on disk."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,7 +1,7 @@
-"""`SHA256SUMS`: the SHA-256 of every file that a model is read from, in the format of coreutils' `sha256sum`.
+"""`SHA256SUMS`: the SHA-256 of every file of a model, in the format of coreutils' `sha256sum`.
 
-The model card is not among them, since people edit it. A directory of an earlier release has no sums and is read
-unchecked. Sums tell damage and mistakes; who can change the files can change the sums as well.
+The model card is not listed, because people edit it. A directory without sums, from an earlier release, is not checked.
+Sums detect damage and mistakes, but not attacks: who can change the files can change the sums too.
 """
 
 import hashlib
@@ -18,26 +18,26 @@ MODEL_FILES = (
     *("config.json", "*.onnx", "*.onnx.data", "config.yaml", "model.safetensors", "units.txt", "bpe.model"),
     *("lm.bin", "lm.bin.json"),
 )
-"""What a model is read from, as patterns; all of it lies in the directory itself."""
+"""Patterns of a model's files, all in the directory itself."""
 
 _LOCATION = b"\x0a\x08location\x12"
-"""A key and the beginning of its value, of less than 128 bytes as names of files have; other lengths give other names,
+"""A key and the start of its value, for values of less than 128 bytes, like file names. Other lengths give other names,
 which no list has."""
 _LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 _BLOCK_SIZE = 1 << 20
 
 
 def write_sums(directory: Path) -> None:
-    """List the model's files in SHA256SUMS, which then appears at once; to be called when all of them are written."""
+    """List the model's files in SHA256SUMS, written atomically. Call this when all of them are written."""
     lines = "".join(f"{_sha256(path)}  {path.name}\n" for path in _model_files(directory))
     replace_text(directory / SUMS_FILE, lines)
 
 
 def check_sums(directory: Path) -> None:
-    """Compare the files with SHA256SUMS, if there is one; takes as long as reading them.
+    """Compare the files with SHA256SUMS, if there is one. This takes as long as reading the files.
 
-    Raises CheckpointError naming the file that is missing, not as it was written, not listed though the model is read
-    from it, or listed and not in the directory itself.
+    Raises CheckpointError, naming a file that is missing, changed, used by the model but not listed, or listed but not
+    in the directory itself.
     """
     listed = _read_sums(directory / SUMS_FILE)
     if listed is None:
@@ -54,7 +54,7 @@ def check_sums(directory: Path) -> None:
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
         if found != expected:
-            reason = f"truncated, damaged or changed (its SHA-256 is not that of {SUMS_FILE})"
+            reason = f"truncated, damaged or changed (its SHA-256 differs from {SUMS_FILE})"
             raise CheckpointError(f"{path}: {reason}: get the model again")
         others = _external_files(path) - listed.keys() if path.suffix == ".onnx" else set()
         if others:
@@ -62,9 +62,9 @@ def check_sums(directory: Path) -> None:
 
 
 def _external_files(graph: Path) -> set[str]:
-    """The files in which an ONNX graph has weights: the values of the key `location` in its protocol buffers."""
+    """Return the external weight files of an ONNX graph: values of the key `location` in its protocol buffers."""
     names: set[str] = set()
-    if not graph.stat().st_size:  # which has no place in memory
+    if not graph.stat().st_size:  # mmap rejects an empty file
         return names
     with graph.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         place = content.find(_LOCATION)
@@ -80,7 +80,7 @@ def _model_files(directory: Path) -> list[Path]:
 
 
 def _read_sums(path: Path) -> dict[str, str] | None:
-    """SHA-256 by file name; None where there is no such file."""
+    """Read the SHA-256 by file name; None if there is no such file."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
@@ -93,7 +93,7 @@ def _read_sums(path: Path) -> dict[str, str] | None:
         if match is None:
             raise CheckpointError(f"{where}: expected a SHA-256, two spaces and the name of a file")
         digest, name = match.groups()
-        # Whoever wrote the list must not have files read that are none of the model's.
+        # A list must not cause other files to be read.
         if name in (".", "..") or re.search(r"[/\\\0]", name):
             raise CheckpointError(f"{where}: '{name}' is not the name of a file in this directory")
         if name in listed:

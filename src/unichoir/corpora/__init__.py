@@ -1,1 +1,1 @@
-"""Public corpora: from the files as published to manifests, by lhotse's recipes (the extra `corpora`)."""
+"""Public corpora: conversion of the published files to manifests with lhotse's recipes (extra `corpora`)."""

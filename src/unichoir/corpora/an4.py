@@ -16,13 +16,13 @@ from unichoir.errors import AudioError, UnichoirError
 MIRROR = "https://huggingface.co/datasets/espnet/an4/resolve/main"
 ARCHIVE = "an4_sphere.tar.gz"
 DEV_UTTERANCES = 100
-"""Of the training list, in the order of speakers, as ESPnet's recipe takes them."""
+"""Number of dev utterances, taken from the training list in the order of speakers, as in ESPnet's recipe."""
 _FOLDERS = {"train": "an4_clstk", "test": "an4test_clstk"}
 _LINE = re.compile(r"(?P<text>.*)\((?P<key>[^\s()/]+-(?P<speaker>[^\s()/]+)-[^\s()/]+)\)")
 
 
 def read_an4(request: Request) -> Iterator[Entry]:
-    """Recordings of AN4; those that are missing or cannot be read are left out."""
+    """Yield the recordings of AN4. Missing and unreadable ones are left out."""
     lists = {name: _list(request, name) for name in ("train", "test")}
     splits = {"train": lists["train"][DEV_UTTERANCES:], "dev": lists["train"][:DEV_UTTERANCES], "test": lists["test"]}
     for split in request.splits:
@@ -54,7 +54,7 @@ def _list(request: Request, name: str) -> list[Utterance]:
 
 
 def download_an4(folder: Path, splits: Sequence[str], mirror: str | None) -> None:
-    """The one archive, unpacked in `folder`."""
+    """Download the only archive and unpack it in `folder`."""
     if (folder / "an4" / ".completed").exists():
         return
     utils = lhotse_module("utils")

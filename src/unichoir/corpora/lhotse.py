@@ -1,4 +1,4 @@
-"""lhotse's recipes, called without their noise, and what they return as utterances."""
+"""Quiet calls of lhotse's recipes, and conversion of their results to utterances."""
 
 import contextlib
 import importlib
@@ -19,7 +19,7 @@ Normalize = Callable[[str], str | None]
 
 
 def lhotse_module(name: str) -> Any:
-    """The module `lhotse.NAME`. Raises UnichoirError where lhotse is not installed."""
+    """Return the module `lhotse.NAME`. Raises UnichoirError if lhotse isn't installed."""
     try:
         return importlib.import_module(f"lhotse.{name}")
     except ModuleNotFoundError as error:
@@ -28,10 +28,13 @@ def lhotse_module(name: str) -> Any:
 
 @contextlib.contextmanager
 def quietly(what: str) -> Iterator[None]:
-    """Around a call into lhotse: its log is dropped, its progress bars show on terminals only, and whatever it raises
-    becomes an UnichoirError that says `what` failed."""
+    """Wrap a call into lhotse.
+
+    Its log is dropped, its progress bars only appear on terminals, and all its errors become an UnichoirError that says
+    `what` failed.
+    """
     root, disabled = logging.getLogger(), logging.root.manager.disable
-    handler = logging.NullHandler()  # without any, logging would set up one of its own for good
+    handler = logging.NullHandler()  # without one, logging would permanently install its own
     root.addHandler(handler)
     logging.disable(logging.WARNING)
     try:
@@ -44,7 +47,7 @@ def quietly(what: str) -> Iterator[None]:
             yield
     except UnichoirError:
         raise
-    except Exception as error:  # recipes assert, and pass on whatever their readers raise
+    except Exception as error:  # recipes use assert, and pass on errors of their readers
         if isinstance(error, HTTPError):
             error.close()  # it holds the connection
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -57,7 +60,7 @@ def quietly(what: str) -> Iterator[None]:
 def entries(
     split: str, recordings: Any, supervisions: Iterable[Any], lang: str, normalize: Normalize
 ) -> Iterator[Entry]:
-    """Supervisions of lhotse, each with the recording it is part of, as utterances of a split."""
+    """Yield lhotse's supervisions, each with its recording, as utterances of a split."""
     by_id = {recording.id: recording for recording in recordings}
     for supervision in supervisions:
         txt = normalize(supervision.text or "")
@@ -82,7 +85,7 @@ def entries(
 
 
 def with_missing(found: Iterable[Entry], split: str, expected: Iterable[str], reason: str) -> Iterator[Entry]:
-    """`found` and, for the keys that the corpus has beside, that they are left out: recipes only log them."""
+    """Yield `found`, and a LeftOut for each other key of the corpus, because recipes only log them."""
     keys = set()
     for entry in found:
         keys.add(entry[1].key)

@@ -1,7 +1,6 @@
-"""GigaSpeech and WenetSpeech: hours of recordings, and one JSON file of gigabytes that says what is spoken when.
+"""GigaSpeech and WenetSpeech: long recordings, and one JSON file of several gigabytes that lists their segments.
 
-The file is read entry by entry, so that memory does not grow with it; each entry is turned into recordings and
-supervisions by lhotse's recipe.
+The file is read entry by entry, which limits memory. lhotse's recipe turns each entry into recordings and supervisions.
 """
 
 import io
@@ -17,7 +16,7 @@ from unichoir.errors import UnichoirError
 
 BLOCK_CHARACTERS = 1 << 20
 MAX_ENTRY_CHARACTERS = 1 << 28
-"""Of one recording; whatever is longer is damaged."""
+"""Maximum size of the entry for one recording. Larger entries are damaged."""
 GIGASPEECH_SUBSETS = {
     "train-xl": "{XL}",
     "train-l": "{L}",
@@ -38,17 +37,17 @@ WENETSPEECH_SUBSETS = {
 
 
 def read_gigaspeech(request: Request) -> Iterator[Entry]:
-    """Segments of GigaSpeech's subsets; those without speech and those whose recording is missing are left out."""
+    """Yield the segments of GigaSpeech's subsets. Segments without speech or without a recording are left out."""
     parse = lhotse_module("recipes.gigaspeech").parse_utterance
     return _read(request, request.root / "GigaSpeech.json", GIGASPEECH_SUBSETS, parse, transcripts.gigaspeech)
 
 
 def read_wenetspeech(request: Request) -> Iterator[Entry]:
-    """Segments of WenetSpeech's subsets; those whose recording is missing are left out."""
+    """Yield the segments of WenetSpeech's subsets. Segments without a recording are left out."""
     recipe = lhotse_module("recipes.wenet_speech")
 
     def parse(audio: Any, root: Path) -> tuple[Any, list[Any]]:
-        # Its own choice of subsets would give a segment once for each.
+        # The recipe's own choice of subsets would return a segment once per subset.
         segments = [{**segment, "subsets": ["L"]} for segment in audio["segments"]]
         recording, by_subset = recipe.parse_utterance({**audio, "segments": segments}, root, ["L"])
         return recording, by_subset["L"]
@@ -90,9 +89,9 @@ def _name(audio: Any) -> str:
 
 
 def audio_entries(path: Path, request: Request) -> Iterator[Any]:
-    """The items of the list "audios" in a JSON object, one after the other, as decoded from JSON.
+    """Yield the decoded items of the list "audios" in a JSON object, one after the other.
 
-    Raises UnichoirError where the file ends early, has no such list or is not JSON.
+    Raises UnichoirError if the file ends early, has no such list or isn't JSON.
     """
     decoder = json.JSONDecoder()
     size = path.stat().st_size

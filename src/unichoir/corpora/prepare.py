@@ -1,4 +1,4 @@
-"""From a corpus' folder to manifests: `SPLIT.jsonl`, what was left out of it, and `prepared.json` with the counts."""
+"""Preparation of a corpus: `SPLIT.jsonl`, lists of left-out utterances, and `prepared.json` with the counts."""
 
 import contextlib
 import json
@@ -21,29 +21,29 @@ _FIELDS = ("key", "wav", "txt", "start", "end", "duration", "speaker", "lang")
 
 @dataclass(frozen=True)
 class Split:
-    """One manifest."""
+    """The account of one manifest."""
 
     utterances: int
     seconds: float
     left_out: int
-    """Utterances that the corpus names and that are not in the manifest; `SPLIT.left_out.txt` names them."""
+    """Number of utterances of the corpus that are not in the manifest; `SPLIT.left_out.txt` lists them."""
     parts: tuple[str, ...] = ()
-    """Splits that it was put together from."""
+    """Splits that it combines."""
 
 
 Report = Callable[[Path, Split, bool], None]
-"""Called with a manifest that is complete, its account, and whether it had been there already."""
+"""A function that is called with a complete manifest, its account, and whether it already existed."""
 
 
 def download(name: str, folder: Path, splits: Sequence[str], mirror: str | None) -> None:
-    """Fetch a corpus and unpack it in `folder`; archives and parts that are complete are not fetched again.
+    """Download a corpus and unpack it in `folder`. Complete archives and parts are not downloaded again.
 
-    splits: those wanted, where the corpus has an archive for each; none: all. mirror: address to use instead of the
-    corpus' own, with the same files below it. Raises UnichoirError for a corpus that is only given to people who ask.
+    splits: the splits to download, if the corpus has an archive for each; none: all. mirror: address to use instead of
+    the corpus' own, with the same files below it. Raises UnichoirError for a corpus that requires an application.
     """
     corpus = CORPORA[name]
     if corpus.download is None:
-        raise UnichoirError(f"{corpus.title} cannot be downloaded by a command: get it from {corpus.source}")
+        raise UnichoirError(f"{corpus.title} cannot be downloaded automatically: get it from {corpus.source}")
     corpus.download(folder, splits, mirror)
 
 
@@ -61,18 +61,18 @@ def prepare(
     """Write the manifests of a corpus and return their folder.
 
     Args:
-        name: of CORPORA.
+        name: a name in CORPORA.
         folder: the corpus' own folder, or the one that holds it.
-        output: where the manifests go; by default into the corpus' own folder. Paths of audio below it are relative.
-        splits: those wanted; by default all that are there.
-        language: of a corpus of many.
-        force: write those anew that have been written before.
-        progress: of corpora whose metadata are one large file, in bytes.
-        report: told of each manifest as soon as it is complete.
+        output: folder for the manifests; by default the corpus' own folder. Paths of audio below it are relative.
+        splits: the splits to prepare; by default all that exist.
+        language: the language, for a corpus with several.
+        force: whether to write existing manifests again.
+        progress: reports bytes, for corpora whose metadata are one large file.
+        report: called with each manifest as soon as it is complete.
 
     Raises:
-        UnichoirError: a folder without the corpus' layout, files that lhotse cannot read, an output folder that holds
-            manifests of something else. Manifests completed before stay.
+        UnichoirError: the folder doesn't have the corpus' layout, lhotse can't read a file, or the output folder holds
+            other manifests. Manifests completed before stay.
     """
     corpus = CORPORA[name]
     root = find_root(corpus, folder, language)
@@ -116,7 +116,7 @@ def _manifest(output: Path, split: str) -> Path:
 
 
 def _write(corpus: Corpus, request: Request, output: Path) -> dict[str, Split]:
-    """The manifests of those splits that have utterances, under their names when all are complete."""
+    """Write the manifests of those splits that have utterances. They get their names when all are complete."""
     with contextlib.ExitStack() as stack:
         writers = {split: stack.enter_context(_Writer.open(output, split)) for split in request.splits}
         for split, item in corpus.read(request):
@@ -134,7 +134,7 @@ def _write(corpus: Corpus, request: Request, output: Path) -> dict[str, Split]:
 
 
 class _Writer:
-    """A manifest in the making, and beside it the list of what is left out."""
+    """A manifest in progress, and the list of left-out utterances."""
 
     def __init__(self, output: Path, split: str) -> None:
         self.output = output
@@ -195,7 +195,7 @@ def _combine(output: Path, name: str, parts: Sequence[str], splits: dict[str, Sp
 
 
 class _Record:
-    """`prepared.json`: of what the manifests are, and the accounts of those that are complete."""
+    """`prepared.json`: the source of the manifests, and the accounts of the complete ones."""
 
     def __init__(self, output: Path, name: str, root: Path, language: str) -> None:
         self.path = output / RECORD
@@ -216,7 +216,7 @@ class _Record:
             raise UnichoirError(f"{output} holds manifests of {was}; choose another folder with --output")
 
     def forget(self, splits: Sequence[str]) -> None:
-        """Before these are written anew, and what was put together from them: a stopped run leaves nothing stale."""
+        """Remove these manifests and their combinations from the record before writing them again."""
         kept = {
             name: split
             for name, split in self.splits.items()
@@ -236,6 +236,6 @@ class _Record:
 
 
 def _named(path: Path, output: Path) -> str:
-    """Relative where it lies below the manifests, so that both can be moved together; absolute otherwise."""
+    """Return a relative path below the manifests, so both can be moved together; otherwise an absolute path."""
     folder = output.absolute()
     return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)

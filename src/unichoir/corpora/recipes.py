@@ -1,4 +1,4 @@
-"""Corpora that lie in folders of recordings, read by lhotse's recipes of their names."""
+"""Corpora in folders of recordings, read by the lhotse recipes of the same names."""
 
 import csv
 import os
@@ -13,11 +13,11 @@ from unichoir.corpora.lhotse import entries, lhotse_module, quietly, with_missin
 from unichoir.errors import UnichoirError
 
 COMMON_VOICE_COLUMNS = ("client_id", "path", "sentence", "gender", "age", "accents", "variant")
-"""Those that lhotse's recipe asks for."""
+"""Columns that lhotse's recipe requires."""
 
 
 def read_librispeech(request: Request) -> Iterator[Entry]:
-    """Recordings of LibriSpeech and Mini LibriSpeech; those listed without a file are left out."""
+    """Yield the recordings of LibriSpeech and Mini LibriSpeech. Those without a file are left out."""
     recipe = lhotse_module("recipes.librispeech")
     for split in request.splits:
         with quietly(f"reading {request.root / split}"):
@@ -29,7 +29,7 @@ def read_librispeech(request: Request) -> Iterator[Entry]:
 
 
 def read_common_voice(request: Request) -> Iterator[Entry]:
-    """Clips of one language of Common Voice; those listed without a file are left out."""
+    """Yield the clips of one language of Common Voice. Those without a file are left out."""
     recipe = lhotse_module("recipes.commonvoice")
     for split in request.splits:
         listed = _common_voice_clips(request.root / f"{split}.tsv")
@@ -52,7 +52,7 @@ def _common_voice_clips(path: Path) -> list[str]:
 
 
 def aishell(request: Request) -> Iterator[Entry]:
-    """Recordings of AISHELL-1; those without a transcript are left out."""
+    """Yield the recordings of AISHELL-1. Those without a transcript are left out."""
     recipe = lhotse_module("recipes.aishell")
     with quietly(f"reading {request.root}"):
         sets = recipe.prepare_aishell(request.root)
@@ -60,7 +60,7 @@ def aishell(request: Request) -> Iterator[Entry]:
 
 
 def aishell2(request: Request) -> Iterator[Entry]:
-    """Recordings of AISHELL-2 by iPhones; those without a transcript are left out."""
+    """Yield the iPhone recordings of AISHELL-2. Those without a transcript are left out."""
     recipe = lhotse_module("recipes.aishell2")
     with quietly(f"reading {request.root}"):
         sets = recipe.prepare_aishell2(request.root, num_jobs=_jobs())
@@ -69,7 +69,7 @@ def aishell2(request: Request) -> Iterator[Entry]:
 
 
 def thchs30(request: Request) -> Iterator[Entry]:
-    """Recordings of THCHS-30; those without a transcript are left out."""
+    """Yield the recordings of THCHS-30. Those without a transcript are left out."""
     recipe = lhotse_module("recipes.thchs_30")
     with quietly(f"reading {request.root}"):
         sets = recipe.prepare_thchs_30(request.root)
@@ -85,13 +85,13 @@ def _mandarin(request: Request, sets: Any, folders: dict[str, str]) -> Iterator[
 
 
 def download_librispeech(folder: Path, splits: Sequence[str], mirror: str | None) -> None:
-    """The archives of the splits from OpenSLR, unpacked in `folder`."""
+    """Download the archives of the splits from OpenSLR and unpack them in `folder`."""
     parts = list(splits) or list(lhotse_module("recipes.librispeech").LIBRISPEECH)
     _download("librispeech", folder, mirror, dataset_parts=parts)
 
 
 def openslr(recipe: str) -> Download:
-    """The download of a corpus that is one archive at OpenSLR."""
+    """Return the download function of a corpus that is one archive at OpenSLR."""
 
     def download(folder: Path, splits: Sequence[str], mirror: str | None) -> None:
         _download(recipe, folder, mirror)
@@ -112,5 +112,5 @@ def _lines(path: Path) -> list[str]:
 
 
 def _jobs() -> int:
-    """Readers at once: more would only wait for the disk."""
+    """Return the number of concurrent readers; more would only wait for the disk."""
     return min(8, os.cpu_count() or 1)

@@ -1,7 +1,7 @@
-"""What becomes of the transcripts of each corpus: mark-up goes, words stay.
+"""Clean-up of each corpus' transcripts: mark-up is removed, words stay.
 
-A function takes the text as published and returns the transcript, empty where nothing was said, or None for what is no
-speech.
+Each function takes the published text and returns the transcript. It is empty if nothing was said, and None if the
+audio isn't speech.
 """
 
 import re
@@ -14,27 +14,30 @@ _AN4_EDGES = re.compile("^<s>|</s>$")
 
 
 def as_published(text: str) -> str:
-    """LibriSpeech, in upper case and without punctuation: only white space is made canonical."""
+    """LibriSpeech: upper case without punctuation; only white space is made canonical."""
     return canonical_text(text)
 
 
 def mandarin(text: str) -> str:
-    """AISHELL and THCHS-30: upper case, no spaces between Han characters. lhotse's recipes mended letters before."""
+    """AISHELL and THCHS-30: upper case, no spaces between Han characters. lhotse's recipes have corrected letters."""
     return canonical_text(text.upper())
 
 
 def without_punctuation(text: str) -> str:
-    """Common Voice and WenetSpeech: what scoring counts, upper case without punctuation (NFKC)."""
+    """Common Voice and WenetSpeech: normalised as for scoring, upper case without punctuation (NFKC)."""
     return normalize_for_scoring(text)
 
 
 def gigaspeech(text: str) -> str | None:
-    """Tags of punctuation go; an utterance tagged as silence, music, noise or other sound is not speech."""
+    """GigaSpeech: punctuation tags are removed.
+
+    Utterances tagged as silence, music, noise or other sound are not speech.
+    """
     if _NO_SPEECH_TAG.search(text):
         return None
     return canonical_text(_PUNCTUATION_TAG.sub(" ", text))
 
 
 def an4(text: str) -> str:
-    """The marks of beginning and end, which some lines have, go."""
+    """AN4: the start and end marks of some lines are removed."""
     return canonical_text(_AN4_EDGES.sub("", text.strip()))

@@ -6,27 +6,26 @@ import numpy as np
 
 from unichoir.data.dataset import DataConfig, padded_frames
 
-# Apart from the other uses of (seed, epoch) as a source of randomness.
+# Separates this use of (seed, epoch) as a source of randomness from others.
 PURPOSE = 2
 
 
 def make_batches(
     frames: Sequence[int], config: DataConfig, *, seed: int = 0, epoch: int = 0, window: int = 0, shuffle: bool = True
 ) -> list[list[int]]:
-    """Indices of utterances, batch by batch; every utterance occurs once.
+    """Divide utterances into batches. Returns their indices, each exactly once.
 
-    Sorted by length, then cut so that a batch's padded size, utterances x `padded_frames`, stays within
-    `config.max_frames_in_batch`; an utterance longer than that is a batch of its own. Shuffling blurs the lengths a
-    little before sorting, which mixes neighbours anew each epoch, and shuffles the batches; it depends on (seed, epoch,
-    window) alone.
+    Utterances are sorted by length, then divided so that a batch's padded size, utterances x `padded_frames`, stays
+    within `config.max_frames_in_batch`. A longer utterance is a batch of its own. Shuffling jitters the lengths before
+    sorting, which mixes neighbours in every epoch, and shuffles the batches. It only depends on (seed, epoch, window).
 
     Args:
-        frames: the feature frames of each utterance, as `ExampleReader.planned_frames` tells.
+        frames: the feature frames of each utterance, from `ExampleReader.planned_frames`.
     """
     lengths = np.asarray(frames, dtype=np.float64)
     rng = np.random.default_rng(np.random.SeedSequence([seed, epoch, PURPOSE, window]))
     if shuffle:
-        # The tiny second term breaks ties among equal lengths when there is no jitter.
+        # The small second term breaks ties between equal lengths without jitter.
         jitter = rng.uniform(-config.length_jitter, config.length_jitter, len(lengths))
         lengths = lengths * (1 + jitter) + rng.uniform(0, 1e-3, len(lengths))
     order = np.argsort(-lengths, kind="stable").tolist()

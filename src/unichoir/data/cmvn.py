@@ -19,22 +19,22 @@ VARIANCE_FLOOR = 1e-20
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GlobalCmvn:
-    """Sums over all frames of a corpus, from which mean and variance follow."""
+    """Sums over all frames of a corpus, which determine mean and variance."""
 
     mean_stat: NDArray[np.float64]
-    """(M,) sum of the features"""
+    """(M,) sum of the features."""
     var_stat: NDArray[np.float64]
-    """(M,) sum of their squares"""
+    """(M,) sum of the squared features."""
     frame_num: int
 
     @property
     def mean(self) -> NDArray[np.float64]:
-        """(M,)"""
+        """(M,) mean of the features."""
         return self.mean_stat / self.frame_num
 
     @property
     def istd(self) -> NDArray[np.float64]:
-        """(M,) one over the standard deviation, whose square is at least 1e-20."""
+        """(M,) inverse of the standard deviation, whose square is at least 1e-20."""
         variance = self.var_stat / self.frame_num - self.mean**2
         return 1.0 / np.sqrt(np.maximum(variance, VARIANCE_FLOOR))
 
@@ -49,7 +49,7 @@ class GlobalCmvn:
 
     @classmethod
     def load(cls, path: str | Path) -> "GlobalCmvn":
-        """Read WeNet's JSON. Raises ConfigError naming the file."""
+        """Read WeNet's JSON. Raises ConfigError, naming the file."""
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
             mean_stat = np.array(content["mean_stat"], dtype=np.float64)
@@ -69,13 +69,13 @@ class GlobalCmvn:
 def compute_cmvn(
     utterances: Sequence[Utterance], features: FeatureReader, progress: Callable[[int, int], None] | None = None
 ) -> tuple[GlobalCmvn, list[Skipped]]:
-    """Statistics of all utterances at their own speed, and the utterances whose audio could not be read.
+    """Return the statistics of all utterances at their original speed, and the utterances with unreadable audio.
 
     Args:
         progress: called with (done, total) after each utterance.
 
     Raises:
-        AudioError: when not one frame could be read.
+        AudioError: no frame could be read.
     """
     sums, skipped = sum_features(utterances, features, progress)
     if not sums.frame_num:
@@ -86,7 +86,7 @@ def compute_cmvn(
 def sum_features(
     utterances: Sequence[Utterance], features: FeatureReader, progress: Callable[[int, int], None] | None = None
 ) -> tuple[GlobalCmvn, list[Skipped]]:
-    """As `compute_cmvn`, for a part of a corpus: there may be no frame at all."""
+    """Like `compute_cmvn` for a part of a corpus, which may have no frames."""
     mean_stat = np.zeros(features.fbank.num_mel_bins)
     var_stat = np.zeros(features.fbank.num_mel_bins)
     frame_num = 0

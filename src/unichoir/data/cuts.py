@@ -1,11 +1,11 @@
-"""Cuts of lhotse as utterances: JSON lines, or a Shar folder with the recordings in tars. lhotse is not needed for it.
+"""lhotse's cuts as utterances: JSON lines, or a Shar folder with the recordings in tars. This doesn't need lhotse.
 
-Read are cuts of one recording of one channel: `MonoCut` with a source of type `file`, `url` or `shar`. What would have
-to be mixed, computed or run first is refused, naming the cut: `MixedCut`, `MultiCut`, cuts of features without a
-recording, commands, and transforms that change the sound, such as of speed. `Resample` is no such: every recording is
-resampled when it is read.
+Cuts must have one recording with one channel: `MonoCut` with a source of type `file`, `url` or `shar`. Cuts that would
+have to be mixed, computed or executed first are rejected, naming the cut: `MixedCut`, `MultiCut`, cuts of features
+without a recording, commands, and transforms that change the audio, such as its speed. `Resample` is accepted, because
+every recording is resampled when it is read.
 
-As in lhotse, relative paths of recordings are relative to the current directory.
+As in lhotse, relative paths of recordings start at the current directory.
 """
 
 import gzip
@@ -31,20 +31,20 @@ _Places = Mapping[str, tuple[int, int]]
 
 
 def is_cuts(location: str) -> bool:
-    """Whether it is called as files of cuts are (`cuts.jsonl`, `dev_cuts_x.jsonl.gz`), or is a Shar folder."""
+    """Return whether the name is one of cuts (`cuts.jsonl`, `dev_cuts_x.jsonl.gz`), or of a Shar folder."""
     if not is_url(location) and os.path.isdir(location):
         return any(_SHAR.fullmatch(name) for name in os.listdir(location))
     return _NAME.fullmatch(location.rsplit("/", 1)[-1]) is not None
 
 
 def read_cuts(location: str) -> Iterator[tuple[str, Utterance]]:
-    """(file:line, utterance) of every cut; of several supervisions the texts are joined in the order of time.
+    """Yield (file:line, utterance) for every cut. The texts of several supervisions are joined in order of time.
 
     Args:
-        location: path or URL of a file of cuts, compressed by gzip or not, or the path of a Shar folder.
+        location: path or URL of a file of cuts, optionally compressed by gzip, or the path of a Shar folder.
 
     Raises:
-        ManifestError: naming file and line, for what is not a cut, for cuts that are refused and for damaged files.
+        ManifestError: a line is not a cut, a cut is rejected, or a file is damaged. The error names file and line.
     """
     if is_url(location) or not os.path.isdir(location):
         yield from _read_file(location, "", {})
@@ -93,7 +93,7 @@ def _utterance(cut: Mapping[str, Any], where: str, tar: str, places: _Places) ->
         raise ManifestError(f"{where}: has no recording, only features")
     transforms = {transform["name"] for transform in recording.get("transforms") or ()} - _HARMLESS_TRANSFORMS
     if transforms:
-        raise ManifestError(f"{where}: its recording is changed by {min(transforms)}; write it to a file first")
+        raise ManifestError(f"{where}: its recording is transformed by {min(transforms)}; write it to a file first")
     start, duration = seconds_of(cut, "start", where) or 0.0, seconds_of(cut, "duration", where)
     if not duration:
         raise ManifestError(f"{where}: has no duration")
@@ -118,14 +118,14 @@ def _utterance(cut: Mapping[str, Any], where: str, tar: str, places: _Places) ->
 def _audio(
     recording: Mapping[str, Any], where: str, key: str, tar: str, places: _Places
 ) -> tuple[str, tuple[int, int] | None]:
-    """Path or URL of the recording, and its place where that is a tar."""
+    """Return the path or URL of the recording, and its place if that is a tar."""
     (source, *more) = recording["sources"]
     if more or len(source["channels"]) != 1:
         raise ManifestError(f"{where}: its recording has several channels")
     kind = source["type"]
     if kind == "shar" and tar:
         if key not in places:
-            raise ManifestError(f"{where}: {tar} has no recording of it")
+            raise ManifestError(f"{where}: its recording is not in {tar}")
         return tar, places[key]
     if kind not in ("file", "url"):
         raise ManifestError(f"{where}: a source of type '{kind}' is neither a file nor a URL")
@@ -137,6 +137,6 @@ def _text(supervision: Mapping[str, Any], name: str, where: str) -> str:
 
 
 def _shared(supervisions: list[Mapping[str, Any]], name: str, where: str) -> str:
-    """What all supervisions have alike; "" where they differ."""
+    """Return the value that all supervisions share; "" if they differ."""
     values = {_text(supervision, name, where) for supervision in supervisions}
     return values.pop() if len(values) == 1 else ""

@@ -1,10 +1,8 @@
-"""Utterance -> Example -> Batch: what training reads, as numpy arrays."""
+"""From utterances to examples and batches, the numpy arrays that training reads."""
 
 import contextlib
 import dataclasses
-import hashlib
 import itertools
-from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
@@ -23,7 +21,8 @@ from unichoir.audio.fbank import Features, compute_fbank
 from unichoir.audio.telephone import TELEPHONE_RATE
 from unichoir.data.features import FeatureReader
 from unichoir.data.manifest import Utterance, utterance_duration
-from unichoir.data.waveforms import Silence, WaveformChanger, draw_silence
+from unichoir.data.planner import Plan, Planner, seeded_rng
+from unichoir.data.waveforms import WaveformChanger
 from unichoir.errors import AudioError, ConfigError
 
 Tokens = NDArray[np.int64]
@@ -31,41 +30,40 @@ Piece = NDArray[np.float32]
 """Samples or features of one utterance."""
 PADDING_TOKEN = -1
 FRAME_STEP = 32
-"""Batches are padded to 3 more than a multiple of this many feature frames, which makes a multiple of 8 encoder frames:
-matrix products are fastest in such sizes, and on CPUs each new size costs a compilation."""
+"""Batches are padded to 3 more than a multiple of this number of feature frames, which makes a multiple of 8 encoder
+frames. Matrix products are fastest in these sizes, and on CPUs each new size is compiled."""
 TOKEN_STEP = 8
-"""Tokens are padded to one less than a multiple of this: a decoder has one place more."""
-SPARE_SECONDS = 0.1
-"""Silence leaves so much below `max_seconds`: durations are rounded, and nothing may be skipped because of it."""
+"""Tokens are padded to one less than a multiple of this number, because a decoder has one place more."""
 
 
 class TextEncoder(Protocol):
-    """What is needed of a tokenizer here."""
+    """The part of a tokenizer that is used here."""
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a transcript."""
+        """Return the token ids of a transcript."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Which utterances are used, and how they are put together."""
+    """Filters for utterances, and batch sizes."""
 
     min_seconds: float = 0.1
-    """Shorter utterances are skipped; the length is that after speed perturbation."""
+    """Minimum length of an utterance in seconds, after speed perturbation. Shorter utterances are skipped."""
     max_seconds: float = 30.0
-    """Longer utterances are skipped."""
+    """Maximum length of an utterance in seconds. Longer utterances are skipped."""
     min_tokens: int = 1
-    """Utterances with fewer tokens are skipped."""
+    """Minimum number of tokens of an utterance. Utterances with fewer tokens are skipped."""
     max_tokens: int = 400
-    """Utterances with more tokens are skipped."""
+    """Maximum number of tokens of an utterance. Utterances with more tokens are skipped."""
     max_frames_in_batch: int = 12000
-    """Feature frames of a batch, padding included."""
+    """Maximum number of feature frames in a batch, including padding."""
     max_batch_size: int = 256
-    """Utterances of a batch."""
+    """Maximum number of utterances in a batch."""
     shards_in_window: int = 16
-    """Of a corpus in shards: so many are mixed at a time, drawn anew in every epoch."""
+    """Number of shards that are mixed at a time, drawn anew in every epoch. It only applies to sharded corpora."""
     length_jitter: float = 0.1
-    """Lengths are multiplied by up to 1 +- this before sorting, so that batches differ between epochs."""
+    """Range of random factors for lengths before sorting, 1 +- this value, in [0, 1). Jitter varies the batches between
+    epochs."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_seconds < self.max_seconds:
@@ -85,14 +83,14 @@ class Example:
 
     key: str
     feats: Features
-    """(T, M)"""
+    """Features (T, M)."""
     tokens: Tokens
-    """(U,)"""
+    """Token ids (U,)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Skipped:
-    """An utterance that is not used, and why."""
+    """An utterance that is not used, and the reason."""
 
     key: str
     reason: str
@@ -104,22 +102,22 @@ class Batch:
 
     keys: list[str]
     feats: Features
-    """(B, T, M), zero padded"""
+    """Features (B, T, M), padded with zeros."""
     feats_lengths: NDArray[np.int64]
-    """(B,)"""
+    """Number of real frames in each row, (B,)."""
     tokens: Tokens
-    """(B, U), padded with -1"""
+    """Token ids (B, U), padded with -1."""
     token_lengths: NDArray[np.int64]
-    """(B,)"""
+    """Number of tokens in each row, (B,)."""
 
 
 def padded_frames(longest: int) -> int:
-    """To how many frames a batch is padded whose longest utterance has that many."""
+    """Return the number of frames of a batch whose longest utterance has `longest` frames."""
     return -(-max(longest - 3, 0) // FRAME_STEP) * FRAME_STEP + 3
 
 
 def collate(examples: Sequence[Example]) -> Batch:
-    """Pad one or more examples into a batch, in their order, to the `padded_frames` of the longest and `TOKEN_STEP`."""
+    """Pad one or more examples into a batch, in order, to the `padded_frames` of the longest and `TOKEN_STEP`."""
     lengths = np.array([len(example.feats) for example in examples], dtype=np.int64)
     token_lengths = np.array([len(example.tokens) for example in examples], dtype=np.int64)
     feats = np.zeros((len(examples), padded_frames(int(lengths.max())), examples[0].feats.shape[1]), dtype=np.float32)
@@ -134,23 +132,26 @@ def collate(examples: Sequence[Example]) -> Batch:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FrameRate:
-    """Encoder frames of feature frames (`EncoderConfig.subsampling_rate`, `EncoderConfig.right_context`)."""
+    """Encoder frames for feature frames (`EncoderConfig.subsampling_rate`, `EncoderConfig.right_context`)."""
 
     subsampling_rate: int = 4
     right_context: int = 6
 
     def encoder_frames(self, num_frames: int) -> int:
-        """Encoder frames of so many feature frames."""
+        """Return the number of encoder frames for that many feature frames."""
         return max(0, (num_frames - self.right_context - 1) // self.subsampling_rate + 1)
 
     def min_frames_for_ctc(self, tokens: Sequence[int]) -> int:
-        """The fewest feature frames in which CTC can emit the tokens: a blank must stand between two equal ones."""
+        """Return the fewest feature frames in which CTC can emit the tokens.
+
+        Equal neighbours need a blank between them.
+        """
         repeats = sum(first == second for first, second in itertools.pairwise(tokens))
         return self.subsampling_rate * (max(1, len(tokens) + repeats) - 1) + self.right_context + 1
 
 
 def unknown_language(lang: str, languages: Collection[str]) -> str:
-    """What errors say of an utterance whose language has no token."""
+    """Return the error message for an utterance whose language has no token."""
     found = f"language '{lang}'" if lang else "no language"
     return f"{found}, but the vocabulary has tokens for {', '.join(languages)}"
 
@@ -158,7 +159,7 @@ def unknown_language(lang: str, languages: Collection[str]) -> str:
 def measure_durations(
     utterances: Sequence[Utterance], progress: Callable[[int, int], None] | None = None
 ) -> tuple[list[Utterance], list[Skipped]]:
-    """The utterances with `duration` filled in, and those whose audio tells none.
+    """Return the utterances with `duration` filled in, and those without a measurable duration.
 
     Args:
         progress: called with (done, total) after each utterance.
@@ -175,44 +176,28 @@ def measure_durations(
     return measured, skipped
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What an epoch makes of an utterance, known before any audio is read."""
-
-    parts: tuple[tuple[Utterance, float], ...]
-    """(utterance, speed), joined in this order."""
-    silences: tuple[Silence, ...] = ()
-    """Before, between and after the parts; or none."""
-
-    @property
-    def seconds(self) -> float:
-        """The planned length; an unknown duration counts as zero."""
-        speech = sum((utterance.duration or 0.0) / speed for utterance, speed in self.parts)
-        return speech + sum(silence.seconds for silence in self.silences)
-
-
 class ExampleReader:
     """Turns an utterance into an example, anew in every epoch.
 
-    What is drawn at random depends on (seed, epoch, key) alone: neither the order of reading nor the number of worker
-    processes changes an example.
+    Random choices only depend on (seed, epoch, key). Neither the order of reading nor the number of worker processes
+    changes an example.
 
     Args:
-        utterances: those that may be joined to others (see ConcatConfig) and heard behind them (see NoiseConfig);
+        utterances: utterances that may be joined to others (see ConcatConfig) or serve as babble (see NoiseConfig),
             with `duration`, see `measure_durations`.
         tokenizer: encodes transcripts.
         features: filterbank and cache.
         data: filters.
-        augment: None for validation.
-        seed: of all random choices.
-        languages: ids of the tokens of languages. Where there are any, labels begin with that of the utterance: CTC and
-            the left-to-right decoder find it first, the right-to-left decoder last, after all the words.
-        frame_rate: of the encoder that is trained.
+        augment: random changes; None for validation.
+        seed: seeds all random choices.
+        languages: token ids of languages. If given, labels start with the language of the utterance: CTC and the
+            left-to-right decoder predict it first, the right-to-left decoder last, after all words.
+        frame_rate: frame rate of the trained encoder.
 
     Raises:
-        ConfigError: a cache together with what changes samples, of which it could only keep one of endlessly many
-            versions; narrowband or telephone for audio that is so anyway; see also `WaveformChanger`.
-        UnichoirError: rooms without the package that computes them.
+        ConfigError: a cache is combined with random changes of samples, or narrowband or telephone doesn't apply to the
+            sample rate; see also `WaveformChanger`.
+        UnichoirError: the package for rooms is not installed.
     """
 
     def __init__(
@@ -230,7 +215,9 @@ class ExampleReader:
         self.augment = augment or NO_AUGMENTATION
         if features.cache_dir is not None and self.augment.changes_audio:
             changes = ", ".join(f"augment.{name}" for name in self.augment.audio_changes)
-            raise ConfigError(f"{changes}: differs in every epoch and cannot be cached: turn off that or feature_cache")
+            raise ConfigError(
+                f"{changes}: changes in every epoch and cannot be cached: turn it off, or remove feature_cache"
+            )
         if self.augment.narrowband and features.fbank.sample_rate <= TELEPHONE_RATE:
             raise ConfigError(f"narrowband changes nothing at {features.fbank.sample_rate} Hz")
         if self.augment.telephone.probability and features.fbank.sample_rate < TELEPHONE_RATE:
@@ -241,69 +228,40 @@ class ExampleReader:
         self.languages = dict(languages or {})
         self.frame_rate = frame_rate
         self._tokenizer = tokenizer
-        self._partners = _group_partners(utterances, self.augment)
+        self._planner = Planner(self.augment, data.max_seconds, utterances, seed)
         self._changer = WaveformChanger(
             self.augment, sample_rate=features.fbank.sample_rate, utterances=utterances, seed=seed
         )
 
     def plan(self, utterance: Utterance, epoch: int) -> Plan:
-        """Speeds, utterances joined and silences, without reading audio; also says how long the example will be."""
-        rng = self._rng(utterance, epoch, purpose=0)
-        # Its own generator: the same utterances are joined with gaps and without.
-        silence_rng = self._rng(utterance, epoch, purpose=2)
-        concat = self.augment.concat
-        parts = [(utterance, self._draw_speed(rng))]
-        gaps: list[Silence] = []
-        seconds = (utterance.duration or 0.0) / parts[0][1]
-        partners = self._partners.get(_group(utterance, self.augment), ())
-        while partners and _can_join(utterance, self.augment) and rng.random() < concat.probability:
-            partner = partners[int(rng.integers(len(partners)))]
-            # Another speed would make another voice of it.
-            speed = parts[0][1] if concat.same_speaker else self._draw_speed(rng)
-            gap = draw_silence(concat.max_gap_seconds, self.augment.padding, silence_rng)
-            longer = seconds + gap.seconds + (partner.duration or 0.0) / speed
-            if longer > concat.max_seconds:
-                break
-            seconds = longer
-            gaps.append(gap)
-            parts.append((partner, speed))
-        before, after = self._draw_padding(utterance, seconds, silence_rng)
-        silences = (before, *gaps, after)
-        return Plan(parts=tuple(parts), silences=silences if any(silence.seconds for silence in silences) else ())
-
-    def _draw_padding(self, utterance: Utterance, seconds: float, rng: np.random.Generator) -> tuple[Silence, Silence]:
-        padding = self.augment.padding
-        # How much silence an utterance of unknown length has room for is not known, either.
-        if not padding.probability or not utterance.duration or rng.random() >= padding.probability:
-            return Silence(), Silence()
-        spare = self.data.max_seconds - seconds - SPARE_SECONDS
-        before = draw_silence(min(padding.max_seconds, spare), padding, rng)
-        after = draw_silence(min(padding.max_seconds, spare - before.seconds), padding, rng)
-        # One side would always get what the other leaves.
-        return (before, after) if rng.random() < 0.5 else (after, before)
+        """Plan the example of this epoch, without reading audio. See `Planner.plan`."""
+        return self._planner.plan(utterance, epoch)
 
     def planned_frames(self, utterance: Utterance, epoch: int) -> int:
-        """How many feature frames `read` will give, before trimming; off by one where durations are rounded."""
+        """Return the number of feature frames that `read` gives before trimming.
+
+        It can be off by one if durations are rounded.
+        """
         fbank, plan = self.features.fbank, self.plan(utterance, epoch)
         speech = [round((part.duration or 0.0) / speed * fbank.sample_rate) for part, speed in plan.parts]
         if not self.augment.changes_audio:  # features are joined, not samples
             counts = [fbank.num_frames(samples) for samples in speech]
-            # Joined utterances have one lead and one trail.
+            # Joined utterances share one lead and one trail.
             return sum(counts) - fbank.edge_frames * max(sum(count > 0 for count in counts) - 1, 0)
         silence = sum(round(silence.seconds * fbank.sample_rate) for silence in plan.silences)
         return fbank.num_frames(sum(speech) + silence)
 
     def read(self, utterance: Utterance, epoch: int) -> Example | Skipped:
-        """The example of this epoch, or the reason why there is none; bad data is never raised."""
+        """Return the example of this epoch, or the reason why there is none. Invalid data never raises."""
         if not utterance.txt.strip():
             return Skipped(key=utterance.key, reason="empty transcript")
         if self.languages and utterance.lang not in self.languages:
             return Skipped(key=utterance.key, reason=unknown_language(utterance.lang, self.languages))
         plan = self.plan(utterance, epoch)
-        # A known length spares decoding an hour that will not be used.
+        # A known length avoids decoding an hour that won't be used.
         if utterance.duration is not None and plan.seconds > self.data.max_seconds:
             return Skipped(key=utterance.key, reason=self._too_long(plan.seconds))
-        rng = self._rng(utterance, epoch, purpose=1)
+        rng = seeded_rng(self.seed, utterance, epoch, purpose=1)
         try:
             feats, speech_frames, used = self._join(plan, rng)
         except AudioError as error:
@@ -318,8 +276,8 @@ class ExampleReader:
         return Example(key=utterance.key, feats=feats, tokens=np.array(tokens, dtype=np.int64))
 
     def _join(self, plan: Plan, rng: np.random.Generator) -> tuple[Features, int, list[Utterance]]:
-        """(T, M) features without edges, how many frames of them are speech, and the utterances that they are of."""
-        # All parts over one line. Drawn only where it matters: runs without it go on as they began.
+        """Return (T, M) features without edges, the number of speech frames, and the utterances they contain."""
+        # All parts use the same line. It is only drawn if needed, so runs without it keep their random numbers.
         narrowband = self.augment.narrowband > 0 and rng.random() < self.augment.narrowband
         if self.augment.changes_audio:
             return self._join_samples(plan, narrowband, rng)
@@ -333,7 +291,7 @@ class ExampleReader:
     ) -> tuple[Features, int, list[Utterance]]:
         fbank = self.features.fbank
         pieces, used = self._read_parts(self.features.samples, plan, narrowband)
-        # Without a partner that cannot be read the gap before it is gone, too.
+        # If a partner can't be read, the gap before it is removed too.
         silences = [plan.silences[number] for number in (*used, -1)] if plan.silences else []
         utterances = [plan.parts[number][0] for number in used]
         samples = self._changer.change(pieces, silences, rng, [utterance.key for utterance in utterances])
@@ -343,11 +301,11 @@ class ExampleReader:
     def _read_parts(
         self, read: Callable[[Utterance, float, bool], Piece], plan: Plan, narrowband: bool
     ) -> tuple[list[Piece], list[int]]:
-        """What can be read of a plan's parts, and which of them that is; the first part must be."""
+        """Return the readable parts of a plan and their numbers. The first part must be readable."""
         (first, speed), *others = plan.parts
         pieces, used = [read(first, speed, narrowband)], [0]
         for number, (other, other_speed) in enumerate(others, start=1):
-            # A partner that cannot be read is left out here, and named when its own turn comes.
+            # An unreadable partner is left out here, and reported as an utterance of its own.
             with contextlib.suppress(AudioError):
                 pieces.append(read(other, other_speed, narrowband))
                 used.append(number)
@@ -379,29 +337,3 @@ class ExampleReader:
 
     def _too_long(self, seconds: float) -> str:
         return f"longer than {self.data.max_seconds} s ({seconds:.2f} s)"
-
-    def _draw_speed(self, rng: np.random.Generator) -> float:
-        return self.augment.speeds[int(rng.integers(len(self.augment.speeds)))]
-
-    def _rng(self, utterance: Utterance, epoch: int, purpose: int) -> np.random.Generator:
-        # Python's own hash of a string differs between processes.
-        digest = hashlib.blake2b(utterance.key.encode(), digest_size=16).digest()
-        words = np.frombuffer(digest, dtype="<u4").tolist()
-        return np.random.default_rng(np.random.SeedSequence([self.seed, epoch, purpose, *words]))
-
-
-def _group(utterance: Utterance, augment: AugmentConfig) -> tuple[str, str]:
-    return utterance.lang, utterance.speaker if augment.concat.same_speaker else ""
-
-
-def _can_join(utterance: Utterance, augment: AugmentConfig) -> bool:
-    return 0 < (utterance.duration or 0.0) <= augment.concat.max_part_seconds and bool(utterance.txt.strip())
-
-
-def _group_partners(utterances: Sequence[Utterance], augment: AugmentConfig) -> dict[tuple[str, str], list[Utterance]]:
-    partners: dict[tuple[str, str], list[Utterance]] = defaultdict(list)
-    if augment.concat.probability:
-        for utterance in utterances:
-            if _can_join(utterance, augment):
-                partners[_group(utterance, augment)].append(utterance)
-    return dict(partners)

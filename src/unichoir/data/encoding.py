@@ -1,4 +1,4 @@
-"""Samples to the bytes of an audio file: the same samples always give the same bytes."""
+"""From samples to the bytes of an audio file. Equal samples give equal bytes."""
 
 import io
 import struct
@@ -19,7 +19,7 @@ _FORMATS: dict[Codec, tuple[str, str]] = {
     "vorbis": ("OGG", "VORBIS"),
 }
 OPUS_RATES = (8_000, 12_000, 16_000, 24_000, 48_000)
-# libsndfile's Vorbis encoder keeps a whole write on the stack: ten minutes at once end the process.
+# libsndfile's Vorbis encoder keeps a complete write on the stack: ten minutes at once crash the process.
 BLOCK_SAMPLES = 1 << 14
 OGG_SERIAL = 1
 _OGG_HEADER = struct.Struct("<4sBBqIIIB")
@@ -27,25 +27,25 @@ _REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 def check_codec(codec: Codec) -> None:
-    """Raises ConfigError when the installed libsndfile cannot write it."""
+    """Raise ConfigError if the installed libsndfile can't write the codec."""
     container, subtype = _FORMATS[codec]
     if subtype not in soundfile.available_subtypes(container):
         raise ConfigError(f"codec {codec}: libsndfile {soundfile.__libsndfile_version__} cannot write it")
 
 
 def encode_audio(samples: Samples, sample_rate: int, codec: Codec, name: str) -> bytes:
-    """An audio file of one channel.
+    """Encode an audio file with one channel.
 
-    FLAC has 16 bits, which keeps what came from 16 bits as it was. Opus knows few rates: others are resampled to the
-    next higher one, above 48 kHz to that.
+    FLAC has 16 bits, which preserves 16-bit input exactly. Opus supports few sample rates: audio is resampled to the
+    next higher one, or to 48 kHz if there is none.
 
     Args:
-        samples: (N,) in [-1, 1]; what lies outside is clipped.
+        samples: (N,) in [-1, 1]; values outside are clipped.
         sample_rate: in Hz.
-        name: what errors call the audio.
+        name: the name of the audio in errors.
 
     Raises:
-        AudioError: for a rate that the codec does not know.
+        AudioError: the codec doesn't support the sample rate.
     """
     if codec == "opus":
         rate = next((rate for rate in OPUS_RATES if rate >= sample_rate), OPUS_RATES[-1])
@@ -65,7 +65,7 @@ def encode_audio(samples: Samples, sample_rate: int, codec: Codec, name: str) ->
 
 
 def audio_suffix(content: bytes) -> str:
-    """The suffix of an audio file by its first bytes, one of `tars.AUDIO_SUFFIXES`; "" for kinds that have none."""
+    """Return the suffix of an audio file from its first bytes, one of `tars.AUDIO_SUFFIXES`, or ""."""
     if content[:4] == b"RIFF" and content[8:12] == b"WAVE":
         return "wav"
     if content[:4] == b"fLaC":
@@ -78,7 +78,7 @@ def audio_suffix(content: bytes) -> str:
 
 
 def with_serial(content: bytes, serial: int) -> bytes:
-    """An Ogg stream with that serial number on all its pages: encoders draw one at random (RFC 3533, section 6)."""
+    """Return an Ogg stream with this serial number on all pages. Encoders draw a random one (RFC 3533, section 6)."""
     pages = []
     position = 0
     while position < len(content):
@@ -86,7 +86,7 @@ def with_serial(content: bytes, serial: int) -> bytes:
         body = position + _OGG_HEADER.size
         end = body + segments + sum(content[body : body + segments])
         checksum = 0
-        for _ in range(2):  # first over the page with a checksum of zero, then to put it in
+        for _ in range(2):  # first over the page with a checksum of zero, then to insert it
             header = _OGG_HEADER.pack(magic, version, flags, granule, serial, sequence, checksum, segments)
             checksum = _ogg_checksum(header + content[body:end])
         pages.append(header + content[body:end])
@@ -95,6 +95,6 @@ def with_serial(content: bytes, serial: int) -> bytes:
 
 
 def _ogg_checksum(page: bytes) -> int:
-    """CRC-32 with the polynomial of zlib, but bits from the highest to the lowest and neither inverted."""
+    """Return the CRC-32 with zlib's polynomial, but most significant bit first and without inversion."""
     reversed_crc = zlib.crc32(page.translate(_REVERSED_BITS), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int(f"{reversed_crc:032b}"[::-1], 2)

@@ -1,4 +1,4 @@
-"""Features of utterances, computed once and kept on disk when wished."""
+"""Features of utterances, optionally cached on disk."""
 
 import dataclasses
 import hashlib
@@ -16,7 +16,7 @@ from unichoir.data.storage import is_url
 from unichoir.data.utterance import Utterance, load_utterance
 from unichoir.errors import AudioError
 
-# Part of every cache key: raise it when the features of unchanged settings change.
+# A part of every cache key. Increase it if the features of unchanged settings change.
 CACHE_VERSION = 1
 
 
@@ -24,32 +24,32 @@ CACHE_VERSION = 1
 class FeatureReader:
     """Log-mel features of utterances, with a cache for the finite choice of speeds and bandwidths.
 
-    Decoding, resampling and the filterbank cost more than reading the result back, so training on CPU wants
-    `cache_dir`: one `.npy` per (utterance, speed, bandwidth), about 32 kB per second of speech; float32, so that a
-    cached epoch equals a computed one to the bit. The file's name is a hash of the place of the utterance in its audio
-    file, that file's size and time of change, the speed, the bandwidth and the FbankConfig: nothing stale is ever read.
-    What stands at a URL must not change: only its place in the file is part of the name.
+    Decoding, resampling and the filterbank take longer than reading the result, so use `cache_dir` for training on a
+    CPU. It holds one `.npy` per (utterance, speed, bandwidth), about 32 kB per second of speech, in float32: a cached
+    epoch equals a computed one to the bit. The file name is a hash of the utterance's place in its audio file, that
+    file's size and modification time, the speed, the bandwidth and the FbankConfig, so no outdated file is read. The
+    content of a URL must not change: only the place in the file is part of the name.
     """
 
     fbank: FbankConfig = dataclasses.field(default_factory=FbankConfig)
     cache_dir: Path | None = None
 
     def samples(self, utterance: Utterance, speed: float = 1.0, narrowband: bool = False) -> Samples:
-        """(N,) samples at the rate of the filterbank; narrowband: as over a telephone. Raises AudioError."""
+        """Return (N,) samples at the rate of the filterbank; narrowband: as over a telephone. Raises AudioError."""
         samples = load_utterance(utterance, self.fbank.sample_rate)
         if speed != 1.0:
             samples = perturb_speed(samples, speed)
         return narrow_band(samples, self.fbank.sample_rate) if narrowband else samples
 
     def features(self, utterance: Utterance, speed: float = 1.0, narrowband: bool = False) -> Features:
-        """(T, M) features, from the cache when they are there. Raises AudioError."""
+        """Return (T, M) features, from the cache if available. Raises AudioError."""
         if self.cache_dir is None:
             return compute_fbank(self.samples(utterance, speed, narrowband), self.fbank)
         path = self._cached(utterance, speed, narrowband)
         try:
             feats: Features = np.load(path)
             return feats
-        except (OSError, ValueError, EOFError):  # not there yet, or damaged by a full disk: computed again
+        except (OSError, ValueError, EOFError):  # missing, or damaged by a full disk: compute it again
             feats = compute_fbank(self.samples(utterance, speed, narrowband), self.fbank)
         self._store(path, feats)
         return feats
@@ -61,7 +61,7 @@ class FeatureReader:
         ]  # fmt: skip
         digest = hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=20).hexdigest()
         assert self.cache_dir is not None
-        # Two levels: folders of a million files are slow to work with.
+        # Two levels, because folders with a million files are slow.
         return self.cache_dir / digest[:2] / f"{digest[2:]}.npy"
 
     def _store(self, path: Path, feats: Features) -> None:
@@ -71,7 +71,7 @@ class FeatureReader:
 
 
 def _file_identity(location: str) -> list[str | int | None]:
-    """What tells a file from others and from itself after a change; of a URL only the first can be told cheaply."""
+    """Return what identifies a file and its version; for a URL only what identifies the file."""
     if is_url(location):
         return [location, None, None]
     try:

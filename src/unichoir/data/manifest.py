@@ -18,7 +18,7 @@ from unichoir.errors import ManifestError
 
 
 def read_manifest(path: str | os.PathLike[str]) -> list[Utterance]:
-    """All utterances of a manifest, in its order.
+    """Read all utterances of a manifest, in order.
 
     Args:
         path: path or URL of one of
@@ -28,10 +28,10 @@ def read_manifest(path: str | os.PathLike[str]) -> list[Utterance]:
             - a Kaldi folder with `wav.scp` and `text`, and optionally `segments` and `utt2spk` (paths only);
             - a WeNet shard (a tar of KEY.txt, KEY.wav pairs) or a list of shards, one path a line;
             - cuts of lhotse (`cuts.jsonl.gz`) or a Shar folder (see `unichoir.data.cuts`).
-            Relative paths are relative to the folder of the file that names them.
+            Relative paths start at the folder of the file that contains them.
 
     Raises:
-        ManifestError: naming file and line; also for a key that occurs twice and for a manifest without utterances.
+        ManifestError: a line is invalid, a key occurs twice, or there are no utterances. The error names file and line.
     """
     location = os.fspath(path)
     utterances: list[Utterance] = []
@@ -47,7 +47,7 @@ def read_manifest(path: str | os.PathLike[str]) -> list[Utterance]:
 
 
 def read_manifests(paths: Sequence[str | os.PathLike[str]]) -> list[Utterance]:
-    """The utterances of several manifests. Raises ManifestError, also for a key that occurs in two of them."""
+    """Read the utterances of several manifests. Raises ManifestError, also for a key in two of them."""
     utterances: list[Utterance] = []
     seen: dict[str, str] = {}
     for path in paths:
@@ -60,7 +60,7 @@ def read_manifests(paths: Sequence[str | os.PathLike[str]]) -> list[Utterance]:
 
 
 def _locate(location: str) -> Iterator[tuple[str, Utterance]]:
-    """(where it is named, utterance)"""
+    """Yield (place in the manifest, utterance)."""
     if is_shard_list(location):
         return _read_indexes(location)
     if is_cuts(location):
@@ -118,7 +118,7 @@ def _read_tar_list(location: str) -> Iterator[tuple[str, Utterance]]:
 
 
 def _read_tar(location: str) -> Iterator[tuple[str, Utterance]]:
-    """Transcripts are read now; of the audio only its place in the tar is kept."""
+    """Yield the utterances of a tar. Transcripts are read now; for audio only its place is kept."""
     for pair in read_pairs(location):
         if pair.missing:
             raise ManifestError(f"{location}: {pair.missing}")
@@ -151,7 +151,7 @@ def _read_kaldi(folder: Path) -> Iterator[tuple[str, Utterance]]:
 
 
 def _table(path: Path) -> dict[str, tuple[str, str]]:
-    """Lines 'key rest' as key -> (file:line, rest)."""
+    """Read lines 'key rest' as key -> (file:line, rest)."""
     table: dict[str, tuple[str, str]] = {}
     for where, line in read_lines(str(path)):
         key, *rest = line.split(maxsplit=1)

@@ -1,4 +1,4 @@
-"""Lines of text files with their places, JSON in them, and checks of its values."""
+"""Lines of text files with their places, JSON lines, and checks of values."""
 
 import json
 import math
@@ -10,7 +10,7 @@ from unichoir.errors import ManifestError
 
 
 def read_lines(location: str) -> Iterator[tuple[str, str]]:
-    """(file:line, text) of every line that is not blank. Raises ManifestError."""
+    """Yield (file:line, text) for every line that is not blank. Raises ManifestError."""
     try:
         content = read_bytes(location)
     except OSError as error:
@@ -25,7 +25,7 @@ def read_lines(location: str) -> Iterator[tuple[str, str]]:
 
 
 def read_json_lines(location: str, required: tuple[str, ...]) -> Iterator[tuple[str, dict[str, object]]]:
-    """(file:line, object) of every line. Raises ManifestError, also where a `required` name is missing."""
+    """Yield (file:line, object) for every line. Raises ManifestError, also if a `required` name is missing."""
     for where, line in read_lines(location):
         try:
             entry = json.loads(line)
@@ -40,16 +40,16 @@ def read_json_lines(location: str, required: tuple[str, ...]) -> Iterator[tuple[
 
 
 def text_of(entry: Mapping[str, object], name: str, where: str) -> str:
-    """A text, "" where there is none. Raises ManifestError."""
+    """Return a text; "" if it is missing. Raises ManifestError."""
     value = entry.get(name, "")
-    # JSON can also spell null characters and half surrogate pairs, which neither a path nor UTF-8 can hold.
+    # JSON can contain null characters and unpaired surrogates, which paths and UTF-8 can't represent.
     if not isinstance(value, str) or "\0" in value or value != value.encode("utf-8", "replace").decode("utf-8"):
         raise ManifestError(f"{where}: '{name}' must be text, found {value!r}")
     return value
 
 
 def seconds_of(entry: Mapping[str, object], name: str, where: str) -> float | None:
-    """A length or time in seconds, None where there is none. Raises ManifestError."""
+    """Return a length or time in seconds; None if it is missing. Raises ManifestError."""
     value = entry.get(name)
     if value is None:
         return None
@@ -59,8 +59,8 @@ def seconds_of(entry: Mapping[str, object], name: str, where: str) -> float | No
 
 
 def count_of(entry: Mapping[str, object], name: str, where: str, at_least: int = 0) -> int:
-    """A whole number. Raises ManifestError."""
+    """Return a whole number. Raises ManifestError."""
     value = entry.get(name)
     if not isinstance(value, int) or isinstance(value, bool) or not at_least <= value <= sys.maxsize:
-        raise ManifestError(f"{where}: '{name}' must be a whole number from {at_least} on, found {value!r}")
+        raise ManifestError(f"{where}: '{name}' must be a whole number of at least {at_least}, found {value!r}")
     return value

@@ -1,4 +1,4 @@
-"""Indexes for tars that exist already, such as WeNet's, which stay where they are."""
+"""Indexes for existing tars, such as WeNet's, which stay in place."""
 
 import dataclasses
 import functools
@@ -21,7 +21,7 @@ SCAN_BYTES = 1 << 20
 
 
 def list_tars(lists: Sequence[str | os.PathLike[str]]) -> list[str]:
-    """The tars that WeNet's `data.list` files name, one path or URL a line; a tar stands for itself.
+    """Return the tars listed in WeNet's `data.list` files, one path or URL per line. A tar stands for itself.
 
     Raises ManifestError, also for a tar that occurs twice.
     """
@@ -41,16 +41,16 @@ def list_tars(lists: Sequence[str | os.PathLike[str]]) -> list[str]:
 def index_shards(
     tars: Sequence[str], output: Path, *, workers: int = 1, progress: Progress | None = None
 ) -> ShardReport:
-    """Write `shards.jsonl` and the indexes of tars into `output`; each tar is read once, from front to back.
+    """Write `shards.jsonl` and the indexes of tars into `output`. Each tar is read once, from front to back.
 
-    Tars within `output` are named relative to it, others as they are. A tar that cannot be read, and an utterance whose
-    audio cannot, is left out and told in the report and in `output/skipped.jsonl`; the same call tries such tars again,
-    and goes on where an interrupted one was.
+    Tars within `output` are named relative to it, others as given. Unreadable tars and utterances are left out and
+    listed in the report and in `output/skipped.jsonl`. The same call tries such tars again, and continues an
+    interrupted run.
 
     Raises:
-        ManifestError: when not one utterance is usable.
-        ConfigError: when `output` holds another corpus.
-        OSError: when `output` cannot be written.
+        ManifestError: no utterance is usable.
+        ConfigError: `output` holds another corpus.
+        OSError: `output` can't be written.
     """
     if workers < 1:
         raise ConfigError("workers must be at least 1")
@@ -92,14 +92,14 @@ def _index_shard(output: Path, number: int, tar: str) -> ShardResult:
 
 
 def _name(output: Path, tar: str) -> str:
-    """Relative to the folder where the tar is within it: then they can move together."""
+    """Return a name relative to the folder if the tar is within it, so they can be moved together."""
     folder = os.path.abspath(output)
     inside = not is_url(tar) and os.path.commonpath([folder, tar]) == folder
     return os.path.relpath(tar, folder) if inside else tar
 
 
 def _size(tar: str, end: int) -> int:
-    """Bytes of a tar whose members end at `end`."""
+    """Return the bytes of a tar whose members end at `end`."""
     if not is_url(tar):
         return os.path.getsize(tar)
     with open_binary(tar) as file:

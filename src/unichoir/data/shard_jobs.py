@@ -1,8 +1,8 @@
-"""What writing shards and indexing them have in common: one job a shard, in processes, resumable.
+"""Jobs for writing and indexing shards: one job per shard, run in processes, resumable.
 
-The folder holds `plan.json`, which tells what is being done, and `journal.jsonl`, a line for each shard that is
-finished. A run that was interrupted, however it ended, leaves out the shards of the journal whose files are as large
-as they were. The list of shards is written last: where it is, the corpus is complete.
+The folder holds `plan.json`, which describes the work, and `journal.jsonl`, with a line for each finished shard. A run
+that continues an interrupted one skips the shards in the journal whose files still have the same size. The list of
+shards is written last, so its presence means that the corpus is complete.
 """
 
 import dataclasses
@@ -27,42 +27,42 @@ PLAN = "plan.json"
 JOURNAL = "journal.jsonl"
 SKIPPED = "skipped.jsonl"
 OPTIONS = ("per_shard", "codec", "seed")
-"""What of a plan its user chose; the rest follows from the utterances."""
+"""The options of a plan that the user chooses. The rest follows from the utterances."""
 Progress = Callable[[int, int], None]
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardResult:
-    """What became of one shard."""
+    """The result of one shard."""
 
     shard: str
-    """The tar as `shards.jsonl` names it."""
+    """Name of the tar in `shards.jsonl`."""
     index: str
     utterances: int
-    """0 when nothing of it can be used: it is not listed then."""
+    """Number of usable utterances. A shard without any is not listed."""
     seconds: float
     bytes: int
     """Size of the tar."""
     index_bytes: int
     skipped: dict[str, str] = field(default_factory=dict)
-    """Why an utterance was left out, by key; or why the whole shard was, by its name."""
+    """Utterances left out, by key, or the complete shard, by its name, and the reasons."""
     failed: bool = False
-    """The shard could not be read: another run tries again."""
+    """Whether the shard could not be read. Another run tries again."""
 
     def listed(self) -> dict[str, object]:
-        """Its line of `shards.jsonl`."""
+        """Return its line of `shards.jsonl`."""
         names = ("shard", "index", "utterances", "seconds", "bytes")
         return {"version": FORMAT_VERSION, **{name: getattr(self, name) for name in names}}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardReport:
-    """What became of a corpus."""
+    """The result of a corpus."""
 
     shards: int
     kept: int
-    """Of them, those that were there from an earlier run."""
+    """Number of shards kept from an earlier run."""
     utterances: int
     seconds: float
     bytes: int
@@ -79,19 +79,19 @@ def run_shards(
     workers: int,
     progress: Progress | None,
 ) -> ShardReport:
-    """Do `work(number, part())` for each part that is not done yet, and write the list of shards.
+    """Call `work(number, part())` for each unfinished part, and write the list of shards.
 
     Args:
-        plan: what is done and with what, as JSON; runs of another plan are refused.
-        work: writes the files of one shard; must be picklable when there are several workers.
-        parts: make what `work` needs, when its turn comes.
-        workers: processes; 1 stands for this one.
-        progress: called with (shards done, shards in all).
+        plan: a description of the work, as JSON. A folder with another plan is rejected.
+        work: writes the files of one shard; must be picklable with several workers.
+        parts: return the input of `work`, called just before the work.
+        workers: number of processes; 1 uses this one.
+        progress: called with (finished shards, all shards).
 
     Raises:
-        ConfigError: when the folder holds another corpus, or a worker process dies.
-        ManifestError: when not one utterance is usable.
-        OSError: when the folder cannot be written.
+        ConfigError: the folder holds another corpus, or a worker process dies.
+        ManifestError: no utterance is usable.
+        OSError: the folder can't be written.
     """
     output.mkdir(parents=True, exist_ok=True)
     _check_plan(output, plan)
@@ -111,7 +111,7 @@ def run_shards(
 
 
 def write_index(path: Path, lines: Sequence[Mapping[str, object]]) -> int:
-    """JSON lines, whole or not at all; returns their size in bytes."""
+    """Write JSON lines atomically. Returns their size in bytes."""
     content = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
     with replacing(path) as file:
         file.write(content)
@@ -125,10 +125,12 @@ def _check_plan(output: Path, plan: Mapping[str, object]) -> None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        # Files of others are never overwritten.
+        # Never overwrite other files.
         taken = next((name for name in (SHARD_LIST, "000000.tar", "000000.jsonl") if (output / name).exists()), None)
         if taken and not (taken == "000000.tar" and "tars" in plan):
-            raise ConfigError(f"{output / taken}: already there, and not from here: choose another folder") from None
+            raise ConfigError(
+                f"{output / taken}: already exists and belongs to something else: choose another folder"
+            ) from None
         with replacing(path) as file:
             file.write((json.dumps(plan, indent=2) + "\n").encode())
         return
@@ -138,17 +140,17 @@ def _check_plan(output: Path, plan: Mapping[str, object]) -> None:
         differing = [name for name in plan if not isinstance(found, dict) or found.get(name) != plan[name]]
         options = [f"another {name}" for name in differing if name in OPTIONS]
         what = " and ".join(options) or "other utterances"
-        raise ConfigError(f"{output}: was begun with {what}: choose another folder, or delete this one")
+        raise ConfigError(f"{output}: was started with {what}: choose another folder, or delete this one")
 
 
 def _read_journal(output: Path) -> dict[int, ShardResult]:
-    """The finished shards whose files are there."""
+    """Read the finished shards whose files exist."""
     path = output / JOURNAL
     if not path.exists():
         return {}
     content = path.read_bytes()
     complete = content[: content.rfind(b"\n") + 1]
-    if len(complete) < len(content):  # cut off by the end of the run
+    if len(complete) < len(content):  # cut off when the run ended
         os.truncate(path, len(complete))
     results = {}
     for line in complete.splitlines():
@@ -156,7 +158,7 @@ def _read_journal(output: Path) -> dict[int, ShardResult]:
             entry = json.loads(line)
             number, result = int(entry.pop("number")), ShardResult(**entry)
         except (ValueError, TypeError, KeyError, AttributeError):
-            continue  # after a loss of power: that shard is done again
+            continue  # after a power failure: the shard is written again
         if _is_there(output, result):
             results[number] = result
         else:
@@ -171,7 +173,7 @@ def _is_there(output: Path, result: ShardResult) -> bool:
         except OSError:
             return -1
 
-    ours = "/" not in result.shard  # tars elsewhere are not ours to check
+    ours = "/" not in result.shard  # tars elsewhere are not checked
     return size(result.index) == result.index_bytes and (not ours or size(result.shard) == result.bytes)
 
 
@@ -192,7 +194,7 @@ def _finish(output: Path, results: Sequence[ShardResult], kept: int) -> ShardRep
         key, reason = next(iter(skipped.items()), ("nothing", "no utterances"))
         raise ManifestError(f"{output}: no usable utterance ({key}: {reason})")
     write_index(output / SHARD_LIST, [result.listed() for result in usable])
-    for leftover in output.glob("*.tmp"):  # of runs that were killed
+    for leftover in output.glob("*.tmp"):  # from runs that were killed
         leftover.unlink(missing_ok=True)
     return ShardReport(
         shards=len(usable),
@@ -207,12 +209,12 @@ def _finish(output: Path, results: Sequence[ShardResult], kept: int) -> ShardRep
 def _run(
     work: Callable[[int, T], ShardResult], parts: Sequence[Callable[[], T]], waiting: Sequence[int], workers: int
 ) -> Iterator[tuple[int, ShardResult]]:
-    """Results as they come."""
+    """Yield results as they are completed."""
     if workers == 1 or len(waiting) < 2:
         for number in waiting:
             yield number, work(number, parts[number]())
         return
-    # Started afresh, not forked: the threads of fsspec do not survive a fork.
+    # Workers are spawned, not forked: the threads of fsspec do not survive a fork.
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
     pool = ProcessPoolExecutor(workers, context, initializer=_begin_worker, initargs=(stop,))
@@ -220,7 +222,7 @@ def _run(
     running: dict[Future[ShardResult], int] = {}
     try:
         while True:
-            # A few ahead, so that the parts of a large corpus are not all made at once.
+            # Only a few parts are prepared ahead, which limits memory for a large corpus.
             while len(running) < 2 * workers and (number := next(queue, -1)) >= 0:
                 running[pool.submit(work, number, parts[number]())] = number
             if not running:
@@ -228,17 +230,19 @@ def _run(
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 yield running.pop(future), future.result()
     except BrokenProcessPool:
-        raise ConfigError("a worker process died (out of memory?): use fewer workers; the rest is kept") from None
+        raise ConfigError(
+            "a worker process died (out of memory?): use fewer workers; finished shards are kept"
+        ) from None
     except BaseException:
-        stop.set()  # a shard may take minutes, and is begun anew by the next run
+        stop.set()  # a shard may take minutes; the next run starts it again
         raise
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _begin_worker(stop: Event) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent acts on it, and ends the workers itself
-    # A parent that is killed cannot end its workers, and they would wait for work for ever.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it, and ends the workers itself
+    # A killed parent can't end its workers, which would wait for work forever.
     parent = multiprocessing.parent_process()
     for wait_for_end in (stop.wait, *([parent.join] if parent else [])):
         threading.Thread(target=_exit_after, args=(wait_for_end,), daemon=True).start()

@@ -1,4 +1,4 @@
-"""Utterances of any manifest to shards (see `unichoir.data.shards`), in parallel and resumable."""
+"""From utterances of any manifest to shards (see `unichoir.data.shards`), in parallel and resumable."""
 
 import dataclasses
 import functools
@@ -21,7 +21,7 @@ from unichoir.data.tars import BLOCK
 from unichoir.data.utterance import Utterance, utterance_bytes, utterance_source
 from unichoir.errors import AudioError, ConfigError, ManifestError
 
-# Apart from the other uses of a seed as a source of randomness.
+# Separates this use of a seed as a source of randomness from others.
 PURPOSE = 4
 
 
@@ -35,22 +35,22 @@ def write_shards(
     seed: int | None = 0,
     progress: Progress | None = None,
 ) -> ShardReport:
-    """Write a corpus of shards; the same call goes on where an interrupted one was.
+    """Write a corpus of shards. The same call continues an interrupted one.
 
-    The files depend on the utterances, `per_shard`, `codec` and `seed` alone, not on the number of workers. An
-    utterance that cannot be read, or whose key cannot be the name of a file, is left out, and told in the report and in
-    `output/skipped.jsonl`; a shard that is deleted is written again by the next call.
+    The files only depend on the utterances, `per_shard`, `codec` and `seed`, not on the number of workers. An utterance
+    that can't be read, or whose key can't be a file name, is left out and listed in the report and in
+    `output/skipped.jsonl`. A deleted shard is written again by the next call.
 
     Args:
-        codec: keep copies files byte by byte; utterances that are a part of a file, and files of kinds that shards have
-            no name for, become FLAC. The others write mono at the file's own rate.
-        seed: of the order of the utterances, in which training mixes neighbours only; None leaves it as it is.
-        progress: called with (shards done, shards in all).
+        codec: keep copies files byte by byte; utterances that are a part of a file, and files in formats that shards
+            don't support, become FLAC. The other codecs write mono at the file's own rate.
+        seed: seeds the order of the utterances, because training only mixes neighbours; None keeps the order.
+        progress: called with (finished shards, all shards).
 
     Raises:
-        ManifestError: for a key that occurs twice, or when not one utterance is usable.
-        ConfigError: for a codec that libsndfile cannot write, and when `output` holds another corpus.
-        OSError: when `output` cannot be written.
+        ManifestError: a key occurs twice, or no utterance is usable.
+        ConfigError: libsndfile can't write the codec, or `output` holds another corpus.
+        OSError: `output` can't be written.
     """
     if per_shard < 1 or workers < 1:
         raise ConfigError("per_shard and workers must be at least 1")
@@ -124,14 +124,14 @@ def _write_shard(
 
 
 def index_line(utterance: Utterance, place: tuple[int, int], duration: float) -> dict[str, object]:
-    """An utterance as its shard's index tells of it; `place` is (offset, size) in the tar."""
+    """Return the line of an utterance in its shard's index. `place` is (offset, size) in the tar."""
     line = {"key": utterance.key, "offset": place[0], "size": place[1], "txt": utterance.txt}
     known = {name: getattr(utterance, name) for name in ("speaker", "lang") if getattr(utterance, name)}
     return {**line, "duration": round(duration, 6), **known}
 
 
 def _audio_of(utterance: Utterance, codec: Codec | Literal["keep"]) -> tuple[bytes, str, float]:
-    """(bytes of an audio file, its suffix, seconds)"""
+    """Return (bytes of an audio file, its suffix, seconds)."""
     if codec == "keep" and utterance.start is None and utterance.end is None:
         content, name = utterance_bytes(utterance)
         suffix = audio_suffix(content)
@@ -145,14 +145,14 @@ def _audio_of(utterance: Utterance, codec: Codec | Literal["keep"]) -> tuple[byt
 
 
 def _check_key(key: str) -> None:
-    """Keys become names of files wherever a shard is unpacked."""
+    """Check a key, because keys become file names when a shard is unpacked."""
     unsafe = "\\" in key or any(ord(character) < 32 or ord(character) == 127 for character in key)
     if unsafe or any(part in ("", ".", "..") for part in key.split("/")):
         raise ManifestError(f"key {key!r} cannot be the name of a file within a folder")
 
 
 def add_member(file: BinaryIO, name: str, content: bytes) -> int:
-    """Append a file to a tar, without time and owner; returns the offset of its content."""
+    """Append a file to a tar, without time and owner. Returns the offset of its content."""
     member = tarfile.TarInfo(name)
     member.size = len(content)
     file.write(member.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict"))

@@ -1,17 +1,17 @@
-"""Corpora of any size as shards: tars of about a thousand utterances, each with a small index beside it.
+"""Corpora of any size as shards: tars of about a thousand utterances, each with a small index.
 
 A corpus is a folder, on disk or by URL, with
 
-- `shards.jsonl`, a line for each shard: `{"version": 1, "shard": "000000.tar", "index": "000000.jsonl",
-  "utterances": 1000, "seconds": 3600.5, "bytes": 62914560}`. `version` is that of the index's format, 1 where it is
-  left out; `bytes` is the size of the tar.
-- the tars, as WeNet reads them: uncompressed, KEY.txt and then KEY.flac (or wav, mp3, ogg, opus, m4a).
-- the indexes, a line for each utterance in the tar's order: `{"key": "a", "offset": 1536, "size": 31402,
-  "txt": "...", "duration": 3.52}`, and `speaker` and `lang` where they are known. `offset` and `size` tell where in
-  the tar the bytes of the audio file are, `duration` is in seconds.
+- `shards.jsonl`, a line for each shard: `{"version": 1, "shard": "000000.tar", "index": "000000.jsonl", "utterances":
+  1000, "seconds": 3600.5, "bytes": 62914560}`. `version` is the version of the index format, 1 by default; `bytes` is
+  the size of the tar.
+- the tars in WeNet's format: uncompressed, KEY.txt followed by KEY.flac (or wav, mp3, ogg, opus, m4a).
+- the indexes, a line for each utterance in the tar's order: `{"key": "a", "offset": 1536, "size": 31402, "txt": "...",
+  "duration": 3.52}`, and `speaker` and `lang` if known. `offset` and `size` locate the bytes of the audio file in the
+  tar; `duration` is in seconds.
 
-Paths are relative to the folder of `shards.jsonl`. So a shard's utterances are known without reading its tar, and each
-can be read by itself, as a range of bytes.
+Paths are relative to the folder of `shards.jsonl`. The utterances of a shard are therefore known without reading its
+tar, and each can be read individually as a range of bytes.
 """
 
 import os
@@ -31,18 +31,18 @@ class Shard:
     """A tar of utterances and its index."""
 
     name: str
-    """The tar as the list names it: the same wherever the folder stands."""
+    """Name of the tar in the list. It doesn't change if the folder moves."""
     location: str
     """Path or URL of the tar."""
     index: str
     """Path or URL of its index."""
     utterances: int
     seconds: float
-    """Of all its utterances."""
+    """Seconds of all its utterances."""
 
 
 def is_shard_list(location: str | os.PathLike[str]) -> bool:
-    """Whether it is a list of shards: a name that ends in `shards.jsonl`, or a folder that holds one."""
+    """Return whether this is a list of shards: a name that ends in `shards.jsonl`, or a folder that holds one."""
     location = os.fspath(location)
     if location.endswith(SHARD_LIST):
         return True
@@ -54,13 +54,14 @@ def is_shard_list(location: str | os.PathLike[str]) -> bool:
 
 
 def read_shard_list(location: str | os.PathLike[str]) -> list[Shard]:
-    """The shards of a corpus in their order; their indexes are not read.
+    """Read the shards of a corpus, in order, without their indexes.
 
     Args:
         location: path or URL of `shards.jsonl` or of the folder that holds it.
 
     Raises:
-        ManifestError: naming file and line; also for a tar listed twice, a list without shards, a newer version.
+        ManifestError: a line is invalid, a tar is listed twice, there are no shards, or the version is newer. The error
+            names file and line.
     """
     location = os.fspath(location)
     if not location.endswith(SHARD_LIST):
@@ -92,11 +93,11 @@ def read_shard_list(location: str | os.PathLike[str]) -> list[Shard]:
 
 
 def read_shard(shard: Shard) -> list[Utterance]:
-    """The utterances of a shard in the order of its tar, from its index alone.
+    """Read the utterances of a shard from its index, in the order of its tar.
 
     Raises:
-        ManifestError: naming the index (and line) that is missing or broken, or does not hold as many utterances as the
-            list of shards says.
+        ManifestError: the index is missing or invalid, or its number of utterances differs from the list of shards. The
+            error names the index and the line.
     """
     utterances: list[Utterance] = []
     seen: dict[str, str] = {}
@@ -119,6 +120,6 @@ def read_shard(shard: Shard) -> list[Utterance]:
         utterances.append(utterance)
     if len(utterances) != shard.utterances:
         raise ManifestError(
-            f"{shard.index}: {len(utterances)} utterances, but the list of shards says {shard.utterances}"
+            f"{shard.index}: {len(utterances)} utterances, but the list of shards has {shard.utterances}"
         )
     return utterances

@@ -1,12 +1,12 @@
-"""Files by path or by URL: the same few verbs for a local disk, a web server and an object store.
+"""Access to files by path or URL: the same few functions for a local disk, a web server and an object store.
 
-Paths are opened as they are. URLs (`https://`, `s3://`, `gs://`, ... whatever fsspec knows) need fsspec, which comes
-with the extra `train`; S3 needs the extra `s3`. A part of a file is asked for as a byte range, and nothing else is
-sent. Failures that may pass, such as a connection lost or an overloaded server, are tried again.
+Paths are opened directly. URLs (`https://`, `s3://`, `gs://` and others that fsspec supports) need fsspec, which the
+extra `train` installs; S3 needs the extra `s3`. A part of a file is requested as a byte range, and the server sends
+nothing else. Temporary failures, such as a lost connection or an overloaded server, are retried.
 
-Everything that goes wrong is an OSError whose `strerror` is the reason and whose `filename` is the location, and an
-UnichoirError where only an extra is missing. File systems of fsspec belong to the process that made them; they are
-looked up anew for every read, so that forked and spawned processes each have their own.
+All failures are OSErrors whose `strerror` is the reason and whose `filename` is the location; a missing extra is a
+UnichoirError. fsspec's file systems belong to the process that created them. They are looked up for every read, so
+forked and spawned processes each have their own.
 """
 
 import errno
@@ -23,11 +23,11 @@ from unichoir.errors import UnichoirError
 
 ATTEMPTS = 4
 BACKOFF_SECONDS = 0.5
-"""Before the second attempt; twice as long before each further one."""
+"""Delay before the second attempt in seconds. It doubles before each further attempt."""
 BLOCK_BYTES = 1 << 23
-"""What `open_binary` asks a server for at once."""
+"""Bytes that `open_binary` requests from a server at once."""
 TIMEOUT_SECONDS = 60.0
-"""For a web server to send something; how long a whole file takes depends on its size."""
+"""Seconds within which a web server has to send something. The total time depends on the file size."""
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _EXTRAS = {"fsspec": "train", "aiohttp": "train", "s3fs": "s3"}
 _PASSING_STATUS = frozenset({408, 425, 429})
@@ -35,12 +35,12 @@ _PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, NotImplemen
 
 
 def is_url(location: str) -> bool:
-    """Whether it is a URL rather than a path; one letter before the colon is a drive of Windows."""
+    """Return whether this is a URL rather than a path. A single letter before the colon is a Windows drive."""
     return _URL.match(location) is not None
 
 
 def parent(location: str) -> str:
-    """The folder of a file, without the URL's query."""
+    """Return the folder of a file, without the URL's query."""
     if not is_url(location):
         return str(Path(location).parent)
     root, path = _split(location)
@@ -48,25 +48,25 @@ def parent(location: str) -> str:
 
 
 def join(folder: str, relative: str) -> str:
-    """What a file in `folder` means by `relative`; absolute paths and URLs stay as they are."""
+    """Resolve `relative` as named by a file in `folder`. Absolute paths and URLs stay the same."""
     if is_url(relative):
         return relative
     if not is_url(folder) or os.path.isabs(relative):
         return str(Path(folder) / relative)
     root, path = _split(folder)
-    # It is a path, in which "#", "?" and "%" are ordinary characters; object stores take names as they are.
+    # It is a path, in which "#", "?" and "%" are ordinary characters. Object stores use names unchanged.
     name = urllib.parse.quote(relative) if root.startswith("http") else relative
     return root + posixpath.normpath(posixpath.join(path or "/", name))
 
 
 def suffix(location: str) -> str:
-    """The ending of the file's name with its dot, in lower case, such as ".tar"; "" where there is none."""
+    """Return the lower-case suffix of the file name with its dot, such as ".tar", or ""."""
     name = _split(location)[1] if is_url(location) else location
     return posixpath.splitext(name)[1].lower()
 
 
 def exists(location: str) -> bool:
-    """Whether there is such a file. Raises OSError where that cannot be told."""
+    """Return whether a file exists. Raises OSError if that can't be determined."""
     if not is_url(location):
         return Path(location).is_file()
     try:
@@ -77,30 +77,30 @@ def exists(location: str) -> bool:
 
 
 def read_bytes(location: str, offset: int | None = None, size: int | None = None) -> bytes:
-    """The content of a file, or exactly `size` bytes from `offset` on (both or neither). Raises OSError."""
+    """Return the content of a file, or exactly `size` bytes from `offset` on (both or neither). Raises OSError."""
     if offset is None or size is None:
         return _fetch(location) if is_url(location) else Path(location).read_bytes()
     if not is_url(location):
         with Path(location).open("rb") as file:
             there = max(0, file.seek(0, io.SEEK_END) - offset)
             file.seek(offset)
-            content = file.read(min(size, there))  # a list may name any size, and reading makes room for it first
+            content = file.read(min(size, there))  # a list may name any size, and read() allocates it first
     else:
         content = _fetch(location, offset, size)
     if len(content) < size:
-        raise OSError(errno.EIO, f"truncated: {size - len(content)} more bytes should follow", location)
+        raise OSError(errno.EIO, f"truncated: {size - len(content)} bytes are missing", location)
     return content
 
 
 def open_binary(location: str) -> BinaryIO:
-    """For reading from front to back: of a URL one block after another is fetched. Raises OSError, then or later."""
+    """Open a file for reading from front to back. A URL is fetched in blocks. Raises OSError, now or later."""
     if not is_url(location):
         return Path(location).open("rb")
     return io.BufferedReader(_RangeReader(location), BLOCK_BYTES)
 
 
 class _RangeReader(io.RawIOBase):
-    """A URL as a file that can be read and sought, one request for each read."""
+    """A URL as a seekable file, with one request for each read."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -129,7 +129,7 @@ class _RangeReader(io.RawIOBase):
 
 
 def _split(url: str) -> tuple[str, str]:
-    """("https://host", "/folder/file"), without query and fragment where a web server would not see them as names."""
+    """Split into ("https://host", "/folder/file"), without query and fragment for web servers."""
     scheme, _, rest = url.partition("://")
     if scheme.lower() in ("http", "https"):
         rest = re.split(r"[?#]", rest, maxsplit=1)[0]
@@ -138,40 +138,40 @@ def _split(url: str) -> tuple[str, str]:
 
 
 def _fetch(url: str, offset: int | None = None, size: int | None = None) -> bytes:
-    """The whole file, or at most `size` bytes from `offset` on: fewer where the file ends."""
+    """Return the complete file, or at most `size` bytes from `offset` on, fewer at the end of the file."""
     if size == 0:
         return b""
     filesystem, path = _filesystem(url)
     part = {} if offset is None or size is None else {"start": offset, "end": offset + size}
-    # s3fs tries again by itself.
+    # s3fs retries by itself.
     attempts = 1 if hasattr(filesystem, "retries") else ATTEMPTS
     for attempt in range(1, attempts + 1):
         try:
             content: bytes = filesystem.cat_file(path, **part)
             break
-        except Exception as error:  # each file system has its own kinds
+        except Exception as error:  # each file system has its own errors
             if part and _is_beyond_end(error):
                 return b""
             if attempt == attempts or not _may_pass(error):
                 raise _as_os_error(error, url) from None
             time.sleep(BACKOFF_SECONDS * 2 ** (attempt - 1))
     if size is not None and len(content) > size:
-        raise OSError(errno.EIO, "the server sends whole files where a range of bytes is asked for", url)
+        raise OSError(errno.EIO, "the server does not support byte ranges", url)
     return content
 
 
 def _filesystem(url: str) -> tuple[Any, str]:
-    """fsspec's file system and the path within it."""
+    """Return fsspec's file system and the path within it."""
     try:
         import fsspec
 
         filesystem, path = fsspec.core.url_to_fs(url, **_options(url))
     except ImportError as error:
-        # fsspec tells in words what is missing; the module's name is in the error from which that was raised.
+        # fsspec's message names the missing package; the module's name is in the original error.
         missing = error.name or str(getattr(error.__cause__, "name", ""))
         extra = _EXTRAS.get(missing.partition(".")[0])
         hint = f"pip install 'unichoir[{extra}]' (no {missing})" if extra else str(error)
-        raise UnichoirError(f"{url}: reading it needs more than a plain install: {hint}") from None
+        raise UnichoirError(f"{url}: reading it needs an extra: {hint}") from None
     except ValueError as error:
         raise OSError(errno.EINVAL, str(error), url) from None
     return filesystem, path
@@ -184,14 +184,14 @@ def _options(url: str) -> dict[str, Any]:
     import aiohttp
     import fsspec
 
-    # By default a file that takes more than five minutes fails, and proxies of the environment are not used.
+    # The defaults fail for files that take more than five minutes, and ignore proxies from the environment.
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=TIMEOUT_SECONDS, sock_read=TIMEOUT_SECONDS)
     chosen = fsspec.config.conf.get(scheme, {}).get("client_kwargs", {})
     return {"client_kwargs": {"timeout": timeout, "trust_env": True, **chosen}}
 
 
 def _is_beyond_end(error: Exception) -> bool:
-    """A range that starts after the end of the file: HTTP's status, or S3's word for it as s3fs passes it on."""
+    """Return whether the range starts after the end of the file: HTTP's status, or S3's code as s3fs reports it."""
     return getattr(error, "status", None) == 416 or (
         isinstance(error, OSError) and error.errno == errno.EINVAL and "range" in str(error).lower()
     )

@@ -1,4 +1,4 @@
-"""WeNet's shards: an uncompressed tar in which KEY.txt and KEY.wav (or flac, mp3, ...) stand side by side."""
+"""WeNet's shards: an uncompressed tar in which KEY.txt and KEY.wav (or flac, mp3, ...) are adjacent."""
 
 import tarfile
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from unichoir.errors import ManifestError
 AUDIO_SUFFIXES = frozenset({"wav", "flac", "mp3", "ogg", "opus", "m4a"})
 BLOCK = tarfile.BLOCKSIZE
 MAX_TEXT_BYTES, MAX_AUDIO_BYTES = 1 << 20, 1 << 30
-"""Of one utterance."""
+"""Maximum sizes for one utterance."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,27 +20,27 @@ class Pair:
 
     key: str
     txt: str | None = None
-    """None where there is no transcript."""
+    """Transcript; None if it is missing."""
     place: tuple[int, int] | None = None
-    """(offset, size) of the audio file within the tar; None where there is none."""
+    """(offset, size) of the audio file within the tar; None if it is missing."""
     audio: bytes = b""
-    """That file, where it was asked for."""
+    """Content of the audio file, if requested."""
 
     @property
     def missing(self) -> str:
-        """What the key lacks, "" where it is complete."""
+        """What the key lacks; "" if it is complete."""
         if self.txt is None:
-            return f"'{self.key}' has no transcript (.txt) beside it"
-        return "" if self.place else f"'{self.key}' has no audio beside it"
+            return f"'{self.key}' has no transcript (.txt)"
+        return "" if self.place else f"'{self.key}' has no audio"
 
 
 def read_pairs(location: str, with_audio: bool = False) -> Iterator[Pair]:
-    """The keys of a tar in its order, complete or not; a URL is read once, from front to back.
+    """Yield the keys of a tar in order, complete or not. A URL is read once, from front to back.
 
-    Raises ManifestError for a tar that is compressed, damaged, truncated or not there.
+    Raises ManifestError for a tar that is compressed, damaged, truncated or missing.
     """
     try:
-        # "r:" refuses compressed archives, in which audio has no place of its own.
+        # "r:" rejects compressed archives, in which audio can't be located.
         with open_binary(location) as file, tarfile.open(fileobj=file, mode="r:") as archive:
             yield from _pairs(location, archive, with_audio)
             _check_end(file, archive.offset)
@@ -56,8 +56,8 @@ def _pairs(location: str, archive: tarfile.TarFile, with_audio: bool) -> Iterato
         if not member.isfile():
             continue
         stem, _, suffix = member.name.rpartition(".")
-        if member.issparse():  # its size is what it would be with all of its holes
-            raise ManifestError(f"{location}: {member.name}: is a sparse file, which has no place in a shard")
+        if member.issparse():  # its size includes all of its holes
+            raise ManifestError(f"{location}: {member.name}: sparse files are not supported")
         if stem != pair.key:
             yield from _complete(pair)
             pair = Pair(key=stem)
@@ -74,20 +74,23 @@ def _pairs(location: str, archive: tarfile.TarFile, with_audio: bool) -> Iterato
 
 
 def _complete(pair: Pair) -> Iterator[Pair]:
-    # Neither: before the first member, or files of no concern here.
+    # Neither a transcript nor audio: before the first member, or after unrelated files.
     if pair.key and (pair.txt is not None or pair.place is not None):
         yield pair
 
 
 def _content(location: str, archive: tarfile.TarFile, member: tarfile.TarInfo, most: int) -> bytes:
     if member.size > most:
-        raise ManifestError(f"{location}: {member.name}: has {member.size} bytes, and may have {most}")
+        raise ManifestError(f"{location}: {member.name}: has {member.size} bytes, more than the limit of {most}")
     content = archive.extractfile(member)
     return content.read() if content else b""
 
 
 def _check_end(file: BinaryIO, offset: int) -> None:
-    """tarfile takes a header that is damaged for the end of the archive; zeros or nothing really are."""
+    """Check the end, because tarfile treats a damaged header as the end of the archive.
+
+    Only zeros or nothing are valid.
+    """
     file.seek(offset)
     if file.read(BLOCK).strip(b"\0"):
         raise tarfile.ReadError(f"no header at byte {offset}")

@@ -1,4 +1,4 @@
-"""An utterance: where a stretch of speech is to be found, and what is said in it."""
+"""An utterance: the place of a piece of speech, and its transcript."""
 
 import dataclasses
 
@@ -9,29 +9,30 @@ from unichoir.errors import AudioError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Utterance:
-    """Where a stretch of speech is to be found, and what is said in it."""
+    """The place of a piece of speech, and its transcript."""
 
     key: str
-    """Unique within its manifest."""
+    """Key, unique within its manifest."""
     wav: str
     """Path or URL of the audio file, or of the tar that holds it."""
     txt: str
-    """Transcript; may be empty where none is needed."""
+    """Transcript; may be empty if it isn't needed."""
     start: float | None = None
-    """Seconds into the audio file; None means its beginning."""
+    """Start in the audio file in seconds; None means its beginning."""
     end: float | None = None
     speaker: str = ""
     lang: str = ""
     duration: float | None = None
-    """Seconds of this utterance, where known."""
+    """Length in seconds, if known."""
     byte_range: tuple[int, int] | None = None
-    """(offset, size) of the audio file inside `wav`, when that is a tar."""
+    """(offset, size) of the audio file inside `wav`, if that is a tar."""
 
 
 def load_utterance(utterance: Utterance, sample_rate: int = 16000, warn: Warn | None = None) -> Samples:
-    """(N,) samples of the utterance.
+    """Return the (N,) samples of the utterance.
 
-    warn: called with what is missing; None: that is an error. Raises AudioError, naming the file, as `load_audio` does.
+    warn: called if audio is missing; without it, this is an error. Raises AudioError, naming the file, like
+    `load_audio`.
     """
     source, name = utterance_source(utterance)
     return load_audio(
@@ -46,7 +47,7 @@ def load_utterance(utterance: Utterance, sample_rate: int = 16000, warn: Warn | 
 
 
 def utterance_duration(utterance: Utterance) -> float:
-    """Seconds: as the manifest says, else found by decoding. Raises AudioError."""
+    """Return the length in seconds, from the manifest or else by decoding. Raises AudioError."""
     if utterance.duration is not None:
         return utterance.duration
     start = utterance.start or 0.0
@@ -57,7 +58,10 @@ def utterance_duration(utterance: Utterance) -> float:
 
 
 def estimated_duration(utterance: Utterance) -> float:
-    """Seconds as `utterance_duration`, but of an audio file as its header tells. Raises AudioError."""
+    """Return the length in seconds like `utterance_duration`, but from the header instead of decoding.
+
+    Raises AudioError.
+    """
     if utterance.duration is not None or utterance.end is not None:
         return utterance_duration(utterance)
     with open_recording(*utterance_source(utterance)) as recording:
@@ -65,14 +69,14 @@ def estimated_duration(utterance: Utterance) -> float:
 
 
 def utterance_source(utterance: Utterance) -> tuple[str | bytes, str]:
-    """Its audio file, by path where it has one, else as bytes; and what errors call it. Raises AudioError."""
+    """Return the audio file, as a path if it has one, else as bytes, and its name in errors. Raises AudioError."""
     if utterance.byte_range is None and not is_url(utterance.wav):
         return utterance.wav, utterance.wav
     return utterance_bytes(utterance)
 
 
 def utterance_bytes(utterance: Utterance) -> tuple[bytes, str]:
-    """The bytes of its audio file, and what errors call it. Raises AudioError."""
+    """Return the bytes of the audio file, and its name in errors. Raises AudioError."""
     name = utterance.wav if utterance.byte_range is None else f"{utterance.wav}: {utterance.key}"
     try:
         return read_bytes(utterance.wav, *(utterance.byte_range or ())), name

@@ -1,4 +1,4 @@
-"""What training does to samples before their features are computed: silences, rooms, noise, telephone lines."""
+"""Changes to samples in training before features are computed: silences, rooms, noise, telephone lines."""
 
 import contextlib
 import dataclasses
@@ -17,14 +17,14 @@ from unichoir.data.manifest import AUDIO_SUFFIXES, Utterance, load_utterance, re
 from unichoir.errors import AudioError, ConfigError
 
 MAX_VOICES_IN_POOL = 100
-"""Babble is made of so many utterances, which each process keeps in memory: decoding others anew would cost more than
-all the rest."""
+"""Number of utterances used for babble, which each process keeps in memory. Decoding others every time would take
+longer than everything else."""
 MAX_VOICE_SECONDS = 15.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Silence:
-    """Before, between or after utterances."""
+    """A silence before, between or after utterances."""
 
     seconds: float = 0.0
     level_db: float | None = None
@@ -32,7 +32,7 @@ class Silence:
 
 
 def draw_silence(max_seconds: float, config: PaddingConfig, rng: np.random.Generator) -> Silence:
-    """A silence of up to `max_seconds`, digital or with faint noise."""
+    """Draw a silence of up to `max_seconds`, digital or with faint noise."""
     seconds = rng.uniform(0, max(max_seconds, 0.0))
     if rng.random() < config.digital:
         return Silence(seconds=seconds)
@@ -40,17 +40,17 @@ def draw_silence(max_seconds: float, config: PaddingConfig, rng: np.random.Gener
 
 
 class WaveformChanger:
-    """Applies everything of an AugmentConfig that differs in every epoch, in the order in which it happens outside.
+    """Applies the changes of an AugmentConfig that differ in every epoch, in their physical order.
 
     Args:
-        augment: what to do.
-        sample_rate: of all samples, in Hz.
-        utterances: what babble is made of, unless it has a source of its own.
-        seed: of the rooms and of the voices of babble, which stay the same through a run.
+        augment: the changes.
+        sample_rate: sample rate of all samples in Hz.
+        utterances: speech for babble, unless it has its own source.
+        seed: seeds the rooms and the voices of babble, which stay the same in a run.
 
     Raises:
-        ConfigError: a noise source without audio; babble, but no utterances to make it of.
-        UnichoirError: rooms without `pyroomacoustics`.
+        ConfigError: a noise source has no audio, or there are no utterances for babble.
+        UnichoirError: `pyroomacoustics` is not installed and rooms are used.
     """
 
     def __init__(
@@ -75,29 +75,29 @@ class WaveformChanger:
         rng: np.random.Generator,
         keys: Collection[str] = (),
     ) -> Samples:
-        """One waveform of all parts: silence, room, noise, gain, telephone line, dither.
+        """Return one waveform of all parts, with silence, room, noise, gain, telephone line and dither.
 
         Args:
             parts: (N,) samples each.
-            silences: those before, between and after the parts, one more than there are parts; or none at all. Digital
-                silence stays so: no echo and no noise gets into it, dither alone does.
-            rng: of everything that is drawn here.
-            keys: of the utterances that are the parts, and so must not be in their babble.
+            silences: the silences before, between and after the parts, one more than there are parts; or none. Digital
+                silence gets neither echo nor noise, only dither.
+            rng: draws everything here.
+            keys: keys of the utterances in the parts, which are excluded from their babble.
 
         Raises:
-            AudioError: a noise recording that cannot be read.
+            AudioError: a noise recording can't be read.
         """
         augment = self.augment
         samples, digital = self._lay_out(parts, silences or [Silence()] * (len(parts) + 1), rng)
         if augment.rooms.probability and rng.random() < augment.rooms.probability:
             samples = reverberate(samples, self._responses[int(rng.integers(len(self._responses)))])
-        # Drawn in any case, as ever: runs with dither alone go on as they began.
+        # This is always drawn, so runs with dither only keep their random numbers.
         if rng.random() < augment.noise.probability:
             power = mean_power(samples) * len(samples) / max(sum(map(len, parts)), 1)
             snr_db = rng.uniform(augment.noise.min_snr_db, augment.noise.max_snr_db)
             samples = add_noise(samples, self._draw_noise(len(samples), rng, keys), snr_db, power)
         if augment.gain_db:
-            # Here and not on the features: digital silence does not get louder.
+            # The gain applies to samples, not features, because digital silence must not get louder.
             samples = samples * np.float32(10 ** (rng.uniform(-augment.gain_db, augment.gain_db) / 20))
         line = augment.telephone
         if line.probability and rng.random() < line.probability:
@@ -111,7 +111,7 @@ class WaveformChanger:
     def _lay_out(
         self, parts: Sequence[Samples], silences: Sequence[Silence], rng: np.random.Generator
     ) -> tuple[Samples, list[tuple[int, int]]]:
-        """(N,) all in a row, and [begin, end) of what is digital silence."""
+        """Return (N,) all samples in a row, and [begin, end) of each digital silence."""
         pieces: list[Samples] = []
         digital: list[tuple[int, int]] = []
         position = 0
@@ -142,14 +142,14 @@ class WaveformChanger:
         count = min(int(rng.integers(noise.min_voices, noise.max_voices + 1)), len(others))
         voices: list[Samples] = []
         for chosen in rng.choice(len(others), count, replace=False) if others else ():
-            # Another utterance that cannot be read is named when its own turn comes.
+            # An unreadable utterance is reported as an utterance of its own.
             with contextlib.nullcontext() if noise.babble_source else contextlib.suppress(AudioError):
                 voices.append(_load_voice(others[int(chosen)], self.sample_rate))
         return babble(voices, num_samples, rng)
 
 
 def list_noises(source: str) -> list[Utterance]:
-    """The recordings of a manifest, or of a folder with all below it. Raises ConfigError or ManifestError."""
+    """Return the recordings of a manifest, or of a folder and its subfolders. Raises ConfigError or ManifestError."""
     folder = Path(source)
     if folder.is_dir() and not (folder / "wav.scp").exists():
         files = sorted(path for path in folder.rglob("*") if path.suffix[1:].lower() in AUDIO_SUFFIXES)
@@ -162,7 +162,7 @@ def list_noises(source: str) -> list[Utterance]:
 def _draw_voices(utterances: Sequence[Utterance], least: int, seed: int) -> list[Utterance]:
     if len(utterances) < least:
         raise ConfigError(
-            f"noise babble: {len(utterances)} utterances to make it of, min_voices is {least} "
+            f"noise babble: min_voices is {least}, but there are only {len(utterances)} utterances "
             "(training from shards needs babble_source)"
         )
     rng = np.random.default_rng(np.random.SeedSequence([seed, 0xBABB1E]))
@@ -177,6 +177,6 @@ def _load(utterance: Utterance, sample_rate: int) -> Samples:
 
 @functools.lru_cache(maxsize=MAX_VOICES_IN_POOL)
 def _load_voice(utterance: Utterance, sample_rate: int) -> Samples:
-    # A copy: what is left of a long recording would stay in memory with it.
+    # A copy, because a view would keep a long recording in memory.
     beginning: Samples = load_utterance(utterance, sample_rate)[: int(MAX_VOICE_SECONDS * sample_rate)].copy()
     return beginning

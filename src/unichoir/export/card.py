@@ -1,4 +1,4 @@
-"""The card of a model that was made from another one."""
+"""The model card of a model that was derived from another one."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,10 +11,10 @@ from unichoir.network.facts import model_facts
 def derived_card(
     source: Path, target: Path, config: ModelConfig, how: str, facts: Mapping[str, str] | None = None
 ) -> Card:
-    """The card of `source`, brought up to date for the model in `target`.
+    """Return the card of `source`, updated for the model in `target`.
 
-    config: the new model's; how: in words, how it was made; facts: more about it. Results are kept as those of the
-    model it was made from. Raises ConfigError for a card that cannot be read.
+    config: the new model's configuration; how: a description of how it was made; facts: further facts. Results are kept
+    and attributed to the original model. Raises ConfigError for an unreadable card.
     """
     card = Card.read(source, target.resolve().name)
     card.carry_over(how)

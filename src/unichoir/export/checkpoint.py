@@ -1,4 +1,4 @@
-"""Checkpoint directories of either kind, ours or WeNet's, and folders that appear whole or not at all."""
+"""Checkpoint directories of both kinds, ours and WeNet's, and output folders that are written atomically."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ from unichoir.network.checkpoint import load_checkpoint
 from unichoir.text.tokenizer import BPE_FILE, Tokenizer
 from unichoir.text.units import UNITS_FILE
 
-# Keys of `dataset_conf` that choose, order, group or vary what is trained on, or belong to other features or, the last,
+# Keys of `dataset_conf` that select, order, group or vary training data, or belong to other features or, the last one,
 # to the tokenizer.
 _NOT_OF_FBANK = (
     "batch_conf", "cycle", "filter_conf", "language_conf", "list_shuffle", "list_shuffle_conf",
@@ -27,23 +27,23 @@ _NOT_OF_FBANK = (
 
 
 def load_any_checkpoint(directory: Path) -> tuple[AsrModel, FbankConfig]:
-    """The model, in evaluation mode, and its filterbank from a checkpoint, ours or WeNet's (`train.yaml`).
+    """Load a model, in evaluation mode, and its filterbank from a checkpoint, ours or WeNet's (`train.yaml`).
 
-    Raises CheckpointError or ConfigError when it cannot be read.
+    Raises CheckpointError or ConfigError if it can't be read.
     """
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: no such checkpoint directory")
     path = directory / CONFIG_FILE
     if path.is_file() and not (directory / "config.yaml").is_file():
         wenet = load_wenet(directory)
-        wenet_tokenizer_files(directory, wenet.conf, path)  # for what it refuses
+        wenet_tokenizer_files(directory, wenet.conf, path)  # to reject what it doesn't support
         return wenet.model, wenet_fbank(wenet.conf, path)
     model, sections = load_checkpoint(directory)
     return model, from_mapping(FbankConfig, sections.get("fbank", {}), f"{directory / 'config.yaml'}: fbank")
 
 
 def wenet_fbank(conf: Mapping[str, Any], path: Path) -> FbankConfig:
-    """The filterbank of a train.yaml; dither belongs to training.
+    """Return the filterbank of a train.yaml, without dither, which belongs to training.
 
     Raises ConfigError for other features and for keys that may change features.
     """
@@ -54,7 +54,7 @@ def wenet_fbank(conf: Mapping[str, Any], path: Path) -> FbankConfig:
     section.require("window_type", "povey")
     fields: dict[str, Any] = {
         "sample_rate": resample.take("resample_rate", 16000),
-        "num_mel_bins": section.take("num_mel_bins", 23),  # what WeNet takes where the key is missing
+        "num_mel_bins": section.take("num_mel_bins", 23),  # WeNet's default
         "frame_length_ms": section.take("frame_length", 25.0),
         "frame_shift_ms": section.take("frame_shift", 10.0),
     }
@@ -69,12 +69,12 @@ def wenet_fbank(conf: Mapping[str, Any], path: Path) -> FbankConfig:
 
 
 def wenet_tokenizer_files(source: Path, conf: Mapping[str, Any], path: Path) -> dict[str, Path]:
-    """The files of the tokenizer by the names they have with us. Paths in train.yaml are those of the machine that
-    trained; here the files lie beside it.
+    """Return the files of the tokenizer by our names for them.
 
-    Raises ConfigError for another tokenizer than ours, CheckpointError where there is no vocabulary.
+    Paths in train.yaml belong to the machine that trained the model; the files are expected in `source`. Raises
+    ConfigError for an unsupported tokenizer, CheckpointError without a vocabulary.
     """
-    # Before 2023 the tokenizer was told on the command line, but for one key in `dataset_conf`.
+    # Before 2023 the tokenizer was set on the command line, except for one key in `dataset_conf`.
     kind = conf.get("tokenizer", "bpe" if (source / BPE_FILE).is_file() else "char")
     if kind not in ("char", "bpe"):
         raise ConfigError(f"{path}: tokenizer: {kind!r} cannot be represented (only 'char', 'bpe')")
@@ -87,7 +87,7 @@ def wenet_tokenizer_files(source: Path, conf: Mapping[str, Any], path: Path) -> 
     section.require("non_lang_syms_path", None)
     section.require("is_multilingual", False)
     for key in ("special_tokens", "num_languages", "split_with_space", "connect_symbol"):
-        section.left.pop(key, None)  # read elsewhere, or without influence on this kind
+        section.left.pop(key, None)  # read elsewhere, or without effect for this kind
     found = {}
     wanted = {UNITS_FILE: ("symbol_table_path", "words.txt"), BPE_FILE: ("bpe_path", BPE_FILE)}
     for name, (key, other) in wanted.items():
@@ -103,7 +103,7 @@ def wenet_tokenizer_files(source: Path, conf: Mapping[str, Any], path: Path) -> 
 
 
 def check_parts_fit(model: AsrModel, tokenizer: Tokenizer, fbank: FbankConfig, source: Path) -> None:
-    """Raises CheckpointError where vocabulary or features of a checkpoint are not those of its model."""
+    """Raise CheckpointError if vocabulary or features of a checkpoint don't fit its model."""
     if tokenizer.vocab_size != model.config.vocab_size:
         sizes = f"{tokenizer.vocab_size} tokens, the model has {model.config.vocab_size}"
         raise CheckpointError(f"{source / UNITS_FILE}: {sizes}")
@@ -114,9 +114,9 @@ def check_parts_fit(model: AsrModel, tokenizer: Tokenizer, fbank: FbankConfig, s
 
 @contextmanager
 def new_directory(output: Path) -> Iterator[Path]:
-    """A folder to be filled that takes the place of `output` at the end, or vanishes when something fails.
+    """Yield a folder that replaces `output` at the end, or is deleted on failure.
 
-    Raises CheckpointError for an `output` that exists and is not an empty folder.
+    Raises CheckpointError for an `output` that exists and isn't an empty folder.
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise CheckpointError(f"{output}: exists and is not an empty folder")

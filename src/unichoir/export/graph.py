@@ -1,4 +1,4 @@
-"""What an exported graph goes through before it is saved: folding, and weights stored as float16."""
+"""Post-processing of an exported graph: constant folding, and weights stored as float16."""
 
 import sys
 from collections.abc import Sequence
@@ -20,22 +20,22 @@ from onnxscript import optimizer
 from unichoir.bundle.replacing import writing
 
 MIN_SIZE = 256
-"""Weights with fewer values than this stay in float32: nothing would be gained."""
+"""Weights with fewer values than this stay in float32, because they save nothing."""
 MAX_FILE_SIZE = 1 << 26
-"""Graphs with more bytes of weights than this have them in a file of their own, which is opened by memory map: loading
-takes no more memory than the weights. Within the graph's file they would be read into memory a second time, and that
-file's format ends at 2 GiB."""
+"""Graphs with more bytes of weights than this store them in a separate file, which is memory-mapped: loading takes no
+more memory than the weights. Weights inside the graph's file would be copied to memory a second time, and its format is
+limited to 2 GiB."""
 
 
 def finish(model: ir.Model) -> None:
-    """Fold what depends on weights alone, and drop what the exporter recorded about the exporting machine."""
+    """Fold everything that only depends on weights, and remove what the exporter recorded about its machine."""
     for node in model.graph:
-        # Without sizes the exporter needs `num_outputs` to know how many there are; with sizes ONNX forbids it.
+        # Without sizes, the exporter needs `num_outputs` to know the number of outputs; with sizes, ONNX forbids it.
         if node.op_type == "Split" and len(node.inputs) == 2:
             node.attributes.pop("num_outputs", None)
     InlinePass()(model)
     optimizer.fold_constants(model, input_size_limit=sys.maxsize, output_size_limit=sys.maxsize)
-    DeduplicateInitializersPass()(model)  # so that products of the same frames share their codes
+    DeduplicateInitializersPass()(model)  # lets products of the same frames share their codes
     CommonSubexpressionEliminationPass()(model)
     _join_products(model.graph)
     RemoveUnusedNodesPass()(model)
@@ -43,12 +43,13 @@ def finish(model: ir.Model) -> None:
 
 
 def _join_products(graph: ir.Graph) -> None:
-    """Products of the same codes with several weights become one with all of their columns, which is then divided: a
-    product of few frames takes as long with twice the columns. Values stay as they are to the bit. Queries, keys and
-    values are such products, and a decoder's keys and values of all blocks.
+    """Join products of the same codes with several weights into one, and split its result.
 
-    What is looked for is the chain that `operators.int8_linear` writes: MatMulIntegerToFloat, times the frames' scales,
-    plus a bias. The new weights have the names of the old ones, joined by +.
+    A product of few frames takes as long with twice the columns. The values are the same to the bit. Queries, keys and
+    values are such products, and so are a decoder's keys and values of all blocks.
+
+    The function looks for the chain that `operators.int8_linear` writes: MatMulIntegerToFloat, times the frames'
+    scales, plus a bias. New weights are named after the old ones, joined by +.
     """
     chains: dict[tuple[ir.Value | None, ...], list[tuple[ir.Node, ir.Node, ir.Node]]] = {}
     for node in graph:
@@ -85,7 +86,7 @@ def _join_products(graph: ir.Graph) -> None:
 
 
 def _only_user(node: ir.Node, op_type: str) -> ir.Node | None:
-    """The node that takes what `node` gives, first among its inputs, if there is one alone and it is of that kind."""
+    """Return the only user of `node`, if it has type `op_type` and takes the node's output as its first input."""
     uses = list(node.outputs[0].uses())
     return uses[0].node if len(uses) == 1 and uses[0].node.op_type == op_type and uses[0].idx == 0 else None
 
@@ -106,7 +107,7 @@ def _joined(graph: ir.Graph, values: Sequence[ir.Value | None]) -> ir.Value:
 
 
 def _constant(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
-    """A new initializer."""
+    """Add an initializer."""
     tensor = ir.tensor(array, name=name)
     value = ir.Value(name=name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape))
     graph.register_initializer(value)
@@ -114,7 +115,7 @@ def _constant(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
 
 
 def store_as_float16(model: ir.Model) -> None:
-    """Store as float16, behind a Cast to float32, every weight that loses nothing by it."""
+    """Store every weight that float16 represents exactly as float16, followed by a Cast to float32."""
     for name, value in list(model.graph.initializers.items()):
         if value.dtype != ir.DataType.FLOAT or value.const_value is None or value.const_value.size < MIN_SIZE:
             continue
@@ -135,7 +136,7 @@ def store_as_float16(model: ir.Model) -> None:
 
 
 def save(model: ir.Model, path: Path) -> None:
-    """Write the graph to `path`, and weights too large for one file to a second file beside it."""
+    """Write the graph to `path`, and weights too large for one file to a second file in the same folder."""
     size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
     with writing(path):
         ir.save(model, path, external_data=f"{path.name}.data" if size > MAX_FILE_SIZE else None)

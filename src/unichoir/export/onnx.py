@@ -1,4 +1,4 @@
-"""Checkpoints to model directories: ONNX graphs of the one model definition, for inference without torch."""
+"""Export of checkpoints to model directories: ONNX graphs of the same model definition, for inference without torch."""
 
 import copy
 import json
@@ -70,14 +70,14 @@ def export_onnx(
 ) -> dict[str, float]:
     """Write the model directory of a checkpoint, ours or WeNet's (`train.yaml`).
 
-    quantize: float16 halves the files; weights are rounded, routers are not, and computation stays in float32. int8
-    quarters them, and products are computed in whole numbers (`export.quantize`). None: float32.
-    ctc_weight, attention_beam, reencode: those of rescoring where its caller does not choose any (`SearchOptions`),
-    from now on the model's own; None: 0.5 and 0.
-    trail_frames: frames of silence behind the audio (`FbankConfig`); None: as in training.
-    Returns the largest difference between ONNX and torch of each part. Raises CheckpointError or ConfigError when the
-    checkpoint cannot be read, CheckpointError when a part differs by more than `parity.TOLERANCE` or `out_dir` holds
-    something else, and DecodingError for a weight or number below 0; `out_dir` is then left as it was.
+    quantize: float16 halves the files; weights except routers are rounded, and computation stays in float32. int8
+    quarters them and computes products in integers (`export.quantize`). None: float32.
+    ctc_weight, attention_beam, reencode: the model's own defaults for rescoring (`SearchOptions`), used if the caller
+    doesn't set them; None: 0.5 and 0.
+    trail_frames: frames of silence after the audio (`FbankConfig`); None: as in training.
+    Returns the largest difference between ONNX and torch for each part. Raises CheckpointError or ConfigError if the
+    checkpoint can't be read, CheckpointError if a part differs by more than `parity.TOLERANCE` or `out_dir` holds
+    something else, and DecodingError for a weight or number below 0; `out_dir` is then unchanged.
     """
     source = Path(checkpoint_dir)
     model, fbank = load_any_checkpoint(source)
@@ -106,7 +106,7 @@ def export_model(
     reencode: bool = False,
     trail_frames: int | None = None,
 ) -> dict[str, float]:
-    """As `export_onnx`, for a model in memory; `units.txt`, `bpe.model` and the card are those of `files_dir`."""
+    """Like `export_onnx` for a model in memory. `units.txt`, `bpe.model` and the card come from `files_dir`."""
     info = own_defaults(model_info(model), ctc_weight, attention_beam, reencode)
     if out_dir.exists() and not (out_dir / CONFIG_FILE).is_file() and (out_dir.is_file() or any(out_dir.iterdir())):
         raise CheckpointError(f"{out_dir}: exists and is not a model directory")
@@ -130,7 +130,7 @@ def export_model(
 
 
 def own_defaults(info: ModelInfo, ctc_weight: float | None, attention_beam: int | None, reencode: bool) -> ModelInfo:
-    """The info with these as the model's own; None: as it is. Raises DecodingError for values below 0."""
+    """Return the info with these defaults of the model; None keeps a value. Raises DecodingError for values below 0."""
     SearchOptions(ctc_weight=ctc_weight, attention_beam=attention_beam)
     info = replace(info, reencode=reencode)
     if ctc_weight is not None:
@@ -145,10 +145,10 @@ def write_graphs(
     quantize: Quantization | None,
     info: ModelInfo | None = None,
 ) -> None:
-    """Write the graphs of a model and config.json into the folder `out_dir`, unchecked.
+    """Write the graphs of a model and config.json into the folder `out_dir`, without checks.
 
-    `model`, in evaluation mode, is changed to what is exported: rounded to float16, or its products to int8. info: what
-    config.json says of it; None: what the model does.
+    `model`, in evaluation mode, is modified for the export: rounded to float16, or its products converted to int8.
+    info: the content of config.json; None describes the model.
     """
     parameters = sum(each.numel() for each in model.parameters())
     if quantize == "float16":
@@ -175,7 +175,7 @@ def write_graphs(
 
 
 def _graphs(model: AsrModel, fused: bool) -> dict[str, Callable[[], ir.Model]]:
-    """What makes each graph of a model directory, by file name."""
+    """Return the functions that build each graph of a model directory, by file name."""
     experts = bool(model.config.encoder.feed_forward.num_experts)
     graphs: dict[str, Callable[[], ir.Model]] = {
         ENCODER_FILE: partial(_encoder_graph, model.encoder, experts, fused),
@@ -190,7 +190,7 @@ def _graphs(model: AsrModel, fused: bool) -> dict[str, Callable[[], ir.Model]]:
 
 
 class _StreamingEncoder(nn.Module):
-    """The encoder with its state as separate tensors, since a graph has no dataclasses; then kept and perhaps top_k."""
+    """The encoder with its state as separate tensors, then kept and optionally top_k."""
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
@@ -208,7 +208,7 @@ class _StreamingEncoder(nn.Module):
 
 
 class _WholeEncoder(nn.Module):
-    """The encoder of a model that cannot stream."""
+    """The encoder of a model that can't stream."""
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
@@ -229,7 +229,7 @@ class _CtcLogProbs(nn.Module):
 
 
 class _DecoderMemory(nn.Module):
-    """What a decoder's steps look at in an utterance, as separate tensors."""
+    """The memory of a decoder's steps for one utterance, as separate tensors."""
 
     def __init__(self, decoder: TransformerDecoder) -> None:
         super().__init__()
@@ -240,7 +240,7 @@ class _DecoderMemory(nn.Module):
 
 
 class _DecoderStep(nn.Module):
-    """A decoder over new tokens of a tree of hypotheses; `rest` is its memory and perhaps top_k."""
+    """A decoder over new tokens of a tree of hypotheses. `rest` is its memory and optionally top_k."""
 
     def __init__(self, decoder: TransformerDecoder) -> None:
         super().__init__()
@@ -256,8 +256,8 @@ class _DecoderStep(nn.Module):
         return torch.log_softmax(logits.float(), dim=-1), states
 
 
-# The sizes of the examples below mean nothing, but must differ from each other and from 0 and 1: the exporter takes
-# equal ones for the same dimension, and 0 and 1 for constants. The graphs take those sizes too.
+# The sizes of the examples below are arbitrary, but must differ from each other and from 0 and 1: the exporter treats
+# equal sizes as the same dimension, and 0 and 1 as constants. The graphs also accept these sizes.
 def _encoder_graph(encoder: Encoder, experts: bool, fused: bool) -> ir.Model:
     batch, frames, past, kept = 2, 67, 5, 9
     rows = Dim("batch")
@@ -314,7 +314,7 @@ def _decoder_graph(decoder: TransformerDecoder, experts: bool, fused: bool) -> i
 
 
 def _round_to_float16(model: AsrModel) -> None:
-    """Round matrices to values that float16 can hold. Routers stay: a tie broken otherwise would be another expert."""
+    """Round matrices to float16 values. Routers are not rounded, because a changed tie would choose another expert."""
     for name, parameter in model.named_parameters():
         if parameter.dim() >= 2 and ".router." not in name:
             rounded = parameter.data.half().float()

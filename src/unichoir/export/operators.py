@@ -1,7 +1,7 @@
-"""PyTorch operators that the ONNX exporter does not know, written in ONNX operators (opset 18).
+"""PyTorch operators that the ONNX exporter doesn't support, written in ONNX operators (opset 18).
 
-The functions are called while a graph is built: Python values in them are constants of that graph, loops are unrolled.
-Those of int8 use two operators of ONNX Runtime's own, which do in one pass what takes standard ones several.
+The functions are called while a graph is built: Python values in them are constants of that graph, and loops are
+unrolled. The int8 functions use two operators of ONNX Runtime, each of which replaces several standard ones.
 """
 
 import math
@@ -16,36 +16,36 @@ from onnxscript.values import Op, Opset
 
 from unichoir.export.quantize import ZERO_POINT, least_peak, peak_to_scale
 
-op: Any = opset18  # its types are those of eager tensors, not of a graph being built
+op: Any = opset18  # typed for eager tensors, not for graphs
 
 
 def _contrib(name: str, inputs: Sequence[tuple[str, str]], attributes: Sequence[OpSchema.Attribute] = ()) -> Any:
-    """An operator of ONNX Runtime's domain; inputs: names and types. Its output is of floats."""
+    """Return an operator of ONNX Runtime's domain; inputs: names and types. Its output has floats."""
     formal = [OpSchema.FormalParameter(each, f"tensor({kind})") for each, kind in inputs]
     output = [OpSchema.FormalParameter("Y", "tensor(float)")]
     schema = OpSchema(name, "com.microsoft", 1, inputs=formal, outputs=output, attributes=list(attributes))
     return Op(Opset("com.microsoft", 1), name, schema)
 
 
-# (A - A's zero point) times B, every column with B's scale.
+# (A - A's zero point) times B, each column multiplied by B's scale.
 _matmul_integer_to_float = _contrib(
     "MatMulIntegerToFloat",
     [("A", "uint8"), ("B", "int8"), ("a_scale", "float"), ("b_scale", "float"), ("a_zero_point", "uint8")],
 )
-# Pairs (x[i], x[i + half]) turned by the angle of their position.
+# Rotates pairs (x[i], x[i + half]) by the angle of their position.
 _rotary_embedding = _contrib(
     "RotaryEmbedding", [("X", "float"), ("position_ids", "int64"), ("cos_cache", "float"), ("sin_cache", "float")]
 )
-# x times the probability that a normal variable is below x, in one pass
+# x times the normal cumulative distribution function, in one pass
 _gelu = _contrib("Gelu", [("X", "float")])
 # x * sigmoid(alpha * x)
 _quick_gelu = _contrib("QuickGelu", [("X", "float")], [OpSchema.Attribute("alpha", OpSchema.AttrType.FLOAT)])
 
 
 def experts(x: Any, counts: Any, w_1: Any, b_1: Any, w_2: Any, b_2: Any, activation: str) -> Any:
-    """`unichoir::experts`: see `Experts.forward`.
+    """Implement `unichoir::experts`, see `Experts.forward`.
 
-    x: (S, D) sorted by expert; counts: (E,). Every expert multiplies its own rows only, none if it was not chosen.
+    x: (S, D) sorted by expert; counts: (E,). Every expert multiplies its own rows, none if it wasn't chosen.
     """
     num_experts = w_1.shape[0]
     rest = op.Sub(op.Shape(x, start=0, end=1), op.ReduceSum(counts, keepdims=1))
@@ -67,7 +67,7 @@ def _subtract_from(x: Any, minuend: Any, alpha: float = 1) -> Any:
 def _flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
     first, last = start_dim % len(x.shape), end_dim % len(x.shape)
     sizes = x.shape[first:]
-    if all(isinstance(size, int) for size in sizes):  # 0 stands for the size that was there
+    if all(isinstance(size, int) for size in sizes):  # 0 means the existing size
         merged = math.prod(sizes[: last + 1 - first])
         return op.Reshape(x, op.Constant(value_ints=[0] * first + [merged, *sizes[last + 1 - first :]]))
     merged = op.ReduceProd(op.Shape(x, start=first, end=last + 1), keepdims=1)
@@ -89,7 +89,7 @@ PLAIN: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.batch_norm.default: _batch_norm,
     torch.ops.aten.__and__.Tensor: op.And,
 }
-"""Those of torch's operators in our models that the exporter would take apart first, or writes in more nodes."""
+"""torch's operators in our models that the exporter would decompose first, or writes in more nodes."""
 
 
 def _swish(x: Any) -> Any:
@@ -105,21 +105,21 @@ _ACTIVATIONS: dict[str, Callable[[Any], Any]] = {"swish": _swish, "gelu": _erf_g
 
 
 def _linear(x: Any, weights: Any, biases: Any, expert: int) -> Any:
-    """One expert's linear layer; taking it out of the stack is folded away before the graph is saved."""
+    """Apply one expert's linear layer. Its selection from the stack is folded before the graph is saved."""
     which = op.Constant(value_int=expert)
     y = op.MatMul(x, op.Transpose(op.Gather(weights, which, axis=0), perm=[1, 0]))
     return y if biases is None else op.Add(y, op.Gather(biases, which, axis=0))
 
 
 def rotate(x: Any, cos: Any, sin: Any) -> Any:
-    """`unichoir::rotate`: see `model.attention.rotate`."""
+    """Implement `unichoir::rotate`, see `network.attention.rotate`."""
     first, second = op.Split(x, axis=-1, num_outputs=2)
     turned = op.Sub(op.Mul(first, cos), op.Mul(second, sin)), op.Add(op.Mul(second, cos), op.Mul(first, sin))
     return op.Concat(*turned, axis=-1)
 
 
 def fused_rotate(x: Any, cos: Any, sin: Any) -> Any:
-    """The same in one pass, for graphs that need ONNX Runtime anyway."""
+    """Implement `rotate` in one pass, for graphs that need ONNX Runtime anyway."""
     return _rotary_embedding(x, op.Constant(value_ints=[0]), cos, sin)
 
 
@@ -128,7 +128,7 @@ _FUSED_ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "gelu": _gelu,
     "relu": op.Relu,
 }
-"""In one pass, for graphs that need ONNX Runtime anyway."""
+"""Implementations in one pass, for graphs that need ONNX Runtime anyway."""
 FUSED_ACTIVATIONS: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.silu.default: _FUSED_ACTIVATIONS["swish"],
     torch.ops.aten.gelu.default: _FUSED_ACTIVATIONS["gelu"],
@@ -137,7 +137,7 @@ FUSED_ACTIVATIONS: dict[Any, Callable[..., Any]] = {
 
 
 def int8_linear(x: Any, weight: Any, scale: Any, bias: Any, codes: str) -> Any:
-    """`unichoir::int8_linear`: see `quantize.Int8Linear`."""
+    """Implement `unichoir::int8_linear`, see `quantize.Int8Linear`."""
     return _product(*_quantize_frames(x, codes), weight, scale, bias, codes)
 
 
@@ -153,7 +153,7 @@ def int8_experts(
     bias_2: Sequence[Any],
     activation: str,
 ) -> Any:
-    """`unichoir::int8_experts`. Between the two products all experts' rows go through the activation at once."""
+    """Implement `unichoir::int8_experts`. All experts share one activation between the two products."""
     num_experts = len(w_1)
     rest = op.Sub(op.Shape(source), op.ReduceSum(counts, keepdims=1))
     blocks = op.Concat(counts, rest, axis=0)
@@ -163,7 +163,7 @@ def int8_experts(
         return parts[:num_experts]
 
     def products(codes: Any, scales: Any, w: Any, scale: Any, bias: Any, kind: str) -> Any:
-        """Of all rows, with zeros for those of no expert."""
+        """Multiply all rows; rows without an expert become zeros."""
         codes, scales = split(codes), split(scales)
         y = [_product(codes[e], scales[e], w[e], scale[e], bias[e] if bias else None, kind) for e in range(num_experts)]
         width = op.Constant(value_ints=[w[0].shape[1]])
@@ -176,10 +176,10 @@ def int8_experts(
 
 
 def _quantize_frames(x: Any, codes: str) -> tuple[Any, Any]:
-    """See `quantize.quantize_frames`: (..., K) to codes (..., K) and scales, here (..., 1).
+    """Quantise frames as in `quantize.quantize_frames`: (..., K) to codes (..., K) and scales, here (..., 1).
 
-    QuantizeLinear with a scale for every frame would do the division, too, but wants frames in rows, and as many zero
-    points as there are frames: that takes more nodes, and with few frames the nodes are what takes the time.
+    QuantizeLinear with a scale per frame would include the division, but requires frames in rows and one zero point per
+    frame. That takes more nodes, which dominate the time with few frames.
     """
     values = op.Abs(x) if codes == "symmetric" else x
     peak = op.ReduceMax(values, op.Constant(value_ints=[-1]), keepdims=1)
@@ -188,7 +188,7 @@ def _quantize_frames(x: Any, codes: str) -> tuple[Any, Any]:
 
 
 def _product(codes: Any, scales: Any, weight: Any, scale: Any, bias: Any, kind: str) -> Any:
-    """See `quantize.product`; scales: (..., 1)."""
+    """Multiply as in `quantize.product`; scales: (..., 1)."""
     y = op.Mul(_matmul_integer_to_float(codes, weight, _float(1.0), scale, _zero_point(kind)), scales)
     return y if bias is None else op.Add(y, bias)
 

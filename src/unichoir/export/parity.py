@@ -1,4 +1,4 @@
-"""Whether two engines compute the same: run after every export, so that a bad one never reaches a user."""
+"""Comparison of two engines after every export, which prevents incorrect exports."""
 
 from collections.abc import Callable, Iterator
 
@@ -10,7 +10,7 @@ from unichoir.errors import CheckpointError
 
 TOLERANCE = 1e-4
 INT8_TOLERANCE = 0.1
-"""Rounding in fp32 can move a value across the border between two codes, and the next layers make more of it."""
+"""fp32 rounding can move a value to the next code, and the next layers amplify the difference."""
 _TRIALS = 3
 _CHUNK = 3
 _LEFT_FRAMES = 6
@@ -20,12 +20,14 @@ _Measure = Callable[[Floats, Floats], float]
 def check_parity(
     reference: Backend, other: Backend, fbank: FbankConfig, streaming: bool, int8: bool = False
 ) -> dict[str, float]:
-    """The largest difference of each part, over whole utterances, chunks, CTC and decoders, on random features.
+    """Return the largest difference of each part, over whole utterances, chunks, CTC and decoders, on random features.
 
-    In int8 it is, of values beyond 1, a share of the largest value: the steps between codes grow with them.
+    For int8, differences of values beyond 1 are relative to the largest value, because the steps between codes grow
+    with it.
 
-    Raises CheckpointError naming the part when one is above the tolerance. Of several trials the median counts: where
-    two experts' logits are equal but for rounding, engines may choose differently, which is no mistake of the export.
+    Raises CheckpointError, naming the part, if a difference exceeds the tolerance. The median of several trials counts:
+    if rounding decides between two experts with equal logits, engines may choose differently, which is not an error of
+    the export.
     """
     tolerance, largest = (INT8_TOLERANCE, _largest_share) if int8 else (TOLERANCE, _largest)
     trials = [dict(_differences(reference, other, fbank, streaming, seed, largest)) for seed in range(_TRIALS)]
@@ -41,7 +43,7 @@ def _differences(
 ) -> Iterator[tuple[str, float]]:
     rng = np.random.default_rng(seed)
     lengths = np.array([75, 60, 9], dtype=np.int64)
-    mean, deviation = (0.0, 0.4) if fbank.kind == "whisper" else (8.0, 4.0)  # as of speech
+    mean, deviation = (0.0, 0.4) if fbank.kind == "whisper" else (8.0, 4.0)  # as for speech
     feats = rng.normal(mean, deviation, (len(lengths), int(lengths.max()), fbank.num_mel_bins)).astype(np.float32)
     expected, expected_lens, _ = reference.encode_chunk(feats, lengths, None, -1)
     found, found_lens, _ = other.encode_chunk(feats, lengths, None, -1)
@@ -54,14 +56,14 @@ def _differences(
     hyps = [rng.integers(0, reference.info.vocab_size, size=size).tolist() for size in (7, 0, 3)]
     for reverse in (False, True) if reference.info.has_reverse_decoder else (False,):
         decoders = [engine.decoder(expected[0], reverse) for engine in (reference, other)]
-        # In two steps, the second of which goes on from what the first has left.
+        # Two steps, the second of which continues from the first.
         for known in (hyps[:1], hyps):
             following = [np.concatenate(decoder.continuations(known)) for decoder in decoders]
         yield ("reverse decoder" if reverse else "decoder"), largest(*following)
 
 
 def _streaming_difference(reference: Backend, other: Backend, feats: Floats, largest: _Measure) -> float:
-    """Chunk by chunk with bounded left context; the last row's frames end early, then the second's."""
+    """Compare chunk by chunk with limited left context. The last row's frames end first, then the second's."""
     info = reference.info
     window, hop = info.subsampling_rate * (_CHUNK - 1) + info.right_context + 1, info.subsampling_rate * _CHUNK
     ends = np.array([feats.shape[1], feats.shape[1] - hop, hop], dtype=np.int64)
@@ -79,11 +81,11 @@ def _streaming_difference(reference: Backend, other: Backend, feats: Floats, lar
 
 
 def _largest(expected: Floats, found: Floats) -> float:
-    """The largest difference; infinite where anything is not a number: that is no agreement either."""
+    """Return the largest difference; infinite if any value is not a number."""
     difference = np.abs(expected - found)
     return float(difference.max(initial=0.0)) if np.isfinite(difference).all() else float("inf")
 
 
 def _largest_share(expected: Floats, found: Floats) -> float:
-    """`_largest`, of values beyond 1 as a share of the largest value."""
+    """Return `_largest`, for values beyond 1 relative to the largest value."""
     return _largest(expected, found) / float(np.abs(expected).max(initial=1.0))

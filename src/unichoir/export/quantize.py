@@ -1,14 +1,14 @@
-"""Int8: every product of frames and weights in whole numbers.
+"""Int8: all products of frames and weights use integers.
 
-A weight matrix has one scale for each output, a frame one for each product it enters:
+A weight matrix has one scale per output, and a frame one for each product:
 
     y_nm = s_n t_m sum_k (q_nk - z) w_km
 
-So a frame's result depends on that frame alone, whatever else is in the batch. Routers, norms, attention scores,
-softmax, the depthwise convolutions and the first convolution (nine inputs) stay in fp32.
+The result of a frame therefore only depends on that frame, not on the rest of the batch. Routers, norms, attention
+scores, softmax, the depthwise convolutions and the first convolution (nine inputs) stay in fp32.
 
-The modules here take the place of the model's own. In torch they compute exactly what is defined here; each is exported
-as one node, and `export/operators.py` says what that becomes.
+The modules here replace modules of the model. In torch they compute exactly what is defined here. Each is exported as
+one node, which `export/operators.py` translates.
 """
 
 from typing import Literal
@@ -23,36 +23,37 @@ from unichoir.network.convolution import ConvolutionModule
 from unichoir.network.encoder import MergePairs
 from unichoir.network.experts import Experts
 from unichoir.network.feed_forward import ACTIVATIONS, FeedForward
-from unichoir.network.moe import MoE, Router
+from unichoir.network.moe import MoE
+from unichoir.network.router import Router
 from unichoir.network.subsampling import Conv1dFront, Conv2dFront, blank_first_frame
 
 Codes = Literal["symmetric", "swish", "gelu", "relu"]
-"""Which values codes of 8 bits stand for: both signs alike; or what an activation gives, of which little is below 0."""
+"""The values that 8-bit codes represent: symmetric, or the output of an activation, which has few values below 0."""
 ZERO_POINT: dict[str, int] = {"symmetric": 128, "swish": 64, "gelu": 48, "relu": 0}
-"""The code of 0. Fixed, so that nothing about a frame but its scale has to be known to multiply it."""
+"""The code of 0. It is constant, so a product only needs the scale of each frame."""
 FLOOR: dict[str, float] = {"swish": 0.27847, "gelu": 0.16998}
-"""No value of the activation is below minus this."""
+"""The negative of the activation's minimum."""
 LARGEST = 127
-"""What the largest weight of an output becomes."""
+"""The code of an output's largest weight."""
 LARGEST_ANYWHERE = 63
-"""The same where nobody tells ONNX Runtime to be exact: processors without VNNI add two products in 16 bits, and
-2 * 255 * 63 is the most that has room there."""
+"""The same if ONNX Runtime isn't set to be exact: processors without VNNI add two products in 16 bits, and 2 * 255 * 63
+is the largest that fits."""
 TINY = 1e-20
-"""The smallest peak of a frame: a frame of zeros has a scale, too."""
+"""The smallest peak of a frame, which gives a frame of zeros a scale."""
 
 
 def peak_to_scale(codes: str) -> float:
-    """What the largest value of a frame is multiplied by to give its scale."""
+    """Return the factor from a frame's largest value to its scale."""
     return 1 / 127 if codes == "symmetric" else 1 / (255 - ZERO_POINT[codes])
 
 
 def least_peak(codes: str) -> float:
-    """The least value that counts as a frame's largest; for swish and GELU so large that all below 0 has a code."""
+    """Return the minimum peak of a frame; for swish and GELU large enough to give all values below 0 a code."""
     return FLOOR[codes] * (255 - ZERO_POINT[codes]) / ZERO_POINT[codes] if codes in FLOOR else TINY
 
 
 def quantize_frames(x_NK: Tensor, codes: str) -> tuple[Tensor, Tensor]:
-    """Codes (N, K) uint8 and scales (N,) fp32 of frames: x is about scale * (code - ZERO_POINT)."""
+    """Return codes (N, K) uint8 and scales (N,) fp32 of frames: x is about scale * (code - ZERO_POINT)."""
     peak_N = x_NK.abs().amax(dim=1) if codes == "symmetric" else x_NK.amax(dim=1)
     scale_N = peak_N.clamp(min=least_peak(codes)) * peak_to_scale(codes)
     codes_NK = torch.round(x_NK / scale_N.unsqueeze(1)) + ZERO_POINT[codes]
@@ -60,7 +61,7 @@ def quantize_frames(x_NK: Tensor, codes: str) -> tuple[Tensor, Tensor]:
 
 
 def quantize_weight(weight_MK: Tensor, largest: int = LARGEST) -> tuple[Tensor, Tensor]:
-    """Weights of a linear layer (M, K) as int8 (K, M), from -largest to largest, and the scale of each output (M,)."""
+    """Return a layer's weights (M, K) as int8 (K, M), from -largest to largest, and the scales of outputs (M,)."""
     scale_M = weight_MK.abs().amax(dim=1).clamp(min=TINY) / largest
     return torch.round(weight_MK / scale_M.unsqueeze(1)).to(torch.int8).t().contiguous(), scale_M
 
@@ -68,7 +69,7 @@ def quantize_weight(weight_MK: Tensor, largest: int = LARGEST) -> tuple[Tensor, 
 def product(
     codes_NK: Tensor, scale_N: Tensor, w_KM: Tensor, scale_M: Tensor, bias_M: Tensor | None, codes: str
 ) -> Tensor:
-    """The scaled product (N, M); float64 holds every sum of its whole numbers exactly."""
+    """Return the scaled product (N, M). float64 represents all its integer sums exactly."""
     sums_NM = (codes_NK.double() - ZERO_POINT[codes]) @ w_KM.double()
     y_NM = sums_NM.float() * scale_M * scale_N.unsqueeze(1)
     return y_NM if bias_M is None else y_NM + bias_M
@@ -76,7 +77,7 @@ def product(
 
 @torch.library.custom_op("unichoir::int8_linear", mutates_args=())
 def int8_linear(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, codes: str) -> Tensor:
-    """(..., K) to (..., M): quantise each frame, multiply; see `Int8Linear`."""
+    """Quantise each frame and multiply: (..., K) to (..., M), see `Int8Linear`."""
     codes_NK, scale_N = quantize_frames(x.reshape(-1, x.shape[-1]), codes)
     return product(codes_NK, scale_N, weight, scale, bias, codes).reshape(*x.shape[:-1], weight.shape[1])
 
@@ -99,7 +100,7 @@ def int8_experts(
     bias_2: list[Tensor],
     activation: str,
 ) -> Tensor:
-    """`Experts.forward` on frames that are quantised once, before they are copied to their experts."""
+    """Apply `Experts.forward` to frames that are quantised once, before they are copied to their experts."""
     codes_ND, scale_N = quantize_frames(x_ND, "symmetric")
     codes_SD, scale_S = codes_ND[source_S], scale_N[source_S]
     y_SD = x_ND.new_zeros(len(source_S), w_2[0].shape[1])
@@ -132,7 +133,7 @@ def _(
 
 
 class Int8Linear(nn.Module):
-    """A linear layer in int8; `codes` says what its input is like."""
+    """A linear layer in int8. `codes` describes its input."""
 
     weight: Tensor
     scale: Tensor
@@ -152,7 +153,7 @@ class Int8Linear(nn.Module):
 
 
 class Int8Experts(nn.Module):
-    """`Experts` in int8, the weights of each expert for themselves."""
+    """`Experts` in int8, with separate weights per expert."""
 
     def __init__(self, experts: Experts, largest: int = LARGEST) -> None:
         super().__init__()
@@ -167,7 +168,7 @@ class Int8Experts(nn.Module):
                     self.register_buffer(f"bias_{layer}_{e}", getattr(experts, f"bias_{layer}")[e].detach().clone())
 
     def forward(self, x_ND: Tensor, source_S: Tensor, blocks_E: Tensor) -> Tensor:
-        """See `Experts.forward`."""
+        """Apply the experts, see `Experts.forward`."""
 
         def each(name: str) -> list[Tensor]:
             return [getattr(self, f"{name}_{e}") for e in range(self.num_experts)]
@@ -181,12 +182,13 @@ class Int8Experts(nn.Module):
 
 
 class Int8Mixture(nn.Module):
-    """A `MoE` in int8 as one wide feed-forward network: the hidden units of all experts side by side, after those of
-    the shared expert, each times the gate of its expert.
+    """A `MoE` in int8 as one wide feed-forward network.
 
-    An expert that was not chosen counts 0. That is the same sum as that over the chosen experts, but computes what the
-    others would give, too. For experts that are small beside what a frame computes anyway it is faster than to sort
-    frames by expert (`worthwhile`).
+    Its hidden units are those of the shared expert, then of all experts, multiplied by their expert's gate.
+
+    The gate of an expert that wasn't chosen is 0, so the sum is the same, but all experts are computed. For experts
+    that are small compared with the rest of a frame's computation, this is faster than sorting frames by expert
+    (`worthwhile`).
     """
 
     spread: Tensor
@@ -220,14 +222,14 @@ class Int8Mixture(nn.Module):
 
     @staticmethod
     def worthwhile(moe: MoE) -> bool:
-        """Whether those not chosen add at most a quarter to what a frame computes in its experts and the shared one."""
+        """Return whether unchosen experts add at most a quarter to the work of the chosen and shared experts."""
         experts = moe.experts
         shared = 0 if moe.shared_expert is None else len(moe.shared_expert.w_1.weight)
         hidden, chosen = experts.w_1.shape[1], moe.top_k
         return moe.balance_bias is None and 4 * (experts.num_experts - chosen) * hidden <= chosen * hidden + shared
 
     def forward(self, x: Tensor, mask: Tensor, top_k: Tensor | None = None, router: Router | None = None) -> Tensor:
-        """See `MoE.forward`. What stands in padding is computed like any frame."""
+        """Apply the mixture, see `MoE.forward`. Padding is computed like any frame."""
         x_ND = x.reshape(-1, x.shape[-1])
         gates_NK, experts_NK, _ = (self.router if router is None else router)(x_ND, top_k)
         is_chosen_NKE = experts_NK.unsqueeze(2) == torch.arange(self.num_experts)
@@ -239,7 +241,7 @@ class Int8Mixture(nn.Module):
 
 
 class Int8Conv2dFront(nn.Module):
-    """`Conv2dFront` as products of patches: the nine places a convolution sees, side by side, are one row."""
+    """`Conv2dFront` as products of patches: the nine places that a convolution sees form one row."""
 
     patch_index_1: Tensor
     patch_index_2: Tensor
@@ -257,7 +259,7 @@ class Int8Conv2dFront(nn.Module):
         self.register_buffer("patch_index_2", _patch_index((places - 1) // 2))
 
     def forward(self, x: Tensor, is_start: Tensor | None = None) -> Tensor:
-        """(B, T, M) to (B, T', D), as `Conv2dFront.forward`."""
+        """Subsample (B, T, M) to (B, T', D), like `Conv2dFront.forward`."""
         x = functional.relu(self.conv_1(_patches(x.unsqueeze(3), self.patch_index_1)))
         x = functional.relu(self.conv_2(_patches(x, self.patch_index_2)))
         y: Tensor = self.out(x.flatten(2))
@@ -265,7 +267,7 @@ class Int8Conv2dFront(nn.Module):
 
 
 class Int8Conv1dFront(nn.Module):
-    """`Conv1dFront` as products of three frames side by side; the first, of the few features, in fp32."""
+    """`Conv1dFront` as products of three adjacent frames; the first, on few features, in fp32."""
 
     def __init__(self, front: Conv1dFront, largest: int = LARGEST) -> None:
         super().__init__()
@@ -277,7 +279,7 @@ class Int8Conv1dFront(nn.Module):
         self.conv_2 = Int8Linear(second.weight.transpose(1, 2).flatten(1), second.bias, "gelu", largest)
 
     def forward(self, x: Tensor, is_start: Tensor | None = None) -> Tensor:
-        """(B, T, M) to (B, T', D), as `Conv1dFront.forward`."""
+        """Subsample (B, T, M) to (B, T', D), like `Conv1dFront.forward`."""
         frames = x.shape[1]
         x = functional.gelu(self.conv_1(torch.cat([x[:, : frames - 2], x[:, 1 : frames - 1], x[:, 2:]], dim=2)))
         x = blank_first_frame(x, is_start)
@@ -286,27 +288,27 @@ class Int8Conv1dFront(nn.Module):
 
 
 def _patch_weight(conv: nn.Conv2d) -> Tensor:
-    """(C', C, time, mel) to (C', 9 C) in the order of `_patches`."""
+    """Convert (C', C, time, mel) to (C', 9 C) in the order of `_patches`."""
     return conv.weight.detach().permute(0, 2, 3, 1).flatten(1)
 
 
 def _patch_index(places: int) -> Tensor:
-    """Which mel places stand under each place of the output: 0 1 2, 2 3 4, ..."""
+    """Return the mel places under each place of the output: 0 1 2, 2 3 4, ..."""
     return (2 * torch.arange(places).unsqueeze(1) + torch.arange(3)).flatten()
 
 
 def _patches(x: Tensor, index: Tensor) -> Tensor:
-    """(B, T, F, C) to (B, (T - 1) // 2, F', 9 C): what 3x3 convolutions of stride 2 see at each place."""
+    """Return what 3x3 convolutions of stride 2 see at each place: (B, T, F, C) to (B, (T - 1) // 2, F', 9 C)."""
     batch, frames, _, channels = x.shape
     x = x.index_select(2, index).reshape(batch, frames, len(index) // 3, 3 * channels)
     return torch.cat([x[:, : frames - 2 : 2], x[:, 1 : frames - 1 : 2], x[:, 2::2]], dim=3)
 
 
 def quantize_model(model: AsrModel, largest: int = LARGEST) -> None:
-    """Put int8 modules in place of all that multiply frames with weights; largest: what the largest weights become.
+    """Replace all modules that multiply frames with weights by int8 modules. largest: the code of the largest weights.
 
-    For inference only; each weight is freed when it has been replaced, so that little more memory is needed than the
-    model has.
+    The result is for inference only. Each weight is freed after its replacement, so this needs little more memory than
+    the model.
     """
 
     def replace(parent: nn.Module, name: str, codes: Codes) -> None:

@@ -1,7 +1,7 @@
-"""Checkpoints to what sherpa-onnx loads with `from_wenet_ctc`: a streaming graph, an offline graph and tokens.txt.
+"""Export for sherpa-onnx's `from_wenet_ctc`: a streaming graph, an offline graph and tokens.txt.
 
-Both are graphs of the one model definition, with CTC in the same file. sherpa-onnx gives inputs by position and reads
-sizes from the metadata; it ends the process where one is missing.
+Both graphs come from the same model definition and include CTC. sherpa-onnx passes inputs by position and reads sizes
+from the metadata; it ends the process if one is missing.
 """
 
 from dataclasses import dataclass
@@ -30,15 +30,15 @@ STREAMING_FILE = "model-streaming.onnx"
 OFFLINE_FILE = "model.onnx"
 TOKENS_FILE = "tokens.txt"
 SHERPA_FBANK = FbankConfig(high_freq=-400.0, snip_edges=False)
-"""What sherpa-onnx makes of samples. Rate and mel bins are arguments of `from_wenet_ctc`, the rest is fixed there."""
+"""sherpa-onnx's features. Sample rate and mel bins are arguments of `from_wenet_ctc`, the rest is fixed."""
 
 
 @dataclass(frozen=True)
 class SherpaExport:
-    """What was written, and what to know about it."""
+    """The exported files, and notes about them."""
 
     differences: dict[str, float]
-    """The largest difference between ONNX and torch by file: of log-probabilities, in int8 of probabilities."""
+    """The largest difference between ONNX and torch by file: of log-probabilities, for int8 of probabilities."""
     notes: list[str]
 
 
@@ -46,9 +46,9 @@ def export_sherpa(source: Path, output: Path, *, quantize: Literal["int8"] | Non
     """Write the files that sherpa-onnx loads from a checkpoint, ours or WeNet's (`train.yaml`).
 
     Chunk size and left chunks are not fixed in the graph: they are arguments of sherpa-onnx. quantize: int8 as in
-    `export_onnx`. A model whose convolution is not causal has no streaming file. Raises CheckpointError or ConfigError
-    when the checkpoint cannot be read or has features that sherpa-onnx does not compute, CheckpointError when
-    graph and model differ by more than `parity.TOLERANCE` or `output` holds something; nothing is then written.
+    `export_onnx`. A model with a non-causal convolution gets no streaming file. Raises CheckpointError or ConfigError
+    if the checkpoint can't be read or has features that sherpa-onnx doesn't compute, CheckpointError if graph and model
+    differ by more than `parity.TOLERANCE` or `output` holds something; nothing is then written.
     """
     model, fbank = load_any_checkpoint(source)
     tokenizer = load_tokenizer(source)
@@ -81,23 +81,23 @@ def export_sherpa(source: Path, output: Path, *, quantize: Literal["int8"] | Non
 
 
 def frontend_notes(fbank: FbankConfig) -> list[str]:
-    """What of a model's filterbank sherpa-onnx does otherwise, and what it has to be told; a line each."""
+    """Return notes about differences between the model's filterbank and sherpa-onnx's, and about required arguments."""
     notes = []
     for name in ("high_freq", "snip_edges"):
         own, theirs = getattr(fbank, name), getattr(SHERPA_FBANK, name)
         if own != theirs:
             notes.append(
-                f"this model was trained with fbank.{name} {own}, sherpa-onnx computes {theirs}: expect other errors "
-                f"than here; a model trained with {theirs} has the same (docs/deploy/sherpa-onnx.md)"
+                f"this model was trained with fbank.{name} {own}, sherpa-onnx computes {theirs}: expect different "
+                f"errors. Models trained with {theirs} have the same errors in both (docs/deploy/sherpa-onnx.md)"
             )
     for name, argument in (("num_mel_bins", "feature_dim"), ("sample_rate", "sample_rate")):
         if getattr(fbank, name) != getattr(SHERPA_FBANK, name):
-            notes.append(f"give from_wenet_ctc {argument}={getattr(fbank, name)}")
+            notes.append(f"pass from_wenet_ctc {argument}={getattr(fbank, name)}")
     return notes
 
 
 class _Streaming(nn.Module):
-    """One chunk: WeNet's arguments to our state and back."""
+    """One chunk: translates WeNet's arguments to our state and back."""
 
     def __init__(self, model: AsrModel) -> None:
         super().__init__()
@@ -112,10 +112,12 @@ class _Streaming(nn.Module):
         conv_cache: Tensor,
         attn_mask: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """x: (1, T, M); offset: (1,) frames seen and W, which it starts at; attn_cache: (L, H, W, 2 head_dim);
-        conv_cache: (L, 1, D, K - 1); attn_mask: (1, 1, W + T') bool, True for the filled places and all new ones.
+        """Encode the next chunk of a stream.
 
-        required_cache_size (1,) says again what W says.
+        x: (1, T, M); offset: (1,) frames seen plus W; attn_cache: (L, H, W, 2 head_dim); conv_cache: (L, 1, D, K - 1);
+        attn_mask: (1, 1, W + T') bool, True for the filled places and all new ones.
+
+        required_cache_size (1,) repeats W.
         """
         places, new = attn_cache.shape[2], subsampled_length(torch.full((1,), x.shape[1]), self.encoder.config)
         num_new = convolved_size(x.shape[1])
@@ -123,7 +125,7 @@ class _Streaming(nn.Module):
             att_cache=attn_cache.unsqueeze(1).unbind(0),
             cnn_cache=conv_cache.transpose(2, 3).unbind(0),
             att_cache_lens=attn_mask[0].sum(dim=1) - new,
-            # Positions count from the first frame, as everywhere else here, not from W.
+            # Positions count from the first frame, as everywhere else, not from W.
             offset=offset - places,
         )
         frames = torch.full((1,), x.shape[1])
@@ -134,7 +136,7 @@ class _Streaming(nn.Module):
 
 
 class _Offline(nn.Module):
-    """Whole utterances."""
+    """Complete utterances."""
 
     def __init__(self, model: AsrModel) -> None:
         super().__init__()
@@ -147,9 +149,9 @@ class _Offline(nn.Module):
 
 
 def streaming_graph(model: AsrModel, fused: bool = False) -> ir.Model:
-    """The graph that takes one chunk of one stream, of any size and with any number of left frames.
+    """Return the graph for one chunk of one stream, of any size and with any number of left frames.
 
-    fused: with operators of ONNX Runtime's own, for a model in int8.
+    fused: whether to use operators of ONNX Runtime, for a model in int8.
     """
     config = model.config.encoder
     frames, places = 27, 9
@@ -171,7 +173,7 @@ def streaming_graph(model: AsrModel, fused: bool = False) -> ir.Model:
 
 
 def offline_graph(model: AsrModel, fused: bool = False) -> ir.Model:
-    """The graph that takes whole utterances; fused as in `streaming_graph`."""
+    """Return the graph for complete utterances; fused as in `streaming_graph`."""
     frames, batch = 67, Dim("batch")
     inputs = [torch.zeros(2, frames, model.config.encoder.input_dim), torch.tensor([frames, frames - 9])]
     shapes: list[dict[int, Any]] = [{0: batch, 1: Dim("frames", min=11)}, {0: batch}]
@@ -193,7 +195,7 @@ def _metadata(model: AsrModel, comment: str) -> dict[str, str]:
         "cnn_module_kernel": config.conv_kernel,
         "right_context": config.right_context,
         "subsampling_factor": config.subsampling_rate,
-        "subsampling_rate": config.subsampling_rate,  # WeNet's name of the same
+        "subsampling_rate": config.subsampling_rate,  # WeNet's name for the same
         "vocab_size": model.config.vocab_size,
     }
     return {key: str(value) for key, value in values.items()}

@@ -1,4 +1,4 @@
-"""Whether the graphs for sherpa-onnx compute what the model does, called as sherpa-onnx calls them."""
+"""Comparison of the graphs for sherpa-onnx with the model, called as sherpa-onnx calls them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,10 +21,11 @@ _CHUNK, _LEFT = 5, 2
 
 
 def check_offline(model: AsrModel, path: Path, int8: bool) -> float:
-    """The difference from the model called directly, on random features of unequal lengths.
+    """Return the difference from the model on random features of unequal lengths.
 
-    Of several trials the median counts, as in `parity.check_parity`; in int8 it is of probabilities, since a value on
-    the border between two codes moves small ones by much. Raises CheckpointError when it is above the tolerance.
+    The median of several trials counts, as in `parity.check_parity`. For int8 it compares probabilities, because a
+    change of one code changes small log-probabilities a lot. Raises CheckpointError if the difference exceeds the
+    tolerance.
     """
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
@@ -42,7 +43,7 @@ def check_offline(model: AsrModel, path: Path, int8: bool) -> float:
 
 
 def check_streaming(model: AsrModel, path: Path, int8: bool) -> float:
-    """The difference of chunk by chunk from the model called once under the same mask; else as `check_offline`."""
+    """Return the difference between streaming and one call with the same mask; otherwise like `check_offline`."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
     def difference(seed: int) -> float:
@@ -57,7 +58,7 @@ def check_streaming(model: AsrModel, path: Path, int8: bool) -> float:
 def stream_log_probs(
     session: onnxruntime.InferenceSession, config: EncoderConfig, feats: Floats, chunk_size: int, num_left_chunks: int
 ) -> Floats:
-    """(1, T, M) features to the log-probabilities (T', V) of their whole chunks; the rest is not looked at."""
+    """Return the log-probabilities (T', V) for the complete chunks of features (1, T, M); the rest is ignored."""
     places = chunk_size * num_left_chunks
     shape = (config.num_blocks, config.num_heads, places, 2 * config.dim // config.num_heads)
     attn_cache = np.zeros(shape, np.float32)
@@ -89,7 +90,7 @@ def _random_feats(model: AsrModel, batch: int, seed: int) -> Tensor:
 
 
 def _largest(expected: Tensor, found: Floats, int8: bool) -> float:
-    """Infinite where anything is not a number: that is no agreement either."""
+    """Return the largest difference; infinite if any value is not a number."""
     ours, theirs = (np.exp(each) if int8 else each for each in (expected.numpy(), found))
     difference = np.abs(ours - theirs)
     return float(difference.max()) if np.isfinite(difference).all() else float("inf")

@@ -1,4 +1,4 @@
-"""A module traced to an ONNX graph."""
+"""Tracing of a module to an ONNX graph."""
 
 import contextlib
 import copy
@@ -22,7 +22,7 @@ from unichoir.export import graph, operators
 
 OPSET = 18
 _CHECKS = (torch.ops.aten._assert_scalar.default, torch.ops.aten._assert_tensor_metadata.default)
-"""Which the exporter drops."""
+"""Checks that the exporter drops."""
 
 
 def to_onnx(
@@ -36,9 +36,10 @@ def to_onnx(
     experts: bool = False,
     fused: bool = False,
 ) -> ir.Model:
-    """The graph of a module whose `forward` takes `num_fixed` arguments by name and the others as one *tuple.
+    """Return the graph of a module whose `forward` takes `num_fixed` named arguments and the others as one *tuple.
 
-    experts: the last of these is how many of them a frame goes to; fused: with operators of ONNX Runtime's own.
+    experts: whether the last argument is the number of experts per frame; fused: whether to use operators of ONNX
+    Runtime.
     """
     if experts:
         inputs, shapes, names = [*inputs, torch.tensor([2])], [*shapes, {}], [*names, TOP_K_INPUT]
@@ -62,19 +63,19 @@ def to_onnx(
                 **(operators.FUSED_ACTIVATIONS if fused else {}),
             },
             verbose=False,
-            optimize=False,  # takes most of the time, and what matters of it `finish` does, too
+            optimize=False,  # this takes most of the time, and `finish` does what matters
         )
-        assert program is not None  # only the exporter of before dynamo returns nothing
+        assert program is not None  # only the exporter before dynamo returns None
         graph.finish(program.model)
     return program.model
 
 
 @contextlib.contextmanager
 def _quick() -> Iterator[None]:
-    """In a third of the time: tracing makes millions of small objects, and sizes that are expressions."""
-    gc.freeze()  # what is there, much of it torch's, is not looked through again and again
+    """Reduce the time to a third: tracing creates millions of small objects and symbolic sizes."""
+    gc.freeze()  # existing objects, many of them torch's, are not scanned again
     try:
-        # With sizes that are expressions, remembering results costs more than it saves.
+        # With symbolic sizes, caching results costs more than it saves.
         with torch._dynamo.config.patch(fake_tensor_cache_enabled=False), contextlib.ExitStack() as stack:
             _take_shortcuts(stack)
             yield
@@ -83,8 +84,10 @@ def _quick() -> Iterator[None]:
 
 
 def _take_shortcuts(stack: contextlib.ExitStack) -> None:
-    """Half of the time went into tracing each program a second time, a fifth into one and the same registry. A release
-    of torch whose exporter has other parts does all that again."""
+    """Avoid tracing each program twice, which took half of the time, and rebuilding the registry, which took a fifth.
+
+    With a torch release whose exporter is structured differently, this has no effect.
+    """
     try:
         from torch.onnx._internal.exporter import _decomp, _fx_passes, _registration
 
@@ -111,7 +114,10 @@ def _registry(make: Callable[..., Any], **options: Any) -> Any:
 
 
 def _is_plain(program: ExportedProgram, known: set[Any]) -> bool:
-    """Whether a program has nothing but operators that the exporter knows; conversions and reshapes become such."""
+    """Return whether a program only has operators that the exporter knows.
+
+    Conversions and reshapes are replaced by such.
+    """
     for node in program.graph.nodes:
         if node.target is torch.ops.aten.to.dtype:
             source, dtype = node.args
@@ -120,7 +126,7 @@ def _is_plain(program: ExportedProgram, known: set[Any]) -> bool:
             else:
                 node.target, node.args, node.kwargs = torch.ops.aten._to_copy.default, (source,), {"dtype": dtype}
         elif node.target is torch.ops.aten.reshape.default:
-            node.target = torch.ops.aten.view.default  # whose size 0 is one, not the size that was there
+            node.target = torch.ops.aten.view.default  # in which 0 doesn't mean the existing size
         elif node.op == "call_function" and (node.target not in known or _changes_its_arguments(node.target)):
             return False
     program.graph.eliminate_dead_code()
@@ -133,13 +139,13 @@ def _changes_its_arguments(target: Any) -> bool:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what the exporter says about itself and about packages that are not needed here."""
+    """Suppress what the exporter says about itself and about packages that aren't needed here."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
-        # torch.export uses a class of torch's own pytree that torch has deprecated.
+        # torch.export uses a class of torch's pytree that torch has deprecated.
         warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)", category=FutureWarning)
-        # Inputs that share a dimension share its name, which is what is wanted.
+        # Inputs that share a dimension intentionally share its name.
         warnings.filterwarnings("ignore", message=r"# The axis name: .* will not be used", category=UserWarning)
         for logger in loggers:
             logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""WeNet checkpoint directories to ours and back, with tokenizer and filterbank."""
+"""Conversion between WeNet's checkpoint directories and ours, with tokenizer and filterbank."""
 
 import shutil
 from pathlib import Path
@@ -23,12 +23,13 @@ from unichoir.text.units import UNITS_FILE
 
 
 def import_wenet(source: Path, output: Path) -> list[str]:
-    """Write a WeNet checkpoint as one of ours: config.yaml with model and fbank, model.safetensors, units.txt and,
-    for BPE, bpe.model.
+    """Convert a WeNet checkpoint to ours.
 
-    Weights keep their values to the bit; those in float16 or bfloat16 are widened to float32. Returns what is not kept
-    because it matters to further training alone, a line each. Raises ConfigError or CheckpointError naming what cannot
-    be read or represented, CheckpointError for an `output` that holds something; nothing is then written.
+    The files are config.yaml with model and fbank, model.safetensors, units.txt and, for BPE, bpe.model.
+
+    Weights keep their values to the bit; float16 and bfloat16 are widened to float32. Returns notes about settings that
+    are not kept because they only affect further training. Raises ConfigError or CheckpointError, naming what can't be
+    read or represented, CheckpointError for an `output` that holds something; nothing is then written.
     """
     wenet = load_wenet(source)
     path = source / CONFIG_FILE
@@ -46,17 +47,16 @@ def import_wenet(source: Path, output: Path) -> list[str]:
         save_checkpoint(folder, wenet.model, {"fbank": to_mapping(fbank)})
         derived_card(source, output, wenet.model.config, "import of a WeNet checkpoint").write(folder)
     if BPE_FILE not in files and (isinstance(tokenizer, BpeTokenizer) or wenet.conf.get("tokenizer") == "bpe"):
-        where = f"{source}: no {BPE_FILE}, nor what tokenizer_conf.bpe_path names"
-        notes.append(f"{where}: the model recognises, but cannot be trained")
+        where = f"{source}: no {BPE_FILE} and no file from tokenizer_conf.bpe_path"
+        notes.append(f"{where}: the model can recognise, but not train")
     return notes
 
 
 def export_wenet(source: Path, output: Path) -> list[str]:
-    """Write a checkpoint of ours as WeNet reads it: train.yaml, final.pt, units.txt, global_cmvn and, for BPE,
-    bpe.model. Files are named in train.yaml as seen from inside the folder.
+    """Convert our checkpoint to WeNet's: train.yaml, final.pt, units.txt, global_cmvn and, for BPE, bpe.model.
 
-    Returns what to know about it, a line each. Raises ConfigError or CheckpointError naming the key, the weight or the
-    token that WeNet has no counterpart of; nothing is then written.
+    Paths in train.yaml are relative to the folder. Returns notes for the user. Raises ConfigError or CheckpointError,
+    naming the key, the weight or the token that WeNet has no counterpart for; nothing is then written.
     """
     model, fbank = load_any_checkpoint(source)
     tokenizer = load_tokenizer(source)
@@ -74,14 +74,14 @@ def export_wenet(source: Path, output: Path) -> list[str]:
         tokenizer.save(folder)
     notes = []
     if isinstance(tokenizer, BpeTokenizer) and any(token != token.upper() for token in tokenizer.tokens[3:]):
-        notes.append("WeNet turns text into upper case before BPE: with these tokens it recognises, but cannot train")
+        notes.append("WeNet turns text into upper case before BPE: with these tokens it can recognise, but not train")
     if isinstance(tokenizer, BpeTokenizer) and tokenizer.model is None:
-        notes.append(f"{source}: no {BPE_FILE}: WeNet recognises with the model, but cannot train it")
+        notes.append(f"{source}: no {BPE_FILE}: WeNet can recognise with the model, but not train it")
     return notes
 
 
 def _dataset_section(fbank: FbankConfig) -> dict[str, Any]:
-    """`dataset_conf`, which `wenet_fbank` reads. Raises ConfigError for what WeNet cannot express."""
+    """Return `dataset_conf`, which `wenet_fbank` reads. Raises ConfigError for what WeNet can't express."""
     default = FbankConfig()
     for name in ("kind", "lead_frames", "trail_frames", "low_freq", "high_freq", "snip_edges"):
         if getattr(fbank, name) != getattr(default, name):
@@ -95,14 +95,14 @@ def _dataset_section(fbank: FbankConfig) -> dict[str, Any]:
             "dither": 0.0,
         },
         "resample_conf": {"resample_rate": fbank.sample_rate},
-        # WeNet's recognition sets keys of these two, and fails where they are missing.
+        # WeNet's recognition sets keys of these two, and fails if they are missing.
         "filter_conf": {},
         "batch_conf": {"batch_type": "static", "batch_size": 1},
     }
 
 
 def _tokenizer_sections(tokenizer: Tokenizer, source: Path) -> dict[str, Any]:
-    """`tokenizer` and `tokenizer_conf`. Raises CheckpointError for tokens that WeNet gives no meaning."""
+    """Return `tokenizer` and `tokenizer_conf`. Raises CheckpointError for tokens that WeNet doesn't support."""
     if tokenizer.languages:
         token = f"<|{next(iter(tokenizer.languages))}|>"
         raise CheckpointError(f"{source / UNITS_FILE}: WeNet has no tokens of languages ('{token}')")

@@ -1,4 +1,4 @@
-"""Whisper's checkpoints to ours: an encoder that knows speech, and decoders that know text, to train further."""
+"""Import of Whisper's checkpoints, whose encoder and decoders are trained further."""
 
 import dataclasses
 from pathlib import Path
@@ -20,16 +20,17 @@ from unichoir.network.facts import model_facts
 from unichoir.text.tokenizer import load_tokenizer
 
 LEAD_FRAMES = 2
-"""Feature frames of zeros before an utterance: what the zero padding of Whisper's two convolutions sees of them."""
+"""Feature frames of zeros before an utterance, equal to the zero padding of Whisper's two convolutions."""
 
 
 def import_whisper(source: Path, output: Path, tokenizer_folder: Path | None, options: WhisperOptions) -> list[str]:
-    """Write a Whisper checkpoint as one of ours: config.yaml with model and fbank, model.safetensors, a card and, with
-    a tokenizer, units.txt and bpe.model.
+    """Convert a Whisper checkpoint to ours.
 
-    source: see `read_whisper`; where the decoders start as Whisper's, its vocabulary lies there, too. Without a
-    tokenizer OUT holds the encoder's weights alone, which `init_encoder` takes. Returns lines on what was done. Raises
-    CheckpointError, ConfigError or TokenizerError for what cannot be read or does not fit; nothing is then written.
+    The files are config.yaml with model and fbank, model.safetensors, a card and the tokenizer.
+
+    source: see `read_whisper`; it must contain Whisper's vocabulary if the decoders start from Whisper's. Without a
+    tokenizer `output` only holds the encoder's weights, for `init_encoder`. Returns notes for the user. Raises
+    CheckpointError, ConfigError or TokenizerError for what can't be read or doesn't fit; nothing is then written.
     """
     whisper = read_whisper(source)
     dims = whisper.dims
@@ -40,12 +41,12 @@ def import_whisper(source: Path, output: Path, tokenizer_folder: Path | None, op
     if tokenizer is not None and options.whisper_decoder:
         vocabulary = read_vocabulary(source if source.is_dir() else source.parent, dims.vocab_size)
         tokens = map_tokens(tokenizer, vocabulary)
-        found = f"{tokens.num_found} of {tokens.num_pieces} pieces are tokens of Whisper's"
-        notes.append(f"{found}; the others start as the mean of those that spell them")
+        found = f"{tokens.num_found} of {tokens.num_pieces} pieces are also Whisper tokens"
+        notes.append(f"{found}; the others start from the mean of the tokens that spell them")
     config = our_config(dims, tokenizer, options)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
-        # Without a vocabulary the parts that depend on it are left out below.
+        # Without a vocabulary, the parts that depend on it are left out below.
         model = AsrModel(config.with_vocab_size(max(config.vocab_size, 1)))
     model.config = config
     weights = model.state_dict() | encoder_weights(whisper, merged=config.encoder.num_top_blocks > 0)
@@ -56,8 +57,8 @@ def import_whisper(source: Path, output: Path, tokenizer_folder: Path | None, op
     load_weights(model, weights, source)
     if tokenizer is None:
         weights = {name: tensor for name, tensor in weights.items() if name.startswith("encoder.")}
-        notes.append("without --tokenizer: the encoder alone, for `init_encoder` of a training")
-    # Copies, because several of ours may be parts of one of theirs.
+        notes.append("without --tokenizer: only the encoder is written, for `init_encoder` in training")
+    # Copies, because several of our weights may be views of one of Whisper's.
     weights = {name: tensor.clone() for name, tensor in weights.items()}
     fbank = FbankConfig(kind="whisper", num_mel_bins=dims.num_mel_bins, lead_frames=LEAD_FRAMES)
     with new_directory(output) as folder:

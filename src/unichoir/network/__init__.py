@@ -1,1 +1,1 @@
-"""U2++ MoE in PyTorch: Conformer encoder, CTC and two Transformer decoders with Mixture-of-Experts layers."""
+"""The U2++ MoE network in PyTorch: Conformer encoder, CTC and two decoders, with Mixture of Experts layers."""

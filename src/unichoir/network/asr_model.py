@@ -1,4 +1,4 @@
-"""The whole model: encoder, CTC, two decoders, and the hybrid loss they are trained with."""
+"""The complete model: encoder, CTC, two decoders, and their hybrid training loss."""
 
 from typing import NamedTuple
 
@@ -14,23 +14,23 @@ from unichoir.network.moe import take_load_loss
 
 
 class LossOutput(NamedTuple):
-    """The losses of one batch, each a scalar tensor averaged over its utterances.
+    """The losses of one batch, each a scalar tensor averaged over the utterances.
 
-    A tuple, because torch's parallel wrappers look for tensors in those.
+    This is a tuple because torch's parallel wrappers search tuples for tensors.
     """
 
     loss: Tensor
-    """ctc_weight * ctc + (1 - ctc_weight) * attention + load: what is minimised."""
+    """The loss to minimise: ctc_weight * ctc + (1 - ctc_weight) * attention + load."""
     ctc: Tensor
     attention: Tensor
     """(1 - reverse_weight) * left-to-right + reverse_weight * right-to-left."""
     load: Tensor
-    """The auxiliary losses of all layers with experts, times their `load_loss_weight`; of the batch, not of its
-    utterances, and 0 in evaluation."""
+    """The sum of the auxiliary losses of all layers with experts, times their `load_loss_weight`. It is computed per
+    batch, not per utterance, and is 0 in evaluation."""
 
 
 class AsrModel(nn.Module):
-    """U2++ (arXiv 2106.05642), its feed-forward layers Mixtures of Experts (arXiv 2404.16407) or dense, by config."""
+    """The U2++ model (arXiv 2106.05642), with Mixture of Experts (arXiv 2404.16407) or dense feed-forward layers."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -54,11 +54,11 @@ class AsrModel(nn.Module):
         chunk: ChunkMask | None = None,
         top_k: Tensor | None = None,
     ) -> LossOutput:
-        """The hybrid loss (U2++, equation 1) of a batch.
+        """Return the hybrid loss (U2++, equation 1) of a batch.
 
-        feats: (B, T, M) log-mel frames; feats_lengths: (B,); tokens: (B, U) padded with -1; token_lengths: (B,);
-        chunk: the attention chunk of this batch, None for full context; top_k: (1,) int64, experts of a frame if fewer
-        than configured (`draw_top_k`).
+        feats: (B, T, M) log-mel frames; feats_lengths: (B,); tokens: (B, U) padded with -1; token_lengths: (B,); chunk:
+        the attention chunk of this batch, None for full context; top_k: (1,) int64, the number of experts per frame, if
+        lower than configured (`draw_top_k`).
         """
         encoder_out, encoder_out_lens, _ = self.encoder(feats, feats_lengths, chunk=chunk, top_k=top_k)
         return self.losses(encoder_out, encoder_out_lens, tokens, token_lengths, top_k)
@@ -66,7 +66,7 @@ class AsrModel(nn.Module):
     def measure(
         self, feats: Tensor, feats_lengths: Tensor, tokens: Tensor, token_lengths: Tensor
     ) -> tuple[LossOutput, Tensor, Tensor]:
-        """`forward` under full context, with what greedy decoding needs: CTC log-probabilities (B, T', V), lengths."""
+        """Return the loss with full context, and the CTC log-probabilities (B, T', V) with their lengths (B,)."""
         encoder_out, encoder_out_lens, _ = self.encoder(feats, feats_lengths)
         loss = self.losses(encoder_out, encoder_out_lens, tokens, token_lengths)
         return loss, self.ctc.log_probs(encoder_out), encoder_out_lens
@@ -79,7 +79,7 @@ class AsrModel(nn.Module):
         token_lengths: Tensor,
         top_k: Tensor | None = None,
     ) -> LossOutput:
-        """The hybrid loss from the encoder's output (B, T', D) on."""
+        """Return the hybrid loss for the encoder's output (B, T', D)."""
         config = self.config
         ctc = self.ctc.loss(encoder_out, encoder_out_lens, tokens, token_lengths)
         attention = torch.zeros_like(ctc)
@@ -87,14 +87,14 @@ class AsrModel(nn.Module):
             attention = self._attention_loss((encoder_out, encoder_out_lens), tokens, token_lengths, top_k)
         loss = config.ctc_weight * ctc + (1 - config.ctc_weight) * attention
         load = take_load_loss(self) if self.training else None
-        if load is None or not self.training:  # one that recomputation has left behind
+        if load is None or not self.training:  # left over from recomputation
             return LossOutput(loss, ctc, attention, torch.zeros_like(loss))
         return LossOutput(loss + load, ctc, attention, load)
 
     def _attention_loss(
         self, memory: tuple[Tensor, Tensor], tokens: Tensor, token_lengths: Tensor, top_k: Tensor | None
     ) -> Tensor:
-        """Of both decoders, weighted."""
+        """Return the weighted loss of both decoders."""
         weight = self.config.reverse_weight
         attention = self._decoder_loss(self.left_decoder, memory, tokens, token_lengths, top_k)
         if self.right_decoder is None or not weight:
@@ -119,7 +119,10 @@ class AsrModel(nn.Module):
 
 
 def add_sos_eos(tokens: Tensor, token_lengths: Tensor, sos_id: int, eos_id: int) -> tuple[Tensor, Tensor]:
-    """Decoder input (B, U + 1), `sos` before each row, and targets (B, U + 1), `eos` after each row, padded with -1."""
+    """Return the decoder input (B, U + 1), rows starting with `sos`, and targets (B, U + 1), rows ending with `eos`.
+
+    The targets are padded with -1.
+    """
     batch_size, num_tokens = tokens.shape
     column = tokens.new_full((batch_size, 1), sos_id)
     tokens_in = torch.cat([column, tokens.clamp(min=0)], dim=1)
@@ -130,7 +133,7 @@ def add_sos_eos(tokens: Tensor, token_lengths: Tensor, sos_id: int, eos_id: int)
 
 
 def reverse_tokens(tokens: Tensor, token_lengths: Tensor) -> Tensor:
-    """Each row (B, U) reversed within its own length, padding left where it is."""
+    """Reverse each row of (B, U) within its own length. Padding stays in place."""
     place = torch.arange(tokens.shape[1], device=tokens.device)
     reversed_place = torch.where(
         frame_mask(token_lengths, tokens.shape[1]), token_lengths.unsqueeze(1) - 1 - place, place
@@ -139,7 +142,7 @@ def reverse_tokens(tokens: Tensor, token_lengths: Tensor) -> Tensor:
 
 
 def label_smoothing_loss(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
-    """Kullback-Leibler divergence from the smoothed target, summed over all places whose target is not -1.
+    """Return the Kullback-Leibler divergence from the smoothed targets, summed over all places whose target is not -1.
 
     The smoothed target has 1 - smoothing at the token and smoothing / (V - 1) at every other (Szegedy et al. 2016).
     logits: (B, U, V); targets: (B, U).

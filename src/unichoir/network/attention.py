@@ -1,9 +1,9 @@
-"""Multi-head attention: among the encoder's frames (with a cache for streaming) and from the decoders to the encoder.
+"""Multi-head attention between the encoder's frames (with a cache for streaming) and from the decoders to the encoder.
 
-Positions of the encoder come in three kinds. `rotary` turns queries and keys by angles proportional to their positions;
-scores depend on distances only, so positions are counted from the oldest key in view and audio may be of any length.
-`absolute_key` is WeNet's `rel_pos` (without a shift): a learned map of the key's absolute sinusoidal position.
-`sinusoidal` positions are added to the frames before the first block, and attention knows nothing of them.
+The encoder supports three kinds of positions. `rotary` rotates queries and keys by angles proportional to their
+positions. The scores only depend on distances, so positions are counted from the oldest visible key and audio may have
+any length. `absolute_key` is WeNet's `rel_pos` (without a shift): a learned map of the key's absolute sinusoidal
+position. `sinusoidal` positions are added to the frames before the first block; attention doesn't use them.
 """
 
 import math
@@ -14,7 +14,7 @@ from torch.nn import functional
 
 
 def sinusoids(positions: Tensor, dim: int) -> Tensor:
-    """Sine and cosine in turn (Transformer, section 3.5), without a table that ends: (...) to (..., dim)."""
+    """Return interleaved sines and cosines (..., dim) for positions (...) of any size (Transformer, section 3.5)."""
     rates = torch.exp(
         torch.arange(0, dim, 2, dtype=torch.float32, device=positions.device) * -(math.log(10000.0) / dim)
     )
@@ -23,7 +23,7 @@ def sinusoids(positions: Tensor, dim: int) -> Tensor:
 
 
 def whisper_sinusoids(num_positions: int, dim: int) -> Tensor:
-    """Whisper's fixed positions (num_positions, dim): all sines, then all cosines; its rates end at 1 / 10000."""
+    """Return Whisper's fixed positions (num_positions, dim): all sines, then all cosines, the last rate 1 / 10000."""
     half = dim // 2
     rates = torch.exp(torch.arange(half, dtype=torch.float32) * -(math.log(10000.0) / max(half - 1, 1)))
     angles = torch.arange(num_positions, dtype=torch.float32).unsqueeze(1) * rates
@@ -31,14 +31,14 @@ def whisper_sinusoids(num_positions: int, dim: int) -> Tensor:
 
 
 def rotation(num_positions: int, head_dim: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (num_positions, head_dim / 2) of the rotary angles (RoFormer, equation 15)."""
+    """Return the cosines and sines (num_positions, head_dim / 2) of the rotary angles (RoFormer, equation 15)."""
     rates = 10000.0 ** (-torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim)
     angles = torch.arange(num_positions, dtype=torch.float32, device=device).unsqueeze(1) * rates
     return torch.cos(angles), torch.sin(angles)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each pair (x[i], x[i + half]) of (B, H, T, head_dim) by its position's angle."""
+    """Rotate each pair (x[i], x[i + half]) of (B, H, T, head_dim) by the angle of its position."""
     if torch.compiler.is_exporting():
         turned: Tensor = torch.ops.unichoir.rotate(x, cos, sin)
         return turned
@@ -48,7 +48,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 @torch.library.custom_op("unichoir::rotate", mutates_args=())
 def _rotate_for_export(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """`rotate` as one node of an exported graph; `export/operators.py` says what it becomes in ONNX."""
+    """`rotate` as one node of an exported graph. `export/operators.py` translates it to ONNX."""
     raise RuntimeError("unichoir::rotate stands for rotary positions in exported graphs only")
 
 
@@ -62,11 +62,11 @@ def _heads(x: Tensor, num_heads: int) -> Tensor:
 
 
 KeysValues = tuple[Tensor, Tensor]
-"""What attention looks at, each (B, H, S, head_dim)."""
+"""Keys and values of attention, each (B, H, S, head_dim)."""
 
 
 class MultiHeadAttention(nn.Module):
-    """Scaled dot-product attention over several heads: queries (B, T, D), memory (B or 1, S, D), bias to the scores."""
+    """Scaled dot-product attention over several heads, from queries (B, T, D) to a memory (B or 1, S, D)."""
 
     def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
         super().__init__()
@@ -78,25 +78,28 @@ class MultiHeadAttention(nn.Module):
         self.linear_out = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, memory: Tensor | KeysValues, bias: Tensor) -> Tensor:
-        """memory: (B or 1, S, D), or what `keys_values` makes of it; bias: broadcastable to (B, H, T, S), added to the
-        scores (see `masks.attention_bias`)."""
+        """Attend from x (B, T, D) to `memory`. Returns (B, T, D).
+
+        memory: (B or 1, S, D), or its result from `keys_values`; bias: added to the scores, broadcastable to (B, H, T,
+        S) (see `masks.attention_bias`).
+        """
         q = _heads(self.linear_q(x), self.num_heads)
         k, v = self.keys_values(memory) if isinstance(memory, Tensor) else memory
-        if k.shape[0] != q.shape[0]:  # one utterance before many hypotheses: its keys and values are computed once
+        if k.shape[0] != q.shape[0]:  # many hypotheses share one utterance's keys and values
             k, v = k.expand(q.shape[0], -1, -1, -1), v.expand(q.shape[0], -1, -1, -1)
         return self.attend(q, k, v, bias)
 
     def keys_values(self, memory: Tensor) -> KeysValues:
-        """(B, S, D) to keys and values, each (B, H, S, head_dim)."""
+        """Return the keys and values of a memory (B, S, D), each (B, H, S, head_dim)."""
         return _heads(self.linear_k(memory), self.num_heads), _heads(self.linear_v(memory), self.num_heads)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-        """q: (B, H, T, head_dim), k and v: (B, H, S, head_dim). Returns (B, T, D)."""
+        """Attend from q (B, H, T, head_dim) to k and v (B, H, S, head_dim). Returns (B, T, D)."""
         dropout = self.dropout if self.training else 0.0
         if q.is_cuda:
             y = functional.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), dropout_p=dropout)
         else:
-            # Written out: on CPUs faster to train than with the fused kernel (docs/results/training.md).
+            # Explicit operations train faster on CPUs than the fused kernel (docs/results/training.md).
             scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(2, 3) + bias.to(q.dtype)
             y = functional.dropout(torch.softmax(scores, dim=-1), dropout, self.training) @ v
         out: Tensor = self.linear_out(y.transpose(1, 2).flatten(2))
@@ -104,7 +107,7 @@ class MultiHeadAttention(nn.Module):
 
 
 class EncoderAttention(MultiHeadAttention):
-    """Self-attention over cached and new frames; the cache holds keys and values side by side, without positions."""
+    """Self-attention over cached and new frames. The cache holds concatenated keys and values without positions."""
 
     def __init__(self, dim: int, num_heads: int, dropout: float, position: str) -> None:
         super().__init__(dim, num_heads, dropout)
@@ -119,12 +122,12 @@ class EncoderAttention(MultiHeadAttention):
     def encode(
         self, x: Tensor, cache: Tensor | None, bias: Tensor, positions: tuple[Tensor, ...]
     ) -> tuple[Tensor, Tensor]:
-        """Attend from the new frames to cached and new ones.
+        """Attend from the new frames to the cached and the new frames.
 
-        x: (B, T, D); cache: (B, H, W, 2 * head_dim) or None; bias: broadcastable to (B, 1, T, W + T);
-        positions: (cos, sin) of W + T window places for `rotary`, (sinusoids (B or 1, W + T, D),) for `absolute_key`,
-        nothing for `sinusoidal`.
-        Returns the output (B, T, D) and the keys and values in view (B, H, W + T, 2 * head_dim).
+        x: (B, T, D); cache: (B, H, W, 2 * head_dim) or None; bias: broadcastable to (B, 1, T, W + T); positions: (cos,
+        sin) of W + T places for `rotary`, (sinusoids (B or 1, W + T, D),) for `absolute_key`, an empty tuple for
+        `sinusoidal`.
+        Returns the output (B, T, D) and the visible keys and values (B, H, W + T, 2 * head_dim).
         """
         q, k, v = (_heads(linear(x), self.num_heads) for linear in (self.linear_q, self.linear_k, self.linear_v))
         window = torch.cat([k, v], dim=-1)

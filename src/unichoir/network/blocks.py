@@ -1,4 +1,4 @@
-"""The blocks an encoder is made of."""
+"""The blocks of the encoder."""
 
 from torch import Tensor, nn
 
@@ -6,12 +6,16 @@ from unichoir.network.attention import EncoderAttention
 from unichoir.network.config import EncoderConfig
 from unichoir.network.convolution import ConvolutionModule
 from unichoir.network.dropout import Dropout
-from unichoir.network.moe import Router, build_feed_forward
+from unichoir.network.moe import build_feed_forward
 from unichoir.network.normalization import LayerNorm
+from unichoir.network.router import Router
 
 
 class ConformerBlock(nn.Module):
-    """Half a feed-forward layer, self-attention, convolution, the other half, norm (Conformer, section 2.4)."""
+    """A Conformer block (Conformer, section 2.4).
+
+    The order is: half a feed-forward layer, self-attention, convolution, the other half of a feed-forward layer, norm.
+    """
 
     def __init__(self, config: EncoderConfig, position: str) -> None:
         super().__init__()
@@ -38,7 +42,10 @@ class ConformerBlock(nn.Module):
         top_k: Tensor | None = None,
         router: Router | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """x: (B, T, D); mask: (B, T). Returns the output, keys and values in view, the convolution's input in view."""
+        """Process x (B, T, D) with mask (B, T).
+
+        Returns the output (B, T, D), the visible keys and values, and the visible input of the convolution.
+        """
         x = x + 0.5 * self.dropout(self.feed_forward_macaron(self.norm_ff_macaron(x), mask, top_k, router))
         attended, window = self.self_attn.encode(self.norm_mha(x), att_cache, bias, positions)
         x = x + self.dropout(attended)
@@ -49,7 +56,7 @@ class ConformerBlock(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention and a feed-forward layer, each after a norm (pre-norm Transformer)."""
+    """A pre-norm Transformer block: self-attention and a feed-forward layer, each after a norm."""
 
     def __init__(self, config: EncoderConfig, position: str) -> None:
         super().__init__()
@@ -71,7 +78,7 @@ class TransformerBlock(nn.Module):
         top_k: Tensor | None = None,
         router: Router | None = None,
     ) -> tuple[Tensor, Tensor, None]:
-        """As `ConformerBlock.forward`; there is no convolution, so nothing of it is cached."""
+        """Process frames like `ConformerBlock.forward`. Without a convolution, the last value is None."""
         attended, window = self.self_attn.encode(self.norm_mha(x), att_cache, bias, positions)
         x = x + self.dropout(attended)
         x = x + self.dropout(self.feed_forward(self.norm_ff(x), mask, top_k, router))

@@ -1,4 +1,4 @@
-"""Checkpoint directories: `config.yaml`, `model.safetensors` and their SHA-256, complete and exact or refused."""
+"""Checkpoint directories: `config.yaml`, `model.safetensors` and their SHA-256 checksums, verified on loading."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,8 +26,8 @@ def save_checkpoint(
 ) -> None:
     """Write the model to `directory`; `sections` are further top-level keys of config.yaml (such as `fbank`).
 
-    weights: instead of the model's own, where that holds only a part of them. Each file appears whole or not at all,
-    SHA256SUMS last: it lists all of the model's files, so the tokenizer's have to be there before.
+    weights: replace the model's own weights, for a model that only holds a part of them. Each file is written
+    atomically. SHA256SUMS is written last and lists all files of the model, so write the tokenizer's files first.
     """
     directory.mkdir(parents=True, exist_ok=True)
     weights = model.state_dict() if weights is None else weights
@@ -40,10 +40,10 @@ def save_checkpoint(
 
 
 def load_checkpoint(directory: Path) -> tuple[AsrModel, dict[str, Any]]:
-    """Read a model and the other sections of its config.yaml. The model is in evaluation mode.
+    """Read a model, in evaluation mode, and the other sections of its config.yaml.
 
-    Raises CheckpointError for files that are not those of SHA256SUMS, for weights that are unreadable, missing or left
-    over and for a newer format, ConfigError for a bad configuration.
+    Raises CheckpointError for files that don't match SHA256SUMS, for unreadable, missing or unexpected weights, and for
+    a newer format. Raises ConfigError for an invalid configuration.
     """
     sections = read_yaml(directory / "config.yaml")
     version = sections.pop("format_version", None)
@@ -60,17 +60,20 @@ def load_checkpoint(directory: Path) -> tuple[AsrModel, dict[str, Any]]:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file by name. Raises CheckpointError for one that is unreadable."""
+    """Read the tensors of a safetensors file by name. Raises CheckpointError if the file is unreadable."""
     try:
         return load_file(path)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
-    except Exception as error:  # safetensors raises its own type for whatever is wrong inside a file
+    except Exception as error:  # safetensors raises its own type for any damaged file
         raise CheckpointError(f"{path}: cannot be read ({error})") from None
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
-    """Fill `model` with exactly `weights`; CheckpointError names one that is missing, extra or of another shape."""
+    """Fill `model` with `weights`.
+
+    Raises CheckpointError for a weight that is missing, unexpected or of another shape.
+    """
     expected = model.state_dict()
     for name in expected:
         if name not in weights:
@@ -85,8 +88,8 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) ->
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file whose top level is a mapping; ConfigError names the file otherwise."""
-    if not path.is_file():  # a named pipe would be waited for
+    """Read a YAML file whose top level is a mapping. Raises ConfigError, naming the file, otherwise."""
+    if not path.is_file():  # opening a named pipe would block
         raise ConfigError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))

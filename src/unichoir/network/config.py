@@ -1,4 +1,4 @@
-"""The model's shape: every size and choice of `AsrModel`, and the named configurations."""
+"""The configuration of the model's architecture, and the named configurations."""
 
 import dataclasses
 import math
@@ -11,36 +11,40 @@ from unichoir.configuration import check_ranges
 from unichoir.errors import ConfigError
 
 LARGEST_CHUNK = 25
-"""Encoder frames in the largest chunk that training draws: a second of 40 ms frames."""
+"""Largest chunk drawn in training, in encoder frames: one second of 40 ms frames."""
 MAX_WIDTH, MAX_BLOCKS, MAX_VOCABULARY = 1 << 20, 1000, 1 << 24
 DROPOUTS = dict.fromkeys(("dropout", "attention_dropout", "hidden_dropout"), (0.0, 0.999))
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeedForwardConfig:
-    """A feed-forward layer: dense, or a Mixture of Experts when `num_experts` is at least 1."""
+    """A feed-forward layer. It is dense, or a Mixture of Experts if `num_experts` is at least 1."""
 
     hidden_dim: int = 2048
-    """Width between the two linear layers; of each expert in a Mixture of Experts."""
+    """Hidden units between the two linear layers; in a Mixture of Experts, hidden units of each expert."""
     num_experts: int = 0
-    """0: one dense feed-forward network."""
+    """Number of experts in the layer. 0 makes the layer a single dense network."""
     top_k: int = 2
-    """Experts chosen for each frame."""
+    """Number of experts that each frame uses, from 1 to `num_experts`."""
     bias: bool = True
     """Whether the two linear layers have biases."""
     activation: Literal["swish", "relu", "gelu"] = "swish"
-    """Between the two linear layers."""
+    """Activation function between the two linear layers."""
     softmax_first: bool = False
-    """Softmax over all experts before the k are chosen, gates not renormalised (arXiv 2410.07524)."""
+    """Whether the softmax covers all experts before `top_k` are chosen. The gates are then not renormalised (arXiv
+    2410.07524)."""
     shared_hidden_dim: int = 0
-    """Width of an expert that every frame goes through beside its own (DeepSeekMoE, arXiv 2401.06066); 0: none."""
+    """Hidden units of an additional shared expert that processes every frame (DeepSeekMoE, arXiv 2401.06066). 0 adds no
+    shared expert."""
     shared_router: bool = False
-    """One router for all layers of the encoder, and one for those of each decoder (Omni-router, arXiv 2507.05724)."""
+    """Whether all layers of the encoder share one router, as do the layers of each decoder (Omni-router, arXiv
+    2507.05724)."""
     balance_rate: float = 0.0
-    """Loss-free balancing (arXiv 2408.15664): by how much each update raises the bias, for the choice alone, of experts
-    with less than the mean load, and lowers that of the others; 0: no bias."""
+    """Step of loss-free load balancing (arXiv 2408.15664). Each update raises the routing bias of experts below the
+    mean load by this amount and lowers that of the others. The bias affects the choice of experts, not their gates. 0
+    disables it."""
     load_loss_weight: float = 0.0
-    """Weight in training of the auxiliary loss that is least where the load is even (arXiv 2101.03961, equation 4)."""
+    """Weight of the auxiliary load-balancing loss in training (arXiv 2101.03961, equation 4). 0 disables it."""
 
     def __post_init__(self) -> None:
         if self.num_experts < 0 or (self.num_experts and not 1 <= self.top_k <= self.num_experts):
@@ -57,47 +61,49 @@ class FeedForwardConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
-    """Convolutions in front, a stack of blocks, and perhaps Conformer blocks on top at half the frame rate."""
+    """The encoder: a convolutional front end, a stack of blocks, optional Conformer blocks at half the frame rate."""
 
     input_dim: int = 80
-    """Mel bins."""
+    """Number of mel bins per feature frame."""
     dim: int = 256
-    """Width of a frame. A multiple of `num_heads`."""
+    """Width of an encoder frame. It must be a multiple of `num_heads`."""
     num_blocks: int = 12
-    """Blocks, without those on top."""
+    """Number of blocks, not counting `num_top_blocks`."""
     num_heads: int = 4
-    """Attention heads of each block."""
+    """Number of attention heads in each block."""
     feed_forward: FeedForwardConfig = field(default_factory=FeedForwardConfig)
     """The feed-forward layers of all blocks."""
     front: Literal["conv2d", "conv1d"] = "conv2d"
-    """conv2d: two 3x3 convolutions of stride 2, one frame every 40 ms. conv1d: Whisper's two convolutions over time,
-    one frame every 20 ms; it needs `fbank.lead_frames: 2`."""
+    """Convolutional front end. conv2d: two 3x3 convolutions with stride 2, one frame every 40 ms. conv1d: Whisper's two
+    convolutions over time, one frame every 20 ms; it requires `fbank.lead_frames: 2`."""
     subsampling_channels: int | None = None
-    """Channels of the convolutions of a conv2d front; None: as many as `dim`. Fewer make the front much cheaper."""
+    """Channels of the convolutions of a conv2d front end. null uses `dim` channels. Fewer channels make the front end
+    much cheaper."""
     block: Literal["conformer", "transformer"] = "conformer"
-    """transformer: self-attention and one feed-forward layer, each after a norm, as in Whisper; no convolution."""
+    """Type of the blocks. transformer: self-attention and one feed-forward layer, each after a norm, as in Whisper,
+    without a convolution."""
     conv_kernel: int = 15
-    """Frames that the convolution of a Conformer block spans."""
+    """Kernel size, in frames, of the convolution in a Conformer block."""
     conv_norm: Literal["layer_norm", "batch_norm"] = "layer_norm"
-    """Normalisation in the convolution of a Conformer block. Batch norm is for WeNet's older models."""
+    """Normalisation in the convolution of a Conformer block. Use batch_norm for older WeNet models."""
     conv_causal: bool = True
-    """A causal convolution is what makes streaming possible."""
+    """Whether convolutions are causal. Streaming requires causal convolutions."""
     position: Literal["rotary", "absolute_key", "sinusoidal"] = "rotary"
-    """rotary: depends on distances only, so audio may be of any length. absolute_key: WeNet's `rel_pos`. sinusoidal:
-    Whisper's, added to the frames that enter the first block."""
+    """Position encoding. rotary: depends on distances only, so audio may have any length. absolute_key: WeNet's
+    `rel_pos`. sinusoidal: Whisper's positions, added to the input of the first block."""
     num_positions: int = 1500
-    """Sinusoidal positions begin again at 0 after so many frames. Half of the utterances of a training start at a
-    random one, so that the model knows what it then hears."""
+    """Number of sinusoidal positions; after the last one, they start again at 0. In training, half of the utterances
+    start at a random position, which teaches the model this wrap-around."""
     num_top_blocks: int = 0
-    """Conformer blocks on top of the others, with rotary positions. They see each pair of frames merged into one, so
-    the encoder's frames are twice as long; what the blocks find is added to the mean of the pair, so that decoders hear
-    what they know while new blocks learn. 0: none, nothing is merged."""
+    """Number of additional Conformer blocks, with rotary positions, on top of the others. They process pairs of frames
+    merged into one, so encoder frames are twice as long. Their output is added to the mean of the pair, so the decoders
+    keep receiving familiar input while new blocks learn. 0 adds none and merges nothing."""
     dropout: float = 0.1
-    """Dropout after each layer of a block."""
+    """Dropout probability after each layer of a block."""
     attention_dropout: float = 0.0
-    """Dropout of attention weights."""
+    """Dropout probability of attention weights."""
     hidden_dropout: float = 0.0
-    """Dropout between the two linear layers of a feed-forward network."""
+    """Dropout probability between the two linear layers of a feed-forward network."""
 
     def __post_init__(self) -> None:
         check_ranges(
@@ -128,52 +134,53 @@ class EncoderConfig:
 
     @property
     def frames_merged(self) -> int:
-        """Frames of the lower blocks in one frame of the encoder."""
+        """Frames of the lower blocks per encoder frame."""
         return 2 if self.num_top_blocks else 1
 
     @property
     def frames_of_blocks(self) -> list[int]:
-        """Frames of each block, those on top last, in one frame of the encoder."""
+        """Frames per encoder frame for each block, the top blocks last."""
         return [self.frames_merged] * self.num_blocks + [1] * self.num_top_blocks
 
     @property
     def subsampling_rate(self) -> int:
-        """Feature frames from one encoder frame to the next."""
+        """Feature frames per encoder frame."""
         return (4 if self.front == "conv2d" else 2) * self.frames_merged
 
     @property
     def right_context(self) -> int:
-        """Encoder frame i sees the feature frames from subsampling_rate * i to subsampling_rate * i + this."""
+        """Encoder frame i sees the feature frames subsampling_rate * i to subsampling_rate * i + right_context."""
         step, width = (4, 6) if self.front == "conv2d" else (2, 4)
         return width + step * (self.frames_merged - 1)
 
     def num_frames(self, num_feature_frames: int) -> int:
-        """Encoder frames of so many feature frames; 0 where they are too few for one."""
+        """Return the number of encoder frames for that many feature frames; 0 if they are too few for one."""
         return max(0, (num_feature_frames - self.right_context - 1) // self.subsampling_rate + 1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
-    """The left-to-right and the right-to-left Transformer decoder."""
+    """The left-to-right and right-to-left Transformer decoders."""
 
     num_blocks: int = 3
-    """Blocks of the left-to-right decoder."""
+    """Number of blocks of the left-to-right decoder."""
     num_reverse_blocks: int = 3
-    """0: no right-to-left decoder."""
+    """Number of blocks of the right-to-left decoder. 0 removes this decoder."""
     num_heads: int = 4
-    """Attention heads of each block."""
+    """Number of attention heads in each block."""
     feed_forward: FeedForwardConfig = field(default_factory=lambda: FeedForwardConfig(activation="relu"))
     """The feed-forward layers of all blocks."""
     position: Literal["sinusoidal", "learned"] = "sinusoidal"
-    """learned: a table of `num_positions` vectors, as in Whisper; later tokens take the last one."""
+    """Position encoding. learned: a table of `num_positions` vectors, as in Whisper; later tokens use the last vector.
+    """
     num_positions: int = 448
-    """Of learned positions."""
+    """Number of learned positions."""
     dropout: float = 0.1
-    """Dropout after each layer of a block."""
+    """Dropout probability after each layer of a block."""
     attention_dropout: float = 0.0
-    """Dropout of attention weights."""
+    """Dropout probability of attention weights."""
     hidden_dropout: float = 0.0
-    """Dropout between the two linear layers of a feed-forward network."""
+    """Dropout probability between the two linear layers of a feed-forward network."""
 
     def __post_init__(self) -> None:
         check_ranges(
@@ -188,38 +195,41 @@ class DecoderConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The whole model and the weights of its loss (docs/how-it-works/model.md)."""
+    """The complete model and the weights of its loss (docs/how-it-works/model.md)."""
 
     vocab_size: int = 0
-    """0: taken from the tokenizer when training starts."""
+    """Number of tokens. 0 takes it from the tokenizer when training starts."""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    """The encoder, which hears."""
+    """The encoder, which turns feature frames into encoder frames."""
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
-    """The two decoders, which write."""
+    """The two decoders, which score token sequences."""
     ctc_weight: float = 0.3
-    """1: the decoders are left out of training; `optim.rates` must then be 0 for them."""
+    """Weight of CTC in the loss, from 0 to 1; the attention loss has the remaining weight. With 1, the decoders are not
+    trained, and their `optim.rates` must be 0."""
     reverse_weight: float = 0.3
-    """Weight of the right-to-left decoder in the attention loss and in rescoring."""
+    """Weight of the right-to-left decoder in the attention loss and in rescoring, from 0 to 1."""
     label_smoothing: float = 0.1
-    """Share of the probability that the attention loss spreads over all tokens."""
+    """Fraction of the target probability that the attention loss spreads over the other tokens, from 0 to 1."""
     length_normalized_loss: bool = False
-    """Divide the attention loss by tokens rather than by utterances."""
+    """Whether the attention loss is divided by the number of tokens. Otherwise it is divided by the number of
+    utterances."""
     blank_id: int = 0
-    """Token that CTC writes where it writes nothing."""
+    """Token id of the CTC blank."""
     sos_id: int = 2
-    """Token before the first one of a transcript."""
+    """Token id before the first token of a transcript."""
     eos_id: int = 2
-    """Token after the last one of a transcript."""
+    """Token id after the last token of a transcript."""
     dynamic_left_chunks: bool = False
-    """Draw the number of left chunks in training too (U2, section 3.2); otherwise all of the past is seen."""
+    """Whether training also draws the number of left chunks (U2, section 3.2). Otherwise each chunk sees the complete
+    past."""
     chunk_probability: float = 0.5
-    """How often a training batch is seen in chunks; otherwise in full context. 0: never."""
+    """Probability that a training batch is processed in chunks, from 0 to 1. Other batches have full context."""
     min_chunk_size: int = 1
-    """Least encoder frames in a chunk drawn in training; the most are 25. A model that will not be used with smaller
-    chunks learns sooner without them."""
+    """Smallest chunk drawn in training, in encoder frames, from 1 to 25. The largest is 25. If you won't use the model
+    with small chunks, a higher value makes it learn faster."""
     dynamic_top_k: bool = False
-    """In training draw for each batch how many experts a frame goes to, from 1 to top_k (DLG-MoE, arXiv 2407.18581), so
-    that fewer can be used in recognition."""
+    """Whether training draws the number of experts per frame, from 1 to `top_k`, for each batch (DLG-MoE, arXiv
+    2407.18581). You can then use fewer experts in recognition."""
 
     def __post_init__(self) -> None:
         ids = (0, MAX_VOCABULARY)
@@ -236,19 +246,19 @@ class ModelConfig:
 
     @property
     def max_top_k(self) -> int:
-        """Experts of a frame in the layers that have most; 0 for a dense model."""
+        """The largest number of experts per frame of any layer; 0 for a dense model."""
         layers = (self.encoder.feed_forward, self.decoder.feed_forward)
         return max(layer.top_k if layer.num_experts else 0 for layer in layers)
 
     def with_vocab_size(self, vocab_size: int) -> "ModelConfig":
-        """The same model for a vocabulary of another size."""
+        """Return the same configuration for a vocabulary of another size."""
         return dataclasses.replace(self, vocab_size=vocab_size)
 
 
 def draw_top_k(rng: np.random.Generator, config: ModelConfig) -> int | None:
-    """How many experts a frame of one training batch goes to, uniform over 1 to top_k; None: to as many as configured.
+    """Draw the number of experts per frame for one training batch, uniform over 1 to top_k; None means as configured.
 
-    A layer whose own top_k is smaller takes that many.
+    A layer with a smaller top_k uses its own.
     """
     return int(rng.integers(1, config.max_top_k + 1)) if config.dynamic_top_k else None
 
@@ -295,5 +305,5 @@ NAMED_CONFIGS: dict[str, ModelConfig] = {
     "moe-1b-fine": _config(dim=640, blocks=15, heads=10, hidden=1280, experts=16, **_LARGE),
     "dense-1b": _config(dim=1024, blocks=35, heads=16, hidden=4096, experts=0, **_LARGE),
 }
-"""Configurations by name. The last four are the sizes of the paper's comparison, and moe-1b with twice as many experts
-of half the width, which computes as much as dense-225m; `unichoir models` prints them all."""
+"""Configurations by name. The last four are the sizes compared in the paper, and moe-1b with twice as many experts of
+half the width, which costs as much computation as dense-225m. `unichoir models` prints them all."""

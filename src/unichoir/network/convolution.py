@@ -1,4 +1,4 @@
-"""The Conformer's convolution module, causal (streaming) or not."""
+"""The Conformer's convolution module, causal (for streaming) or not."""
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +11,9 @@ from unichoir.network.normalization import LayerNorm
 class ConvolutionModule(nn.Module):
     """Pointwise convolution, GLU, depthwise convolution, norm, swish, pointwise convolution (Conformer, section 2.2).
 
-    A causal module sees the `kernel - 1` frames before, taken from `cache` when streaming. Before the start of an
-    utterance stands what the module computes for a frame of zeros; the cache holds differences from that, so that
-    zeros are the right cache to start with.
+    A causal module sees the previous `kernel - 1` frames, which come from `cache` in streaming. The frames before the
+    start of an utterance are the module's values for a frame of zeros. The cache stores differences from these values,
+    so a cache of zeros is the correct initial state.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -27,9 +27,10 @@ class ConvolutionModule(nn.Module):
         self.pointwise_conv2 = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, mask: Tensor, cache: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """x: (B, T, D); mask: (B, T); cache: (B, kernel - 1, D) or None. Returns the output and x extended by its past.
+        """Process x (B, T, D) with mask (B, T) and cache (B, kernel - 1, D) or None.
 
-        The second value, (B, kernel - 1 + T, D), is what the next cache is cut from; None without a cache.
+        Returns the output (B, T, D) and the input with its past (B, kernel - 1 + T, D), from which the next cache is
+        cut; None without a cache.
         """
         x = functional.glu(self.pointwise_conv1(x), dim=2)
         extended = None
@@ -39,17 +40,17 @@ class ConvolutionModule(nn.Module):
             extended = torch.cat([cache, x - before], dim=1) if cache is not None else None
             x = self._convolve_rows(torch.cat([past.to(x.dtype), x], dim=1))
         else:
-            # A frame near the end sees ahead: into zeros, whether the utterance or only its padding ends there.
+            # A frame near the end sees zeros after it, whether the utterance or only its padding ends there.
             x = self.depthwise_conv(x.masked_fill(~mask.unsqueeze(2), 0.0).transpose(1, 2)).transpose(1, 2)
         by_channel = isinstance(self.norm, nn.BatchNorm1d)
         x = self.norm(x.transpose(1, 2)).transpose(1, 2) if by_channel else self.norm(x)
         return self.pointwise_conv2(functional.silu(x)), extended
 
     def _convolve_rows(self, x: Tensor) -> Tensor:
-        """(B, kernel - 1 + T, D) to (B, T, D).
+        """Convolve (B, kernel - 1 + T, D) to (B, T, D).
 
-        The rows go through the convolution one behind the other: for many short ones that is twice as fast, and what
-        spans two of them is cut off.
+        The rows are concatenated and convolved as one, which is twice as fast for many short rows. Outputs that span
+        two rows are discarded.
         """
         batch, width, dim = x.shape
         rows = functional.pad(x.reshape(1, batch * width, dim), (0, 0, 0, self.left_frames))

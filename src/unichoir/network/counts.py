@@ -1,4 +1,4 @@
-"""What a configuration computes, counted from its sizes: weights, multiplications, bytes."""
+"""The cost of a configuration, computed from its sizes: weights, multiplications, bytes."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -9,35 +9,35 @@ from unichoir.network.config import DecoderConfig, EncoderConfig, FeedForwardCon
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """A matrix that frames are multiplied with, or `copies` of them of which each frame takes `active`."""
+    """A matrix that multiplies frames, or `copies` of it of which each frame uses `active`."""
 
     inputs: int
     outputs: int
     copies: int = 1
     active: int = 1
     times: int = 1
-    """How often each frame goes through it: the second convolution at the front has many places in a frame."""
+    """How often each frame uses the matrix. The second convolution of the front end has many positions per frame."""
 
     @property
     def weights(self) -> int:
-        """Without biases."""
+        """Number of weights, without biases."""
         return self.inputs * self.outputs * self.copies
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What computing some frames takes."""
+    """The cost of computing some frames."""
 
     products: float
-    """Multiply-accumulates of frames and weights."""
+    """Multiply-accumulate operations between frames and weights."""
     attention: float
-    """Multiply-accumulates of frames and frames; always in fp32."""
+    """Multiply-accumulate operations between frames, which are always in fp32."""
     weights: float
-    """That have to be read."""
+    """Number of weights that have to be read."""
 
 
 def count_weights(config: ModelConfig) -> int:
-    """All weights of matrices and embeddings; norms and biases, less than 1 % more, are not counted."""
+    """Count the weights of all matrices and embeddings. Norms and biases, less than 1 % more, are not counted."""
     decoder, dim = config.decoder, config.encoder.dim
     layers = [*encoder_layers(config), Layer(inputs=dim, outputs=config.vocab_size)]
     for blocks in (decoder.num_blocks, decoder.num_reverse_blocks):
@@ -50,7 +50,7 @@ def count_weights(config: ModelConfig) -> int:
 
 
 def encoder_layers(config: ModelConfig) -> Iterator[Layer]:
-    """Every matrix of the encoder; convolutions are products of patches."""
+    """Yield every matrix of the encoder; convolutions count as products of patches."""
     encoder = config.encoder
     lower = encoder.frames_merged
     for layer in [*_front(encoder), *(each for _ in range(encoder.num_blocks) for each in _encoder_block(encoder))]:
@@ -62,7 +62,7 @@ def encoder_layers(config: ModelConfig) -> Iterator[Layer]:
 
 
 def _front(encoder: EncoderConfig) -> Iterator[Layer]:
-    """For one frame of the first block."""
+    """Yield the front end's matrices for one frame of the first block."""
     dim, channels = encoder.dim, encoder.subsampling_channels or encoder.dim
     if encoder.front == "conv1d":
         yield Layer(inputs=3 * encoder.input_dim, outputs=dim, times=2)
@@ -110,9 +110,9 @@ def _decoder_block(dim: int, config: DecoderConfig) -> Iterator[Layer]:
 
 
 def encoder_work(config: ModelConfig, frames: int, past: int, shares: Sequence[float], ctc: bool) -> Work:
-    """What the encoder takes for `frames` frames (40 ms each) that see each other and `past` more, with CTC or not.
+    """Return the cost of encoding `frames` frames (40 ms each) that see each other and `past` more.
 
-    shares: of the frame copies what each expert computes, by which follows how many experts are read at all.
+    shares: the fraction of frame copies for each expert, which determines how many experts have to be read.
     """
     layers = list(encoder_layers(config))
     if ctc:
@@ -126,14 +126,16 @@ def encoder_work(config: ModelConfig, frames: int, past: int, shares: Sequence[f
 
 
 def decoder_products(config: ModelConfig, frames: float, tokens: float) -> float:
-    """Multiply-accumulates of the decoders that have a loss, for one utterance of `frames` frames and `tokens` places
-    (its tokens and one more): weights and attention, with the output layers."""
+    """Return the multiply-accumulate operations of the decoders that have a loss, for one utterance.
+
+    frames: encoder frames; tokens: token places (the tokens and one more). Weights, attention and output layers count.
+    """
     dim, decoder = config.encoder.dim, config.decoder
     blocks = decoder.num_blocks + (decoder.num_reverse_blocks if config.reverse_weight > 0 else 0)
     stacks = 1 + (config.reverse_weight > 0)
     by_token = 6 * dim**2 + sum(_active_weights(layer) for layer in _feed_forward(dim, decoder.feed_forward))
     attention = 2 * dim * tokens * (tokens + frames)
-    by_frame = 2 * dim**2  # keys and values of what the encoder said
+    by_frame = 2 * dim**2  # keys and values of the encoder's output
     return blocks * (tokens * by_token + frames * by_frame + attention) + stacks * tokens * dim * config.vocab_size
 
 
@@ -142,7 +144,7 @@ def _active_weights(layer: Layer) -> int:
 
 
 def _touched(layer: Layer, frames: int, shares: Sequence[float]) -> float:
-    """The part of the copies that at least one of the frames goes to, expected if frames choose independently."""
+    """Return the expected number of copies that at least one frame uses, if frames choose independently."""
     if layer.copies == 1:
         return 1.0
     chances = [min(1.0, layer.active * share) for share in shares]

@@ -1,4 +1,4 @@
-"""Connectionist Temporal Classification: the output layer over encoder frames and its loss."""
+"""Connectionist Temporal Classification: the output layer over encoder frames, and its loss."""
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +14,13 @@ class Ctc(nn.Module):
         self.blank_id = blank_id
 
     def log_probs(self, encoder_out: Tensor) -> Tensor:
-        """(B, T, D) to log-probabilities (B, T, V), in fp32."""
+        """Return log-probabilities (B, T, V) in fp32 for encoder frames (B, T, D)."""
         return torch.log_softmax(self.ctc_lo(encoder_out).float(), dim=-1)
 
     def loss(self, encoder_out: Tensor, encoder_out_lens: Tensor, tokens: Tensor, token_lens: Tensor) -> Tensor:
-        """Negative log-likelihood summed over the batch and divided by its size (Graves et al. 2006, equation 5).
+        """Return the mean negative log-likelihood of the batch's utterances (Graves et al. 2006, equation 5).
 
-        tokens: (B, U) padded with anything; an utterance with more tokens than frames counts as 0.
+        tokens: (B, U), any padding. An utterance with more tokens than frames counts as 0.
         """
         log_probs = self.log_probs(encoder_out).transpose(0, 1)
         total = functional.ctc_loss(

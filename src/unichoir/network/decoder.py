@@ -1,4 +1,4 @@
-"""The two Transformer decoders, left to right and right to left."""
+"""The left-to-right and right-to-left Transformer decoders."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,22 +11,23 @@ from unichoir.network.attention import KeysValues, MultiHeadAttention, sinusoids
 from unichoir.network.config import DecoderConfig
 from unichoir.network.dropout import Dropout
 from unichoir.network.masks import attention_bias, frame_mask
-from unichoir.network.moe import Router, build_feed_forward, build_shared_router
+from unichoir.network.moe import build_feed_forward, build_shared_router
 from unichoir.network.normalization import LayerNorm
+from unichoir.network.router import Router
 
 
 @dataclass(frozen=True)
 class TokenTree:
-    """How new tokens of a row follow those before when they are several hypotheses, shared beginnings there once."""
+    """The structure of the new tokens of a row that holds several hypotheses with shared prefixes."""
 
     positions: Tensor
-    """How many tokens come before each: (B, U) int64."""
+    """Number of tokens before each new token: (B, U) int64."""
     visible: Tensor
-    """Which of P past tokens and of the new ones come before each, and itself: (B, U, P + U) bool."""
+    """Which of P past tokens and the new ones each new token sees, itself included: (B, U, P + U) bool."""
 
 
 class DecoderBlock(nn.Module):
-    """Self-attention, attention to the encoder, feed-forward layer, each after a norm (pre-norm Transformer)."""
+    """Self-attention, attention to the encoder and a feed-forward layer, each after a norm (pre-norm Transformer)."""
 
     def __init__(self, dim: int, config: DecoderConfig) -> None:
         super().__init__()
@@ -48,8 +49,8 @@ class DecoderBlock(nn.Module):
         top_k: Tensor | None = None,
         router: Router | None = None,
     ) -> Tensor:
-        """x: (B, U, D); bias: to the scores of self-attention (B, 1, U, U). Returns the output (B, U, D)."""
-        # Keys and values stay inside: FSDP2, which wraps this function, wants no views among results.
+        """Process x (B, U, D). bias: added to the scores of self-attention, (B, 1, U, U). Returns (B, U, D)."""
+        # Keys and values are not returned: FSDP2, which wraps this function, rejects views among results.
         x, _ = self.step(x, mask, bias, memory, memory_bias, top_k, router)
         return x
 
@@ -64,9 +65,9 @@ class DecoderBlock(nn.Module):
         router: Router | None = None,
         past: KeysValues | None = None,
     ) -> tuple[Tensor, KeysValues]:
-        """`forward` for new tokens behind P past ones; past: their keys and values; bias: (B, 1, U, P + U).
+        """Process new tokens after P past tokens. past: keys and values of the past tokens; bias: (B, 1, U, P + U).
 
-        Returns the output (B, U, D), and keys and values of the new tokens.
+        Returns the output (B, U, D), and the keys and values of the new tokens.
         """
         normed = self.norm1(x)
         keys, values = new = self.self_attn.keys_values(normed)
@@ -79,7 +80,7 @@ class DecoderBlock(nn.Module):
 
 
 class TransformerDecoder(nn.Module):
-    """Tokens so far and the encoder's output to logits of the next token."""
+    """A decoder that maps the previous tokens and the encoder's output to logits of the next token."""
 
     def __init__(self, vocab_size: int, dim: int, num_blocks: int, config: DecoderConfig) -> None:
         super().__init__()
@@ -104,10 +105,10 @@ class TransformerDecoder(nn.Module):
         token_lens: Tensor,
         top_k: Tensor | None = None,
     ) -> Tensor:
-        """memory: (B or 1, T, D) encoder_out with its lengths; tokens_in: (B, U), sos first. Returns logits (B, U, V).
+        """Return logits (B, U, V). memory: (B or 1, T, D) encoder_out with its lengths; tokens_in: (B, U), sos first.
 
-        Logits at place u depend on tokens 0..u only, so what stands past `token_lens` (B,) changes nothing before it.
-        top_k: (1,) int64, experts of a token if fewer than configured.
+        Logits at place u only depend on tokens 0..u, so tokens after `token_lens` (B,) don't affect earlier places.
+        top_k: (1,) int64, the number of experts per token, if lower than configured.
         """
         num_tokens = tokens_in.shape[1]
         mask = frame_mask(token_lens, num_tokens)
@@ -120,7 +121,7 @@ class TransformerDecoder(nn.Module):
         return self._logits(x)
 
     def read(self, encoder_out: Tensor) -> list[KeysValues]:
-        """What every block looks at in one utterance: encoder_out (1, T, D) to keys and values (1, H, T, head_dim)."""
+        """Return the keys and values (1, H, T, head_dim) of encoder_out (1, T, D) for every block."""
         return [block.src_attn.keys_values(encoder_out) for block in self._blocks]
 
     def step(
@@ -131,15 +132,15 @@ class TransformerDecoder(nn.Module):
         past: Tensor,
         top_k: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """`forward` for some tokens more, without computing those before them again.
+        """Continue `forward` with more tokens, without recomputing the previous ones.
 
-        memory: of `read`; tokens: (1, U), with what they see in the tree; past: (1, P, blocks, 2 D), what this function
-        returned for the P tokens before. Returns logits (1, U, V), and of each new token keys and values of all blocks
-        (1, U, blocks, 2 D).
+        memory: the result of `read`; tokens: (1, U), with their structure `tree`; past: (1, P, blocks, 2 D), what this
+        function returned for the P previous tokens. Returns logits (1, U, V), and the keys and values of the new tokens
+        in all blocks (1, U, blocks, 2 D).
         """
         x = self._embed(tokens, tree.positions)
         mask, bias = torch.ones_like(tokens, dtype=torch.bool), attention_bias(tree.visible.unsqueeze(1))
-        # As long as the memory: on GPUs fused attention takes no mask of one place.
+        # The mask is as long as the memory because fused attention on GPUs doesn't broadcast a mask of length 1.
         memory_bias = bias.new_zeros(1, 1, 1, memory[0][0].shape[2])
         states = []
         for number, block in enumerate(self._blocks):
@@ -162,7 +163,7 @@ class TransformerDecoder(nn.Module):
         return logits
 
     def _positions(self, places: Tensor, dim: int) -> Tensor:
-        """Numbers of tokens before each (...) to vectors (..., D)."""
+        """Return vectors (..., D) for positions (...)."""
         if self.position_embedding is None:
             return sinusoids(places, dim)
         vectors: Tensor = self.position_embedding(places.clamp(max=self.position_embedding.num_embeddings - 1))
@@ -170,7 +171,7 @@ class TransformerDecoder(nn.Module):
 
 
 def _split_heads(states: Tensor, num_heads: int) -> KeysValues:
-    """(B, P, 2 D) to keys and values, each (B, H, P, head_dim)."""
+    """Split (B, P, 2 D) into keys and values, each (B, H, P, head_dim)."""
     batch, places, width = states.shape
     both = states.reshape(batch, places, 2 * num_heads, width // (2 * num_heads)).transpose(1, 2)
     keys, values = both.chunk(2, dim=1)
@@ -178,5 +179,5 @@ def _split_heads(states: Tensor, num_heads: int) -> KeysValues:
 
 
 def _join_heads(both: KeysValues) -> Tensor:
-    """The reverse of `_split_heads`."""
+    """Invert `_split_heads`."""
     return torch.cat(both, dim=1).transpose(1, 2).flatten(2)

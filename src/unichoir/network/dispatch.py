@@ -1,7 +1,7 @@
-"""The way of frames to their experts and back: copies sorted by expert, and their gated sum.
+"""Dispatch of frames to experts: copies sorted by expert, and the gated sum of the experts' outputs.
 
-Suffixes of tensors: N frames, K chosen experts of a frame, D width, E experts, S frame copies sorted by expert (N * K
-of them, and what fills up blocks).
+Tensor suffixes: N frames, K chosen experts per frame, D width, E experts, S frame copies sorted by expert (N * K of
+them, and the rows that fill up blocks).
 """
 
 from dataclasses import dataclass
@@ -11,39 +11,40 @@ from torch import Tensor
 from torch.nn import functional
 
 TRAINING_ALIGNMENT = 32
-"""In training the rows of an expert's block are filled up to a multiple of this: on CPUs bf16 matrix products are
-compiled for each new number of rows, and the experts' numbers are new in every step (docs/results/training.md)."""
+"""In training, the rows of an expert's block are filled up to a multiple of this number. On CPUs, bf16 matrix products
+are compiled for each new number of rows, and the numbers change in every step (docs/results/training.md)."""
 
 
 @dataclass(frozen=True)
 class Dispatch:
-    """The order of the frame copies by expert, and the way back."""
+    """The order of the frame copies by expert, and its inverse."""
 
     source_S: Tensor
-    """Of which frame each row is a copy, those of expert 0 first; copies that belong to no expert stand last."""
+    """The frame of each row, sorted by expert; copies that belong to no expert come last."""
     counts_E: Tensor
-    """Copies for each expert, int64."""
+    """Number of copies for each expert, int64."""
     blocks_E: Tensor
-    """Rows of each expert's block: `counts_E` rounded up to the alignment."""
+    """Number of rows in each expert's block: `counts_E` rounded up to the alignment."""
     position_NK: Tensor
-    """Which row of the sorted order is the copy of frame n for its k-th expert."""
+    """The row that holds the copy of frame n for its k-th expert."""
 
 
 def dispatch(experts_NK: Tensor, mask_N: Tensor, num_experts: int, alignment: int = 1) -> Dispatch:
-    """Sort the copies of the frames by expert. Padding frames (mask False) are given to no expert and counted nowhere.
+    """Sort the copies of the frames by expert. Padding frames (mask False) go to no expert and aren't counted.
 
-    With an alignment, each expert's block is filled up to a multiple of so many rows. The rows that fill up repeat
-    frame 0; `position_NK` never points to them, so they change neither values nor gradients.
+    With an alignment, each expert's block is filled up to a multiple of that number of rows. The added rows repeat
+    frame 0. `position_NK` never points to them, so they change neither values nor gradients.
     """
     top_k = experts_NK.shape[1]
     copies = experts_NK.numel()
-    # What no expert computes goes to one past the last: to the end, without a data-dependent selection.
+    # Copies without an expert get the number after the last, which sorts them to the end without a data-dependent
+    # selection.
     expert_S = experts_NK.masked_fill(~mask_N.unsqueeze(1), num_experts).reshape(-1)
     chosen_SE = expert_S.unsqueeze(1) == torch.arange(num_experts + 1, device=expert_S.device)
-    # Counting is all the sorting there is to do: a row's place is where its expert's block begins, and how many copies
-    # of the same expert come before it.
+    # Sorting only requires counting: a row's place is the start of its expert's block plus the number of earlier copies
+    # of the same expert.
     seen_SE = torch.cumsum(chosen_SE, dim=0, dtype=torch.int32)
-    counts_E = seen_SE[-1:, :-1].sum(dim=0)  # of no copies at all there is no last row
+    counts_E = seen_SE[-1:, :-1].sum(dim=0)  # without any copies there is no last row
     blocks_E = counts_E
     if alignment > 1:
         blocks_E = torch.div(counts_E + alignment - 1, alignment, rounding_mode="floor") * alignment
@@ -52,7 +53,7 @@ def dispatch(experts_NK: Tensor, mask_N: Tensor, num_experts: int, alignment: in
     position_S = begin_E.index_select(0, expert_S) + before_S
     rows = copies
     if alignment > 1:
-        # How many are needed is known where the loads are: on CUDA the host does not wait for that, but takes the most.
+        # The number of added rows is only known on the device. On CUDA, use the maximum so the host doesn't wait.
         most = num_experts * (alignment - 1)
         rows += most if experts_NK.is_cuda else int((blocks_E - counts_E).sum())
     frame_S = torch.div(torch.arange(copies, device=expert_S.device), top_k, rounding_mode="floor")
@@ -61,7 +62,7 @@ def dispatch(experts_NK: Tensor, mask_N: Tensor, num_experts: int, alignment: in
 
 
 def combine(y_SD: Tensor, gates_NK: Tensor, position_NK: Tensor, mask_N: Tensor) -> Tensor:
-    """Back to the frames' own order, each the gated sum of its experts' outputs; padding becomes 0. Returns (N, D)."""
+    """Return the gated sum of the experts' outputs for each frame, in frame order (N, D); padding becomes 0."""
     gates_NK = gates_NK.masked_fill(~mask_N.unsqueeze(1), 0.0).to(y_SD.dtype)
     y_NKD = y_SD.index_select(0, position_NK.reshape(-1)).reshape(*position_NK.shape, y_SD.shape[1])
     y_ND: Tensor = (y_NKD * gates_NK.unsqueeze(-1)).sum(dim=1)

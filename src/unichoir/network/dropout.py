@@ -1,4 +1,4 @@
-"""Dropout that does not slow training on CPUs."""
+"""A dropout that is fast on CPUs."""
 
 import torch
 from torch import Tensor, nn
@@ -6,10 +6,10 @@ from torch.nn import functional
 
 
 class Dropout(nn.Module):
-    """Zero each element with probability `p` in training and scale up the others (Srivastava et al. 2014).
+    """Dropout: zero each element with probability `p` in training and scale the others up (Srivastava et al. 2014).
 
-    On CPUs drawing one random number per element takes longer than the layers around it, so a byte is drawn instead,
-    eight at a time: `p` is then rounded to a multiple of 1/256, and the scale fits the rounded one.
+    On CPUs, drawing one random number per element takes longer than the surrounding layers, so this draws one byte,
+    eight at a time. There, `p` is rounded to a multiple of 1/256, and the scale matches the rounded value.
     """
 
     def __init__(self, p: float) -> None:

@@ -1,4 +1,4 @@
-"""The encoder: one `forward` for whole utterances, for training under a chunk mask and for streaming."""
+"""The encoder, with one `forward` for complete utterances, chunked training and streaming."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,26 +19,26 @@ from unichoir.network.subsampling import build_front, subsampled_length
 
 @dataclass(frozen=True)
 class EncoderState:
-    """What streaming carries from chunk to chunk: a value, one row per stream, rows at different positions."""
+    """The immutable state that streaming carries from chunk to chunk: one row per stream, each at its own position."""
 
     att_cache: tuple[Tensor, ...]
-    """Keys and values of past frames, the newest last, of each block, those on top last: (B, H, W, 2 * head_dim); of
-    the blocks below merged frames (B, H, 2 W, 2 * head_dim)."""
+    """Keys and values of past frames, the newest last, for each block, the top blocks last: (B, H, W, 2 * head_dim).
+    Blocks below merged frames have (B, H, 2 W, 2 * head_dim)."""
     att_cache_lens: Tensor
-    """How many of the W places of a row are filled, from the right: (B,) int64."""
+    """How many of the W places of a row are filled, counted from the right: (B,) int64."""
     cnn_cache: tuple[Tensor, ...]
-    """The convolution's past of each Conformer block: (B, kernel - 1, D)."""
+    """Past input of the convolution in each Conformer block: (B, kernel - 1, D)."""
     offset: Tensor
-    """Encoder frames seen so far: (B,) int64."""
+    """Number of encoder frames processed so far: (B,) int64."""
 
     @property
     def num_past(self) -> int:
-        """W: places for past encoder frames."""
+        """W, the number of places for past encoder frames."""
         return self.att_cache[-1].shape[2]
 
 
 class MergePairs(nn.Module):
-    """Each pair of frames to one frame: as their mean, and by a linear layer that starts as the mean."""
+    """Merges pairs of frames, both as their mean and by a linear layer that is initialised to the mean."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class MergePairs(nn.Module):
             self.linear.bias.zero_()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 2 T, D) to the means (B, T, D), which nothing here changes but the norm, and what is learnt (B, T, D)."""
+        """Return the normalised means (B, T, D) and the learned merged frames (B, T, D) of x (B, 2 T, D)."""
         batch, frames, dim = x.shape
         pairs = self.norm(x).reshape(batch, frames // 2, 2 * dim)
         first, second = pairs.chunk(2, dim=2)
@@ -57,7 +57,7 @@ class MergePairs(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Global mean and variance normalisation, convolutions, blocks; and, on merged pairs of frames, those on top."""
+    """Mean and variance normalisation, front end, blocks, and optional top blocks on merged pairs of frames."""
 
     cmvn_mean: Tensor
     cmvn_istd: Tensor
@@ -82,12 +82,12 @@ class Encoder(nn.Module):
 
     @property
     def num_caches(self) -> tuple[int, int]:
-        """How many blocks have keys and values in a state, and how many a convolution's past."""
+        """How many blocks have keys and values in a state, and how many have a past of a convolution."""
         blocks = [*self.blocks, *self.top_blocks]
         return len(blocks), sum(isinstance(block, ConformerBlock) for block in blocks)
 
     def initial_state(self, batch_size: int) -> EncoderState:
-        """The state before the first chunk of `batch_size` streams."""
+        """Return the state before the first chunk of `batch_size` streams."""
         config, like = self.config, self.after_norm.weight
         blocks = [*self.blocks, *self.top_blocks]
         keys_and_values = like.new_zeros(batch_size, config.num_heads, 0, 2 * (config.dim // config.num_heads))
@@ -110,18 +110,20 @@ class Encoder(nn.Module):
     ) -> tuple[Tensor, Tensor, EncoderState | None]:
         """Encode log-mel frames (B, T, M), of which the first `feats_lengths` (B,) of a row are real.
 
-        state None: whole utterances, attending freely or, given `chunk`, within chunks. With a state: the next frames
-        of each stream, attending to each other and to all the state holds; a call begins `subsampling_rate` input
-        frames times the encoder frames of the last one after that one began. Calling chunk by chunk equals one call
-        with the same `chunk` mask, to float rounding.
-        kept: (W',) int64, which of the frames in view, W old ones and T' new ones, the next state holds (None: all):
-        what bounds memory, see `places_kept`. top_k: (1,) int64, experts of a frame if fewer than configured.
+        state: None encodes complete utterances with full attention or, given `chunk`, attention within chunks. With a
+        state, x holds the next frames of each stream, which attend to each other and to all frames in the state.
+        Successive calls start `subsampling_rate` input frames apart for each encoder frame of the earlier call.
+        Encoding chunk by chunk equals one call with the same `chunk` mask, to float rounding.
+        kept: (W',) int64, which of the W old and T' new frames the next state holds (None: all); this bounds memory,
+        see `places_kept`. top_k: (1,) int64, the number of experts per frame, if lower than configured.
 
         Returns encoder_out (B, T', D), its lengths (B,) and the next state (None without a state).
-        Raises ValueError when both a state and a chunk are given, and for streaming through a non-causal convolution.
+        Raises ValueError if both a state and a chunk are given, and for streaming with a non-causal convolution.
         """
         if state is not None and (chunk is not None or not self.config.conv_causal):
-            raise ValueError("streaming needs a causal convolution, and attends by its state, not by a chunk mask")
+            raise ValueError(
+                "streaming requires a causal convolution, and a state cannot be combined with a chunk mask"
+            )
         x = self.subsampling((feats - self.cmvn_mean) * self.cmvn_istd, None if state is None else state.offset == 0)
         times = self.config.frames_merged
         view = _View.of(subsampled_length(feats_lengths, self.config), x.shape[1] // times, state, chunk, kept)
@@ -146,7 +148,7 @@ class Encoder(nn.Module):
         caches: "_Caches",
         top_k: Tensor | None,
     ) -> Tensor:
-        """The frames x (B, T, D) of `view` through a stack of blocks, in turn with their caches."""
+        """Pass the frames x (B, T, D) of `view` through a stack of blocks, using their caches in order."""
         for block in blocks:
             att_cache = caches.past_att()
             cnn_cache = caches.past_cnn() if isinstance(block, ConformerBlock) else None
@@ -156,7 +158,7 @@ class Encoder(nn.Module):
         return x
 
     def _enter(self, x: Tensor, view: "_View") -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Frames (B, T, D) as the first block takes them, and the positions that its attention needs."""
+        """Return the input (B, T, D) of the first block and the positions for its attention."""
         config = self.config
         if config.position == "rotary":
             return self.dropout(x), self._rotation(view)
@@ -172,11 +174,11 @@ class Encoder(nn.Module):
 
     @property
     def learns_positions(self) -> bool:
-        """Whether the blocks that see positions are trained: others are not to be asked for what they do not know."""
+        """Whether the blocks that use positions are trained. Frozen blocks must not see unknown positions."""
         return any(parameter.requires_grad for parameter in self.blocks.parameters())
 
     def _random_starts(self, batch_size: int, device: torch.device) -> Tensor:
-        """(B, 1): the position of the first frame in training; 0 in half of the rows."""
+        """Return the position of the first frame in training (B, 1); it is 0 in half of the rows."""
         starts = torch.randint(self.config.num_positions, (batch_size, 1), device=device)
         return starts * torch.randint(2, (batch_size, 1), device=device)
 
@@ -186,23 +188,23 @@ class Encoder(nn.Module):
 
 
 def places_kept(num_past: int, num_new: int, num_left_frames: int) -> range:
-    """Which of the frames in view the next state has to hold so that at most `num_left_frames` are seen (-1: all)."""
+    """Return the visible frames that the next state holds to limit the past to `num_left_frames` (-1: unlimited)."""
     width = num_past + num_new
     return range(max(width - num_left_frames, 0) if num_left_frames >= 0 else 0, width)
 
 
 @dataclass(frozen=True)
 class _View:
-    """The frames that one stack of blocks has in view in one call: W past ones and T new ones, at its own rate."""
+    """The frames that one stack of blocks sees in one call: W past and T new ones, at the frame rate of the stack."""
 
     lens: Tensor
-    """New frames of each row that are real: (B,)."""
+    """Number of real new frames in each row: (B,)."""
     num_new: int
     num_past: int
     past_lens: Tensor | None
-    """Past frames of each row: (B,); None without a state."""
+    """Number of past frames in each row: (B,); None without a state."""
     offset: Tensor | None
-    """Frames of each row before the new ones: (B,); None without a state."""
+    """Number of frames of each row before the new ones: (B,); None without a state."""
     chunk: ChunkMask | None
     kept: Tensor | None
     """Which of the W + T frames the next state holds: (W',); None without a state."""
@@ -211,7 +213,7 @@ class _View:
     def of(
         cls, lens: Tensor, num_new: int, state: EncoderState | None, chunk: ChunkMask | None, kept: Tensor | None
     ) -> "_View":
-        """What the blocks that make encoder frames have in view."""
+        """Return the view of the blocks that produce encoder frames."""
         if state is None:
             return cls(lens, num_new, 0, None, None, chunk, None)
         if kept is None:
@@ -219,7 +221,7 @@ class _View:
         return cls(lens, num_new, state.num_past, state.att_cache_lens, state.offset, None, kept)
 
     def finer(self, times: int) -> "_View":
-        """The same view for blocks whose frames are so many times as short."""
+        """Return the same view for blocks with `times` as many frames."""
         kept, chunk, past_lens, offset = self.kept, self.chunk, self.past_lens, self.offset
         if kept is not None:
             kept = (kept.unsqueeze(1) * times + torch.arange(times, device=kept.device)).flatten()
@@ -235,12 +237,12 @@ class _View:
 
     @cached_property
     def mask(self) -> Tensor:
-        """(B, T) bool: which of the new frames are real."""
+        """Which of the new frames are real: (B, T) bool."""
         return frame_mask(self.lens, self.num_new)
 
     @cached_property
     def bias(self) -> Tensor:
-        """To the scores of attention, by which keys each query may see: broadcastable to (B, 1, T, W + T)."""
+        """Return the bias that limits attention to the keys each query may see, broadcastable to (B, 1, T, W + T)."""
         visible = self.mask[:, None, None, :]
         if self.chunk is not None:
             visible = visible & chunk_mask(self.num_new, self.chunk, self.lens.device)
@@ -251,12 +253,13 @@ class _View:
         return attention_bias(visible)
 
     def places(self, num_before: int) -> Tensor:
-        """Positions in the stream (B or 1, num_before + T) of the new frames and of so many before them."""
+        """Return the stream positions (B or 1, num_before + T) of `num_before` past frames and the new ones."""
         places = torch.arange(num_before + self.num_new, device=self.lens.device).unsqueeze(0)
         return places if self.offset is None else places + (self.offset - num_before).unsqueeze(1)
 
-    # From one state to the next. Rows may have fewer new frames than others: each is moved so that its newest frame is
-    # last. Frames are copied whole by their number: a gather would need an index for every single value.
+    # The next two functions make the next state. Rows may have different numbers of new frames, so each is shifted to
+    # put its newest frame last. Frames are copied whole by their number, because a gather would need an index for every
+    # value.
 
     @cached_property
     def _kept_place_BW(self) -> Tensor:
@@ -264,13 +267,13 @@ class _View:
         return (self.kept - (self.num_new - self.lens).unsqueeze(1)).clamp(min=0)
 
     def att_cache(self, window: Tensor) -> Tensor:
-        """(B, H, W + T, 2 * head_dim) to (B, H, W', 2 * head_dim)."""
+        """Cut (B, H, W + T, 2 * head_dim) to (B, H, W', 2 * head_dim)."""
         batch, heads, width, _ = window.shape
         row = torch.arange(batch * heads, device=window.device).reshape(batch, heads, 1) * width
         return _take_rows(window, row + self._kept_place_BW.unsqueeze(1))
 
     def cnn_cache(self, extended: Tensor) -> Tensor:
-        """(B, kernel - 1 + T, D) to (B, kernel - 1, D)."""
+        """Cut (B, kernel - 1 + T, D) to (B, kernel - 1, D)."""
         width = extended.shape[1]
         place_BK = torch.arange(width - self.num_new, device=extended.device) + self.lens.unsqueeze(1)
         row = torch.arange(extended.shape[0], device=extended.device).unsqueeze(1) * width
@@ -278,7 +281,7 @@ class _View:
 
 
 class _Caches:
-    """Those of a state, handed to one block after the other, and those of the next state, collected from them."""
+    """Hands the caches of a state to one block after the other and collects those of the next state."""
 
     def __init__(self, state: EncoderState | None) -> None:
         self._state = state
@@ -288,21 +291,21 @@ class _Caches:
         self._cnn: list[Tensor] = []
 
     def past_att(self) -> Tensor | None:
-        """The next block's keys and values."""
+        """Return the keys and values of the next block."""
         return next(self._past_att, None)
 
     def past_cnn(self) -> Tensor | None:
-        """The past of the next block's convolution."""
+        """Return the past of the next block's convolution."""
         return next(self._past_cnn, None)
 
     def keep(self, view: _View, window: Tensor, extended: Tensor | None) -> None:
-        """What a block has had in view."""
+        """Collect what a block saw."""
         self._att.append(view.att_cache(window))
         if extended is not None:
             self._cnn.append(view.cnn_cache(extended))
 
     def next_state(self, view: _View) -> EncoderState:
-        """view: of encoder frames, with a state."""
+        """Return the next state. view: the view of the encoder frames, with a state."""
         assert self._state is not None
         assert view.kept is not None
         return EncoderState(
@@ -314,5 +317,5 @@ class _Caches:
 
 
 def _take_rows(x: Tensor, row: Tensor) -> Tensor:
-    """Rows (..., D) of x by their number among all rows."""
+    """Take rows (..., D) of x by their number among all rows."""
     return x.flatten(0, -2).index_select(0, row.flatten()).reshape(*row.shape, x.shape[-1])

@@ -1,4 +1,4 @@
-"""The experts: feed-forward networks with stacked weights. Suffixes of tensors are those of `dispatch.py`."""
+"""The experts: feed-forward networks with stacked weights. Tensor suffixes are defined in `dispatch.py`."""
 
 import functools
 from collections.abc import Callable
@@ -14,13 +14,13 @@ from unichoir.network.feed_forward import ACTIVATIONS
 
 
 class Exchange(Protocol):
-    """How experts that live in several processes compute together (`training/expert_parallel.py`)."""
+    """Exchanges rows between processes that each hold a part of the experts (`training/expert_parallel.py`)."""
 
     def __call__(self, x_SD: Tensor, blocks_E: Tensor, compute: Callable[[Tensor, Tensor], Tensor]) -> Tensor: ...
 
 
 class Experts(nn.Module):
-    """`num_experts` feed-forward networks with stacked weights; each computes its frames in one block."""
+    """`num_experts` feed-forward networks with stacked weights. Each computes its frames in one block."""
 
     def __init__(self, dim: int, config: FeedForwardConfig, dropout: float) -> None:
         super().__init__()
@@ -33,11 +33,11 @@ class Experts(nn.Module):
         self.activation = config.activation
         self.dropout = Dropout(dropout)
         self.exchange: Exchange | None = None
-        """None: all experts are here."""
+        """None if this process holds all experts."""
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """The same distribution that `nn.Linear` gives to the layers of a dense feed-forward network."""
+        """Initialise the weights with the distribution that `nn.Linear` uses in a dense feed-forward network."""
         for weight, bias in ((self.w_1, self.bias_1), (self.w_2, self.bias_2)):
             bound = weight.shape[2] ** -0.5
             nn.init.uniform_(weight, -bound, bound)
@@ -45,9 +45,10 @@ class Experts(nn.Module):
                 nn.init.uniform_(bias, -bound, bound)
 
     def forward(self, x_ND: Tensor, source_S: Tensor, blocks_E: Tensor) -> Tensor:
-        """x_ND: frames; source_S: which of them stands in each sorted row; blocks_E: rows of each expert.
+        """Apply the experts. x_ND: frames; source_S: the frame of each sorted row; blocks_E: the number of rows per
+        expert.
 
-        Returns (S, D); rows past sum(blocks_E) come out as 0.
+        Returns (S, D); rows after sum(blocks_E) are 0.
         """
         x_SD = x_ND.index_select(0, source_S)
         if torch.compiler.is_exporting():
@@ -63,8 +64,11 @@ class Experts(nn.Module):
         return self.compute(x_SD, blocks_E)
 
     def compute(self, x_SD: Tensor, blocks_E: Tensor) -> Tensor:
-        """The experts that are here, on rows sorted by them, in the rows' type: as grouped products where possible."""
-        # One cast of the whole stack: a cast per expert would be repeated for every slice.
+        """Apply the experts of this process to rows sorted by expert, in the dtype of the rows.
+
+        Uses grouped products where available.
+        """
+        # Cast the complete stack once; casting per expert would repeat the cast for every slice.
         w_1, w_2, b_1, b_2 = (_here(weight, x_SD.dtype) for weight in (self.w_1, self.w_2, self.bias_1, self.bias_2))
         assert w_1 is not None
         assert w_2 is not None
@@ -75,12 +79,12 @@ class Experts(nn.Module):
     def _grouped(
         self, x_SD: Tensor, blocks_E: Tensor, weights: tuple[Tensor, Tensor], biases: tuple[Tensor | None, ...]
     ) -> Tensor:
-        """All experts in two products, without the host knowing the size of any block."""
+        """Compute all experts in two products, without the host knowing the size of any block."""
         offsets_E = torch.cumsum(blocks_E, dim=0, dtype=torch.int32)
         row_S = torch.arange(x_SD.shape[0], device=x_SD.device)
         expert_S = torch.bucketize(row_S, offsets_E, right=True, out_int32=True)
-        # What grouped products and their gradients hold in rows of no expert is undefined, and 0 times that may be NaN:
-        # masks before the products keep it out of the gradients, masks after them out of the values.
+        # Grouped products and their gradients are undefined in rows without an expert, and 0 times such a value may be
+        # NaN. Masks before the products keep it out of the gradients, and masks after them keep it out of the values.
         is_idle_S = (expert_S >= len(blocks_E)).unsqueeze(1)
         expert_S = expert_S.clamp(max=len(blocks_E) - 1)
         x_SD = x_SD.masked_fill(is_idle_S, 0.0)
@@ -96,7 +100,7 @@ class Experts(nn.Module):
         rest = x_SD.shape[0] - sum(blocks)
         outputs = []
         for e, x_e in enumerate(torch.split(x_SD, [*blocks, rest])[:-1]):
-            # Where all are idle they compute nothing but a gradient of 0, for which other processes may wait.
+            # Idle experts still compute a gradient of 0, because other processes may wait for it.
             if blocks[e] or not any(blocks):
                 hidden = ACTIVATIONS[self.activation](functional.linear(x_e, w_1[e], b_1[e]))
                 hidden = self.dropout(hidden)
@@ -106,41 +110,42 @@ class Experts(nn.Module):
 
 
 def _here(weight: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """The part of a stack that this process holds, in the type of the products."""
+    """Return the part of a stack that this process holds, in the dtype of the products."""
     if weight is None:
         return None
-    # A DTensor, not asked for by its class: that alone would take a second to import.
+    # A DTensor. An isinstance check would need its class, which takes a second to import.
     local: Tensor = weight.to_local() if hasattr(weight, "to_local") else weight
     return local.to(dtype)
 
 
 def _grouped_linear(x_SD: Tensor, w: Tensor, bias: Tensor | None, offsets_E: Tensor, expert_S: Tensor) -> Tensor:
-    """Rows of expert e, which end at offsets_E[e], times w[e]: (S, D_in) and (E, D_out, D_in) to (S, D_out)."""
+    """Multiply the rows of each expert e by w[e] (D_out, D_in); they end at offsets_E[e]. Returns (S, D_out)."""
     y: Tensor = functional.grouped_mm(x_SD, w.transpose(1, 2), offs=offsets_E)
     return y if bias is None else y + bias.index_select(0, expert_S)
 
 
 def has_grouped_products(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether `torch.nn.functional.grouped_mm` works here: tried once, in values and gradients against single products.
+    """Return whether `torch.nn.functional.grouped_mm` works here. The result of one trial is cached.
 
-    On CPUs it only loops over the groups itself, so there it is not used.
+    The trial compares values and gradients with single products. On CPUs the function only loops over the groups, so it
+    isn't used there.
     """
     return device.type == "cuda" and grouped_products_agree(device, dtype)
 
 
 @functools.cache
 def grouped_products_agree(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether a small grouped product with an empty group equals products one by one, backward pass included."""
+    """Return whether a small grouped product with an empty group equals single products, including gradients."""
     sizes, width = [16, 0, 48], 32
     generator = torch.Generator().manual_seed(0)
-    # Recognition asks, too, and what is made in its mode can have no gradients.
+    # Recognition calls this in inference mode, whose tensors can't have gradients.
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
         x = torch.randn(sum(sizes), width, generator=generator).to(device, dtype).requires_grad_()
         w = torch.randn(len(sizes), width, width, generator=generator).to(device, dtype).requires_grad_()
         offsets = torch.tensor(sizes, device=device).cumsum(0).to(torch.int32)
         try:
             y = functional.grouped_mm(x, w.transpose(1, 2), offs=offsets)
-        except (AttributeError, RuntimeError, ValueError):  # an older torch, or another type than it knows
+        except (AttributeError, RuntimeError, ValueError):  # an older torch, or an unsupported dtype
             return False
         loop = torch.cat([part @ w[e].T for e, part in enumerate(torch.split(x, sizes))])
         ours, theirs = (
@@ -163,7 +168,7 @@ def _experts_for_export(
     b_2: Tensor | None,
     activation: str,
 ) -> Tensor:
-    """`Experts.forward` as one node of an exported graph; `export/operators.py` says what it becomes in ONNX."""
+    """`Experts.forward` as one node of an exported graph. `export/operators.py` translates it to ONNX."""
     raise RuntimeError("unichoir::experts stands for the experts in exported graphs only")
 
 

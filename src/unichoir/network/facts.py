@@ -1,11 +1,11 @@
-"""What a model card says about a model's shape."""
+"""Facts about a model's architecture, for its model card."""
 
 from unichoir.network.config import FeedForwardConfig, ModelConfig
 from unichoir.network.sizes import count_parameters
 
 
 def model_facts(config: ModelConfig) -> dict[str, str]:
-    """Each fact by its name, in words."""
+    """Return a description of each fact by name."""
     encoder, decoder, sizes = config.encoder, config.decoder, count_parameters(config)
     kind = "U2++ MoE" if encoder.feed_forward.num_experts else "U2++"
     reverse = " and a right-to-left" if decoder.num_reverse_blocks else ""

@@ -1,16 +1,13 @@
 """The dense feed-forward network."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from unichoir.network.config import FeedForwardConfig
 from unichoir.network.dropout import Dropout
-
-if TYPE_CHECKING:
-    from unichoir.network.moe import Router
+from unichoir.network.router import Router
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "swish": functional.silu,
@@ -29,7 +26,7 @@ class FeedForward(nn.Module):
         self.activation = config.activation
         self.dropout = Dropout(dropout)
 
-    def forward(self, x: Tensor, mask: Tensor, top_k: Tensor | None = None, router: "Router | None" = None) -> Tensor:
-        """x: (B, T, D); the others matter to experts only (a dense layer treats padding like any frame)."""
+    def forward(self, x: Tensor, mask: Tensor, top_k: Tensor | None = None, router: Router | None = None) -> Tensor:
+        """Process x (B, T, D). Only `MoE` uses the other arguments; a dense layer treats padding like any frame."""
         y: Tensor = self.w_2(self.dropout(ACTIVATIONS[self.activation](self.w_1(x))))
         return y

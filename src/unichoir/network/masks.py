@@ -1,4 +1,4 @@
-"""Which frames may attend to which: padding masks, chunk masks, and the chunk drawn for a training batch."""
+"""Attention masks: padding masks, chunk masks, and the chunk drawn for a training batch."""
 
 from dataclasses import dataclass
 
@@ -9,12 +9,12 @@ from torch import Tensor
 from unichoir.network.config import LARGEST_CHUNK
 
 MASKED = -1e30
-"""Added to masked attention scores. Finite, so that a row with no key at all yields numbers and not NaN."""
+"""Value added to masked attention scores. It is finite, so a row without any key yields numbers instead of NaN."""
 
 
 @dataclass(frozen=True)
 class ChunkMask:
-    """Attention limited to chunks of `size` encoder frames and `num_left` chunks before (-1: all of the past)."""
+    """Attention within chunks of `size` encoder frames and `num_left` chunks before them (-1: the complete past)."""
 
     size: int
     num_left: int = -1
@@ -25,12 +25,15 @@ class ChunkMask:
 
 
 def frame_mask(lengths: Tensor, max_frames: int) -> Tensor:
-    """True for frames of the utterance, False for padding. lengths: (B,). Returns (B, max_frames) bool."""
+    """Return a mask (B, max_frames) that is True for frames of the utterance. lengths: (B,)."""
     return torch.arange(max_frames, device=lengths.device) < lengths.unsqueeze(1)
 
 
 def chunk_mask(num_frames: int, chunk: ChunkMask, device: torch.device | None = None) -> Tensor:
-    """(T, T) bool, True where frame i sees frame j: max((i//C - left) C, 0) <= j < (i//C + 1) C (U2, section 3.2)."""
+    """Return a mask (T, T) that is True where frame i sees frame j (U2, section 3.2).
+
+    The condition is max((i//C - left) C, 0) <= j < (i//C + 1) C.
+    """
     frame = torch.arange(num_frames, device=device)
     start_of_chunk = torch.div(frame, chunk.size, rounding_mode="floor") * chunk.size
     mask = frame < (start_of_chunk + chunk.size).unsqueeze(1)
@@ -40,17 +43,17 @@ def chunk_mask(num_frames: int, chunk: ChunkMask, device: torch.device | None = 
 
 
 def attention_bias(mask: Tensor) -> Tensor:
-    """Bool mask to what is added to the scores: 0 where True, MASKED where False."""
+    """Return the bias for the attention scores: 0 where the mask is True, MASKED where it is False."""
     return torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, MASKED)
 
 
 def draw_dynamic_chunk(
     rng: np.random.Generator, max_frames: int, dynamic_left: bool = False, min_size: int = 1, probability: float = 0.5
 ) -> ChunkMask | None:
-    """The chunk of one training batch (U2++, section 2.2): half of the time full context (None), else 1 to 25 frames.
+    """Draw the chunk of one training batch (U2++, section 2.2): full context (None) or 1 to 25 frames.
 
-    max_frames: encoder frames of the longest utterance in the batch; min_size: of a chunk, instead of 1; probability:
-    of a chunk, instead of a half.
+    max_frames: encoder frames of the longest utterance in the batch; min_size: the smallest chunk; probability: the
+    probability of a chunk rather than full context.
     """
     if max_frames < 2:
         return None

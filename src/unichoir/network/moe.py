@@ -1,8 +1,8 @@
-"""Mixture of Experts: Router (which experts), dispatch (frames sorted by expert), Experts (one block each), combine.
+"""The Mixture of Experts layer: router, dispatch (frames sorted by expert), experts, combination.
 
-Dropless and, unless configured otherwise, without auxiliary losses (U2++ MoE, section 2.1): y = sum over the k chosen
-experts of gate * FFN_e(x), the gate a softmax over the k largest router logits. Suffixes of tensors are those of
-`dispatch.py`.
+The layer computes y = sum over the k chosen experts of gate * FFN_e(x), where the gate is a softmax over the k largest
+router logits (U2++ MoE, section 2.1). It drops no frames and has no auxiliary loss unless you configure one. Tensor
+suffixes are defined in `dispatch.py`.
 """
 
 import dataclasses
@@ -18,45 +18,11 @@ from unichoir.network.config import FeedForwardConfig
 from unichoir.network.dispatch import TRAINING_ALIGNMENT, combine, dispatch
 from unichoir.network.experts import Experts
 from unichoir.network.feed_forward import FeedForward
-
-
-class Router(nn.Module):
-    """Chooses `top_k` of the experts for each frame: top-k of the logits, then softmax over those k in fp32."""
-
-    def __init__(self, dim: int, config: FeedForwardConfig) -> None:
-        super().__init__()
-        self.top_k = config.top_k
-        self.softmax_first = config.softmax_first
-        self.gate = nn.Linear(dim, config.num_experts, bias=False)
-
-    def forward(
-        self, x_ND: Tensor, limit: Tensor | None = None, bias_E: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """(N, D) to gates (N, K) fp32, expert numbers (N, K) int64 and the logits of all experts (N, E).
-
-        limit: (1,) int64, at most so many of the K experts; the others get gate 0 and the number `num_experts`, which
-        is no expert's, so that `dispatch` gives them nothing to compute.
-        bias_E: added to the logits for the choice alone; gates do not know of it.
-        With `softmax_first` the gates of a frame are those of a softmax over all E, and sum to less than 1.
-        """
-        logits_NE = self.gate(x_ND)
-        logits_NK, experts_NK = torch.topk(logits_NE if bias_E is None else logits_NE + bias_E, self.top_k, dim=-1)
-        if bias_E is not None:
-            logits_NK = logits_NE.gather(1, experts_NK)
-        logits_NK = logits_NK.float()
-        if limit is not None:
-            resting = torch.arange(self.top_k, device=x_ND.device) >= limit
-            logits_NK = logits_NK.masked_fill(resting, -torch.inf)
-            experts_NK = experts_NK.masked_fill(resting, self.gate.out_features)
-        if self.softmax_first:
-            gates_NK = torch.exp(logits_NK - torch.logsumexp(logits_NE.float(), dim=-1, keepdim=True))
-        else:
-            gates_NK = torch.softmax(logits_NK, dim=-1)
-        return gates_NK, experts_NK, logits_NE
+from unichoir.network.router import Router
 
 
 class MoE(nn.Module):
-    """A feed-forward layer of sparse experts: (B, T, D) to (B, T, D), counting each expert's load."""
+    """A feed-forward layer of sparse experts, (B, T, D) to (B, T, D), which counts the load of each expert."""
 
     load: Tensor
     balance_bias: Tensor | None
@@ -75,7 +41,7 @@ class MoE(nn.Module):
         self.num_experts, self.top_k = config.num_experts, config.top_k
         self.balance_rate, self.load_loss_weight = config.balance_rate, config.load_loss_weight
         self.load_loss: Tensor | None = None
-        """Of the last forward pass in training, times its weight, until `take_load_loss` takes it."""
+        """The weighted loss of the last forward pass in training, until `take_load_loss` takes it."""
         num_copies = torch.zeros(config.num_experts, dtype=torch.int64)
         self.register_buffer("load", num_copies, persistent=False)
         balanced = config.balance_rate > 0
@@ -83,10 +49,10 @@ class MoE(nn.Module):
         self.register_buffer("update_load", num_copies.clone() if balanced else None, persistent=False)
 
     def forward(self, x: Tensor, mask: Tensor, top_k: Tensor | None = None, router: Router | None = None) -> Tensor:
-        """x: (B, T, D); mask: (B, T), True for frames of an utterance. Padding is neither routed nor counted.
+        """Process x (B, T, D). mask: (B, T), True for frames of an utterance; padding is neither routed nor counted.
 
-        top_k: (1,) int64, experts of a frame where they shall be fewer than the configuration's. router: the one that
-        all layers of a stack share; None: the layer's own.
+        top_k: (1,) int64, the number of experts per frame, if lower than configured. router: the router that all layers
+        of a stack share; None uses the layer's own.
         """
         x_ND, mask_N = x.reshape(-1, x.shape[-1]), mask.reshape(-1)
         router = self.router if router is None else router
@@ -98,11 +64,11 @@ class MoE(nn.Module):
         return y if self.shared_expert is None else y + self.shared_expert(x, mask)
 
     def _record(self, logits_NE: Tensor, mask_N: Tensor, counts_E: Tensor) -> None:
-        """Add to the load and, in training, to what balances it."""
+        """Update the load and, in training, the inputs of load balancing."""
         if torch.compiler.is_exporting():
             return
         if self.training and self.load_loss_weight:
-            # Computed in recomputation as well, which must save the same tensors as the first pass.
+            # Recomputation computes this too, because it must save the same tensors as the first pass.
             _keep_load_loss(self, self.load_loss_weight * load_balancing_loss(logits_NE, mask_N, counts_E))
         if _is_recomputation:
             return
@@ -112,22 +78,24 @@ class MoE(nn.Module):
 
 
 def build_feed_forward(dim: int, config: FeedForwardConfig, dropout: float) -> FeedForward | MoE:
-    """The feed-forward layer that `config` asks for: dense, or a Mixture of Experts."""
+    """Return the feed-forward layer that `config` describes: dense, or a Mixture of Experts."""
     return MoE(dim, config, dropout) if config.num_experts else FeedForward(dim, config, dropout)
 
 
 def build_shared_router(dim: int, config: FeedForwardConfig) -> Router | None:
-    """The router of a whole stack, where `config` asks for one. It belongs to the stack, which hands it to its blocks:
-    so its weight is stored once, and is not among the parameters of any block."""
+    """Return the router that a whole stack shares; None if `config` doesn't ask for one.
+
+    The stack owns it and passes it to its blocks, so its weight is stored once and belongs to no block.
+    """
     return Router(dim, config) if config.shared_router else None
 
 
 def load_balancing_loss(logits_NE: Tensor, mask_N: Tensor, counts_E: Tensor) -> Tensor:
-    """E * sum_e f_e P_e, 1 where the load is even (Switch Transformer, arXiv 2101.03961, equations 4 to 6).
+    """Return E * sum_e f_e P_e, which is 1 for an even load (Switch Transformer, arXiv 2101.03961, equations 4 to 6).
 
-    f_e is the fraction of all frame copies that expert e computes: with one expert per frame equation 5, with k each
-    frame counts for 1/k in k places. P_e is the mean over the frames of the softmax over all E logits. Padding frames
-    (mask False) count in neither. Gradients flow through P alone.
+    f_e is the fraction of all frame copies that expert e computes. With one expert per frame this is equation 5; with k
+    experts, each frame counts 1/k for each of them. P_e is the mean over the frames of the softmax over all E logits.
+    Padding frames (mask False) are ignored. Gradients only flow through P.
     """
     probability_NE = torch.softmax(logits_NE.float(), dim=-1).masked_fill(~mask_N.unsqueeze(1), 0.0)
     probability_E = probability_NE.sum(dim=0) / mask_N.sum().clamp(min=1)
@@ -136,29 +104,29 @@ def load_balancing_loss(logits_NE: Tensor, mask_N: Tensor, counts_E: Tensor) -> 
 
 
 def take_load_loss(model: nn.Module) -> Tensor | None:
-    """The sum over layers of the weighted `load_balancing_loss` since it was last taken; None where there is none."""
+    """Return and clear the sum over layers of the weighted `load_balancing_loss`; None if there is none."""
     terms = []
     for module in model.modules():
         if isinstance(module, MoE) and module.load_loss is not None:
             terms.append(module.load_loss)
-            module.load_loss = None  # it holds the graph of the whole forward pass
+            module.load_loss = None  # it holds the graph of the complete forward pass
     return torch.stack(terms).sum() if terms else None
 
 
 @torch.no_grad()
 def balance_experts(model: nn.Module, total: Callable[[Tensor], Tensor]) -> None:
-    """Loss-free balancing (arXiv 2408.15664, algorithm 1), to be called after each update of the weights.
+    """Apply loss-free balancing (arXiv 2408.15664, algorithm 1). Call this after each update of the weights.
 
-    Each layer with a `balance_rate` adds rate * sign(mean load - load) to its experts' biases, the load being the frame
-    copies in training since the last call. total: sums an int64 tensor over all processes; called once, with the loads
-    of all layers, or not at all.
+    Each layer with a `balance_rate` adds rate * sign(mean load - load) to its experts' biases. The load is the number
+    of frame copies in training since the last call. total: sums an int64 tensor over all processes. It is called once
+    with the loads of all layers, or not at all if no layer is balanced.
     """
     layers = [
         module
         for module in model.modules()
         if isinstance(module, MoE)
         and module.update_load is not None
-        and any(parameter.requires_grad for parameter in module.parameters())  # a frozen layer stays as it is
+        and any(parameter.requires_grad for parameter in module.parameters())  # skip frozen layers
     ]
     if not layers:
         return
@@ -166,26 +134,26 @@ def balance_experts(model: nn.Module, total: Callable[[Tensor], Tensor]) -> None
     for layer, load_E in zip(layers, torch.split(loads, [layer.num_experts for layer in layers]), strict=True):
         assert layer.balance_bias is not None
         assert layer.update_load is not None
-        # In whole numbers: a load at the mean moves nothing.
+        # Integers make a load at the mean move nothing.
         direction_E = torch.sign(load_E.sum() - layer.num_experts * load_E)
         layer.balance_bias += layer.balance_rate * direction_E
         layer.update_load.zero_()
 
 
 _is_recomputation = False
-"""A global of the module, since compiled code notices its changes, but not those of what is local to a thread. Autograd
-recomputes in threads of its own, while the one that asked for gradients waits."""
+"""A module global, because compiled code notices changes of globals but not of thread-local values. Autograd recomputes
+in its own threads while the caller waits."""
 
 
 def _keep_load_loss(moe: MoE, load_loss: Tensor) -> None:
-    """Compiled code would leave out what it does not keep, and save other tensors when recomputing."""
+    """Keep the loss outside of compiled code, which would drop it and save different tensors in recomputation."""
     if not _is_recomputation:
         moe.load_loss = load_loss
 
 
 @functools.cache
 def ready_for_compiler() -> None:
-    """Tell torch's compiler what is not to be compiled. Not by decorators, for which every process would import it."""
+    """Exclude functions from torch's compiler. Decorators would import the compiler in every process."""
     global _keep_load_loss
     _keep_load_loss = torch.compiler.disable(_keep_load_loss)  # type: ignore[no-untyped-call]
     constant = torch.compiler.assume_constant_result
@@ -194,9 +162,9 @@ def ready_for_compiler() -> None:
 
 @contextmanager
 def recomputing() -> Iterator[None]:
-    """Around a forward pass that repeats another: loads and auxiliary losses are not recorded a second time.
+    """Mark a forward pass as a recomputation, which doesn't record loads and auxiliary losses again.
 
-    For activation checkpointing: `checkpoint(..., use_reentrant=False, context_fn=contexts)` with a `contexts` that
+    For activation checkpointing, use `checkpoint(..., use_reentrant=False, context_fn=contexts)`, where `contexts`
     returns `(contextlib.nullcontext(), recomputing())`.
     """
     global _is_recomputation
@@ -208,7 +176,7 @@ def recomputing() -> Iterator[None]:
 
 
 def expert_load(model: nn.Module, reset: bool = False) -> dict[str, Tensor]:
-    """Frame copies each expert of each layer has computed since the last reset: {layer name: (E,) int64 on the CPU}."""
+    """Return the frame copies per expert since the last reset: {layer name: (E,) int64 on the CPU}."""
     loads = {}
     for name, module in model.named_modules():
         if isinstance(module, MoE):

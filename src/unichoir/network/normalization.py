@@ -1,12 +1,12 @@
-"""Layer normalisation that computes in fp32 whatever type its weights come in."""
+"""Layer normalisation that computes in fp32 for any dtype of its weights."""
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 
 class LayerNorm(nn.LayerNorm):
-    """`nn.LayerNorm`, also where sharded weights have been gathered in the type of the matrix products."""
+    """`nn.LayerNorm` that also accepts sharded weights gathered in the dtype of the matrix products."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., D) to (..., D)."""
+        """Normalise (..., D)."""
         return functional.layer_norm(x, self.normalized_shape, self.weight.float(), self.bias.float(), self.eps)

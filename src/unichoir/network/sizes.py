@@ -1,4 +1,4 @@
-"""Numbers of parameters, counted on the real model without allocating any."""
+"""Parameter counts, taken from the real model without allocating memory."""
 
 from dataclasses import dataclass
 
@@ -18,13 +18,13 @@ class Sizes:
 
     total: int
     active: int
-    """Those that compute one frame or token: of the experts only the chosen ones."""
+    """Parameters that compute one frame or token, counting only the chosen experts."""
     experts: int
-    """Those of the routed experts, all of them."""
+    """Parameters of all routed experts."""
     outside: int
-    """Those of no block: subsampling, CTC, embeddings, output layers, last norms."""
+    """Parameters outside of all blocks: subsampling, CTC, embeddings, output layers, final norms."""
     largest_block: tuple[int, int]
-    """Those of the largest block: in all, and of its experts."""
+    """Parameters of the largest block: in total, and of its experts."""
 
 
 def count_parameters(config: ModelConfig) -> Sizes:

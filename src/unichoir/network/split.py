@@ -1,9 +1,10 @@
 """Splitting: the hidden units of a trained feed-forward layer become experts (MoEfication, arXiv 2110.01786).
 
-The model keeps its size and computes less. The units that say most of a layer's output on real speech go into a shared
-expert, which every frame goes through (DeepSeekMoE, arXiv 2401.06066); the others are divided into experts of units
-that are active together. Routers start as the linear map that best predicts how much each expert has to say of a frame.
-What no chosen expert computes is lost at first: little, since those units say least, and training makes up for it.
+The model keeps its size and computes less. The units that contribute most to a layer's output on real speech form a
+shared expert, which processes every frame (DeepSeekMoE, arXiv 2401.06066). The other units are grouped into experts by
+joint activity. Routers start as the linear map that best predicts how much each expert contributes to a frame. The
+output of experts that aren't chosen is lost at first. These units contribute least, and training compensates for the
+loss.
 """
 
 import dataclasses
@@ -19,34 +20,36 @@ from unichoir.network.config import FeedForwardConfig, ModelConfig
 from unichoir.network.feed_forward import ACTIVATIONS, FeedForward
 
 MAX_FRAMES = 8000
-"""Frames kept of each layer at most: a few for each of its units."""
+"""Maximum number of frames kept per layer: a few for each of its units."""
 ROUTER_SPREAD = 0.5
-"""Standard deviation of a router's logits at the start: gates are nearly alike, but who is chosen is clear."""
+"""Initial standard deviation of a router's logits. Gates are nearly equal, but the choice of experts is clear."""
 _ROUNDS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitOptions:
-    """How every feed-forward layer is split."""
+    """Options for splitting every feed-forward layer."""
 
     num_experts: int = 4
     top_k: int = 2
     shared_share: float = 0.5
-    """Of the hidden units, those that every frame goes through; 0: none."""
+    """Fraction of the hidden units that process every frame, in [0, 1). 0 makes no shared expert."""
     balance_rate: float = 0.0
-    """Of loss-free balancing in the training that follows, as in `FeedForwardConfig`."""
+    """Step of loss-free balancing in later training, as in `FeedForwardConfig`."""
 
     def __post_init__(self) -> None:
         if self.num_experts < 2 or not 1 <= self.top_k <= self.num_experts:
-            raise ConfigError(f"top_k {self.top_k} of {self.num_experts} experts: it takes 2 or more of them")
+            raise ConfigError(
+                f"expected 1 <= top_k <= num_experts and num_experts >= 2, found {self.top_k} and {self.num_experts}"
+            )
         if not 0 <= self.shared_share < 1:
             raise ConfigError(f"shared_share must lie in [0, 1), found {self.shared_share}")
 
 
 def split_config(config: ModelConfig, options: SplitOptions) -> ModelConfig:
-    """`config` with experts made of the units of each dense layer.
+    """Return `config` with experts made from the units of each dense layer.
 
-    Raises ConfigError for layers that have experts already, and where the units cannot be divided evenly.
+    Raises ConfigError for layers that already have experts, and if the units can't be divided evenly.
     """
 
     def split(name: str, layer: FeedForwardConfig) -> FeedForwardConfig:
@@ -55,7 +58,9 @@ def split_config(config: ModelConfig, options: SplitOptions) -> ModelConfig:
         shared = round(layer.hidden_dim * options.shared_share)
         units, rest = divmod(layer.hidden_dim - shared, options.num_experts)
         if rest or not units:
-            raise ConfigError(f"{name}: {layer.hidden_dim - shared} units do not make {options.num_experts} experts")
+            raise ConfigError(
+                f"{name}: {layer.hidden_dim - shared} units cannot be divided into {options.num_experts} experts"
+            )
         return dataclasses.replace(
             layer,
             hidden_dim=units,
@@ -80,16 +85,16 @@ def split_into_experts(
     options: SplitOptions,
     progress: Callable[[int, int], None] | None = None,
 ) -> AsrModel:
-    """The same weights as a Mixture of Experts.
+    """Return a Mixture of Experts made from the weights of a dense model.
 
-    model: dense, in evaluation mode. run: puts speech through it, batch by batch; what each layer is given meanwhile
-    decides what becomes of its units. progress: called with (done, all) layers. Raises ConfigError as `split_config`,
-    and where `run` puts nothing through a layer.
+    model: a dense model in evaluation mode. run: passes speech through the model, batch by batch; the inputs of each
+    layer decide how its units are grouped. progress: called with (done, total) layers. Raises ConfigError like
+    `split_config`, and if `run` passes nothing through a layer.
     """
     config = split_config(model.config, options)
     layers = {name: module for name, module in model.named_modules() if isinstance(module, FeedForward)}
     inputs = _gather_inputs(layers, run)
-    with torch.random.fork_rng(devices=[]):  # what is drawn here is replaced
+    with torch.random.fork_rng(devices=[]):  # the drawn weights are replaced
         sparse = AsrModel(config)
     weights = {name: tensor for name, tensor in model.state_dict().items() if name in sparse.state_dict()}
     for done, (name, layer) in enumerate(layers.items(), start=1):
@@ -104,7 +109,7 @@ def split_into_experts(
 
 
 class _Frames:
-    """At most MAX_FRAMES of all frames that come, evenly spaced: every n-th, and n doubles when there are too many."""
+    """At most MAX_FRAMES evenly spaced frames: every n-th frame, where n doubles whenever there are too many."""
 
     def __init__(self) -> None:
         self._parts: list[Tensor] = []
@@ -122,7 +127,7 @@ class _Frames:
 
 
 def _gather_inputs(layers: dict[str, FeedForward], run: Callable[[], Iterable[object]]) -> dict[str, Tensor]:
-    """Of each layer up to MAX_FRAMES frames (N, D) that it is given."""
+    """Return up to MAX_FRAMES input frames (N, D) for each layer."""
     found = {name: _Frames() for name in layers}
 
     def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
@@ -143,17 +148,17 @@ def _gather_inputs(layers: dict[str, FeedForward], run: Callable[[], Iterable[ob
 
 
 def _split(layer: FeedForward, x_ND: Tensor, config: FeedForwardConfig) -> dict[str, Tensor]:
-    """The weights of one layer as those of `MoE`."""
+    """Return the weights of one layer as `MoE` stores them."""
     w_1, w_2 = layer.w_1.weight, layer.w_2.weight
     hidden_NH = ACTIVATIONS[layer.activation](layer.w_1(x_ND))
-    # How much of the output's energy a unit makes, without its mean, which the bias could say as well.
+    # The energy that each unit contributes to the output, without its mean, which the bias can represent.
     said_NH = (hidden_NH - hidden_NH.mean(dim=0)).square() * w_2.square().sum(dim=0)
     order = said_NH.mean(dim=0).argsort(descending=True)
     shared, rest = order[: config.shared_hidden_dim], order[config.shared_hidden_dim :]
     groups = rest[_balanced_groups(hidden_NH[:, rest], config.num_experts)]  # (E, units)
     parts: dict[str, Tensor] = {
         "experts.w_1": w_1[groups],
-        "experts.w_2": w_2[:, groups].transpose(0, 1) * config.top_k,  # gates sum to 1, not to the number of experts
+        "experts.w_2": w_2[:, groups].transpose(0, 1) * config.top_k,  # gates sum to 1
         "router.gate.weight": _router(x_ND, said_NH[:, groups].sum(dim=2)),
     }
     if config.balance_rate:
@@ -161,7 +166,7 @@ def _split(layer: FeedForward, x_ND: Tensor, config: FeedForwardConfig) -> dict[
     has_bias = layer.w_1.bias is not None
     if has_bias:
         bias = layer.w_2.bias
-        # Said once: by the shared expert, or by all experts alike.
+        # Only one part may add the bias: the shared expert, or all experts equally.
         parts["experts.bias_1"] = layer.w_1.bias[groups]
         parts["experts.bias_2"] = (bias * 0 if len(shared) else bias).expand(config.num_experts, -1).clone()
     if len(shared):
@@ -172,10 +177,10 @@ def _split(layer: FeedForward, x_ND: Tensor, config: FeedForwardConfig) -> dict[
 
 
 def _balanced_groups(hidden_NU: Tensor, num_groups: int) -> Tensor:
-    """Units divided into groups of one size by how alike their activity is: their numbers (E, U / E).
+    """Group units of similar activity into groups of equal size. Returns their numbers (E, U / E).
 
-    k-means over the units' normalised activity. Each round the units choose in the order of how sure they are, and a
-    full group takes no more.
+    This is k-means over the units' normalised activity. In each round, units choose in order of their confidence, and
+    full groups accept no more.
     """
     unit_UN = nn.functional.normalize((hidden_NU - hidden_NU.mean(dim=0)).T, dim=1)
     size = len(unit_UN) // num_groups
@@ -195,7 +200,7 @@ def _balanced_groups(hidden_NU: Tensor, num_groups: int) -> Tensor:
 
 
 def _router(x_ND: Tensor, said_NE: Tensor) -> Tensor:
-    """(E, D): the linear map that best predicts, by ridge regression, the log of what each expert has to say."""
+    """Return the linear map (E, D) that best predicts the log of each expert's contribution, by ridge regression."""
     target_NE = (said_NE + 1e-6).log()
     target_NE = target_NE - target_NE.mean(dim=1, keepdim=True)
     gram = x_ND.T @ x_ND

@@ -1,4 +1,4 @@
-"""From log-mel frames (10 ms) to the frames of the first block."""
+"""The convolutional front end: from feature frames (10 ms) to the frames of the first block."""
 
 import torch
 from torch import Tensor, nn
@@ -8,12 +8,12 @@ from unichoir.network.config import EncoderConfig
 
 
 def convolved_size(size: int) -> int:
-    """What the two convolutions of a conv2d front leave of a dimension of this size, 7 at least."""
+    """Return the size of a dimension after the two convolutions of a conv2d front end. size: at least 7."""
     return ((size - 1) // 2 - 1) // 2
 
 
 def subsampled_length(frames: Tensor, config: EncoderConfig) -> Tensor:
-    """Encoder frames for so many feature frames, elementwise; 0 where they are too few for one."""
+    """Return the number of encoder frames for feature frames, elementwise; 0 if they are too few for one."""
     places = torch.div(frames - config.right_context - 1, config.subsampling_rate, rounding_mode="floor")
     return (places + 1).clamp(min=0)
 
@@ -31,7 +31,7 @@ class Conv2dFront(nn.Module):
         self.out = nn.Linear(channels * convolved_size(input_dim), dim)
 
     def forward(self, x: Tensor, is_start: Tensor | None = None) -> Tensor:
-        """is_start means nothing to this front: it pads nothing."""
+        """Subsample x (B, T, M). `is_start` is ignored, because this front end adds no padding."""
         x = functional.relu(self.conv_1(x.unsqueeze(1)))
         x = functional.relu(self.conv_2(x))
         y: Tensor = self.out(x.transpose(1, 2).flatten(2))
@@ -39,10 +39,10 @@ class Conv2dFront(nn.Module):
 
 
 class Conv1dFront(nn.Module):
-    """Whisper's front: two convolutions over three frames, strides 1 and 2, with GELU (arXiv 2212.04356, section 2.2).
+    """Whisper's front end: two convolutions of width 3, strides 1 and 2, with GELU (arXiv 2212.04356, section 2.2).
 
-    (B, T, M) to (B, T', D), 20 ms frames. Output i sees input frames 2 i to 2 i + 4, the first two of which stand
-    before the utterance and are 0 (`FbankConfig.lead_frames`).
+    It maps (B, T, M) to (B, T', D), 20 ms frames. Output i sees input frames 2 i to 2 i + 4. The first two input frames
+    precede the utterance and are 0 (`FbankConfig.lead_frames`).
     """
 
     def __init__(self, input_dim: int, dim: int) -> None:
@@ -51,7 +51,7 @@ class Conv1dFront(nn.Module):
         self.conv_2 = nn.Conv1d(dim, dim, 3, 2)
 
     def forward(self, x: Tensor, is_start: Tensor | None = None) -> Tensor:
-        """is_start: (B,) bool, which rows begin an utterance here; None: all."""
+        """Subsample x (B, T, M). is_start: (B,) bool, the rows in which an utterance starts here; None means all."""
         x = functional.gelu(self.conv_1(x.transpose(1, 2))).transpose(1, 2)
         x = blank_first_frame(x, is_start)
         y: Tensor = functional.gelu(self.conv_2(x.transpose(1, 2))).transpose(1, 2)
@@ -59,15 +59,17 @@ class Conv1dFront(nn.Module):
 
 
 def blank_first_frame(x: Tensor, is_start: Tensor | None) -> Tensor:
-    """Set frame 0 of (B, T, D) to 0 in rows that begin: the second convolution pads with zeros, not with what the first
-    makes of zeros."""
+    """Set frame 0 of (B, T, D) to 0 in rows that start an utterance.
+
+    The second convolution pads with zeros, not with the first convolution's output for zeros.
+    """
     is_first = torch.arange(x.shape[1], device=x.device).unsqueeze(0) == 0
     blank = is_first if is_start is None else is_first & is_start.unsqueeze(1)
     return x.masked_fill(blank.unsqueeze(2), 0.0)
 
 
 def build_front(config: EncoderConfig) -> Conv2dFront | Conv1dFront:
-    """The convolutions in front that `config` asks for."""
+    """Return the front end that `config` describes."""
     if config.front == "conv1d":
         return Conv1dFront(config.input_dim, config.dim)
     return Conv2dFront(config.input_dim, config.dim, config.subsampling_channels or config.dim)

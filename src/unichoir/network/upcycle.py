@@ -1,4 +1,4 @@
-"""Upcycling: a dense model as the start of a Mixture of Experts (sparse upcycling, arXiv 2212.05055)."""
+"""Upcycling: a dense model initialises a Mixture of Experts (sparse upcycling, arXiv 2212.05055)."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ from unichoir.network.asr_model import AsrModel
 from unichoir.network.config import FeedForwardConfig, ModelConfig
 
 SMALL_ROUTER = 1e-5
-"""What a router is multiplied by where gates must be alike: enough to choose by, too little to weigh by."""
+"""Scale of a router whose gates must be equal: large enough to choose experts, too small to weight them."""
 
 
 def upcycle(
@@ -23,13 +23,13 @@ def upcycle(
     shared_router: bool = False,
     balance_rate: float = 0.0,
 ) -> AsrModel:
-    """A Mixture of Experts that computes what the dense `model` does: every expert is a copy of the dense layer.
+    """Return a Mixture of Experts that computes the same as `model`: each expert copies the dense layer.
 
-    Routers are drawn from the seed. Gates sum to 1, so the function is the same to float rounding whatever they choose;
-    the experts part in training, since they see different frames. With `softmax_first` gates sum to about k/E: the
-    experts' second layers are multiplied by E/k (arXiv 2410.07524, weight scaling), and routers are so small
-    (`SMALL_ROUTER`) that the function is the same to 1e-4 of the layer's output.
-    Raises ConfigError when `model` has experts already, or for numbers of experts that make no sense.
+    Routers are drawn from the seed. Gates sum to 1, so the function is the same to float rounding for any choice of
+    experts. The experts diverge in training because they see different frames. With `softmax_first` gates sum to about
+    k/E, so the experts' second layers are multiplied by E/k (arXiv 2410.07524, weight scaling). Routers are then scaled
+    down (`SMALL_ROUTER`) to keep the function the same to 1e-4 of the layer's output.
+    Raises ConfigError if `model` already has experts, or for invalid numbers of experts.
     """
     config = upcycled_config(
         model.config,
@@ -55,7 +55,7 @@ def upcycle(
 
 
 def upcycled_config(config: ModelConfig, num_experts: int, **options: bool | int | float) -> ModelConfig:
-    """`config` with so many experts in place of every dense layer. Raises ConfigError as `upcycle`."""
+    """Return `config` with `num_experts` experts in place of every dense layer. Raises ConfigError like `upcycle`."""
     if num_experts < 2:
         raise ConfigError(f"num_experts {num_experts}: a Mixture of Experts needs at least 2")
 
@@ -73,7 +73,7 @@ def upcycled_config(config: ModelConfig, num_experts: int, **options: bool | int
 
 
 def _weight(name: str, drawn: Tensor, dense: dict[str, Tensor], scale: float) -> Tensor:
-    """Of the upcycled model the weight or buffer `name`, which is drawn as long as the dense model says nothing."""
+    """Return the weight or buffer `name` of the upcycled model; `drawn` if the dense model has none for it."""
     if ".router." in name or name.endswith(".balance_bias"):
         return drawn
     stem, experts, part = name.partition(".experts.")

@@ -1,18 +1,18 @@
-"""How well words can be parted: where subtitles and segments may end, and how wide text is on a screen."""
+"""Costs of separating words, which decide where subtitles and segments end, and the display width of text."""
 
 import re
 import unicodedata
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-# With the marks of Chinese, Japanese, Arabic and Urdu.
+# Includes the marks of Chinese, Japanese, Arabic and Urdu.
 _CLOSING = "\"'\u201d\u2019\u00bb)\\]\u300d\u300f\uff09"
 _SENTENCE_END = re.compile(f"[.?!\u2026\u3002\uff1f\uff01\uff61\u061f\u06d4][{_CLOSING}]*$")
 _CLAUSE_END = re.compile(f"[,;:\uff0c\u3001\uff1b\uff1a\u060c\u061b\u2013\u2014][{_CLOSING}]*$")
 _LAST_CLOSING = re.compile(f"[{_CLOSING}]+$")
 _OPENING = "\"'\u201c\u2018\u00ab(["
 _ABBREVIATIONS = frozenset({"mr.", "mrs.", "ms.", "dr.", "st.", "prof.", "vs.", "no."})
-# English words that belong to the word after them: articles, determiners, prepositions, conjunctions, auxiliaries that
-# are never stressed. Readers stumble over a line that ends with one.
+# English words that belong to the next word: articles, determiners, prepositions, conjunctions, auxiliaries that are
+# never stressed. A line that ends with one is hard to read.
 _CLINGING_WORDS = """
 a an the this these those my your his her its our their some any every each no
 of in on at to for from with by into onto over under about between through during without within upon than as
@@ -22,24 +22,24 @@ i'm i you're we're they're he's she's it's mr mrs ms dr
 _CLINGING = frozenset(_CLINGING_WORDS.split())
 
 SENTENCE, CLAUSE, PHRASE, ANYWHERE, CLINGING, FORBIDDEN = 0.0, 0.3, 0.7, 1.0, 2.0, 10.0
-"""What it costs to part two words: after a sentence, at another mark, before a word that begins a phrase, anywhere,
-after a word that belongs to the next, before a mark."""
+"""Costs of separating two words: after a sentence, at another mark, before a word that begins a phrase, anywhere, after
+a word that belongs to the next, before a mark."""
 PAUSE_WEIGHT = 0.8
-"""The share of this cost that the longest pause within a cue takes away, shorter ones in proportion."""
+"""Fraction of the cost that the longest pause within a cue removes. Shorter pauses remove proportionally less."""
 
 
 def plain_line(text: str) -> str:
-    """The text without control characters and line ends, so that it can only be part of a line."""
+    """Return the text without control characters and line ends, so it fits into one line."""
     return " ".join(_CONTROL.sub(" ", text).split())
 
 
 def display_width(text: str) -> int:
-    """Columns of a line: two for a wide character (Han, kana, Hangul), none for a mark over another character."""
+    """Return the columns of a line: two for a wide character (Han, kana, Hangul), none for a combining mark."""
     return sum(map(_character_width, text))
 
 
 def ends_sentence(word: str) -> bool:
-    """Whether a word ends with the mark of a sentence's end, and is no abbreviation such as Dr. or p.m."""
+    """Return whether a word ends with a mark that ends a sentence, and isn't an abbreviation such as Dr. or p.m."""
     if not _SENTENCE_END.search(word):
         return False
     bare = _LAST_CLOSING.sub("", word)
@@ -49,7 +49,10 @@ def ends_sentence(word: str) -> bool:
 
 
 def break_cost(word: str, following: str, pause: float) -> float:
-    """What it costs to part `word` from `following`, 0 to 10; pause: 0 to 1, the share of the longest possible one."""
+    """Return the cost of separating `word` from `following`, 0 to 10.
+
+    pause: 0 to 1, the pause between them relative to the longest possible one.
+    """
     if not any(character.isalnum() for character in following) and _is_mark(following):
         return FORBIDDEN
     if ends_sentence(word):
@@ -58,7 +61,7 @@ def break_cost(word: str, following: str, pause: float) -> float:
 
 
 def _cost_within(word: str, following: str) -> float:
-    """Inside a sentence, without a pause."""
+    """Return the cost inside a sentence, without a pause."""
     if _CLAUSE_END.search(word):
         return CLAUSE
     if word.casefold().lstrip(_OPENING) in _CLINGING:

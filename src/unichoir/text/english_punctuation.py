@@ -1,8 +1,9 @@
-"""Marks and case of English from the small model that a model directory carries as `punctuation.onnx`.
+"""English punctuation and case from the small model that model directories contain as `punctuation.onnx`.
 
-The file holds all there is to it: the network, its vocabulary and the spelling of names such as McDonald, as metadata.
-The network looks four words ahead; what follows a sentence's last word in a stream is not known, so ends are decided by
-a rule of their own. Rows of letters and numbers, which are spelled or read out, are no sentences and have no marks.
+The file holds the complete model: the network, and as metadata its vocabulary and the spelling of names such as
+McDonald. The network looks four words ahead. In a stream, the words after the last one are unknown, so a separate rule
+decides about ends of sentences. Sequences of letters and numbers, which are spelled or read out, are no sentences and
+get no marks.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ MARKS = ("", ",", ".", "?")
 CASES = ("lower", "capitalised", "upper")
 
 NOTHING_WEIGHT = 0.55
-"""Of no mark beside the others, whose F1 is best so on dev: what is most probable alone leaves out too many."""
+"""Weight of "no mark" relative to the marks. It maximises F1 on dev: the most probable choice alone omits too many
+marks."""
 FRAGMENT = 0.25
-"""An utterance whose last word ends a sentence less probably than this is broken off and has no mark."""
+"""An utterance whose last word ends a sentence with a lower probability than this is incomplete and gets no mark."""
 _WORDS_BEFORE, _WORDS_AFTER = 16, 4
 _NUMBER = re.compile(
     "zero|oh|(one|two|three|four|five|six|seven|eight|nine)(teen|ty)?|ten|eleven|twelve|thirteen|fifteen|eighteen|"
@@ -38,14 +40,14 @@ _ENDS = (".", "?", "!")
 
 
 def load_english_punctuation(file: Path) -> EnglishPunctuator:
-    """Read the file, in a few hundredths of a second. Raises CheckpointError for one that is not such a model."""
+    """Read the file, which takes a few hundredths of a second. Raises CheckpointError if it isn't a valid model."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     try:
         session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # of many kinds, without a common base
+    except Exception as error:  # many types, without a common base
         reason = str(error).strip().partition("\n")[0]
         raise CheckpointError(f"{file}: not a model that ONNX Runtime loads: {reason}") from None
     metadata = session.get_modelmeta().custom_metadata_map
@@ -63,10 +65,10 @@ def load_english_punctuation(file: Path) -> EnglishPunctuator:
 
 
 class EnglishPunctuator:
-    """Gives words of a single case their case and their marks: comma, full stop, question mark.
+    """Adds case and marks (comma, full stop, question mark) to words in a single case.
 
-    session: takes `rows` (N, 8), as `word_rows` makes them, and gives `marks` (N, 4) and `cases` (N, 3), probabilities.
-    words: the vocabulary; forms: spelling by word in small letters.
+    session: maps `rows` (N, 8) from `word_rows` to the probabilities `marks` (N, 4) and `cases` (N, 3). words: the
+    vocabulary; forms: spelling for lower-case words.
     """
 
     def __init__(self, session: Any, words: Sequence[str], forms: Mapping[str, str]) -> None:
@@ -76,9 +78,9 @@ class EnglishPunctuator:
         self._cached = lru_cache(maxsize=64)(self._mark)
 
     def __call__(self, words: Sequence[str], context: Context = NO_CONTEXT) -> list[Marked]:
-        """Words that have capitals and small letters already are somebody's writing: they come back as they are.
+        """Mark the words. Words that already have both capital and small letters are returned unchanged.
 
-        Raises DecodingError when the model cannot be computed.
+        Raises DecodingError if the model can't be computed.
         """
         text = "".join(words)
         if not words or not (text.isupper() or text.islower()):
@@ -107,12 +109,12 @@ class EnglishPunctuator:
         return _capitalised(word) if begins else word
 
     def probabilities(self, words: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Of MARKS (N, 4) and CASES (N, 3) for words in small letters. Raises DecodingError."""
-        from unichoir.text.word_features import word_rows  # not before it is needed: it brings numpy into `--help`
+        """Return the probabilities of MARKS (N, 4) and CASES (N, 3) for lower-case words. Raises DecodingError."""
+        from unichoir.text.word_features import word_rows  # imported late: numpy would slow down `--help`
 
         try:
             marks, cases = self._session.run(["marks", "cases"], {"rows": word_rows(words, self.index)})
-        except Exception as error:  # of many kinds, without a common base
+        except Exception as error:  # many types, without a common base
             reason = str(error).strip().partition("\n")[0]
             raise DecodingError(f"the punctuation model cannot be computed: {reason}") from None
         if marks.shape != (len(words), len(MARKS)) or cases.shape != (len(words), len(CASES)):
@@ -123,7 +125,7 @@ class EnglishPunctuator:
 
 
 def _choose_marks(said: Sequence[str], spelled: Sequence[bool], marks: NDArray[np.float32], is_open: bool) -> list[str]:
-    """One for each word; is_open: it is known what follows the last one."""
+    """Return a mark for each word. is_open: whether the text continues after the last word."""
     is_row = [letter or _is_number(word) for word, letter in zip(said, spelled, strict=True)]
     if all(is_row) and not is_open:
         return [""] * len(said)
@@ -134,14 +136,14 @@ def _choose_marks(said: Sequence[str], spelled: Sequence[bool], marks: NDArray[n
             chosen[place] = ""
     if not is_open:
         nothing, comma, stop, question = map(float, marks[-1])
-        # A lone "yes" would be "yes, ..." more often than not, but here nothing follows.
+        # A lone "yes" would usually be "yes, ...", but here nothing follows.
         goes_on = nothing if len(said) <= 2 else nothing + comma
         chosen[-1] = "" if goes_on > 1 - FRAGMENT else "?" if question > stop else "."
     return chosen
 
 
 def _spelled(said: Sequence[str]) -> list[bool]:
-    """Which words are letters: all single ones but `a` and `i`, and those beside another letter."""
+    """Return which words are letters: all single letters except `a` and `i`, and those two next to another letter."""
     single = [len(word) == 1 and word.isalpha() for word in said]
     spelled = [is_single and word not in "ai" for word, is_single in zip(said, single, strict=True)]
     for order in (range(1, len(said)), range(len(said) - 2, -1, -1)):
@@ -152,7 +154,10 @@ def _spelled(said: Sequence[str]) -> list[bool]:
 
 
 def _has_ended(before: str) -> bool:
-    """Whether a sentence begins after this: text without a mark goes on, but for rows of letters and numbers."""
+    """Return whether a sentence begins after this text.
+
+    Text without a mark continues, except after letters and numbers.
+    """
     last = before.split()[-1:]
     return not last or last[0].endswith(_ENDS) or _is_number(last[0]) or (len(last[0]) == 1 and last[0] != "a")
 
@@ -162,7 +167,7 @@ def _is_number(word: str) -> bool:
 
 
 def _capitalised(word: str) -> str:
-    """With its first letter large, which an apostrophe may precede."""
+    """Return the word with a capital first letter, which may follow an apostrophe."""
     for place, character in enumerate(word):
         if character.isalpha():
             return word[:place] + character.upper() + word[place + 1 :]

@@ -1,7 +1,7 @@
-"""Inverse text normalisation: numbers, dates, times and amounts as they are written, the rest as it was said.
+"""Inverse text normalisation: numbers, dates, times and amounts in written form, everything else as spoken.
 
-By wetext (extra `itn`): the grammars of WeTextProcessing as finite-state transducers. What its English grammar gets
-wrong is not taken from it, so that a number may stay in words but is never another number: see `_is_right`.
+It uses wetext (extra `itn`): the grammars of WeTextProcessing as finite-state transducers. Known errors of its English
+grammar are filtered out, so a number may stay in words but never becomes another number: see `_is_right`.
 """
 
 import threading
@@ -19,11 +19,11 @@ ItnLanguage = Literal["en", "ja", "zh"]
 ITN_LANGUAGES: tuple[ItnLanguage, ...] = get_args(ItnLanguage)
 
 _MAX_WORDS = 64
-"""Given to the grammar at once: its time and memory grow with the text."""
+"""Maximum words per call of the grammar, whose time and memory grow with the text."""
 _CONTEXT = 16
-"""What the grammar makes of the last words may change with those that follow, unless nothing follows."""
+"""The grammar's output for this many last words may change with later words, so it is discarded except at the end."""
 _GRAMMAR_IN_USE = threading.Lock()
-"""wetext's objects remember the text that they are at."""
+"""wetext's objects are not thread-safe: they store the current text."""
 _UNITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _TEENS = (
     *("ten", "eleven", "twelve", "thirteen", "fourteen"),
@@ -39,7 +39,7 @@ _DIGITS = {
 
 @dataclass(frozen=True)
 class Span:
-    """Words [first, end) of those said are written as `text`, which is not empty."""
+    """A written form: words [first, end) become `text`, which is not empty."""
 
     first: int
     end: int
@@ -48,7 +48,10 @@ class Span:
 
 @lru_cache(maxsize=len(ITN_LANGUAGES))
 def load_grammar(language: ItnLanguage) -> Any:
-    """wetext's, loaded once. Raises ConfigError for another language, UnichoirError without the extra."""
+    """Return wetext's grammar, loaded once.
+
+    Raises ConfigError for another language, UnichoirError without the extra.
+    """
     if language not in ITN_LANGUAGES:
         raise ConfigError(f"itn: '{language}' is not one of {', '.join(ITN_LANGUAGES)}")
     try:
@@ -59,14 +62,14 @@ def load_grammar(language: ItnLanguage) -> Any:
 
 
 def is_readable(word: str) -> bool:
-    """Whether the grammars have a path for a word: not with a quotation mark, backslash or unprintable character."""
+    """Return whether the grammars accept a word: no quotation mark, backslash or unprintable character."""
     return word.isprintable() and not set(word) & {'"', "\\"}
 
 
 def write_numbers(words: Sequence[str], language: ItnLanguage) -> list[Span]:
-    """How words, all of them readable and not empty, are written: spans that follow each other and cover them all.
+    """Return the written form of words, all readable and not empty, as consecutive spans that cover all of them.
 
-    Raises DecodingError, naming the text, should the grammar fail.
+    Raises DecodingError, naming the text, if the grammar fails.
     """
     spans: list[Span] = []
     while (start := spans[-1].end if spans else 0) < len(words):
@@ -79,8 +82,8 @@ def write_numbers(words: Sequence[str], language: ItnLanguage) -> list[Span]:
 
 @lru_cache(maxsize=1024)
 def _write_window(words: tuple[str, ...], language: ItnLanguage) -> tuple[Span, ...]:
-    """The n-best readings of an utterance have many words in common, hence the cache."""
-    lowered = [word.lower() for word in words]  # the grammars know small letters only
+    """Return the spans of a window. The cache helps because n-best hypotheses share many words."""
+    lowered = [word.lower() for word in words]  # the grammars only accept lower case
     text = canonical_text(" ".join(lowered))
     starts = _starts(text, lowered)
     spans: list[Span] = []
@@ -94,12 +97,12 @@ def _write_window(words: tuple[str, ...], language: ItnLanguage) -> tuple[Span, 
 
 
 def _changes(text: str, starts: Sequence[int], language: ItnLanguage) -> Iterator[tuple[int, int, str]]:
-    """Words [first, end) and how they are written, in order, as far as the grammar is to be believed."""
+    """Yield words [first, end) and their written form, in order, if the grammar is reliable."""
     grammar = load_grammar(language)
     try:
         with _GRAMMAR_IN_USE:
             if grammar.normalize(text) == text:
-                return  # which is told seven times as fast as what has changed
+                return  # this check is seven times faster than finding changes
             mappings = grammar.normalize_with_mapping(text).mappings
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         raise DecodingError(f"inverse text normalisation fails on '{text[:80]}': {error}") from None
@@ -113,10 +116,11 @@ def _changes(text: str, starts: Sequence[int], language: ItnLanguage) -> Iterato
 
 
 def _is_right(kind: str, said: Sequence[str], written: str) -> bool:
-    """Whether English is what was said.
+    """Return whether the English grammar's output matches the spoken words.
 
-    wetext 0.1.8 writes 01:15 for `one forty five` and 9809 for `nine eighty nine`, and joins a sentence with an `at` or
-    a `dot` in it to an address. So addresses are refused, and times and runs of digits must have the digits said.
+    wetext 0.1.8 writes 01:15 for `one forty five` and 9809 for `nine eighty nine`, and joins sentences with an `at` or
+    a `dot` to addresses. Therefore addresses are rejected, and times and sequences of digits must have the spoken
+    digits.
     """
     if kind not in ("telephone", "time"):
         return kind != "electronic"
@@ -127,7 +131,7 @@ def _is_right(kind: str, said: Sequence[str], written: str) -> bool:
 
 
 def _said_digits(said: Sequence[str]) -> str:
-    """Those of numbers below a hundred, one after the other; O beside other letters is a letter."""
+    """Return the digits of numbers below a hundred, concatenated. O next to other letters is a letter."""
     is_spelled = any(len(word) == 1 and word != "o" for word in said)
     digits = ""
     for word, following in zip(said, (*said[1:], ""), strict=True):
@@ -138,14 +142,14 @@ def _said_digits(said: Sequence[str]) -> str:
 
 
 def _starts(text: str, words: Sequence[str]) -> list[int]:
-    """Where in their canonical text words begin, and its length."""
+    """Return the start of each word in the canonical text, and the length of the text."""
     places = [place for place, character in enumerate(text) if not character.isspace()] + [len(text)]
     lengths = (len("".join(word.split())) for word in words)
     return [places[number] for number in accumulate(lengths, initial=0)]
 
 
 def _recased(said: Sequence[str], written: str) -> str:
-    """As much of the case of what was said as is left of it: JULY FOURTH is JULY 4, Mister is Mr."""
+    """Return the written form with as much of the spoken case as possible: JULY FOURTH is JULY 4, Mister is Mr."""
     if "".join(said).isupper():
         return written.upper()
     spellings = {word.lower(): word for word in said}

@@ -1,4 +1,4 @@
-"""What models of marks and case are asked and answer."""
+"""The interface of models for punctuation and case."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class Marked:
-    """A word as it is to be written, and the mark after it, if any."""
+    """A word in written form, and the mark after it, if any."""
 
     text: str
     mark: str = ""
@@ -15,21 +15,21 @@ class Marked:
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """What stands around a text."""
+    """The text around a text."""
 
     before: str = ""
-    """Written already: by it is known whether a sentence begins. Empty: one does."""
+    """Written text before it, which determines whether a sentence begins. Empty: a sentence begins."""
     after: str = ""
-    """What was said next. Empty: it is not known, or nothing."""
+    """Spoken text after it. Empty: unknown, or nothing."""
 
 
 NO_CONTEXT = Context()
 
 
 class Punctuator(Protocol):
-    """Gives words their marks and, if it knows about that, their case; never another word, one more or one less.
+    """Adds marks and, if supported, case to words. It never changes, adds or removes words.
 
-    context: what a model that knows nothing about it may ignore.
+    context: may be ignored by a model.
     """
 
     def __call__(self, words: Sequence[str], context: Context = ...) -> list[Marked]: ...

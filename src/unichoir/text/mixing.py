@@ -1,8 +1,8 @@
-"""Several n-gram models as one, that a small text of its own kind is not lost in a large one.
+"""Interpolation of several n-gram models, which keeps a small text of a special kind relevant next to a large one.
 
-Linear interpolation, where what a model counts depends on the context: as much as the context is probable in its text
-(Weintraub et al. 1996, LM95 Project Report; `-bayes` of SRILM's `ngram`). After `X I` a model of spelled names speaks,
-after `the old` one of books. Repeating the small text would make what it has not seen improbable instead.
+This is linear interpolation with context-dependent weights, proportional to the probability of the context in each text
+(Weintraub et al. 1996, LM95 Project Report; `-bayes` of SRILM's `ngram`). After `X I` a model of spelled names
+dominates, after `the old` a model of books. Repeating the small text would instead make everything else improbable.
 """
 
 from collections.abc import Sequence
@@ -15,24 +15,25 @@ from unichoir.text.ngram import Floats, Grams, Ints, NgramModel
 from unichoir.text.pruning import count_occurrences, left_over
 
 PRIOR_SHARE = 0.1
-"""Of what a model counts in a context: what it counts in the next shorter one; the rest is by the context itself."""
+"""Fraction of a model's weight in a context that comes from the next shorter context. The rest comes from the context
+itself."""
 
 
 @dataclass(frozen=True)
 class _Part:
-    """A model, and where its n-grams are among those of all."""
+    """A model, and the places of its n-grams among those of all models."""
 
     model: NgramModel
     occurrences: Sequence[Floats]
     places: list[Ints]
-    """Of each order, (N,)."""
+    """Places for each order, (N,)."""
 
 
 def mix_ngrams(models: Sequence[NgramModel], weights: Sequence[float]) -> NgramModel:
-    """One model with the n-grams of all; weights: how much each counts where no context tells, summing to 1.
+    """Return one model with the n-grams of all. weights: weights for unknown contexts; they sum to 1.
 
-    The orders must be the same. Probabilities of the n-grams are interpolated, what others get follows by backoff.
-    Raises TrainingError for weights that are not above 0 or do not sum to 1, and for models of several orders.
+    All models must have the same order. The probabilities of the n-grams are interpolated; all others follow by
+    backoff. Raises TrainingError for weights that are not above 0 or do not sum to 1, and for different orders.
     """
     if len(weights) != len(models) or min(weights) <= 0 or abs(sum(weights) - 1) > 1e-6:
         raise TrainingError(f"weights of texts: expected numbers above 0 that sum to 1, found {list(weights)}")
@@ -62,7 +63,7 @@ def _unigrams(parts: Sequence[_Part], rates: Floats, num_words: int) -> Grams:
 
 
 def _union(parts: Sequence[_Part], rates: Floats, place: int, num_words: int, num_shorter: int) -> Grams:
-    """The n-grams of an order that any of the models has; notes in each where its own are."""
+    """Return all n-grams of an order that any model has, and record each model's own places."""
     keys = []
     for part in parts:
         level, shorter = part.model.grams[place], part.places[place - 1]
@@ -77,7 +78,7 @@ def _union(parts: Sequence[_Part], rates: Floats, place: int, num_words: int, nu
 
 
 def _counts(parts: Sequence[_Part], rates: Floats, place: int, size: int) -> Ints:
-    """How often each n-gram would occur in a text that is mixed by these weights."""
+    """Return how often each n-gram would occur in a text mixed with these weights."""
     total = np.zeros(size)
     for part, rate in zip(parts, rates / rates.min(), strict=True):
         total[part.places[place]] += rate * part.occurrences[place]  # each place once
@@ -87,8 +88,8 @@ def _counts(parts: Sequence[_Part], rates: Floats, place: int, size: int) -> Int
 def _interpolate(
     parts: Sequence[_Part], weights: Floats, rates: Floats, grams: Sequence[Grams]
 ) -> tuple[list[Floats], list[Floats]]:
-    """Probabilities of all orders, and the backoffs of all but the highest."""
-    shares = weights[:, None]  # (M, contexts): what each model counts
+    """Return probabilities of all orders, and the backoffs of all but the highest."""
+    shares = weights[:, None]  # (M, contexts): weight of each model
     own = [_spread(part, 0, part.model.probabilities[0], len(grams[0].word)) for part in parts]
     probabilities: list[Floats] = [(shares * np.stack(own)).sum(axis=0)]
     backoffs: list[Floats] = []
@@ -100,7 +101,7 @@ def _interpolate(
                 for part, rate in zip(parts, rates, strict=True)
             ]
         )
-        # What no longer n-gram begins with is no context: any share will do.
+        # N-grams that don't start a longer one are no contexts: their weights don't matter.
         seen[:, seen.sum(axis=0) == 0] = 1.0
         shorter = shares[:, grams[place - 1].suffix] if place > 1 else shares
         shares = PRIOR_SHARE * shorter + (1 - PRIOR_SHARE) * seen / seen.sum(axis=0)
@@ -119,7 +120,7 @@ def _interpolate(
 
 
 def _followed(part: _Part, place: int) -> Floats:
-    """How often the n-grams before `place` are followed by a word, (N,)."""
+    """Return how often the n-grams before `place` are followed by a word, (N,)."""
     level = part.model.grams[place]
     counts = np.bincount(level.context, part.occurrences[place], len(part.model.grams[place - 1].word)).astype(
         np.float64
@@ -128,7 +129,7 @@ def _followed(part: _Part, place: int) -> Floats:
 
 
 def _spread(part: _Part, place: int, values: Floats, size: int, missing: float = 0.0) -> Floats:
-    """Values of a model's own n-grams at their places among all, (size,)."""
+    """Return values of a model's own n-grams at their places among all, (size,)."""
     spread = np.full(size, missing)
     spread[part.places[place]] = values
     return spread

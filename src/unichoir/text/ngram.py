@@ -1,8 +1,8 @@
-"""N-gram language models from text: modified Kneser-Ney, interpolated, written as ARPA.
+"""Training of n-gram language models: interpolated modified Kneser-Ney smoothing, written as ARPA.
 
-Chen & Goodman 1998, An Empirical Study of Smoothing Techniques for Language Modeling, section 3; the choices that they
-leave open (beginnings of sentences, <unk>) are those of KenLM's lmplz (Heafield et al. 2013), whose probabilities it
-gives. N-grams are numbers in sorted arrays: trigrams cost up to 200 bytes of memory for each word of the text.
+See Chen & Goodman 1998, An Empirical Study of Smoothing Techniques for Language Modeling, section 3. Choices that they
+leave open (beginnings of sentences, <unk>) follow KenLM's lmplz (Heafield et al. 2013), and the probabilities are the
+same. N-grams are numbers in sorted arrays: trigrams take up to 200 bytes of memory per word of the text.
 """
 
 from array import array
@@ -18,10 +18,10 @@ from unichoir.errors import TrainingError
 MAX_ORDER = 6
 UNKNOWN, BEGIN, END = "<unk>", "<s>", "</s>"
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
-"""Of n-grams seen once, twice and more often, where a text is too small or too regular to estimate them; lmplz's."""
+"""lmplz's discounts of n-grams seen once, twice and more often, for texts too small or too regular to estimate them."""
 
 BLOCK = 1 << 16
-"""N-grams that are written at once."""
+"""Number of n-grams written at once."""
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -29,25 +29,26 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Grams:
-    """The n-grams of one order, sorted, as places (N,) in the order below, where the empty one stands alone at 0."""
+    """The sorted n-grams of one order, as places (N,) in the order below. The empty n-gram has place 0."""
 
     context: Ints
-    """The n-gram without its last word, as its place among those of the order below."""
+    """The n-gram without its last word, as its place in the order below."""
     word: Ints
     suffix: Ints
-    """The n-gram without its first word, in the same way."""
+    """The n-gram without its first word, as its place in the order below."""
     count: Ints
-    """How often it occurs; below the highest order, with how many words before it (unless it begins a sentence)."""
+    """Number of occurrences; below the highest order, number of different preceding words (unless it begins a
+    sentence)."""
 
 
 @dataclass(frozen=True)
 class NgramModel:
     """Probabilities and backoff weights of n-grams, by order from 1 on.
 
-    words: of the ids, `<unk>`, `<s>`, `</s>` first. probabilities[n - 1]: (N,) of the last word after the others,
-    interpolated with the lower orders. backoffs[n - 1]: (N,) what the probability of a word not seen after the n-gram
-    is multiplied by; none for the highest order. discounts: three of each order. estimated: whether they were, or are
-    `FALLBACK_DISCOUNTS`.
+    words: the words by id, starting with `<unk>`, `<s>`, `</s>`. probabilities[n - 1]: (N,) probability of the last
+    word after the others, interpolated with the lower orders. backoffs[n - 1]: (N,) factor for the probability of a
+    word not seen after the n-gram; none for the highest order. discounts: three for each order. estimated: whether they
+    were estimated; otherwise they are `FALLBACK_DISCOUNTS`.
     """
 
     words: Sequence[str]
@@ -59,15 +60,15 @@ class NgramModel:
 
     @property
     def order(self) -> int:
-        """Words of the longest n-grams."""
+        """Number of words in the longest n-grams."""
         return len(self.grams)
 
 
 def train_ngram(sentences: Iterable[Sequence[str]], order: int, min_count: int = 1) -> NgramModel:
-    """A model of sentences, each its words (or tokens); the same sentences give the same model.
+    """Train a model on sentences, each a sequence of words (or tokens). The result is deterministic.
 
     Words that occur less than `min_count` times count as <unk>. Raises TrainingError for an order outside 1 to 6, for
-    text without words, for words that ARPA cannot hold, and where no sentence has an n-gram of that order.
+    text without words, for words that ARPA can't represent, and if no sentence has an n-gram of that order.
     """
     if not 1 <= order <= MAX_ORDER:
         raise TrainingError(f"order: expected 1 to {MAX_ORDER}, found {order}")
@@ -78,7 +79,7 @@ def train_ngram(sentences: Iterable[Sequence[str]], order: int, min_count: int =
     discounts, estimated = zip(*(estimate_discounts(level.count) for level in grams), strict=True)
     probabilities: list[Floats] = []
     backoffs: list[Floats] = []
-    lower: Floats = np.array([1 / (len(words) - 1)])  # every word alike, but for <s>
+    lower: Floats = np.array([1 / (len(words) - 1)])  # uniform, except <s>
     for level, three in zip(grams, discounts, strict=True):
         discount = np.array([0.0, *three])[np.minimum(level.count, 3)]
         total = np.bincount(level.context, level.count, len(lower))
@@ -93,7 +94,7 @@ def train_ngram(sentences: Iterable[Sequence[str]], order: int, min_count: int =
 
 
 def estimate_discounts(counts: Ints) -> tuple[tuple[float, float, float], bool]:
-    """D1, D2, D3+ of Chen & Goodman (eq. 17) from the counts of n-grams; or the fallback, and False."""
+    """Return D1, D2, D3+ of Chen & Goodman (eq. 17) from the counts of n-grams; or the fallback, and False."""
     n1, n2, n3, n4 = np.bincount(np.minimum(counts, 5), minlength=6)[1:5].tolist()
     if n1 and n2 and n3:
         y = n1 / (n1 + 2 * n2)
@@ -104,13 +105,14 @@ def estimate_discounts(counts: Ints) -> tuple[tuple[float, float, float], bool]:
 
 
 def count_ngrams(text: Ints, num_words: int, order: int) -> list[Grams]:
-    """The n-grams of orders 1 to `order` in a text of word ids below `num_words`, where every sentence begins with 1.
+    """Return the n-grams of orders 1 to `order` in a text of word ids below `num_words`.
 
-    Those of order 1 are all words, whether they occur or not, so that their places are the ids.
+    Every sentence begins with 1. The n-grams of order 1 are all words, including unseen ones, so their places are the
+    ids.
     """
     nothing, words = np.zeros(num_words, np.int64), np.arange(num_words)
     raw = [Grams(nothing, words, nothing, np.bincount(text, minlength=num_words))]
-    place = text  # of the n-gram that ends at each word; -1: it would begin before its sentence
+    place = text  # of the n-gram ending at each word; -1: it would cross the beginning of its sentence
     while len(raw) < order:
         below = raw[-1]
         place = np.where(text == 1, -1, np.concatenate([[-1], place[:-1]]))
@@ -125,7 +127,7 @@ def count_ngrams(text: Ints, num_words: int, order: int) -> list[Grams]:
 
 
 def _adjust(raw: Sequence[Grams]) -> list[Grams]:
-    """With counts of preceding words instead of occurrences, but for the highest order."""
+    """Replace occurrences by counts of preceding words, except in the highest order."""
     adjusted, begins = [], raw[0].word == 1
     for n, level in enumerate(raw):
         begins = begins[level.context] if n else begins
@@ -139,7 +141,7 @@ def _adjust(raw: Sequence[Grams]) -> list[Grams]:
 
 
 def write_arpa(model: NgramModel, file: BinaryIO) -> Iterator[tuple[int, int]]:
-    """Write it as ARPA, log10 with 7 digits; yields (n-grams written, n-grams in all) now and then."""
+    """Write the model as ARPA, log10 with 7 digits. Yields (n-grams written, all n-grams) at intervals."""
     total, done = sum(len(level.word) for level in model.grams), 0
     counts = "".join(f"ngram {n}={len(level.word)}\n" for n, level in enumerate(model.grams, start=1))
     file.write(f"\\data\\\n{counts}".encode())
@@ -165,13 +167,13 @@ def _lines(model: NgramModel, n: int, names: Sequence[str], part: slice) -> Iter
 
 
 def _log10(values: Floats) -> list[float]:
-    """-99 for 0, as is usual in ARPA."""
+    """Return log10, with ARPA's usual -99 for 0."""
     logs: list[float] = np.log10(values, out=np.full_like(values, -99.0), where=values > 0).tolist()
     return logs
 
 
 def _read(sentences: Iterable[Sequence[str]], min_count: int) -> tuple[list[str], Ints]:
-    """The words by id, and the text as ids."""
+    """Return the words by id, and the text as ids."""
     ids: dict[str, int] = {UNKNOWN: 0, BEGIN: 1, END: 2}
     text = array("i")
     for sentence in sentences:

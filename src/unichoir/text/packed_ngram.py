@@ -1,8 +1,8 @@
-"""N-gram models in a file of their own kind: small, mapped into memory, read without a compiled package.
+"""A compact file format for n-gram models: memory-mapped, and read without a compiled package.
 
-A tree of sorted arrays, as in KenLM's trie (Heafield 2011): after a header in JSON the words, then for each order the
-last word of each n-gram (two bytes where that is enough), its log-probability and its backoff in a byte each, and where
-the n-grams of the next order begin that go on from it. Of the highest order an n-gram takes 4 bytes or less.
+The format is a tree of sorted arrays, as in KenLM's trie (Heafield 2011). After a JSON header and the words, each order
+has the last word of each n-gram (two bytes if that suffices), its log-probability and its backoff in a byte each, and
+the start of its continuations in the next order. An n-gram of the highest order takes 4 bytes or less.
 """
 
 import json
@@ -24,25 +24,28 @@ _ALIGNMENT = 8
 _STEPS = 255
 
 State: TypeAlias = "tuple[int, ...]"
-"""Places of the last word, of the last two words, ..., each among the n-grams of its order, as far as there are any."""
+"""Places of the last word, the last two words, ..., each in its order, as far as the n-grams exist."""
 
 
 class _Level(NamedTuple):
-    """The n-grams of one order as views of the file; unigrams have no `words`, the highest order no last three."""
+    """The n-grams of one order as views of the file.
+
+    Unigrams have no `words`; the highest order lacks the last three.
+    """
 
     words: Any
     scores: Any
     score_values: Sequence[float]
-    """What the 256 values of `scores` stand for."""
+    """The values of the 256 codes in `scores`."""
     backoffs: Any
     backoff_values: Sequence[float]
     children: Any
 
 
 def write_packed(model: NgramModel, file: BinaryIO) -> None:
-    """Write a model whose n-grams are sorted and closed: with each its beginning and its end, as trained or pruned.
+    """Write a model whose n-grams are sorted and include the prefix and suffix of each, as trained or pruned.
 
-    Log-probabilities and backoffs are rounded to 256 values of each order, evenly between the least and the largest.
+    Log-probabilities and backoffs are rounded to 256 values per order, evenly spaced between minimum and maximum.
     """
     wide = len(model.words) > 1 << 16
     sections: list[bytes] = ["\n".join(model.words).encode()]
@@ -67,7 +70,8 @@ def write_packed(model: NgramModel, file: BinaryIO) -> None:
 
 
 def _quantize(values: Floats) -> tuple[NDArray[np.uint8], tuple[float, float]]:
-    """(N,) of log10 the nearest of the steps between least and largest, which are returned too; 0 counts as least."""
+    """Return the codes of (N,) log10 values, and the minimum and maximum, between which steps are even. 0 counts as
+    minimum."""
     logs = np.log10(values, out=np.full_like(values, np.inf), where=values > 0)
     known = logs[np.isfinite(logs)]
     least, most = (float(known.min()), float(known.max())) if len(known) else (0.0, 0.0)
@@ -77,7 +81,7 @@ def _quantize(values: Floats) -> tuple[NDArray[np.uint8], tuple[float, float]]:
 
 
 def is_packed(path: str | os.PathLike[str]) -> bool:
-    """Whether a file begins as packed models do; False also for one that cannot be read."""
+    """Return whether a file starts like a packed model. Unreadable files return False."""
     try:
         with open(path, "rb") as file:
             return file.read(len(MAGIC)) == MAGIC
@@ -86,9 +90,9 @@ def is_packed(path: str | os.PathLike[str]) -> bool:
 
 
 class PackedNgram:
-    """A model that `write_packed` wrote. For any thread: nothing in it changes.
+    """A model that `write_packed` wrote. It is immutable and thread-safe.
 
-    Raises CheckpointError naming a file that is missing, truncated or damaged.
+    Raises CheckpointError, naming the file, if it is missing, truncated or damaged.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -105,7 +109,7 @@ class PackedNgram:
             raise CheckpointError(f"{self.path}: {reason}") from None
         self.order = len(self._levels)
         self.counts = [len(level.scores) for level in self._levels]
-        """N-grams of each order."""
+        """Number of n-grams of each order."""
         self._ids = {word: place for place, word in enumerate(self.words)}
 
     def begin(self) -> State:
@@ -113,14 +117,14 @@ class PackedNgram:
         return (self._ids[BEGIN],)
 
     def score(self, state: State, word: str) -> tuple[State, float, bool]:
-        """The state after `word`, its log10 probability, and whether the model knows it."""
+        """Return the state after `word`, its log10 probability, and whether the model knows the word."""
         index = self._ids.get(word, 0)
         level = self._levels[0]
         score, backoff = level.score_values[level.scores[index]], 0.0
         found = [index]
         for place, node in enumerate(state, start=1):
             level = self._levels[place - 1]
-            # The end of an n-gram that is there is among those of the order below: behind one that is not comes none.
+            # The suffix of an existing n-gram exists in the order below, so a missing one ends the search.
             if len(found) == place:
                 longer, end = self._levels[place], level.children[node + 1]
                 child = bisect_left(longer.words, index, level.children[node], end)
@@ -133,15 +137,18 @@ class PackedNgram:
 
 
 def _read(content: mmap.mmap) -> tuple[list[str], list[_Level]]:
-    """Words and n-grams. Raises ValueError, KeyError, TypeError, IndexError, AttributeError for what is malformed."""
+    """Return words and n-grams.
+
+    Raises ValueError, KeyError, TypeError, IndexError or AttributeError for invalid files.
+    """
     view = memoryview(content)
     end = content.find(b"\n", len(MAGIC)) + 1
     if view[: len(MAGIC)] != MAGIC or not end:
-        raise ValueError("it begins otherwise")
+        raise ValueError("wrong file signature")
     header = json.loads(bytes(view[len(MAGIC) : end]))
     counts, sizes = header["counts"], header["sizes"]
     if not 1 <= len(counts) <= MAX_ORDER or len(header["ranges"]) != len(counts):
-        raise ValueError("its header makes no sense")
+        raise ValueError("invalid header")
     sections: list[memoryview] = []
     for size in sizes:
         sections.append(view[end : end + size])
@@ -151,7 +158,7 @@ def _read(content: mmap.mmap) -> tuple[list[str], list[_Level]]:
     parts = iter(sections)
     words = str(next(parts), "utf-8").split("\n")
     if len(words) != counts[0] or words[0] != UNKNOWN or BEGIN not in words:
-        raise ValueError("its words are not those it counts")
+        raise ValueError("wrong number of words")
     levels = []
     for place, (count, ranges) in enumerate(zip(counts, header["ranges"], strict=True)):
         ids = next(parts).cast("I" if len(words) > 1 << 16 else "H") if place else None
@@ -166,12 +173,12 @@ def _read(content: mmap.mmap) -> tuple[list[str], list[_Level]]:
             if first[0] or (first[1:] < first[:-1]).any():
                 raise ValueError(f"its {place + 1}-grams are out of order")
         if len(scores) != count or (ids is not None and len(ids) != count):
-            raise ValueError(f"its {place + 1}-grams are not as many as it counts")
+            raise ValueError(f"its {place + 1}-grams have the wrong number")
         levels.append(level)
     return words, levels
 
 
 def _values(least: float, most: float) -> list[float]:
     if not (math.isfinite(least) and math.isfinite(most)):
-        raise ValueError("its probabilities are no numbers")
+        raise ValueError("invalid probabilities")
     return [least + step * (most - least) / _STEPS for step in range(_STEPS + 1)]

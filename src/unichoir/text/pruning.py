@@ -1,8 +1,8 @@
-"""N-gram models made smaller: what says little that shorter n-grams do not say is left out.
+"""Pruning of n-gram models: n-grams are removed if shorter ones predict nearly the same.
 
-Stolcke 1998, Entropy-based Pruning of Backoff Language Models. How probable a context is comes from how often it
-occurs, not from the smoothed lower orders, which under Kneser-Ney are no probabilities of text (Chelba et al. 2010,
-Study on Interaction between Entropy Pruning and Kneser-Ney Smoothing).
+See Stolcke 1998, Entropy-based Pruning of Backoff Language Models. The probability of a context comes from its
+occurrences, not from the smoothed lower orders, which under Kneser-Ney are not probabilities of text (Chelba et al.
+2010, Study on Interaction between Entropy Pruning and Kneser-Ney Smoothing).
 """
 
 from dataclasses import replace
@@ -14,15 +14,15 @@ from unichoir.errors import TrainingError
 from unichoir.text.ngram import Floats, Grams, Ints, NgramModel
 
 TINY = 1e-12
-"""Least probability that contexts leave to words not seen after them; rounding may leave less."""
+"""Minimum probability that contexts leave to unseen words; rounding may leave less."""
 
 
 def prune_ngrams(model: NgramModel, threshold: float) -> NgramModel:
-    """A model without the n-grams whose loss raises the perplexity by less than `threshold`, as a share of it.
+    """Return a model without the n-grams whose removal increases the perplexity by less than the fraction `threshold`.
 
-    Unigrams stay, and so do the beginnings and the ends of all n-grams that stay; the probabilities of these do not
-    change, the backoffs are computed anew. Each loss is judged as if it were the only one, so that the perplexity of
-    the whole rises by more. Raises TrainingError for a threshold that is negative or not a number.
+    Unigrams remain, and so do the prefixes and suffixes of all remaining n-grams. Their probabilities don't change;
+    backoffs are recomputed. Each n-gram is judged as if only it were removed, so the total perplexity increases by
+    more. Raises TrainingError for a threshold that is negative or not a number.
     """
     if not threshold >= 0:
         raise TrainingError(f"pruning: expected a threshold of at least 0, found {threshold}")
@@ -40,18 +40,18 @@ def prune_ngrams(model: NgramModel, threshold: float) -> NgramModel:
 
 
 def count_occurrences(model: NgramModel) -> list[Floats]:
-    """How often each n-gram occurs, (N,) of each order; Kneser-Ney's counts are other ones below the highest order."""
+    """Return how often each n-gram occurs, (N,) for each order. Kneser-Ney's counts differ below the highest order."""
     counts: list[Floats] = [model.grams[-1].count.astype(np.float64)]
     for place in range(model.order - 2, -1, -1):
         level = model.grams[place]
-        # Something precedes every n-gram that begins no sentence; those that do are counted as they are.
+        # Every n-gram that doesn't begin a sentence has a preceding word. Those that do keep their counts.
         inside = np.bincount(model.grams[place + 1].suffix, counts[0], len(level.word))
         counts.insert(0, np.where(inside > 0, inside, level.count))
     return counts
 
 
 def _losses(model: NgramModel, place: int, context_probability: Floats) -> Floats:
-    """(N,) how much the entropy grows, in nats for a word of text, if one n-gram of an order is left out (eq. 7)."""
+    """Return the increase in entropy, (N,) nats per word of text, if a single n-gram of an order is removed (eq. 7)."""
     level, probability = model.grams[place], model.probabilities[place]
     shorter = model.probabilities[place - 1][level.suffix]
     left, left_shorter = left_over(level, probability, shorter, len(model.grams[place - 1].word))
@@ -64,7 +64,7 @@ def _losses(model: NgramModel, place: int, context_probability: Floats) -> Float
 
 
 def left_over(level: Grams, probability: Floats, shorter: Floats, num_contexts: int) -> tuple[Floats, Floats]:
-    """What the n-grams of each context leave to all others: of the probability, and of that of the order below."""
+    """Return what the n-grams of each context leave to all others: the probability, and that of the order below."""
     left = 1 - np.bincount(level.context, probability, num_contexts)
     left_shorter = 1 - np.bincount(level.context, shorter, num_contexts)
     return np.maximum(left, TINY), np.maximum(left_shorter, TINY)
@@ -84,7 +84,7 @@ def _select(model: NgramModel, kept: list[NDArray[np.bool_]]) -> NgramModel:
             left, left_shorter = left_over(
                 grams[place], probabilities[place], probabilities[place - 1][suffix], num_contexts
             )
-            # Where nothing was left out they are what they were, without rounding.
+            # Contexts without removed n-grams keep their exact values.
             lost = np.bincount(level.context[~keep], minlength=len(model.grams[place - 1].word))[kept[place - 1]] > 0
             backoffs.append(np.where(lost, left / left_shorter, model.backoffs[place - 1][kept[place - 1]]))
         places = np.cumsum(keep) - 1

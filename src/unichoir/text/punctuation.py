@@ -1,7 +1,6 @@
-"""Punctuation marks, and the case of English words: from the model that comes with a recogniser, or from models that
-sherpa-onnx runs, the extra `punctuation`.
+"""Punctuation and English case, from a model directory or from sherpa-onnx's models (extra `punctuation`).
 
-sherpa-onnx ends the process over a model that it cannot use, so a model is looked at before sherpa-onnx gets it.
+sherpa-onnx ends the process if it can't use a model, so models are checked before sherpa-onnx loads them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,27 +17,27 @@ if TYPE_CHECKING:
     import numpy as np
 
 MODEL_FILES = ("model.onnx", "model.int8.onnx")
-"""The first of these is used."""
+"""The first existing file is used."""
 VOCABULARY_FILE = "bpe.vocab"
-"""Only the English models, which know about case, have it."""
+"""Only the English models, which support case, have this file."""
 
 _CASED_METADATA = {"COMMA": "1", "PERIOD": "2", "QUESTION": "3", "UPPER": "1", "CAP": "2", "MIX_CASE": "3"}
 _SPACED_MARKS = {"\uff0c": ",", "\u3002": ".", "\uff1f": "?", "\u3001": ","}
-"""What the marks of Chinese are in scripts with spaces."""
+"""Chinese marks and their equivalents in scripts with spaces."""
 _ROW_LENGTH = 200
 _MAX_WORD_BYTES = 60
-"""sherpa-onnx mixes up all words of a text in which one has more pieces than a row."""
+"""Maximum bytes of a word: if one word has more pieces than a row, sherpa-onnx mixes up all words of the text."""
 _MAX_WORDS = 1000
-"""sherpa-onnx computes all rows of a text at once."""
+"""Maximum words per call: sherpa-onnx computes all rows of a text at once."""
 
 
 @lru_cache(maxsize=4)
 def load_punctuator(directory: str | Path) -> Punctuator:
-    """The model in a directory: `punctuation.onnx`, which may be named itself, or as sherpa-onnx publishes them a file
-    of MODEL_FILES, for English with `bpe.vocab`.
+    """Load the model in a directory, or the file `punctuation.onnx`.
 
-    Loaded once for all who ask. Raises CheckpointError for a directory without a usable model, UnichoirError where one
-    of sherpa-onnx comes without the extra.
+    The directory holds `punctuation.onnx` or, in sherpa-onnx's layout, one of MODEL_FILES and, for English,
+    `bpe.vocab`. Each model is loaded once. Raises CheckpointError for a directory without a usable model, UnichoirError
+    if a model for sherpa-onnx is used without the extra.
     """
     folder = Path(directory)
     own = folder if folder.name == PUNCTUATION_FILE else folder / PUNCTUATION_FILE
@@ -68,17 +67,19 @@ def load_punctuator(directory: str | Path) -> Punctuator:
 
 
 class CasedPunctuator:
-    """sherpa-onnx's CNN-BiLSTM (`OnlinePunctuation`): `,`, `.` or `?` after a word; in capitals, capitalised or not.
+    """sherpa-onnx's CNN-BiLSTM (`OnlinePunctuation`).
 
-    It knows small letters only. A transcript that has no others, or only capitals, gets its case from the model; in one
-    that has both, the model adds capitals and takes none away.
+    It adds `,`, `.` or `?` after a word, and writes it in upper case, capitalised or in lower case.
+
+    The model only knows lower case. It sets the case of transcripts in a single case. In mixed-case transcripts it adds
+    capitals and removes none.
     """
 
     def __init__(self, model: Any) -> None:
         self._model = model
 
     def __call__(self, words: Sequence[str], context: Context = NO_CONTEXT) -> list[Marked]:
-        """Raises DecodingError when the model does not give back the words."""
+        """Mark the words. Raises DecodingError if the model changes them."""
         if "".join(words).isupper():
             words = [word.lower() for word in words]
         return [
@@ -103,15 +104,17 @@ class CasedPunctuator:
 
 
 class CjkPunctuator:
-    """sherpa-onnx's CT-transformer (`OfflinePunctuation`) for Chinese with English: comma, full stop, question mark or
-    enumeration comma after a word, full-width after a CJK character, else `,`, `.` or `?`. The last word has a mark.
+    """sherpa-onnx's CT-transformer (`OfflinePunctuation`) for Chinese with English.
+
+    It adds a comma, full stop, question mark or enumeration comma after a word: full-width after a CJK character, else
+    `,`, `.` or `?`. The last word always gets a mark.
     """
 
     def __init__(self, model: Any) -> None:
         self._model = model
 
     def __call__(self, words: Sequence[str], context: Context = NO_CONTEXT) -> list[Marked]:
-        """Raises DecodingError when the model does not give back the words."""
+        """Mark the words. Raises DecodingError if the model changes them."""
         if not words:
             return []
         shown = ["".join("#" if not c.isprintable() or c in _SPACED_MARKS else c for c in word) for word in words]
@@ -120,7 +123,7 @@ class CjkPunctuator:
         marked = []
         for word, plain in zip(words, shown, strict=True):
             for character in "".join(plain.split()):
-                # The model sees letters beyond ASCII as words of their own: a mark in the middle of ours is no mark.
+                # The model treats letters outside ASCII as words, so a mark inside one of our words is ignored.
                 while rest and rest[-1] in _SPACED_MARKS:
                     rest.pop()
                 if not rest or rest.pop() != character:
@@ -131,9 +134,9 @@ class CjkPunctuator:
 
 
 def _shown(word: str) -> str:
-    """What an English model sees of a word: one run of small ASCII characters, neither empty nor too long.
+    """Return an English model's input for a word: one run of lower-case ASCII characters, neither empty nor too long.
 
-    Others would be unknown to it anyway, and it tells words apart at white space, not all of which is ours.
+    Other characters are unknown to the model anyway, and its definition of white space differs from ours.
     """
     plain = "".join(character if "!" <= character <= "~" else "#" for character in word.lower())
     return plain[:_MAX_WORD_BYTES] or "#"
@@ -146,18 +149,18 @@ def _beginning(words: Sequence[str]) -> str:
 def _session(file: Path) -> Any:
     import onnxruntime
 
-    from unichoir.saturation import saturates  # which needs it, too
+    from unichoir.saturation import saturates  # which needs it too
 
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.x64quantprecision", "1" if saturates() else "0")
     try:
         return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # of many kinds, without a common base
+    except Exception as error:  # many types, without a common base
         raise CheckpointError(f"{file}: not a model that ONNX Runtime loads: {_first_line(error)}") from None
 
 
 def _check_vocabulary(file: Path) -> None:
-    """Lines of a piece and its score."""
+    """Check that lines have a piece and its score."""
     try:
         lines = [line.split() for line in file.read_text(encoding="utf-8").splitlines()]
         for _, score in lines:
@@ -165,13 +168,13 @@ def _check_vocabulary(file: Path) -> None:
     except UnicodeDecodeError:
         raise CheckpointError(f"{file}: not text in UTF-8") from None
     except ValueError:
-        raise CheckpointError(f"{file}: not lines of a piece and its score") from None
+        raise CheckpointError(f"{file}: expected lines with a piece and its score") from None
     if len(lines) <= 3:
-        raise CheckpointError(f"{file}: no pieces beside <unk>, <s> and </s>")
+        raise CheckpointError(f"{file}: no pieces except <unk>, <s> and </s>")
 
 
 def _check_cased_model(session: Any, file: Path) -> None:
-    """By a row of one word, which sherpa-onnx would take on trust."""
+    """Check the model with a row of one word, which sherpa-onnx wouldn't."""
     metadata = session.get_modelmeta().custom_metadata_map
     for key, value in _CASED_METADATA.items():
         if metadata.get(key) != value:
@@ -203,7 +206,7 @@ def _check_cjk_model(session: Any, file: Path) -> None:
     if str(len(tokens)) != metadata["vocab_size"]:
         raise CheckpointError(f"{file}: {len(tokens)} tokens, but vocab_size {metadata['vocab_size']}")
     if metadata["unk_symbol"] not in tokens:
-        raise CheckpointError(f"{file}: unk_symbol '{metadata['unk_symbol']}' is none of its tokens")
+        raise CheckpointError(f"{file}: unk_symbol '{metadata['unk_symbol']}' is not one of its tokens")
     if missing := [mark for mark in ("_", *_SPACED_MARKS) if mark not in marks]:
         raise CheckpointError(f"{file}: its punctuations lack {' '.join(missing)}")
     shapes = _output_shapes(session, file, [np.zeros((1, 2), np.int32), np.array([2], np.int32)])[:1]
@@ -212,17 +215,17 @@ def _check_cjk_model(session: Any, file: Path) -> None:
 
 
 def _output_shapes(session: Any, file: Path, values: "Sequence[np.ndarray[Any, Any]]") -> list[tuple[int, ...]]:
-    """Of a trial; the sizes that sherpa-onnx reads from the model must be fixed there."""
+    """Return the shapes of a test run. Sizes that sherpa-onnx reads from the model must be fixed."""
     names = [value.name for value in session.get_inputs()]
     if len(names) != len(values):
         raise CheckpointError(f"{file}: {len(names)} inputs, not {len(values)}")
     try:
         outputs = session.run(None, dict(zip(names, values, strict=True)))
-    except Exception as error:  # of many kinds, without a common base
+    except Exception as error:  # many types, without a common base
         raise CheckpointError(f"{file}: cannot be computed: {_first_line(error)}") from None
     for value, output in zip(session.get_outputs(), outputs, strict=True):
         if value.shape and value.shape[-1] != output.shape[-1]:
-            raise CheckpointError(f"{file}: output {value.name} does not say how many classes it has")
+            raise CheckpointError(f"{file}: output {value.name} has no fixed number of classes")
     return [output.shape for output in outputs]
 
 

@@ -1,12 +1,12 @@
-"""Text to token ids and back: characters or sentencepiece BPE over a `units.txt` in WeNet's format.
+"""Tokenizers between text and token ids: characters or sentencepiece BPE over a `units.txt` in WeNet's format.
 
-U+2581 stands for the space before a word. A CJK character is one token and needs no space, so decoding joins the
-tokens, turns U+2581 into spaces and writes the result as `canonical_text`; no tokenizer model is needed for that.
+U+2581 marks the space before a word. A CJK character is one token and needs no space, so decoding joins the tokens,
+turns U+2581 into spaces and applies `canonical_text`. It needs no tokenizer model.
 
-With byte tokens any text can be expressed: a character that is no token is spelled in its bytes of UTF-8. Frequent
-characters stay tokens of their own, and only rare ones are spelled. The other kind of byte-level BPE merges bytes alone
-(GPT-2, icefall), and so cuts Han and Arabic characters where nothing is to be heard: their first bytes say in which
-block of Unicode they are, not how they sound. A token that is a character is what CTC can align with a sound.
+With byte tokens any text can be expressed: a character without a token is spelled in its UTF-8 bytes. Frequent
+characters stay tokens, and only rare ones are spelled. The other kind of byte-level BPE only merges bytes (GPT-2,
+icefall), which cuts Han and Arabic characters where there is no acoustic boundary: their first bytes identify a Unicode
+block, not a sound. CTC can align a token that is a character with a sound.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ _EOS_NAMES = ("<sos/eos>", "<eos>")
 
 
 class Tokenizer(ABC):
-    """A vocabulary and the way from text to its ids and back.
+    """A vocabulary, with encoding and decoding.
 
     Attributes: `tokens` (token of each id), `blank_id`, `unk_id`, `sos_id`, `eos_id`, `languages` (id of each language
-    that has a token). Special tokens are found by name; without `<sos/eos>`, `<sos>` or `<eos>` the last id serves as
+    that has a token). Special tokens are found by name. Without `<sos/eos>`, `<sos>` or `<eos>` the last id serves as
     both, as in WeNet.
     """
 
@@ -70,26 +70,28 @@ class Tokenizer(ABC):
 
     @property
     def vocab_size(self) -> int:
-        """Number of tokens, special ones included."""
+        """Number of tokens, including special ones."""
         return len(self.tokens)
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
-        """Ids of a transcript, without blank, sos, eos and language.
+        """Return the ids of a transcript, without blank, sos, eos and language.
 
-        What no token expresses is spelled in bytes, or becomes `unk_id` in a vocabulary without them. A vocabulary that
-        knows one case only gets the text in that case.
+        Text without a token is spelled in bytes, or becomes `unk_id` in a vocabulary without them. If the vocabulary
+        only has one case, the text is converted to it.
         """
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of token ids as `canonical_text`; blank, sos, eos and languages are silent, unknown shows as `<unk>`.
+        """Return the text of token ids as `canonical_text`.
 
-        So are bytes that make no character (yet). Raises TokenizerError for an id outside the vocabulary.
+        Blank, sos, eos and languages are omitted, unknown is `<unk>`.
+
+        Bytes that don't form a character (yet) are omitted too. Raises TokenizerError for an id outside the vocabulary.
         """
         return canonical_text("".join(text for text, _ in self._spell(ids)))
 
     def decode_words(self, ids: Sequence[int]) -> list[tuple[str, list[int]]]:
-        """The words of `split_words(decode(ids))`, each with the places in `ids` of the tokens that spell it.
+        """Return the words of `split_words(decode(ids))`, each with the places in `ids` of its tokens.
 
         Raises TokenizerError for an id outside the vocabulary.
         """
@@ -103,16 +105,16 @@ class Tokenizer(ABC):
         ]
 
     def is_word_start(self, index: int) -> bool:
-        """Whether this token begins a new word: it carries the space before it, or it is a CJK character.
+        """Return whether this token begins a new word: it contains the space before it, or it is a CJK character.
 
-        The first token of an utterance begins a word whatever this says. A group may be empty text (a space alone). Of
-        bytes it cannot be said without their neighbours, see `decode_words`.
+        The first token of an utterance always begins a word. A word may be empty (a space alone). For bytes this
+        depends on their neighbours, see `decode_words`.
         """
         self._token(index)
         return self._starts[index]
 
     def save(self, directory: str | os.PathLike[str]) -> None:
-        """Write the files that `load_tokenizer` reads; the directory is made if missing."""
+        """Write the files that `load_tokenizer` reads. The directory is created if it is missing."""
         Path(directory).mkdir(parents=True, exist_ok=True)
         lines = "".join(f"{token} {index}\n" for index, token in enumerate(self.tokens))
         replace_text(Path(directory, UNITS_FILE), lines)
@@ -131,9 +133,9 @@ class Tokenizer(ABC):
         return self.tokens[index]
 
     def _spell(self, ids: Iterable[int]) -> Iterator[tuple[str, list[int]]]:
-        """What is written, and the places in `ids` of the tokens that write it: one token, or the bytes of a character.
+        """Yield each text, and the places in `ids` of its tokens: one token, or the bytes of a character.
 
-        Bytes that are no UTF-8 write nothing: in a partial result the rest of a character may be yet to come.
+        Invalid UTF-8 yields nothing: in a partial result the rest of a character may follow.
         """
         decoder = codecs.getincrementaldecoder("utf-8")("ignore")
         waiting: list[int] = []
@@ -151,7 +153,7 @@ class Tokenizer(ABC):
                 yield token.replace(SPACE, " "), [place]
 
     def _express(self, piece: str) -> list[int]:
-        """The ids of a piece of text: its token, else its bytes, else unknown."""
+        """Return the ids of a piece of text: its token, else its bytes, else unknown."""
         if piece in self._ids:
             return [self._ids[piece]]
         if len(self._bytes) < len(BYTE_TOKENS):
@@ -159,7 +161,7 @@ class Tokenizer(ABC):
         return [self._ids[BYTE_TOKENS[byte]] for byte in piece.encode("utf-8", "replace")]
 
     def _prepare(self, text: str) -> str:
-        """Canonical text in the vocabulary's case; a vocabulary without case letters leaves it alone."""
+        """Return canonical text in the vocabulary's case. A vocabulary without case letters doesn't change it."""
         text = text.replace(SPACE, " ")
         if self._upper != self._lower:
             text = text.upper() if self._upper else text.lower()
@@ -167,16 +169,16 @@ class Tokenizer(ABC):
 
 
 class CharTokenizer(Tokenizer):
-    """One token per character, U+2581 between words; nothing between CJK characters."""
+    """A tokenizer with one token per character and U+2581 between words, but not between CJK characters."""
 
     def encode(self, text: str) -> list[int]:
         return [index for character in split_characters(self._prepare(text)) for index in self._express(character)]
 
 
 class BpeTokenizer(Tokenizer):
-    """Sentencepiece pieces for spaced scripts, single characters for CJK; ids come from the units, not from the model.
+    """Sentencepiece pieces for spaced scripts, single characters for CJK. Ids come from the units, not from the model.
 
-    `model`: the sentencepiece model's bytes, or None when text only has to be decoded.
+    `model`: the bytes of the sentencepiece model, or None if text only has to be decoded.
     """
 
     def __init__(self, tokens: Sequence[str], model: bytes | None, name: str = "vocabulary") -> None:
@@ -185,7 +187,7 @@ class BpeTokenizer(Tokenizer):
         self._name = name
 
     def encode(self, text: str) -> list[int]:
-        """As in Tokenizer. Raises TokenizerError without sentencepiece or without a sentencepiece model."""
+        """Encode as in Tokenizer. Raises TokenizerError without sentencepiece or without a sentencepiece model."""
         ids: list[int] = []
         for run in split_runs(self._prepare(text)):
             pieces = [run] if is_cjk(run) else self._processor.encode(run, out_type=str)
@@ -193,7 +195,7 @@ class BpeTokenizer(Tokenizer):
         return ids
 
     def save(self, directory: str | os.PathLike[str]) -> None:
-        """As in Tokenizer, with the sentencepiece model when there is one."""
+        """Write the files as in Tokenizer, and the sentencepiece model if there is one."""
         super().save(directory)
         if self.model is not None:
             with replacing(Path(directory, BPE_FILE)) as file:
@@ -202,7 +204,7 @@ class BpeTokenizer(Tokenizer):
     @cached_property
     def _processor(self) -> Any:
         if self.model is None:
-            raise TokenizerError(f"{self._name}: encoding text needs {BPE_FILE} beside {UNITS_FILE}")
+            raise TokenizerError(f"{self._name}: encoding text needs {BPE_FILE} next to {UNITS_FILE}")
         try:
             return _sentencepiece().SentencePieceProcessor(model_proto=self.model)
         except RuntimeError:
@@ -233,11 +235,11 @@ def train_bpe(
     languages: Sequence[str] = (),
     byte_fallback: bool = False,
 ) -> BpeTokenizer:
-    """Train a sentencepiece model and write `bpe.model` and `units.txt`; the same texts give the same bytes.
+    """Train a sentencepiece model and write `bpe.model` and `units.txt`. The result is deterministic.
 
-    `vocab_size` counts everything: special tokens (see `special_units`), the pieces of spaced scripts and, after them,
-    one token for every CJK character of the texts. Characters that occur less than `min_count` times are in no token
-    of text. Raises TokenizerError when the texts cannot fill or fit that size.
+    `vocab_size` includes special tokens (see `special_units`), the pieces of spaced scripts and, after them, one token
+    for every CJK character of the texts. Characters that occur less than `min_count` times get no text token. Raises
+    TokenizerError if the texts have too few or too many units for that size.
     """
     specials = special_units(languages, byte_fallback)
     runs = _frequent_runs(texts, min_count)
@@ -277,7 +279,7 @@ def train_bpe(
 
 
 def _frequent_runs(texts: Iterable[str], min_count: int) -> list[str]:
-    """The `split_runs` of the texts without their rare characters."""
+    """Return the `split_runs` of the texts without their rare characters."""
     runs = [run for text in texts for run in split_runs(canonical_text(text.replace(SPACE, " ")))]
     counts = Counter("".join(runs))
     rare = {ord(character): " " for character, count in counts.items() if count < min_count}

@@ -1,7 +1,7 @@
-"""Units, the lines of a `units.txt`: how special tokens are named, and reading and making the list.
+"""Units, the lines of a `units.txt`: names of special tokens, and functions that read and build the list.
 
-Beside text, a vocabulary may have tokens for bytes (`<0x00>` to `<0xFF>`, sentencepiece's names), in which UTF-8 spells
-what no other token can, and tokens that say which language is spoken (`<|en|>`, Whisper's names).
+Besides text, a vocabulary may have tokens for bytes (`<0x00>` to `<0xFF>`, sentencepiece's names), which spell other
+text in UTF-8, and tokens for the spoken language (`<|en|>`, Whisper's names).
 """
 
 import os
@@ -23,15 +23,15 @@ _LANGUAGE_TOKEN = re.compile(rf"<\|({_LANGUAGE})\|>")
 
 
 def language_of(token: str) -> str | None:
-    """The language that a token stands for, None for all other tokens."""
+    """Return the language that a token stands for; None for all other tokens."""
     match = _LANGUAGE_TOKEN.fullmatch(token)
     return match[1] if match else None
 
 
 def special_units(languages: Sequence[str] = (), byte_fallback: bool = False) -> list[str]:
-    """The tokens before those of text: the three that every model needs, languages in their order, then bytes.
+    """Return the tokens before those of text: the three that every model needs, languages in order, then bytes.
 
-    languages: codes such as `en` or `zh-TW`. Raises TokenizerError for what is no code and for one that comes twice.
+    languages: codes such as `en` or `zh-TW`. Raises TokenizerError for invalid and repeated codes.
     """
     for language in languages:
         if not re.fullmatch(_LANGUAGE, language):
@@ -45,10 +45,10 @@ def special_units(languages: Sequence[str] = (), byte_fallback: bool = False) ->
 def build_char_units(
     texts: Iterable[str], *, min_count: int = 1, languages: Sequence[str] = (), byte_fallback: bool = False
 ) -> list[str]:
-    """Tokens of a character vocabulary: the special ones, U+2581, then the texts' characters by code point.
+    """Return the tokens of a character vocabulary: the special ones, U+2581, then the texts' characters by code point.
 
     Characters that occur less than `min_count` times are left out. languages, byte_fallback: see `special_units`.
-    Raises TokenizerError when nothing is left.
+    Raises TokenizerError if no characters remain.
     """
     counts = Counter(
         character for text in texts for character in split_characters(canonical_text(text.replace(SPACE, " ")))
@@ -60,9 +60,10 @@ def build_char_units(
 
 
 def read_units(path: str | os.PathLike[str]) -> list[str]:
-    """Tokens of a `units.txt` (`token id` per line, any order) by id.
+    """Read the tokens of a `units.txt` (`token id` per line, any order) by id.
 
-    Raises TokenizerError naming file and line: not UTF-8, not two fields, no number as id, a repeated id, a gap.
+    Raises TokenizerError, naming file and line, for invalid UTF-8, lines without two fields, invalid or repeated ids,
+    and gaps.
     """
     try:
         content = Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf")
@@ -89,13 +90,13 @@ def read_units(path: str | os.PathLike[str]) -> list[str]:
 
 
 def split_characters(text: str) -> list[str]:
-    """Canonical text as characters, U+2581 before every word of a spaced script but the first."""
+    """Return canonical text as characters, with U+2581 before every word of a spaced script except the first."""
     spaced = "".join(run if is_cjk(run) else SPACE + run.replace(" ", SPACE) for run in split_runs(text))
     return list(spaced.removeprefix(SPACE))
 
 
 def split_runs(text: str) -> list[str]:
-    """Canonical text as single CJK characters and runs of words of spaced scripts."""
+    """Return canonical text as single CJK characters and runs of words of spaced scripts."""
     runs: list[str] = []
     extend = False
     for word in split_words(text):

@@ -1,6 +1,6 @@
 """Word and character error rates by Levenshtein alignment.
 
-Nothing here changes the text: pass both sides through `normalize_for_scoring` first.
+The functions don't normalise text. Apply `normalize_for_scoring` to both sides first.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _MARKS: dict[Kind, str] = {"correct": "", "substitution": "S", "deletion": "D", 
 
 
 class AlignedPair(NamedTuple):
-    """One step of an alignment; a deletion has no hypothesis, an insertion no reference."""
+    """One step of an alignment. A deletion has no hypothesis, an insertion no reference."""
 
     kind: Kind
     reference: str | None
@@ -30,7 +30,7 @@ class AlignedPair(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ErrorCounts:
-    """Errors of hypotheses against references of `reference` words (or characters) in all; add them up over a set."""
+    """Errors of hypotheses against `reference` reference words (or characters). Counts can be added."""
 
     substitutions: int = 0
     deletions: int = 0
@@ -39,17 +39,17 @@ class ErrorCounts:
 
     @property
     def errors(self) -> int:
-        """Substitutions, deletions and insertions together."""
+        """Sum of substitutions, deletions and insertions."""
         return self.substitutions + self.deletions + self.insertions
 
     @property
     def correct(self) -> int:
-        """Reference words that were recognised."""
+        """Number of correctly recognised reference words."""
         return self.reference - self.substitutions - self.deletions
 
     @property
     def rate(self) -> float:
-        """Errors per reference word as a fraction, possibly above 1; an empty reference counts as one word."""
+        """Errors per reference word, possibly above 1. An empty reference counts as one word."""
         return self.errors / max(self.reference, 1)
 
     def __add__(self, other: ErrorCounts) -> ErrorCounts:
@@ -62,11 +62,11 @@ class ErrorCounts:
 
 
 def align(reference: Sequence[str], hypothesis: Sequence[str]) -> list[AlignedPair]:
-    """Alignment of two sequences with the fewest errors and, among those, the most correct words.
+    """Return the alignment of two sequences with the fewest errors and, among those, the most correct words.
 
-    The second rule makes the split into substitutions, deletions and insertions definite (`a b` against `b c` is a
+    The second rule makes the numbers of substitutions, deletions and insertions unique (`a b` against `b c` is a
     deletion and an insertion, not two substitutions). Time and memory grow with the product of the lengths (one byte
-    for each pair of words).
+    per pair of words).
     """
     moves = _best_moves(reference, hypothesis)
     pairs: list[AlignedPair] = []
@@ -87,7 +87,7 @@ def align(reference: Sequence[str], hypothesis: Sequence[str]) -> list[AlignedPa
 
 
 def count_errors(pairs: Iterable[AlignedPair]) -> ErrorCounts:
-    """Totals of an alignment."""
+    """Return the error counts of an alignment."""
     kinds = [pair.kind for pair in pairs]
     insertions = kinds.count("insertion")
     return ErrorCounts(
@@ -99,20 +99,23 @@ def count_errors(pairs: Iterable[AlignedPair]) -> ErrorCounts:
 
 
 def word_errors(reference: str, hypothesis: str) -> ErrorCounts:
-    """Word errors of one utterance; each CJK character is a word, so mixed text gets the usual mixed error rate."""
+    """Return the word errors of one utterance.
+
+    Each CJK character is a word, so mixed text gets the usual mixed error rate.
+    """
     return count_errors(align(split_words(reference), split_words(hypothesis)))
 
 
 def char_errors(reference: str, hypothesis: str) -> ErrorCounts:
-    """Character errors of one utterance. White space is not counted, in any script.
+    """Return the character errors of one utterance. White space is not counted, in any script.
 
-    Some toolkits count the space as a character; their figures for spaced scripts differ slightly from these.
+    Some toolkits count the space as a character. Their figures for spaced scripts differ slightly.
     """
     return count_errors(align("".join(reference.split()), "".join(hypothesis.split())))
 
 
 def format_alignment(pairs: Sequence[AlignedPair]) -> str:
-    """Three lines in columns: reference, hypothesis, S, D or I under errors; `*` where one is missing."""
+    """Format an alignment as lines of reference, hypothesis, and S, D or I under errors; `*` is a missing word."""
     rows: list[list[str]] = [["REF:"], ["HYP:"], ["    "]]
     for pair in pairs:
         known = pair.reference or pair.hypothesis or ""
@@ -125,7 +128,7 @@ def format_alignment(pairs: Sequence[AlignedPair]) -> str:
 
 
 def _best_moves(reference: Sequence[str], hypothesis: Sequence[str]) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
-    """The last step of the best alignment of every pair of prefixes, (len(reference) + 1, len(hypothesis) + 1)."""
+    """Return the last step of the best alignment of all prefixes, (len(reference) + 1, len(hypothesis) + 1)."""
     numbers = {word: number for number, word in enumerate({*reference, *hypothesis})}
     hyp = np.array([numbers[word] for word in hypothesis], dtype=np.int64)
     # One integer orders alignments by errors first, then by substitutions, which are always fewer than `error`.

@@ -1,4 +1,4 @@
-"""What the model of English marks and case sees of a word: rows of its table, for any word, known to it or not."""
+"""Features of words for the model of English punctuation and case: rows of its table, for known and unknown words."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,15 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 NUM_BUCKETS = 8192
-"""Rows for the parts of words, which share them by chance."""
+"""Number of hash buckets for parts of words."""
 NUM_FEATURES = 8
 
 
 def word_rows(words: Sequence[str], index: Mapping[str, int]) -> NDArray[np.int32]:
-    """(N, NUM_FEATURES) rows of the table for N words in small letters.
+    """Return the (N, NUM_FEATURES) rows of the table for N lower-case words.
 
-    index: row by word of the vocabulary, 1 to its size V; row 0 is any other word. The rows V + 1 to V + NUM_BUCKETS
-    are for beginnings, ends, whole and length of words, by the CRC-32 of each.
+    index: row of each word in the vocabulary, from 1 to its size V; row 0 is any other word. Rows V + 1 to V +
+    NUM_BUCKETS are for prefixes, suffixes, the whole word and its length, by their CRC-32.
     """
     first = len(index) + 1
     rows: list[list[Any]] = [

@@ -1,4 +1,4 @@
-"""From words as they are said to how they are written: numbers, marks and case, each an option of its own."""
+"""Written form of transcripts: numbers, and punctuation with case, as separate options."""
 
 import re
 import unicodedata
@@ -17,37 +17,37 @@ _LAST_MARKS = re.compile(r"(?<=.)[,.?!;:]+$")
 
 @dataclass(frozen=True)
 class WrittenForm:
-    """How transcripts are to be written. It can be compared, hashed and sent to other processes.
+    """The written form of transcripts. It can be compared, hashed and sent to other processes.
 
-    itn: language of the grammar that writes numbers, dates, times, amounts: `en`, `ja` or `zh`; None leaves words.
-    punctuation: directory of a punctuation model; None leaves marks and case as they are, and to a recogniser's own
-    model, where it has one. Raises ConfigError for
-    another language, CheckpointError for a directory without a usable model, UnichoirError without the extra needed.
+    itn: language of the grammar that writes numbers, dates, times, amounts: `en`, `ja` or `zh`; None keeps words.
+    punctuation: directory of a punctuation model; None uses the recogniser's own model if there is one, and otherwise
+    keeps marks and case as they are. Raises ConfigError for another language, CheckpointError for a directory without a
+    usable model, UnichoirError without the required extra.
 
-    The model sees the words, then the grammar writes numbers, none of them across a mark. Text all in capitals stays so
-    where there is no model that knows about case: TWENTY ONE KILOMETERS becomes 21 KM.
+    The model processes the words first. Then the grammar writes numbers, none of them across a mark. Text in capitals
+    stays in capitals unless a model supports case: TWENTY ONE KILOMETERS becomes 21 KM.
     """
 
     itn: ItnLanguage | None = None
     punctuation: str | Path | None = None
 
     def __post_init__(self) -> None:
-        # What is missing is to be known before anything is recognised.
+        # Missing packages and files are reported before recognition starts.
         if self.itn is not None:
             load_grammar(self.itn)
         if self.punctuation is not None:
             load_punctuator(self.punctuation)
 
     def __call__(self, text: str, context: Context = NO_CONTEXT) -> str:
-        """The text as it is written, as `canonical_text`. Raises DecodingError, naming the text, as `spans` does."""
+        """Return the written text as `canonical_text`. Raises DecodingError, naming the text, like `spans`."""
         return canonical_text(" ".join(span.text for span in self.spans(split_words(text), context)))
 
     def spans(self, words: Sequence[str], context: Context = NO_CONTEXT) -> list[Span]:
-        """How words, none of them empty, are written: spans that follow each other and cover them all.
+        """Return the written form of words, none of them empty, as consecutive spans that cover all of them.
 
-        context: what stands around them, which marks and case may depend on; a number never goes into it. A word that
-        the grammar cannot read (`is_readable`) stays as it is. Raises DecodingError for a text that the model or the
-        grammar fails on otherwise.
+        context: the text around them, which marks and case may depend on; numbers never include it. A word that the
+        grammar can't read (`is_readable`) stays the same. Raises DecodingError if the model or the grammar fails
+        otherwise.
         """
         spans: list[Span] = []
         for run in _runs(self._marked(words, context)):
@@ -58,9 +58,9 @@ class WrittenForm:
         return spans
 
     def _marked(self, words: Sequence[str], context: Context) -> list[Marked]:
-        """A mark that a word ends with already stays, and what is a mark only gets no other.
+        """Add marks. A word that already ends with a mark keeps it, and a lone mark gets no other.
 
-        Our own model cannot see marks, so text that has some is left to whoever wrote it.
+        Our own model can't see marks, so text that already has marks keeps its author's.
         """
         bare = [_LAST_MARKS.sub("", word) for word in words]
         marks = [word[len(text) :] for word, text in zip(words, bare, strict=True)]
@@ -80,7 +80,7 @@ class WrittenForm:
 
 
 def written_words(text: str) -> list[str]:
-    """As `split_words`, but with CJK marks at the end of the word before."""
+    """Split like `split_words`, but keep CJK marks at the end of the previous word."""
     words: list[str] = []
     for word in split_words(text):
         if words and is_cjk(word) and unicodedata.category(word).startswith("P"):
@@ -91,7 +91,10 @@ def written_words(text: str) -> list[str]:
 
 
 def _runs(words: Sequence[Marked]) -> Iterator[list[Marked]]:
-    """Pieces in which numbers may be: each ends at a mark, and a word that the grammar cannot read is alone."""
+    """Yield runs that may contain numbers.
+
+    Each ends at a mark, and a word that the grammar can't read is a run of its own.
+    """
     run: list[Marked] = []
     for word in words:
         readable = is_readable(word.text)

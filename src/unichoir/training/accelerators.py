@@ -1,4 +1,4 @@
-"""GPUs as their makers' data sheets describe them, and what part of their rate training is taken to reach."""
+"""GPUs as described in their data sheets, and the fraction of the peak rate that training is assumed to reach."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -6,36 +6,36 @@ from typing import Literal
 from unichoir.errors import ConfigError
 
 ASSUMED_EFFICIENCY = 0.3
-"""Of the peak rate, while one GPU computes. An assumption: training was not measured on GPUs."""
+"""Assumed fraction of the peak rate while a GPU computes. Training was not measured on GPUs."""
 MACHINE = 8
-"""GPUs that the link connects."""
+"""Number of GPUs connected by the link."""
 NETWORK = 50e9
-"""Bytes per second and GPU in one direction between machines: 400 Gbit/s for each GPU, as in a DGX H100."""
+"""Bytes per second that each GPU sends to other machines: 400 Gbit/s per GPU, as in a DGX H100."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """An accelerator as its maker's data sheet describes it; rates are peaks, dense, of one GPU."""
+    """An accelerator as described in its data sheet. Rates are dense peak rates of one GPU."""
 
     name: str
     memory: float
-    """Bytes."""
+    """Memory in bytes."""
     bf16_flops: float | None = None
     fp32_flops: float | None = None
-    """Without TF32, which PyTorch does not use unless told to."""
+    """Rate without TF32, which PyTorch doesn't use by default."""
     bandwidth: float | None = None
-    """Of the memory, bytes per second."""
+    """Memory bandwidth in bytes per second."""
     link: float | None = None
-    """To the other GPUs of a machine, bytes per second in one direction."""
+    """Bytes per second in one direction to other GPUs of the same machine."""
     network: float = NETWORK
-    """To those of other machines."""
+    """Bytes per second in one direction to GPUs of other machines."""
 
     def rate(self, group: int) -> float | None:
-        """Bytes per second that one GPU sends in a group of so many; None where the data sheet was not read."""
+        """Return the bytes per second that one GPU sends within a group of that many GPUs; None if unknown."""
         return self.network if group > MACHINE else self.link
 
     def flops(self, precision: str) -> float:
-        """Per second. Raises ConfigError for a rate that is not known."""
+        """Return the rate in FLOP/s. Raises ConfigError if the rate is unknown."""
         rate = self.bf16_flops if precision == "bf16" else self.fp32_flops
         if rate is None:
             raise ConfigError(f"the {precision} rate of {self.name} is not known")
@@ -43,7 +43,7 @@ class Gpu:
 
 
 def _gpu(name: str, gb: float, bf16: float, fp32: float, bandwidth: float, link: float) -> Gpu:
-    """From GB, TFLOP/s, TB/s and GB/s."""
+    """Convert from GB, TFLOP/s, TB/s and GB/s."""
     return Gpu(
         name=name,
         memory=gb * 1e9,
@@ -57,7 +57,8 @@ def _gpu(name: str, gb: float, bf16: float, fp32: float, bandwidth: float, link:
 GPUS = {
     gpu.name: gpu
     for gpu in (
-        # NVIDIA's and AMD's data sheets; rates there with sparsity are halved, links of both directions too.
+        # From the data sheets of NVIDIA and AMD. Rates given there with sparsity, and for both directions of a link,
+        # are halved.
         _gpu("a100-40", 40, 312, 19.5, 1.555, 300),
         _gpu("a100-80", 80, 312, 19.5, 2.039, 300),
         _gpu("h100", 80, 989.4, 66.9, 3.35, 450),
@@ -66,7 +67,7 @@ GPUS = {
         _gpu("mi300x", 192, 1307.4, 163.4, 5.3, 448),
     )
 }
-"""SXM or OAM modules, except L40S (PCIe)."""
+"""GPUs by name: SXM or OAM modules, except L40S (PCIe)."""
 
 
 def find_gpu(
@@ -77,15 +78,15 @@ def find_gpu(
     tflops: float | None = None,
     network_gb: float | None = None,
 ) -> Gpu:
-    """A GPU by its name, with another memory or rate in `precision` if given; an unknown one needs both.
+    """Return a GPU by name, with another memory or rate in `precision` if given. An unknown GPU needs both.
 
-    memory_gb: GB; tflops: TFLOP/s, dense; network_gb: GB/s between machines, for each GPU and direction. Raises
-    ConfigError naming the known ones.
+    memory_gb: GB; tflops: dense TFLOP/s; network_gb: GB/s between machines, per GPU and direction. Raises ConfigError
+    that lists the known GPUs.
     """
     gpu = GPUS.get(name.lower())
     if gpu is None:
         if memory_gb is None or tflops is None:
-            raise ConfigError(f"unknown GPU '{name}' (known: {', '.join(GPUS)}; another needs its memory and its rate)")
+            raise ConfigError(f"unknown GPU '{name}' (known: {', '.join(GPUS)}; for others, state memory and rate)")
         gpu = Gpu(name=name, memory=memory_gb * 1e9)
     if memory_gb is not None:
         gpu = replace(gpu, memory=memory_gb * 1e9)

@@ -1,9 +1,9 @@
-"""What the forward pass keeps in memory for the backward pass, in bytes, derived block by block from the model's sizes.
+"""The memory that the forward pass keeps for the backward pass, in bytes, derived from the model's sizes.
 
 Autograd keeps the inputs of products and norms, the results of softmax and ReLU, the inputs of swish and GLU, and one
-byte for each element that dropout may drop. Counted are those, each storage once; masks, positions and numbers of a
-frame are left out where they are less than a hundredth. `tests/training/test_planning.py` holds it against the tensors
-that autograd really keeps.
+byte for each element that dropout may drop. These are counted, each storage once. Masks, positions and per-frame values
+below one percent are ignored. `tests/training/test_planning.py` compares the result with the tensors that autograd
+actually keeps.
 """
 
 from dataclasses import dataclass
@@ -16,51 +16,57 @@ from unichoir.network.subsampling import convolved_size
 
 FP32, INT64 = 4, 8
 STATISTICS = 2 * FP32
-"""Mean and deviation that a norm keeps of each frame."""
+"""Mean and deviation that a norm keeps for each frame, in bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchShape:
-    """Equally long utterances."""
+    """A batch of utterances of equal length."""
 
     utterances: float
     feature_frames: int
-    """Of one utterance, 10 ms each."""
+    """Feature frames of one utterance, 10 ms each."""
     tokens: float
-    """Of one utterance."""
+    """Tokens of one utterance."""
 
     @property
     def frames(self) -> int:
-        """Encoder frames of one utterance (`model.subsampling.subsampled_length`)."""
+        """Encoder frames of one utterance (`network.subsampling.subsampled_length`)."""
         return max(convolved_size(self.feature_frames), 0)
 
     @property
     def places(self) -> float:
-        """Of a decoder for one utterance: its tokens and the end."""
+        """Decoder places for one utterance: its tokens and the end."""
         return self.tokens + 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Types:
-    """Bytes of a value by what holds it; autocast has its own mind about it on each kind of device."""
+    """Bytes per value for different tensors. Autocast chooses dtypes differently on each kind of device."""
 
     product: int
     """Inputs and results of products."""
     encoder_norm: int
-    """Inputs and results of the encoder's norms, and thereby the sum that runs through its blocks."""
+    """Inputs and results of the encoder's norms, and therefore the residual stream."""
     fused_attention: bool
-    """Whether attention keeps its results and not the scores."""
+    """Whether attention keeps its results instead of the scores."""
     cuda: bool
 
     @classmethod
     def of(cls, precision: Literal["fp32", "bf16"], device: Literal["cpu", "cuda"]) -> "Types":
-        """CUDA's autocast computes norms in fp32, that of CPUs in what comes in; only on CUDA attention is fused."""
+        """Return the sizes for a precision and device.
+
+        Autocast computes norms in fp32 on CUDA and in the input's dtype on CPUs. Only CUDA has fused attention.
+        """
         product = 2 if precision == "bf16" else FP32
         norm = FP32 if device == "cuda" else product
         return cls(product=product, encoder_norm=norm, fused_attention=device == "cuda", cuda=device == "cuda")
 
     def copies(self, readers: int, norm: int) -> int:
-        """How many copies of a norm's result its readers keep: each casts it for itself if it has another type."""
+        """Return how many copies of a norm's result its readers keep.
+
+        Each reader casts it if it needs another dtype.
+        """
         return 1 if norm == self.product else readers
 
 
@@ -79,10 +85,13 @@ class Activations:
     logits: float
     """Log-probabilities of all tokens, in fp32, for CTC and the decoders."""
     logits_gradient: float
-    """On top of all that, for a moment when the backward pass begins: gradients of CTC's logits."""
+    """Additional bytes when the backward pass starts: the gradients of CTC's logits."""
 
     def total(self, checkpointing: bool) -> float:
-        """Without `logits_gradient`. With checkpointing of every block its input is kept, and one block is whole."""
+        """Return the sum without `logits_gradient`.
+
+        Checkpointing keeps the input of every block and one complete block.
+        """
         outside = self.front + self.logits
         if not checkpointing:
             return outside + self.encoder_blocks * self.encoder_block + self.decoder_blocks * self.decoder_block
@@ -99,7 +108,7 @@ def activations(config: ModelConfig, batch: BatchShape, types: Types) -> Activat
     frames, places = batch.utterances * batch.frames, batch.utterances * batch.places
     reverse = config.decoder.num_reverse_blocks if config.reverse_weight > 0 else 0
     stacks = 1 + (reverse > 0)
-    encoder_end = types.encoder_norm * dim + STATISTICS + types.product * dim  # the norm, and what CTC reads of it
+    encoder_end = types.encoder_norm * dim + STATISTICS + types.product * dim  # the norm, and CTC's input
     decoder_ends = (FP32 + types.product + bool(config.decoder.dropout)) * dim + STATISTICS + INT64
     front = batch.utterances * _subsampling(config.encoder, batch, types)
     log_alpha = FP32 * (2 * batch.tokens + 1)
@@ -117,7 +126,7 @@ def activations(config: ModelConfig, batch: BatchShape, types: Types) -> Activat
 
 
 def _subsampling(config: EncoderConfig, batch: BatchShape, types: Types) -> float:
-    """Of one utterance: both convolutions' inputs, the second ReLU, its copy for the linear layer, dropout."""
+    """Return the bytes of one utterance: inputs of convolutions, second ReLU, its copy for `out`, dropout."""
     channels = config.subsampling_channels or config.dim
     first, mels = (batch.feature_frames - 1) // 2, (config.input_dim - 1) // 2
     second = batch.frames * channels * ((mels - 1) // 2)
@@ -131,7 +140,7 @@ def _encoder_block(config: EncoderConfig, batch: BatchShape, types: Types) -> fl
     norms = 5 * (norm * dim + STATISTICS)
     before_conv = 1 + (config.conv_kernel - 1) / max(batch.frames, 1)
     attention: float = product * dim * types.copies(3, norm)
-    if config.position == "absolute_key":  # queries once more, and scores that are in fp32 also where products are not
+    if config.position == "absolute_key":  # queries again, and scores, which are always in fp32
         attention += product * dim + (0 if product == FP32 else FP32 * config.num_heads * batch.frames)
     attention += _attention(dim, config.num_heads, batch.frames, config.attention_dropout, types) + 2 * product * dim
     # Input, GLU, depthwise convolution, norm, swish, second product.
@@ -141,11 +150,11 @@ def _encoder_block(config: EncoderConfig, batch: BatchShape, types: Types) -> fl
 
 
 def _decoder_block(config: ModelConfig, batch: BatchShape, types: Types) -> float:
-    """The decoders' sum is in fp32 everywhere, since embeddings are."""
+    """Return the bytes of one block. The decoders' residual stream is always in fp32, like the embeddings."""
     decoder, dim, product = config.decoder, config.encoder.dim, types.product
     frames, places = batch.utterances * batch.frames, batch.utterances * batch.places
     by_place: float = 3 * (FP32 * dim + STATISTICS + bool(decoder.dropout) * dim)
-    # Inputs of queries, keys and values of both; keys and values of the tokens.
+    # Inputs of queries, keys and values of both attentions; keys and values of the tokens.
     by_place += product * dim * (types.copies(3, FP32) + types.copies(1, FP32) + 2)
     for keys in (batch.places, batch.frames):
         by_place += _attention(dim, decoder.num_heads, keys, decoder.attention_dropout, types)
@@ -155,7 +164,7 @@ def _decoder_block(config: ModelConfig, batch: BatchShape, types: Types) -> floa
 
 
 def _attention(dim: int, heads: int, keys: float, dropout: float, types: Types) -> float:
-    """Of one query: itself, the result, and the scores after softmax (in fused kernels their sum and the mask)."""
+    """Return the bytes of one query: itself, its result, and softmax scores (fused: their sum and the mask)."""
     kept = 2 * types.product * dim
     if types.fused_attention:
         return kept + FP32 * heads + types.product * keys
@@ -163,11 +172,11 @@ def _attention(dim: int, heads: int, keys: float, dropout: float, types: Types) 
 
 
 def _feed_forward(dim: int, config: FeedForwardConfig, dropout: float, frames: float, types: Types, norm: int) -> float:
-    """Of one frame, without the norm in front of it but with the copy that its first product reads."""
+    """Return the bytes of one frame, without the preceding norm, but with the input of the first product."""
     product = types.product
 
     def hidden(width: int) -> float:
-        two = config.activation == "swish" or dropout > 0  # ReLU's result is all that is kept of it
+        two = config.activation == "swish" or dropout > 0  # only the result of ReLU is kept
         return product * width * (1 + two) + bool(dropout) * width
 
     if not config.num_experts:

@@ -1,4 +1,4 @@
-"""What a training run states about its model."""
+"""The model card of a training run."""
 
 import shlex
 from pathlib import Path
@@ -14,7 +14,7 @@ from unichoir.training.validation import Validation
 
 
 def training_card(setup: Setup, progress: Progress, measured: Validation | None, output: Path) -> Card:
-    """The card of the average of a run in `output`; measured: the average on dev, where that was not interrupted."""
+    """Return the card of the averaged model in `output`. measured: its results on dev, None if interrupted."""
     card = Card.new(output.resolve().name)
     card.state_model(model_facts(setup.config.model))
     count, hours = setup.corpus.num_utterances, setup.corpus.seconds / 3600
@@ -24,8 +24,8 @@ def training_card(setup: Setup, progress: Progress, measured: Validation | None,
     command = shlex.join(["unichoir", "train", "config.yaml", *manifests, "--output", str(output)])
     summary = (
         f"{progress.step} updates, {progress.position.epochs_done:.1f} epochs, {progress.audio_seconds / 3600:.2f} "
-        f"hours of speech heard; the average of the {min(setup.config.trainer.average_best, len(progress.best))} "
-        "checkpoints that were the best on dev."
+        f"hours of speech; average of the {min(setup.config.trainer.average_best, len(progress.best))} "
+        "best checkpoints on dev."
     )
     if measured is not None:
         rates = f"{measured.wer:.2%} word errors, {measured.ter:.2%} token errors"

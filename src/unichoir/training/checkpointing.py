@@ -1,4 +1,4 @@
-"""How far a run has come, its best checkpoints, and their average."""
+"""The progress of a run, its best checkpoints, and their average."""
 
 import dataclasses
 import shutil
@@ -19,7 +19,7 @@ WEIGHTS = "model.safetensors"
 
 @dataclass(frozen=True, kw_only=True)
 class BestCheckpoint:
-    """A kept checkpoint and what it scored on dev; smaller is better."""
+    """A kept checkpoint and its results on dev; lower is better."""
 
     step: int
     score: float
@@ -32,18 +32,18 @@ class BestCheckpoint:
 
 @dataclass(kw_only=True)
 class Progress:
-    """Where a run stands between two updates. The gradient is always applied, so no part of one is carried over."""
+    """The progress of a run between two updates. No update is stored partially."""
 
     step: int = 0
-    """Updates made."""
+    """Number of updates made."""
     batches_per_update: int = 1
-    """Of all processes together; a run keeps it when it goes on with another number of processes."""
+    """Batches per update over all processes. A run keeps this number if it continues with other processes."""
     position: Position = field(default_factory=Position)
     validated_step: int = 0
     seconds: float = 0.0
     audio_seconds: float = 0.0
     skipped: dict[str, str] = field(default_factory=dict)
-    """Utterances that could not be used, by key, and why."""
+    """Utterances that could not be used, by key, and the reasons."""
     best: list[BestCheckpoint] = field(default_factory=list)
     """The kept checkpoints, the best first."""
 
@@ -57,15 +57,14 @@ class Progress:
 
 
 def rank(best: Sequence[BestCheckpoint], new: BestCheckpoint, keep: int) -> list[BestCheckpoint]:
-    """The `keep` best of the old and the new one, the best first; at equal scores the smaller loss, then the older."""
+    """Return the `keep` best checkpoints, the best first. Ties are decided by lower loss, then by age."""
     return sorted([*best, new], key=lambda entry: (entry.score, entry.loss, entry.step))[:keep]
 
 
 def average_weights(directories: Sequence[Path]) -> dict[str, Tensor]:
-    """The mean of the weights of several checkpoint directories, tensor by tensor, summed in float64.
+    """Return the mean of the weights of several checkpoint directories, summed in float64.
 
-    Integer tensors (counters) are taken from the first. Raises CheckpointError for a missing or differing file,
-    and for one that is not as it was written.
+    Integer tensors (counters) are taken from the first. Raises CheckpointError for missing, differing or damaged files.
     """
     for directory in directories:
         check_sums(directory)
@@ -77,7 +76,9 @@ def average_weights(directories: Sequence[Path]) -> dict[str, Tensor]:
     names = set(files[0].keys())
     for path, file in zip(paths, files, strict=True):
         if set(file.keys()) != names:
-            raise CheckpointError(f"{path}: has other weights than {paths[0]}: {min(names ^ set(file.keys()))}")
+            raise CheckpointError(
+                f"{path}: its weights differ from those of {paths[0]}: {min(names ^ set(file.keys()))}"
+            )
     averaged: dict[str, Tensor] = {}
     for name in sorted(names):
         first = files[0].get_tensor(name)
@@ -92,7 +93,7 @@ def average_weights(directories: Sequence[Path]) -> dict[str, Tensor]:
 
 
 def remove_strays(folder: Path, best: Sequence[BestCheckpoint]) -> None:
-    """Delete checkpoints of this trainer that are not among the best: overtaken, or left by a cut-off run."""
+    """Delete this trainer's checkpoints that are not among the best, including those of an interrupted run."""
     kept = {entry.name for entry in best}
     for path in [*folder.glob("step-????????"), *folder.glob(".step-????????.tmp")]:
         if path.name not in kept:

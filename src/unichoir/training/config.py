@@ -1,4 +1,4 @@
-"""What a training run is: one YAML file, checked key by key."""
+"""The configuration of a training run: one YAML file, checked key by key."""
 
 import os
 from collections.abc import Mapping
@@ -20,42 +20,46 @@ from unichoir.training.parallel import ParallelConfig
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
-    """How long to train, how often to look, and on what."""
+    """Training duration, validation, checkpoints, and the device."""
 
     max_epochs: int | None = None
-    """Passes over the training data."""
+    """Number of passes over the training data. Set this or `max_steps`; the learning rate schedule spans it."""
     max_steps: int | None = None
-    """Updates. With both, whichever comes first; at least one is needed: the learning rate is planned over it."""
+    """Number of updates. If `max_epochs` is set too, the limit reached first ends training."""
     max_minutes: float | None = None
-    """Stop cleanly after so much time, resumed runs counted together; the learning rate does not know of it."""
+    """Time limit in minutes, counting the time before a restart. Training stops with a complete result. The learning
+    rate schedule ignores this limit."""
     accumulate: int = 1
-    """Batches per update, of all processes together; at least one for each of them."""
+    """Batches per update over all processes; at least one per process."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: autocast; weights and optimizer state stay fp32."""
+    """Precision of the computation. bf16 uses autocast; weights and optimizer state stay in fp32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute. auto: on a GPU where PyTorch finds one."""
+    """Device to compute on. auto uses a GPU if PyTorch finds one."""
     seed: int = 0
-    """Of everything that is random: weights, order, augmentation, dropout."""
+    """Seed of all random choices: initial weights, order of the data, augmentation, dropout."""
     num_workers: int = 0
-    """Processes that read audio; 0 reads in this one. The weights do not depend on it."""
+    """Number of processes that read audio. 0 reads in the training process. The value doesn't affect the trained
+    weights."""
     num_threads: int = 0
-    """Threads of one torch operation on CPU; 0 leaves torch's choice."""
+    """Number of CPU threads per torch operation. 0 keeps torch's default."""
     log_every: int = 20
-    """Updates between two lines of the log."""
+    """Number of updates between two log lines."""
     validate_every: int = 0
-    """Updates between two validations; 0 validates after every epoch."""
+    """Number of updates between two validations. 0 validates after every epoch."""
     checkpoint_every_seconds: float = 300.0
-    """Time between two checkpoints to go on from."""
+    """Seconds between two checkpoints for continuing the run."""
     checkpoint_every_steps: int = 0
-    """Also after so many updates; 0: by time alone. A run stopped by a signal writes one before it leaves."""
+    """Number of updates between two checkpoints for continuing the run, in addition to the time. 0 uses the time only.
+    A run that a signal stops always writes a checkpoint."""
     select_by: Literal["wer", "ter", "loss"] = "ter"
-    """What makes a checkpoint the best on dev: word or token error rate of greedy CTC decoding, or the loss."""
+    """Result on dev that selects the best checkpoints: word error rate, token error rate (both of greedy CTC decoding)
+    or loss."""
     keep_best: int = 5
-    """How many of the best checkpoints are kept."""
+    """Number of best checkpoints to keep."""
     average_best: int = 5
-    """How many of the kept checkpoints the final average is made of."""
+    """Number of best checkpoints in the final average, at most `keep_best`."""
     wandb_project: str | None = None
-    """Weights & Biases project that gets the same figures as TensorBoard."""
+    """Weights & Biases project that receives the same figures as TensorBoard. null disables it."""
 
     def __post_init__(self) -> None:
         if self.max_epochs is None and self.max_steps is None:
@@ -75,44 +79,47 @@ class TrainerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ExperimentConfig:
-    """A whole training run but for its data. Paths are as given: relative ones to the current directory."""
+    """The configuration of a training run, except for its data. Relative paths start at the current directory."""
 
     tokenizer: str
     """Folder with `units.txt` and, for BPE, `bpe.model`."""
     model: ModelConfig
-    """On disk also `{name: NAMED, ...}`: a named configuration with some of its keys changed."""
+    """The model. In the file you can also write `{name: NAMED, ...}`, a named configuration with some keys changed."""
     cmvn: str | None = None
-    """Statistics of the features (JSON); without it they are computed from the training data first."""
+    """JSON file with the mean and variance of the features. Without it, they are computed from the training data
+    first."""
     init: str | None = None
-    """Checkpoint directory to start from, of the same shapes and vocabulary."""
+    """Checkpoint directory with the initial weights. It must have the same shapes and vocabulary."""
     init_encoder: str | None = None
-    """Checkpoint directory whose encoder and feature statistics to start from: vocabulary and decoders may differ."""
+    """Checkpoint directory with the initial encoder and feature statistics. Vocabulary and decoders may differ."""
     teacher: TeacherConfig | None = None
-    """An encoder that sees whole utterances, to whose frames ours keeps: how a pretrained one learns chunks."""
+    """A frozen encoder with full context whose output the encoder learns to reproduce. It helps a pretrained encoder to
+    learn chunks."""
     feature_cache: str | None = None
-    """Folder for computed features: faster from the second epoch on; 32 kB per second of speech and speed."""
+    """Folder for computed features, which makes later epochs faster. It takes 32 kB per second of speech for each
+    speed."""
     fbank: FbankConfig = field(default_factory=FbankConfig)
-    """How samples become features."""
+    """Computation of features from samples."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """Random changes to audio and features."""
     data: DataConfig = field(default_factory=DataConfig)
-    """Which utterances are used, and how they are batched."""
+    """Filters for utterances, and batch sizes."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """The optimizer and its learning rate."""
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
-    """How several processes share the work."""
+    """Distribution of the work over several processes."""
     trainer: TrainerConfig
-    """How long to train, how often to validate, and on what."""
+    """Training duration, validation, checkpoints, and the device."""
 
     def __post_init__(self) -> None:
         sides = ("left_decoder", "right_decoder") if self.model.decoder.num_reverse_blocks else ("left_decoder",)
         if self.model.ctc_weight == 1 and any(self.optim.rates.get(side) != 0 for side in sides):
             raise ConfigError(f"model.ctc_weight 1 trains no decoder: set optim.rates of {' and '.join(sides)} to 0")
         if self.init is not None and self.init_encoder is not None:
-            raise ConfigError("init and init_encoder: only one can be where training starts")
+            raise ConfigError("init and init_encoder: set only one of them")
 
 
-# May differ between a run and its continuation: they steer when to look, how fast and for how long, not what is learnt.
+# These keys may change when a run continues. They affect schedule, speed and duration, but not what is learned.
 FREE_KEYS = frozenset(
     {
         "feature_cache",
@@ -131,19 +138,19 @@ FREE_KEYS = frozenset(
 
 
 def load_experiment(path: str | os.PathLike[str]) -> ExperimentConfig:
-    """Read an experiment's YAML file. Raises ConfigError naming the file and the key that is wrong."""
+    """Read an experiment's YAML file. Raises ConfigError, naming the file and the invalid key."""
     return experiment_from_mapping(read_yaml(Path(path)), str(path))
 
 
 def experiment_from_mapping(mapping: object, where: str) -> ExperimentConfig:
-    """Build the configuration from a mapping whose `model` may start from a named one. Raises ConfigError."""
+    """Build the configuration from a mapping whose `model` may name a configuration. Raises ConfigError."""
     if isinstance(mapping, Mapping) and isinstance(mapping.get("model"), (str, Mapping)):
         mapping = {**mapping, "model": _expand_model(mapping["model"], f"{where}: model")}
     return from_mapping(ExperimentConfig, mapping, where)
 
 
 def first_difference(old: ExperimentConfig, new: ExperimentConfig) -> str | None:
-    """The first key by which two configurations would learn differently, with both values; None if there is none."""
+    """Return the first key that makes two configurations train differently, with both values; None if there is none."""
     before, after = _flatten(to_mapping(old)), _flatten(to_mapping(new))
     for key in sorted((before.keys() | after.keys()) - FREE_KEYS):
         if before.get(key) != after.get(key):

@@ -1,8 +1,8 @@
-"""What an epoch consists of: windows of utterances, each small enough to be planned in memory.
+"""The training data of an epoch, divided into windows of utterances small enough to plan in memory.
 
-A listed corpus is one window. A corpus in shards is cut into windows of some shards, drawn anew in every epoch; only
-their indexes are read to plan them, so that each process then reads just the audio of its own batches. All processes
-make the same plan.
+A listed corpus is one window. A sharded corpus is divided into windows of several shards, drawn anew in every epoch.
+Planning only reads their indexes, and each process then reads the audio of its own batches. All processes make the same
+plan.
 """
 
 import hashlib
@@ -17,19 +17,19 @@ from unichoir.data.manifest import Utterance
 from unichoir.data.shards import Shard, read_shard
 from unichoir.errors import ManifestError
 
-# Apart from the other uses of (seed, epoch) as a source of randomness.
+# Separates this use of (seed, epoch) as a source of randomness from others.
 PURPOSE = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """Utterances that are put into batches together."""
+    """Utterances that are batched together."""
 
     utterances: tuple[Utterance, ...]
     skipped: dict[str, str]
-    """Shards that cannot be read, and why."""
+    """Shards that cannot be read, and the reasons."""
     begin: float
-    """The fraction of the epoch before it."""
+    """The fraction of the epoch before this window."""
     end: float
 
 
@@ -37,18 +37,18 @@ class Corpus(Protocol):
     """Training speech."""
 
     num_utterances: int
-    """As far as it is known."""
+    """Number of utterances, as far as it is known."""
     seconds: float
-    """Of audio, as far as it is known."""
+    """Seconds of audio, as far as they are known."""
     fingerprint: str
-    """Of all that decides what a run reads: a resumed one must see the same."""
+    """A digest of everything that determines what a run reads. A continued run must have the same."""
 
     def windows(self, epoch: int, first: int) -> Iterator[Window]:
-        """The windows of an epoch from number `first` on."""
+        """Yield the windows of an epoch, starting with number `first`."""
 
 
 class ListedCorpus:
-    """Utterances in memory: one window, in which all lengths are at hand to make batches of."""
+    """Utterances in memory, in one window."""
 
     def __init__(self, utterances: Sequence[Utterance]) -> None:
         self.utterances = tuple(utterances)
@@ -65,7 +65,7 @@ class ListedCorpus:
 
 
 class ShardedCorpus:
-    """Shards, in windows of `shards_in_window`; the next window's indexes are read while the present one is used."""
+    """Shards, in windows of `shards_in_window`. The indexes of the next window are read in the background."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class ShardedCorpus:
     def windows(self, epoch: int, first: int) -> Iterator[Window]:
         rng = np.random.default_rng(np.random.SeedSequence([self.seed, epoch, PURPOSE]))
         order = rng.permutation(len(self.shards))
-        # As even as possible: a last window of a single shard would mix nothing.
+        # Windows have equal sizes as far as possible: a last window of a single shard would mix nothing.
         groups = [part.tolist() for part in np.array_split(order, -(-len(order) // self.shards_in_window))]
         seconds = np.array([sum(self.shards[i].seconds for i in group) for group in groups])
         ends = (np.cumsum(seconds) / max(float(seconds.sum()), 1e-9)).tolist()

@@ -1,9 +1,9 @@
-"""An encoder learns to hear in chunks what another one hears with all of the future in view.
+"""Distillation: an encoder learns to reproduce in chunks what another encoder computes with full context.
 
-The teacher is frozen and sees every utterance whole; the student sees what the chunk of its batch allows. Each frame of
-speech says how far the two are apart, where the losses of words have a few tokens to say in all: so an encoder that was
-trained on whole recordings learns chunks much sooner, and keeps what its training data do not cover (after Dual-mode
-ASR, arXiv 2010.06030, whose teacher is the student itself).
+The teacher is frozen and sees complete utterances. The student sees what the chunk of its batch allows. Every frame of
+speech has a distance between the two, whereas the losses of transcripts only have a few tokens. Therefore an encoder
+that was trained on complete recordings learns chunks much faster, and keeps abilities that its training data don't
+cover (after Dual-mode ASR, arXiv 2010.06030, whose teacher is the student itself).
 """
 
 import copy
@@ -21,13 +21,13 @@ from unichoir.network.masks import frame_mask
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherConfig:
-    """Whose frames the encoder keeps to, and how much that counts."""
+    """The teacher, and the weight of its loss."""
 
     checkpoint: str
-    """Checkpoint directory of a model whose encoder has frames of the same width and rate; its decoders and vocabulary
-    play no part."""
+    """Checkpoint directory of the teacher. Its encoder must have frames of the same width and rate. Its decoders and
+    vocabulary aren't used."""
     weight: float = 1.0
-    """Of the distance in the loss. A frame that says nothing of the teacher's has a distance of about 1."""
+    """Weight of the distance in the loss, above 0. Frames unrelated to the teacher's have a distance of about 1."""
 
     def __post_init__(self) -> None:
         if not self.weight > 0:
@@ -35,24 +35,24 @@ class TeacherConfig:
 
 
 class Teacher:
-    """A frozen encoder beside the one that learns.
+    """A frozen encoder that a student is compared with.
 
-    Compared is what the blocks below merged frames have found, as the decoders hear it: those on top belong to their
-    own model. Without blocks on top it is the encoder's output.
+    The comparison uses the output of the blocks below merged frames, as the decoders receive it, because top blocks
+    belong to their own model. Without top blocks this is the encoder's output.
     """
 
     def __init__(self, config: TeacherConfig, teacher: Encoder, student: Encoder) -> None:
         self.weight = config.weight
         self.encoder = copy.deepcopy(teacher).eval().requires_grad_(False)
-        self.encoder.top_blocks = nn.ModuleList()  # nothing is compared above the merged frames
+        self.encoder.top_blocks = nn.ModuleList()  # nothing above the merged frames is compared
         self._heard, self._learnt = _Tap(self.encoder), _Tap(student)
 
     def distance(self, feats: Tensor, feats_lengths: Tensor) -> Tensor:
-        """How far the student's frames of its last forward pass are from the teacher's: a scalar.
+        """Return the distance between the student's frames of its last forward pass and the teacher's, a scalar.
 
-        feats: (B, T, M), feats_lengths: (B,), as the student had them. The squared difference of each value, relative
-        to the variance of that dimension in the teacher's frames; the mean over dimensions, the sum over the frames of
-        an utterance, the mean over utterances.
+        feats: (B, T, M) and feats_lengths: (B,), the student's input. The distance is the squared difference of each
+        value relative to the variance of that dimension in the teacher's frames: the mean over dimensions, the sum over
+        the frames of an utterance, the mean over utterances.
         """
         with torch.no_grad():
             _, lengths, _ = self.encoder(feats, feats_lengths)
@@ -64,7 +64,7 @@ class Teacher:
 
 
 def find_teacher(config: TeacherConfig, teacher: Encoder, student: Encoder) -> Teacher:
-    """Raises ConfigError where the frames of the two cannot be compared."""
+    """Return the teacher of `student`. Raises ConfigError if the frames of the two cannot be compared."""
     ours, theirs = student.config, teacher.config
     for name in ("input_dim", "dim", "subsampling_rate", "right_context"):
         if getattr(ours, name) != getattr(theirs, name):
@@ -76,7 +76,7 @@ def find_teacher(config: TeacherConfig, teacher: Encoder, student: Encoder) -> T
 
 
 class _Tap:
-    """Keeps the frames (B, T', D) that pass through an encoder, until they are taken."""
+    """Keeps the frames (B, T', D) that pass through an encoder until they are taken."""
 
     def __init__(self, encoder: Encoder) -> None:
         self._frames: Tensor | None = None

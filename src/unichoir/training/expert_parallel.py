@@ -1,8 +1,8 @@
-"""Expert parallelism: every process holds some of the experts, and frames travel to theirs and back.
+"""Expert parallelism: every process holds some of the experts, and frames travel to their experts and back.
 
-A process sorts the copies of its frames by expert, as always. Those of each process' experts are one stretch of rows;
-the stretches change places in an all-to-all of uneven sizes, the experts compute what has come in, and a second
-all-to-all brings the results back into the very rows that the frames left. No copy is dropped, whatever the loads.
+A process sorts the copies of its frames by expert. The copies for the experts of one process are consecutive rows. An
+all-to-all of uneven sizes exchanges them, the experts compute the received rows, and a second all-to-all returns the
+results to the original rows. No copy is dropped, whatever the loads.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,9 +18,9 @@ from unichoir.network.experts import Experts
 
 
 def spread_experts(experts: Experts, mesh: DeviceMesh) -> None:
-    """Leave this process its share of the experts: rank r of R in the one-dimensional `mesh` keeps the r-th of R parts.
+    """Keep this process' part of the experts: rank r of R in the one-dimensional `mesh` keeps the r-th of R parts.
 
-    Parameters become DTensors of all experts, sharded by expert. Raises ConfigError when they cannot be shared evenly.
+    Parameters become DTensors of all experts, sharded by expert. Raises ConfigError if they can't be divided evenly.
     """
     if experts.num_experts % mesh.size():
         raise ConfigError(f"expert_parallel {mesh.size()} does not divide the {experts.num_experts} experts of a layer")
@@ -31,16 +31,16 @@ def spread_experts(experts: Experts, mesh: DeviceMesh) -> None:
 
 
 class ExpertExchange:
-    """Takes sorted rows to the processes that hold their experts, and the results back."""
+    """Sends sorted rows to the processes that hold their experts, and returns the results."""
 
     def __init__(self, group: distributed.ProcessGroup) -> None:
         self.group = group
 
     def __call__(self, x_SD: Tensor, blocks_E: Tensor, compute: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """As `Experts.compute`, for all experts: x_SD sorted by expert, blocks_E rows of each of them.
+        """Apply all experts like `Experts.compute`: x_SD sorted by expert, blocks_E rows of each expert.
 
-        compute: applies this process' own experts to rows sorted by them. The sizes of the stretches have to be known
-        to the host, so this waits for the device once.
+        compute: applies this process' own experts to rows sorted by expert. The host has to know the sizes, so this
+        waits for the device once.
         """
         ranks = self.group.size()
         sent_RL = blocks_E.reshape(ranks, -1)
@@ -52,12 +52,12 @@ class ExpertExchange:
         by_expert = _regroup(rows, received)
         y = _regroup(compute(by_expert, received_RL.sum(dim=0)), _transposed(received))
         back = _all_to_all(y, coming, going, self.group)
-        # Copies that belong to no expert have stayed here.
+        # Copies without an expert have stayed here.
         return torch.cat([back, back.new_zeros(x_SD.shape[0] - back.shape[0], back.shape[1])])
 
 
 def _regroup(rows: Tensor, sizes: Sequence[Sequence[int]]) -> Tensor:
-    """Blocks that stand line by line, as `sizes` lists them, column by column."""
+    """Reorder blocks of rows from row-major to column-major order; `sizes` lists them."""
     blocks = torch.split(rows, [size for line in sizes for size in line])
     width = len(sizes[0])
     return torch.cat([block for column in range(width) for block in blocks[column::width]])
@@ -68,13 +68,16 @@ def _transposed(sizes: Sequence[Sequence[int]]) -> list[list[int]]:
 
 
 def _all_to_all(x: Tensor, going: list[int], coming: list[int], group: distributed.ProcessGroup) -> Tensor:
-    """Send the first going[0] rows to the first process of the group, and so on; get coming[r] rows from process r."""
+    """Send the first going[0] rows to the first process of the group, and so on.
+
+    Receives coming[r] rows from process r.
+    """
     y: Tensor = _AllToAll.apply(x, going, coming, group)  # type: ignore[no-untyped-call]
     return y
 
 
 class _AllToAll(torch.autograd.Function):
-    """In the backward pass the rows' gradients go the same way back."""
+    """An all-to-all whose backward pass returns the gradients of the rows."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, going: list[int], coming: list[int], group: distributed.ProcessGroup) -> Tensor:

@@ -1,8 +1,8 @@
-"""Batches in a planned order: the order is decided here, the reading may happen in other processes.
+"""Batches in a planned order: this module decides the order, and other processes may read the data.
 
 Every process of a run plans all batches and reads its own. An update takes the next batches of the plan, one for each
-process and step, the longest together; so what an update learns from depends neither on the number of processes nor on
-where a run was interrupted.
+process and step, the longest together. Therefore the batches of an update depend neither on the number of processes nor
+on interruptions.
 """
 
 import hashlib
@@ -21,49 +21,49 @@ from unichoir.training.corpus import Corpus, Window
 
 @dataclass(frozen=True, kw_only=True)
 class Position:
-    """A place in the plan: all batches before it are behind us."""
+    """A place in the plan; all batches before it are complete."""
 
     epoch: int = 0
     window: int = 0
     batch: int = 0
     epochs_done: float = 0.0
-    """`epoch` and the fraction of it that is behind us."""
+    """`epoch` plus the completed fraction of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchRequest:
-    """One batch of the plan, described so that any process can read it."""
+    """One batch of the plan, in a form that any process can read."""
 
     epoch: int
     window: int
     batch: int
     utterances: tuple[Utterance, ...]
-    """None in a batch that only fills up an update in which this process has nothing to do."""
+    """The utterances; empty in a batch that only fills up an update for an idle process."""
     frames: int = 0
-    """Its planned size, padding included."""
+    """Planned number of frames, including padding."""
     after: Position
-    """Where the run stands after this batch; in an update, after the update."""
+    """Position after this batch; within an update, after the update."""
     ends_update: bool = True
-    """Whether it is the last of this process in an update."""
+    """Whether this is the last batch of this process in an update."""
     skipped: dict[str, str] = field(default_factory=dict)
-    """Shards that should be in this window and cannot be read."""
+    """Shards of this window that cannot be read, and the reasons."""
     plan: int = 0
-    """A digest of the update that this batch belongs to; the same in every process."""
+    """A digest of the update that contains this batch. It is the same in every process."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """What became of a request."""
+    """The result of a request."""
 
     request: BatchRequest
     batch: Batch | None
-    """None when no utterance of it can be used."""
+    """The batch; None if none of its utterances can be used."""
     skipped: dict[str, str]
-    """Why an utterance or a shard cannot be used, by key."""
+    """Utterances and shards that cannot be used, by key, and the reasons."""
 
 
 class BatchDataset(Dataset[Loaded]):
-    """Reads requests: a pure function of the request, so neither order nor process changes the result."""
+    """Reads requests. The result only depends on the request, not on order or process."""
 
     def __init__(self, reader: ExampleReader) -> None:
         self.reader = reader
@@ -81,7 +81,7 @@ class BatchDataset(Dataset[Loaded]):
 
 
 def requests(corpus: Corpus, reader: ExampleReader, start: Position, *, shuffle: bool = True) -> Iterator[BatchRequest]:
-    """The batches of one epoch from `start` on."""
+    """Yield the batches of one epoch from `start` on."""
     for number, window in enumerate(corpus.windows(start.epoch, start.window), start=start.window):
         first = start.batch if number == start.window else 0
         yield from _window_requests(window, reader, start.epoch, number, first, shuffle)
@@ -94,7 +94,7 @@ def _window_requests(
     plan = make_batches(frames, reader.data, seed=reader.seed, epoch=epoch, window=number, shuffle=shuffle)
     is_last_window = window.end >= 1.0
     if not plan:
-        plan = [[]]  # a window of shards that all are broken still has to be named, and passed
+        plan = [[]]  # a window of broken shards must still be reported and passed
     for i in range(first, len(plan)):
         done = window.begin + (window.end - window.begin) * (i + 1) / len(plan)
         if i + 1 < len(plan):
@@ -115,14 +115,14 @@ def _window_requests(
 
 
 def endless_requests(corpus: Corpus, reader: ExampleReader, start: Position) -> Iterator[BatchRequest]:
-    """The batches from `start` on, epoch after epoch."""
+    """Yield the batches from `start` on, epoch after epoch."""
     while True:
         yield from requests(corpus, reader, start)
         start = Position(epoch=start.epoch + 1)
 
 
 def updates(wanted: Iterable[BatchRequest], size: int) -> Iterator[list[BatchRequest]]:
-    """The batches of each update: `size` of them, fewer at the end of an epoch, so that updates never cross epochs."""
+    """Yield the batches of each update: `size` of them, fewer at the end of an epoch. Updates never cross epochs."""
     group: list[BatchRequest] = []
     for request in wanted:
         group.append(request)
@@ -134,10 +134,12 @@ def updates(wanted: Iterable[BatchRequest], size: int) -> Iterator[list[BatchReq
 
 
 def share(group: Sequence[BatchRequest], rank: int, size: int) -> list[BatchRequest]:
-    """What process `rank` of `size` does in an update: as many batches as every other, in the order of their length.
+    """Return the batches of process `rank` of `size` in an update, ordered by length.
 
-    The largest batches go to the processes in turn, forth and back: at every step all have about as much to do, and in
-    the sum, too. Where batches run out, an empty one fills up.
+    All processes get the same number.
+
+    The largest batches go to the processes in alternating order, which balances the work at every step and in total.
+    Empty batches fill up missing ones.
     """
     after, plan = group[-1].after, _digest(group)
     ordered = sorted(group, key=lambda request: -request.frames)
@@ -155,15 +157,15 @@ def share(group: Sequence[BatchRequest], rank: int, size: int) -> list[BatchRequ
 def training_requests(
     corpus: Corpus, reader: ExampleReader, start: Position, batches_per_update: int, rank: int, size: int
 ) -> Iterator[BatchRequest]:
-    """All that one process has to read from `start` on, without end."""
+    """Yield everything that one process has to read from `start` on, without end."""
     for group in updates(endless_requests(corpus, reader, start), batches_per_update):
         yield from share(group, rank, size)
 
 
 def load(dataset: BatchDataset, wanted: Iterable[BatchRequest], num_workers: int) -> DataLoader[Loaded]:
-    """Read requests in their order, with `num_workers` processes ahead of the trainer, or in this one if 0.
+    """Read requests in order, with `num_workers` background processes, or in this process if 0.
 
-    One loader serves the whole run: a request names its epoch, so the workers never have to start anew.
+    One loader serves the complete run. Each request names its epoch, so workers never restart.
     """
     return DataLoader(
         dataset,
@@ -179,7 +181,7 @@ def load(dataset: BatchDataset, wanted: Iterable[BatchRequest], num_workers: int
 
 
 def groups(loaded: Iterable[Loaded]) -> Iterator[list[Loaded]]:
-    """The batches of each update."""
+    """Yield the batches of each update."""
     group: list[Loaded] = []
     for item in loaded:
         group.append(item)
@@ -189,7 +191,7 @@ def groups(loaded: Iterable[Loaded]) -> Iterator[list[Loaded]]:
 
 
 def _digest(group: Sequence[BatchRequest]) -> int:
-    digest = hashlib.blake2b(digest_size=6)  # a float64 holds it
+    digest = hashlib.blake2b(digest_size=6)  # fits into a float64
     for request in group:
         digest.update(repr((request.epoch, request.window, request.batch)).encode())
         for utterance in request.utterances:
@@ -202,6 +204,6 @@ def _as_it_is(item: Any) -> Any:
 
 
 def _leave_signals_to_parent(worker: int) -> None:
-    # Ctrl-C reaches the whole process group; only the trainer may act on it, and it ends the workers itself.
+    # Ctrl-C reaches the whole process group. Only the trainer may react to it; it ends the workers itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

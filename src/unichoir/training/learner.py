@@ -1,4 +1,4 @@
-"""The step: from the batches of an update to new weights, together with all other processes."""
+"""The training step: from the batches of an update to new weights, together with all other processes."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ LOSSES = ("loss", "ctc", "attention", "load", "teacher")
 
 
 class Learner:
-    """A model that learns: spread over the processes, with its optimizer."""
+    """A model in training, distributed over the processes, with its optimizer."""
 
     def __init__(self, model: AsrModel, config: ExperimentConfig, world: World, teacher: Teacher | None = None) -> None:
         self.model, self.config, self.world, self.teacher = model, config, world, teacher
@@ -35,11 +35,12 @@ class Learner:
         self.optimizer = build_optimizer(model, config.optim)
 
     def update(self, group: Sequence[Loaded], num_utterances: int, step: int, done: float) -> dict[str, float]:
-        """One step of the optimizer, on the mean loss over the utterances of all batches of all processes.
+        """Make one optimizer step on the mean loss over the utterances of all batches of all processes.
 
-        group: this process' batches; num_utterances: of all; done: the fraction of the planned training behind us.
-        Returns the update's losses, the norm of its gradient before clipping, and the learning rate. Raises
-        TrainingError naming the utterances, and leaves the weights, when one of these is not finite.
+        group: the batches of this process; num_utterances: the number over all processes; done: the completed fraction
+        of the planned training.
+        Returns the losses of the update, the gradient norm before clipping, and the learning rate. If one of them is
+        not finite, raises TrainingError, naming the utterances, and keeps the weights unchanged.
         """
         self.optimizer.zero_grad(set_to_none=True)
         losses = torch.zeros(len(LOSSES), device=self.world.device)
@@ -48,7 +49,8 @@ class Learner:
                 losses += self.learn(item, num_utterances)
         norm = clip_gradient(self.model.parameters(), self.config.optim.grad_clip)
         losses = self.world.total(losses)
-        # The one wait for the device: before the weights can take in what is not finite.
+        # The only wait for the device. It precedes the update of the weights, which must not use values that are not
+        # finite.
         figures = dict(zip((*LOSSES, "gradient"), torch.cat([losses, norm.reshape(1)]).tolist(), strict=True))
         self.check_finite(figures, group, step)
         figures["learning_rate"] = learning_rate(self.config.optim, step, done)
@@ -58,7 +60,7 @@ class Learner:
         return figures
 
     def learn(self, item: Loaded, num_utterances: int) -> Tensor:
-        """Add the gradient of one batch; returns its share of the update's losses, in the order of LOSSES."""
+        """Add the gradient of one batch. Returns its share of the losses of the update, in the order of LOSSES."""
         request, batch = item.request, item.batch
         if batch is None:
             if self.world.size > 1:
@@ -79,13 +81,13 @@ class Learner:
         return share_of_update * torch.stack([loss, output.ctc, output.attention, output.load, distance]).detach()
 
     def take_part(self) -> None:
-        """Nothing to learn here, but other processes wait for this one in their forward and backward passes."""
+        """Run empty passes, because other processes wait for this one in their forward and backward passes."""
         with self.autocast(), recomputing():
             output = self.spread(*to_device(empty_batch(self.config.model.encoder.input_dim), self.world.device))
         (output.loss * 0.0).backward()
 
     def draw(self, request: BatchRequest, batch: Batch) -> tuple[ChunkMask | None, Tensor | None]:
-        """The dynamic chunk of one batch (U2++, section 2.2), and its experts for each frame where they are drawn."""
+        """Draw a batch's dynamic chunk (U2++, section 2.2) and, if configured, its number of experts per frame."""
         rng = np.random.default_rng([self.config.trainer.seed, request.epoch, request.batch, request.window])
         max_frames = self.config.model.encoder.num_frames(int(batch.feats_lengths.max()))
         model = self.config.model
@@ -100,7 +102,7 @@ class Learner:
         return torch.autocast(self.world.device.type, dtype=torch.bfloat16, enabled=enabled)
 
     def check_finite(self, figures: Mapping[str, float], group: Sequence[Loaded], step: int) -> None:
-        """TrainingError naming the utterances of the update when one of its figures is not finite."""
+        """Raise TrainingError, naming the utterances of the update, if one of its figures is not finite."""
         wrong = [f"{name} is {value}" for name, value in figures.items() if not math.isfinite(value)]
         if wrong:
             own = [key for item in group if item.batch is not None for key in item.batch.keys]
@@ -109,6 +111,6 @@ class Learner:
 
 
 def seed_of(seed: int, request: BatchRequest) -> int:
-    """A seed for all that a batch draws from torch's own generators: dropout."""
+    """Return a seed for all that a batch draws from torch's own generators, which is dropout."""
     place = np.random.SeedSequence([seed, request.epoch, request.window, request.batch])
     return int(place.generate_state(1)[0])

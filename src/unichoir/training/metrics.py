@@ -1,4 +1,4 @@
-"""Running figures of a training run: means between two lines of the log, speed, remaining time."""
+"""Running figures of a training run: means between two log lines, speed, remaining time."""
 
 import sys
 import time
@@ -8,7 +8,7 @@ import torch
 
 
 class RunningMeans:
-    """Weighted means of named values, since the last `take`."""
+    """Weighted means of named values since the last `take`."""
 
     def __init__(self) -> None:
         self._sums: dict[str, float] = {}
@@ -20,33 +20,36 @@ class RunningMeans:
             self._weights[name] = self._weights.get(name, 0.0) + weight
 
     def take(self) -> dict[str, float]:
-        """The means so far; starts afresh."""
+        """Return the means and start again."""
         means = {name: total / self._weights[name] for name, total in self._sums.items() if self._weights[name]}
         self._sums, self._weights = {}, {}
         return means
 
 
 class Stopwatch:
-    """Audio seconds trained on for each second, and how long the rest will take."""
+    """The speed of training in audio seconds per second, and the remaining time."""
 
     def __init__(self, done: float, spent: float, clock: Callable[[], float] = time.monotonic) -> None:
-        """`done`: the fraction of the run behind us; `spent`: the seconds earlier, interrupted parts of it took."""
+        """Start the watch.
+
+        done: the completed fraction of the run; spent: seconds of earlier, interrupted parts.
+        """
         self._clock = clock
         self._start = self._lap_start = clock()
         self._done_at_start, self._spent_before = done, spent
         self._lap_audio = self._lap_stalled = 0.0
 
     def add_audio(self, seconds: float, stalled: float = 0.0) -> None:
-        """`seconds` of speech trained on, for which training had to wait `stalled` seconds."""
+        """Count `seconds` of trained speech, for which training waited `stalled` seconds."""
         self._lap_audio += seconds
         self._lap_stalled += stalled
 
     def spent(self) -> float:
-        """Seconds the run has taken, its earlier parts included."""
+        """Return the seconds that the run has taken, including its earlier parts."""
         return self._spent_before + self._clock() - self._start
 
     def take_speed(self) -> tuple[float, float]:
-        """Since the last call: audio seconds per second, and the fraction of the time spent waiting for data."""
+        """Return audio seconds per second, and the fraction of the time spent waiting for data, since the last call."""
         now = self._clock()
         lap = max(now - self._lap_start, 1e-9)
         figures = self._lap_audio / lap, self._lap_stalled / lap
@@ -54,13 +57,13 @@ class Stopwatch:
         return figures
 
     def remaining(self, done: float) -> float | None:
-        """Seconds still needed when the fraction `done` is behind us; None as long as nothing can be said."""
+        """Return the remaining seconds when the fraction `done` is complete; None without an estimate."""
         progressed = done - self._done_at_start
         return (self._clock() - self._start) / progressed * (1 - done) if progressed > 0 else None
 
 
 def clock_time(seconds: float | None) -> str:
-    """Seconds as h:mm:ss; `-:--:--` for None."""
+    """Format seconds as h:mm:ss; None as `-:--:--`."""
     if seconds is None:
         return "-:--:--"
     whole = round(seconds)
@@ -68,7 +71,7 @@ def clock_time(seconds: float | None) -> str:
 
 
 def memory_gb(device: torch.device) -> float:
-    """The most memory that training has held so far, in GB: of the device, or of this process on a CPU."""
+    """Return the peak memory of training in GB, on the device or, on a CPU, of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     import resource  # not on Windows

@@ -1,4 +1,4 @@
-"""AdamW, the learning rate as a function of the step, and the clipped update."""
+"""AdamW, the learning rate schedule, and gradient clipping."""
 
 import math
 from collections.abc import Iterable
@@ -18,25 +18,26 @@ class OptimConfig:
     """AdamW (Loshchilov and Hutter, arXiv 1711.05101) and its learning rate schedule."""
 
     learning_rate: float = 1e-3
-    """The peak, reached at the end of the warm-up."""
+    """Peak learning rate, reached at the end of the warm-up."""
     betas: tuple[float, float] = (0.9, 0.98)
-    """AdamW's decay of the mean of gradients and of their squares."""
+    """AdamW's decay rates for the mean of the gradients and of their squares, in [0, 1)."""
     eps: float = 1e-8
-    """AdamW's term that keeps its divisor above 0."""
+    """AdamW's term that keeps the divisor above 0."""
     weight_decay: float = 0.01
-    """Applied to matrices and kernels only, not to biases and normalisation weights."""
+    """Weight decay. It applies to matrices and kernels, not to biases and normalisation weights."""
     warmup_steps: int = 1000
-    """Updates in which the learning rate rises from 0 to its peak."""
+    """Number of updates in which the learning rate rises from 0 to its peak."""
     schedule: Literal["inverse_sqrt", "cosine", "linear", "constant"] = "cosine"
-    """After the warm-up: by 1/sqrt(step), or to `final_fraction` of the peak at the end of the planned training."""
+    """Shape of the learning rate after the warm-up. inverse_sqrt falls with 1/sqrt(step). cosine and linear fall to
+    `final_fraction` of the peak at the end of the planned training. constant stays at the peak."""
     final_fraction: float = 0.0
-    """Of the peak, at the end of the planned training."""
+    """Learning rate at the end of the planned training, as a fraction of the peak in [0, 1]."""
     grad_clip: float = 5.0
-    """Largest norm of the whole gradient; 0 does not clip."""
+    """Largest norm of the complete gradient. 0 disables clipping."""
     rates: dict[str, float] = field(default_factory=dict)
-    """What the learning rate is multiplied by in a part of the model, by the beginning of its weights' names, such as
-    `encoder.blocks` or `left_decoder.blocks.0`; the longest counts. 0 leaves the part as it is, and saves its
-    gradient."""
+    """Factors for the learning rate of parts of the model. A key is the beginning of weight names, such as
+    `encoder.blocks` or `left_decoder.blocks.0`; the longest matching key applies. 0 freezes the part and doesn't
+    compute its gradient."""
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "eps"):
@@ -55,11 +56,11 @@ class OptimConfig:
 
 
 def learning_rate(config: OptimConfig, step: int, done: float) -> float:
-    """The learning rate of update number `step` (from 1), when the fraction `done` of the planned training is over.
+    """Return the learning rate of update number `step` (from 1), when the fraction `done` of the training is complete.
 
-    `inverse_sqrt` is peak * sqrt(w) * min(1 / sqrt(step), step * w ** -1.5) with w warm-up steps (Vaswani et al.,
-    arXiv 1706.03762, equation 3, scaled to the peak; WeNet's `warmuplr`). The others are a linear warm-up times a curve
-    over the planned training: so the end is exact whatever the number of batches of an epoch turns out to be.
+    `inverse_sqrt` is peak * sqrt(w) * min(1 / sqrt(step), step * w ** -1.5) with w warm-up steps (Vaswani et al., arXiv
+    1706.03762, equation 3, scaled to the peak; WeNet's `warmuplr`). The others are a linear warm-up times a curve over
+    the planned training, so the end is exact for any number of batches per epoch.
     """
     warmup = max(config.warmup_steps, 1)
     rise = min(step / warmup, 1.0)
@@ -73,14 +74,14 @@ def learning_rate(config: OptimConfig, step: int, done: float) -> float:
 
 
 def rate_of(config: OptimConfig, name: str) -> float:
-    """What the learning rate of the weight `name` is multiplied by."""
+    """Return the factor for the learning rate of the weight `name`."""
     parts = name.split(".")
     beginnings = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
     return next((config.rates[each] for each in beginnings if each in config.rates), 1.0)
 
 
 def freeze_parts(model: nn.Module, config: OptimConfig) -> None:
-    """Leave out of training what has a rate of 0. Raises ConfigError for a rate of a part that the model has not."""
+    """Exclude parts with a rate of 0 from training. Raises ConfigError for a rate of a part that doesn't exist."""
     names = [name for name, _ in model.named_parameters()]
     for part in config.rates:
         if not any(f"{name}.".startswith(f"{part}.") for name in names):
@@ -89,19 +90,21 @@ def freeze_parts(model: nn.Module, config: OptimConfig) -> None:
         if not rate_of(config, name):
             parameter.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ConfigError("optim.rates: every weight of the model has a rate of 0, so that nothing could be learnt")
+        raise ConfigError("optim.rates: every weight of the model has a rate of 0: nothing would be trained")
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over the parameters that require a gradient, in groups: with and without weight decay, of one rate, spread
-    alike."""
+    """Return AdamW over the parameters that require a gradient.
+
+    Each group has one learning rate, one weight decay and one placement.
+    """
     groups: dict[object, dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            # The experts' stacked biases are matrices (E, D), so the dimension alone does not tell.
+            # The experts' stacked biases are matrices (E, D), so the number of dimensions is not sufficient.
             is_free = parameter.ndim <= 1 or "bias" in name.rpartition(".")[2]
             decay = 0.0 if is_free else config.weight_decay
-            # One fused step takes only tensors that are spread alike.
+            # A fused step requires tensors with the same placement.
             rate = rate_of(config, name)
             made: dict[str, Any] = {"params": [], "weight_decay": decay, "rate": rate}
             group = groups.setdefault((is_free, rate, placement(parameter)), made)
@@ -111,15 +114,18 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Of every group, times its own rate."""
+    """Set the learning rate of every group, times its own factor."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["rate"]
 
 
 def clip_gradient(parameters: Iterable[Tensor], largest: float) -> Tensor:
-    """Scale the gradient to a norm of at most `largest` (0: leave it); returns the norm before, a scalar tensor.
+    """Scale the gradient to a norm of at most `largest` (0: no limit).
 
-    The norm is that of the whole model, however its parameters are spread: torch adds up those that are spread alike.
+    Returns the norm before scaling, a scalar tensor.
+
+    The norm covers the whole model, however its parameters are distributed: torch adds up tensors with the same
+    placement.
     """
     groups: dict[object, list[Tensor]] = {}
     for parameter in parameters:
@@ -137,9 +143,9 @@ def clip_gradient(parameters: Iterable[Tensor], largest: float) -> Tensor:
 
 
 def _total_norm(gradients: list[Tensor]) -> Tensor:
-    """Of tensors that are spread alike, a scalar tensor.
+    """Return the norm of tensors with the same placement, a scalar tensor.
 
-    On a CPU as scalar products: torch's own norm goes through a tensor in one thread, which took a quarter of a step.
+    On a CPU this uses scalar products: torch's own norm runs in one thread, which took a quarter of a step.
     """
     if any(isinstance(gradient, DTensor) or gradient.is_cuda for gradient in gradients):
         return nn.utils.get_total_norm(gradients)

@@ -1,9 +1,10 @@
-"""How one model is spread over many processes. The model itself knows nothing of it.
+"""Distribution of one model over many processes. The model itself is independent of it.
 
-Every process trains on batches of its own. `shard` says over how many processes parameters, gradients and optimizer
-state are spread: 1 leaves each a whole copy (DDP), all of them none (FSDP2), a number in between copies of the model
-in groups of processes (hybrid). `expert_parallel` gives each process some of the experts. Ranks are laid out as
-(replicate, shard, expert), the last fastest: processes that exchange frames are neighbours, on one machine if possible.
+Every process trains on its own batches. `shard` is the number of processes over which parameters, gradients and
+optimizer state are distributed: 1 gives each process a complete copy (DDP), all processes give each one part (FSDP2),
+and a number in between makes copies in groups of processes (hybrid). `expert_parallel` gives each process some of the
+experts. Ranks are laid out as (replicate, shard, expert), the last fastest, so processes that exchange frames are
+neighbours, on one machine if possible.
 
 Gradients are summed, not averaged: the loss of a batch is already its share of the update.
 """
@@ -35,18 +36,18 @@ from unichoir.training.world import World
 
 @dataclass(frozen=True, kw_only=True)
 class ParallelConfig:
-    """How the work is spread; what is learnt does not depend on it, and a run may go on under another choice."""
+    """Distribution of the work. It doesn't affect what is learned, and a run may continue with another one."""
 
     shard: int = 1
-    """Processes over which parameters, gradients and optimizer state are spread; 1: each has all of them (DDP), 0: over
-    all processes (FSDP2)."""
+    """Number of processes over which parameters, gradients and optimizer state are distributed. 1: each process has all
+    of them (DDP). 0: all processes (FSDP2)."""
     expert_parallel: int = 1
-    """Processes that share the experts of every layer; frames travel to them and back."""
+    """Number of processes that share the experts of every layer. Frames travel to their experts and back."""
     activation_checkpointing: bool = False
-    """Keep only the input of each block for the backward pass and compute the rest again: less memory, a third more
-    work."""
+    """Whether the backward pass recomputes each block from its input. This saves memory and takes a third more work."""
     compile: bool = False
-    """Compile each block with torch.compile: minutes at the start, faster steps on GPUs."""
+    """Whether each block is compiled with torch.compile. This takes minutes at the start and makes steps faster on
+    GPUs."""
 
     def __post_init__(self) -> None:
         if self.shard < 0 or self.expert_parallel < 1:
@@ -55,7 +56,7 @@ class ParallelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """What a configuration means in a world of some size."""
+    """A parallel configuration applied to a number of processes."""
 
     size: int
     shard: int
@@ -63,7 +64,7 @@ class Layout:
 
     @classmethod
     def of(cls, config: ParallelConfig, size: int) -> "Layout":
-        """Raises ConfigError where the numbers do not divide each other."""
+        """Return the layout for `size` processes. Raises ConfigError if the numbers don't divide each other."""
         shard, expert = config.shard or size, config.expert_parallel
         for name, number in (("shard", shard), ("expert_parallel", expert)):
             if size % number:
@@ -74,24 +75,24 @@ class Layout:
 
     @property
     def expert_shard(self) -> int:
-        """Processes over which one process' share of the experts is spread further."""
+        """Number of processes that shard one process' share of the experts."""
         return max(1, self.shard // self.expert)
 
     @property
     def is_collective(self) -> bool:
-        """Whether already the forward pass needs every process."""
+        """Whether the forward pass needs all processes."""
         return self.shard > 1 or self.expert > 1
 
 
 class Spread:
-    """A model that is ready to train in its world: computes losses and holds this process' part of everything."""
+    """A model distributed over its processes: it computes losses and holds this process' part."""
 
     def __init__(self, model: AsrModel, config: ParallelConfig, world: World, precision: str = "fp32") -> None:
         self.model, self.world = model, world
         self.layout = Layout.of(config, world.size)
         self._unused: set[nn.Parameter] = set()
         if model.right_decoder is not None and not model.config.reverse_weight:
-            # Nobody is to wait for gradients that never come.
+            # No process may wait for gradients that never come.
             self._unused.update(model.right_decoder.requires_grad_(False).parameters())
         blocks = [
             module
@@ -120,12 +121,15 @@ class Spread:
             unit.set_force_sum_reduction_for_comms(True)
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
-        """`AsrModel.forward`."""
+        """Call `AsrModel.forward`."""
         return self._forward(*arguments, **options)
 
     @contextmanager
     def summing_gradients(self, wanted: bool) -> Iterator[None]:
-        """Around the passes of one batch: `wanted` for the last of an update, so that gradients travel only once."""
+        """Enclose the passes of one batch.
+
+        `wanted` is True for the last batch of an update, so gradients are sent once.
+        """
         for unit in self._units:
             unit.set_requires_gradient_sync(wanted, recurse=False)
         replica = self._forward
@@ -133,7 +137,10 @@ class Spread:
             yield
 
     def full_weights(self) -> dict[str, Tensor]:
-        """All weights, whole, on the CPU of the first process; the others help to collect them and get nothing."""
+        """Return all complete weights on the CPU of the first process.
+
+        The others take part and get an empty mapping.
+        """
         weights = {}
         for name, tensor in self.model.state_dict().items():
             whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
@@ -142,7 +149,7 @@ class Spread:
         return weights
 
     def load_full_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Fill the model from whole weights, which every process has read: each takes its part."""
+        """Fill the model from complete weights, which every process has read. Each process takes its part."""
         set_model_state_dict(self.model, dict(weights), options=StateDictOptions(full_state_dict=True))
 
     def _spread_experts(self) -> None:
@@ -156,8 +163,8 @@ class Spread:
         self._expert_mesh = mesh["replicate", "shard"]
 
     def _shard(self, blocks: Sequence[nn.Module], precision: str) -> None:
-        # Weights travel in the type of the products; masters, sums of gradients and optimizer state stay in fp32.
-        # Batch normalisation needs its weights in fp32, too.
+        # Weights are sent in the dtype of the products. Master weights, sums of gradients and optimizer state stay in
+        # fp32, and so do the weights of batch normalisation.
         halved = precision == "bf16" and self.model.config.encoder.conv_norm == "layer_norm"
         policy = MixedPrecisionPolicy(
             param_dtype=torch.bfloat16 if halved else None,
@@ -178,7 +185,7 @@ class Spread:
     def _replicate(self) -> DistributedDataParallel:
         own = set(map(id, self._share_experts(MixedPrecisionPolicy())))
         names = [name for name, parameter in self.model.named_parameters() if id(parameter) in own]
-        # Counts of loads are each process' own, and the other buffers are the same everywhere.
+        # Load counters differ between processes, and the other buffers are equal everywhere.
         names += [name for name, _ in self.model.named_buffers()]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.model, names)  # type: ignore[no-untyped-call]
         devices = [self.world.device] if self.world.device.type == "cuda" else None
@@ -187,8 +194,10 @@ class Spread:
         return replica
 
     def _share_experts(self, policy: MixedPrecisionPolicy) -> set[nn.Parameter]:
-        """Under expert parallelism: shard each process' experts further, or only sum their gradients, over the
-        processes that hold the same ones. Returns the parameters that this takes care of."""
+        """Distribute each process' experts under expert parallelism. Returns the parameters that this handles.
+
+        The processes that hold the same experts shard them further, or only sum their gradients.
+        """
         if self.layout.expert == 1:
             return set()
         if self._expert_mesh.size() > 1:
@@ -198,13 +207,13 @@ class Spread:
         return {parameter for experts in self._experts for parameter in experts.parameters()}
 
     def _shard_dimension(self, shard: int) -> Callable[[nn.Parameter], Shard | None]:
-        """Stacks of experts are cut across the experts: there may be fewer of them than processes."""
+        """Return a function that shards stacks within experts: there may be fewer experts than processes."""
         stacks = {id(parameter) for experts in self._experts for parameter in experts.parameters()}
         return lambda parameter: Shard(1) if id(parameter) in stacks and parameter.shape[1] % shard == 0 else None
 
 
 def placement(parameter: Tensor) -> object:
-    """Equal for tensors that torch can treat together: plain ones, or those spread alike over the same processes."""
+    """Return a value that is equal for tensors with the same placement, which torch can process together."""
     if isinstance(parameter, DTensor):
         return parameter.device_mesh, parameter.placements
     return None
@@ -219,7 +228,7 @@ def _sum_bucket(state: object, bucket: GradBucket) -> torch.futures.Future[Tenso
 
 
 def _checkpoint(block: nn.Module) -> None:
-    """Let the block forget all but its inputs until the backward pass."""
+    """Make the block keep only its inputs until the backward pass."""
     forward = block.forward
 
     def forgetful(*arguments: Any) -> Any:

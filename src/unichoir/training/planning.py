@@ -1,9 +1,9 @@
-"""What a training run will take: memory of each GPU, traffic between them, updates and days.
+"""The predicted cost of a training run: memory of each GPU, traffic between GPUs, updates and days.
 
-Everything is counted from the model's sizes for equally long utterances, experts that are used evenly, and batches
-without padding. Parameters, gradients and optimizer state are exact; `activations.py` says what autograd keeps; the
-layout is that of `parallel.py`. Time is work divided by the peak rate of the data sheet and an efficiency, which has to
-be known (`docs/results/planning.md` has what was measured), and traffic divided by the rate of links.
+Everything is computed from the model's sizes for utterances of equal length, an even load of experts, and batches
+without padding. Parameters, gradients and optimizer state are exact. `activations.py` predicts what autograd keeps. The
+layout follows `parallel.py`. Time is the work divided by the data sheet's peak rate and an efficiency, which you have
+to know (measurements are in `docs/results/planning.md`), and the traffic divided by the rate of the links.
 """
 
 from dataclasses import dataclass, field
@@ -19,34 +19,34 @@ from unichoir.training.parallel import Layout, ParallelConfig
 
 FP32 = 4
 ADAMW_STATE = 2 * FP32
-"""Two moments of each parameter in fp32."""
+"""Bytes of the two fp32 moments of each parameter."""
 ADAMW_TRAFFIC = 7 * FP32
-"""Bytes of each parameter that a fused update reads (weight, gradient, moments) and writes (all but gradients)."""
+"""Bytes per parameter that a fused update reads (weight, gradient, moments) and writes (all but gradients)."""
 USABLE = 0.9
-"""Of a GPU's memory; the rest is assumed to go to driver, libraries and gaps between tensors."""
+"""Usable fraction of a GPU's memory. The rest is assumed for driver, libraries and fragmentation."""
 FEATURE_FRAMES_PER_SECOND = 100
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """How a run trains. Raises ConfigError for what makes no sense."""
+    """The settings of a planned run. Raises ConfigError for invalid values."""
 
     hours: float
-    """Of speech."""
+    """Hours of speech."""
     epochs: float = 1.0
     gpus: int = 1
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     precision: Literal["bf16", "fp32"] = "bf16"
     frames_per_batch: int = 12000
-    """Feature frames (10 ms) of one GPU's batch."""
+    """Feature frames (10 ms) in a batch of one GPU."""
     accumulate: int = 1
-    """Batches of an update, of all GPUs together; at least one for each of them."""
+    """Batches per update over all GPUs; at least one per GPU."""
     seconds_per_utterance: float = 10.0
     tokens_per_second: float = 4.0
     device: Literal["cuda", "cpu"] = "cuda"
-    """Whose kernels decide what is kept for the backward pass."""
+    """Device whose kernels determine what is kept for the backward pass."""
     efficiency: float = ASSUMED_EFFICIENCY
-    """Part of a GPU's peak rate that its forward and backward passes reach."""
+    """Fraction of a GPU's peak rate that the forward and backward passes reach."""
 
     def __post_init__(self) -> None:
         for name in ("hours", "epochs", "gpus", "accumulate", "tokens_per_second"):
@@ -66,7 +66,7 @@ class Workload:
 
     @property
     def batch(self) -> BatchShape:
-        """Of one GPU."""
+        """The batch of one GPU."""
         return BatchShape(
             utterances=self.frames_per_batch / self.frames_per_utterance,
             feature_frames=self.frames_per_utterance,
@@ -75,37 +75,38 @@ class Workload:
 
     @property
     def batches_per_update(self) -> float:
-        """Of one GPU."""
+        """Batches per update of one GPU."""
         return max(self.accumulate / self.gpus, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """Bytes of one GPU."""
+    """Memory of one GPU in bytes."""
 
     weights: float
-    """In fp32, this GPU's part."""
+    """This GPU's part of the fp32 weights."""
     copies: float
-    """bf16 copies for products and, where weights are sharded, what is gathered at one time."""
+    """bf16 copies for products and, if weights are sharded, the weights gathered at one time."""
     gradients: float
-    """In fp32: this GPU's part; all of them between the batches of an update, and one block's while it is summed."""
+    """fp32 gradients: this GPU's part, all of them between the batches of an update, and one block's during the
+    summation."""
     optimizer: float
     activations: float
-    """That the backward pass needs, as the run keeps them, with the log-probabilities."""
+    """Activations for the backward pass as the run keeps them, including log-probabilities."""
     activations_kept: float
-    """Without activation checkpointing."""
+    """Activations without activation checkpointing."""
     activations_checkpointed: float
-    """With it."""
+    """Activations with activation checkpointing."""
     logits: float
     """Part of the activations: log-probabilities over the vocabulary for CTC and the decoders."""
     logits_gradient: float
 
     standing_gradients: float
-    """What of the gradients is there before the backward pass: of earlier batches of the update, or DDP's buckets."""
+    """Gradients that exist before the backward pass: from earlier batches of the update, or DDP's buckets."""
 
     @property
     def peak(self) -> float:
-        """When the backward pass begins or ends: gradients come as activations go."""
+        """The peak, when the backward pass starts or ends: gradients grow while activations are freed."""
         begin = self.activations + self.logits_gradient + self.standing_gradients
         return self.weights + self.copies + self.optimizer + max(begin, self.gradients)
 
@@ -115,62 +116,62 @@ class Traffic:
     """Bytes that one GPU sends to others in one update."""
 
     all_to_all: float
-    """Frames on their way to experts and back, in both passes."""
+    """Frames that travel to experts and back, in both passes."""
     all_gather: float
-    """Weights that are sharded."""
+    """Sharded weights."""
     reduce_scatter: float
-    """Their gradients."""
+    """Gradients of sharded weights."""
     all_reduce: float
-    """Gradients of what several GPUs hold."""
+    """Gradients of weights that several GPUs hold."""
 
     @property
     def total(self) -> float:
-        """All of it."""
+        """The total."""
         return self.all_to_all + self.all_gather + self.reduce_scatter + self.all_reduce
 
 
 @dataclass(frozen=True, kw_only=True)
 class Time:
-    """Seconds of one update by what takes them; 0 where the rate of a GPU is not known."""
+    """Seconds of one update by cause; 0 if the GPU's rate is unknown."""
 
     compute: float
     """Both passes, at the peak rate times the efficiency."""
     exchange: float
-    """Frames to experts and back, while which nothing is computed."""
+    """Transfer of frames to experts and back, during which nothing is computed."""
     weights_and_gradients: float
-    """Their traffic, at best beside the passes."""
+    """Transfer of weights and gradients, at best concurrent with the passes."""
     optimizer: float
-    """AdamW, at the memory's bandwidth."""
+    """AdamW, at the memory bandwidth."""
 
     @property
     def update(self) -> float:
-        """All of it."""
+        """The total."""
         return max(self.compute + self.exchange, self.weights_and_gradients) + self.optimizer
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """All that is known before a run begins."""
+    """The predictions for a run."""
 
     sizes: Sizes
     memory: Memory
     traffic: Traffic
     fits: bool
     forward_flops: float
-    """Of the forward pass, for each second of audio; a multiplication and an addition are two."""
+    """FLOPs of the forward pass per second of audio, counting multiplications and additions."""
     step_flops: float
-    """Of forward and backward pass, with recomputation if there is any, for each second of audio."""
+    """FLOPs of forward and backward pass, including recomputation, per second of audio."""
     updates: float
     audio_per_update: float
-    """Seconds, of all GPUs."""
+    """Seconds of audio per update over all GPUs."""
     time: Time
     audio_per_second: float
-    """Seconds of audio that each GPU has to be given in a second."""
+    """Seconds of audio that each GPU has to receive per second."""
     days: float
 
 
 def make_plan(config: ModelConfig, workload: Workload, gpu: Gpu) -> Plan:
-    """Plan a run. Raises ConfigError where the layout does not fit the number of GPUs or the experts."""
+    """Plan a run. Raises ConfigError if the layout doesn't fit the number of GPUs or the experts."""
     layout = Layout.of(workload.parallel, workload.gpus)
     for experts in {config.encoder.feed_forward.num_experts, config.decoder.feed_forward.num_experts} - {0}:
         if experts % layout.expert:
@@ -202,15 +203,17 @@ def make_plan(config: ModelConfig, workload: Workload, gpu: Gpu) -> Plan:
 
 
 def forward_flops(config: ModelConfig, batch: BatchShape) -> float:
-    """Of one utterance's forward pass with both losses; backward passes take twice as many."""
+    """Return the FLOPs of one utterance's forward pass with both losses. Backward passes take twice as many."""
     experts = config.encoder.feed_forward.num_experts or 1
     encoder = encoder_work(config, batch.frames, 0, [1 / experts] * experts, ctc=True)
     return 2 * (encoder.products + encoder.attention + decoder_products(config, batch.frames, batch.places))
 
 
 def _own(sizes: Sizes, layout: Layout) -> float:
-    """Parameters whose masters and moments one GPU holds: dense ones are shared by `shard` GPUs, experts by
-    `expert` times `expert_shard`."""
+    """Return the parameters whose master weights and moments one GPU holds.
+
+    `shard` GPUs share dense parameters; `expert` times `expert_shard` GPUs share experts.
+    """
     return (sizes.total - sizes.experts) / layout.shard + sizes.experts / (layout.expert * layout.expert_shard)
 
 
@@ -238,11 +241,11 @@ def _memory(config: ModelConfig, sizes: Sizes, layout: Layout, workload: Workloa
     accumulates = workload.batches_per_update > 1
     copies = 0.0
     if layout.shard > 1:
-        # FSDP2: what is outside of blocks stays gathered; of the blocks, the one at work and the next.
+        # FSDP2 keeps weights outside of blocks gathered, and for the blocks the current and the next one.
         copies = types.product * (sizes.outside + 2 * block)
         gradients = FP32 * whole if accumulates else gradients + FP32 * block
     elif types.product != FP32:
-        # Autocast remembers its copies until the forward pass is over, those of experts until the backward pass.
+        # Autocast keeps its copies until the end of the forward pass, and those of experts until the backward pass.
         experts_again = sizes.largest_block[1] if checkpointing else sizes.experts
         copies = types.product * (sizes.total - sizes.experts + experts_again / layout.expert)
     return Memory(
@@ -260,8 +263,11 @@ def _memory(config: ModelConfig, sizes: Sizes, layout: Layout, workload: Workloa
 
 
 def _traffic(config: ModelConfig, sizes: Sizes, layout: Layout, workload: Workload) -> Traffic:
-    """Of n GPUs each sends (n - 1) / n of its data in an all-to-all, (n - 1) / n of the whole in an all-gather or a
-    reduce-scatter, and twice that in an all-reduce, as a ring does (Patarasuk and Yuan 2009)."""
+    """Return the traffic of one GPU.
+
+    Each of n GPUs sends (n - 1) / n of its data in an all-to-all, (n - 1) / n of the total in an all-gather or
+    reduce-scatter, and twice that in an all-reduce, as a ring does (Patarasuk and Yuan 2009).
+    """
     product = Types.of(workload.precision, workload.device).product
     batch, batches = workload.batch, workload.batches_per_update
     rows = 0.0
@@ -272,7 +278,7 @@ def _traffic(config: ModelConfig, sizes: Sizes, layout: Layout, workload: Worklo
     ):
         if feed_forward.num_experts:
             rows += layers * batch.utterances * frames * feed_forward.top_k
-    passes = 6 if workload.parallel.activation_checkpointing else 4  # there and back, as values and as gradients
+    passes = 6 if workload.parallel.activation_checkpointing else 4  # to experts and back, values and gradients
     dense, experts = sizes.total - sizes.experts, sizes.experts / layout.expert
     gathered = _others(layout.shard) * (2 * dense - sizes.outside) + _others(layout.expert_shard) * 2 * experts
     scattered = _others(layout.shard) * dense + _others(layout.expert_shard) * experts

@@ -1,4 +1,4 @@
-"""One picture of a whole run, drawn from what TensorBoard's event files hold."""
+"""A plot of a complete run, drawn from TensorBoard's event files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 PICTURE = "training.png"
 COLUMNS = 3
 LAST = 10
-"""The heat map shows the load of the last of so many parts of the run."""
+"""The heat map shows the load in the last 1 / LAST of the run."""
 Points = tuple[NDArray[np.float64], NDArray[np.float64]]
 """Updates and values, (N,) each."""
 
@@ -35,7 +35,7 @@ class Curve:
     color: str = "C0"
     style: str = "-"
     right: bool = False
-    """On an axis of its own at the right."""
+    """Whether the curve has its own axis on the right."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class Panel:
     curves: Sequence[Curve]
     right_unit: str = ""
     scale: Literal["auto", "log", "zero"] = "auto"
-    """zero: the axis begins there; log: where no value forbids it."""
+    """Scale of the axis. zero: starts at 0; log: logarithmic if all values allow it."""
 
 
 def _pair(name: str, color: str) -> list[Curve]:
@@ -105,7 +105,7 @@ PANELS = (
         scale="zero",
     ),
     Panel(
-        title="Audio heard and utterances skipped",
+        title="Audio trained on and utterances skipped",
         unit="hours",
         curves=[
             Curve(tag="train/audio_hours", label="audio"),
@@ -126,20 +126,20 @@ PANELS = (
     ),
 )
 PERCENT = ("dev/wer", "dev/ter", "train/stall")
-"""Kept as fractions, shown in percent."""
+"""Fractions that are shown in percent."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class History:
-    """What a run recorded."""
+    """The recorded figures of a run."""
 
     scalars: Mapping[str, Points] = field(default_factory=dict)
     loads: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
-    """Frame copies of each expert of each layer: (N, E), by the layer's name, in the order of the model."""
+    """Frame copies per expert for each layer: (N, E), by the layer's name, in the order of the model."""
 
 
 def read_history(folder: Path) -> History:
-    """All figures of the event files of one folder; of a run that was continued, those that count."""
+    """Read all figures from the event files of one folder. For a continued run, replaced figures are left out."""
     if not folder.is_dir():
         return History()
     from tensorboard.backend.event_processing import event_accumulator  # type: ignore[import-untyped]
@@ -159,7 +159,7 @@ def read_history(folder: Path) -> History:
     for tag in tags["tensors"]:
         layer, _, last = tag.removeprefix("experts/").rpartition("/")
         counts = {event.step: make_ndarray(event.tensor_proto) for event in events.Tensors(tag)}
-        # Of tensors TensorBoard does not hide what a continued run wrote again; of scalars it does.
+        # TensorBoard hides replaced scalars of a continued run, but not replaced tensors.
         steps, _ = scalars.get(f"experts/{layer}/entropy", ((), ()))
         kept = [counts[step] for step in steps if step in counts]
         if last == COPIES and kept:
@@ -168,9 +168,9 @@ def read_history(folder: Path) -> History:
 
 
 def plot_training(output: Path) -> Path:
-    """Draw `output/training.png` from `output/tensorboard`: losses, error rates, speed, memory, the experts' load.
+    """Draw `output/training.png` from `output/tensorboard`: losses, error rates, speed, memory, load of experts.
 
-    What a run did not record is left out; without any figure the picture says so. Returns the picture's path.
+    Panels without figures are left out; without any figure the plot says so. Returns the path of the plot.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -194,7 +194,7 @@ def plot_training(output: Path) -> Path:
         figure.text(0.5, 0.5, "no figures recorded", ha="center", va="center")
     path = output / PICTURE
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # saving would lay it out once more
+    figure.set_layout_engine("none")  # saving would repeat the layout
     with replacing(path) as file:
         figure.savefig(file)
     return path
@@ -245,7 +245,7 @@ def _draw(axes: Axes, panel: Panel, history: History) -> None:
 
 
 def _draw_loads(figure: Figure, axes: Axes, loads: Mapping[str, NDArray[np.float64]]) -> None:
-    """Layers by experts, lighter where an expert is used more than evenly; black is dead."""
+    """Draw layers by experts. Lighter means a higher load than even, and black means dead."""
     most = max(counts.shape[1] for counts in loads.values())
     shares = np.full((len(loads), most), np.nan)
     for row, counts in enumerate(loads.values()):
@@ -259,7 +259,7 @@ def _draw_loads(figure: Figure, axes: Axes, loads: Mapping[str, NDArray[np.float
 
 
 def short_name(layer: str) -> str:
-    """A layer's name as a label: `encoder 3, first half` for `encoder.blocks.3.feed_forward_macaron`."""
+    """Return a layer's name as a label: `encoder 3, first half` for `encoder.blocks.3.feed_forward_macaron`."""
     match = re.fullmatch(r"(\w+)\.blocks\.(\d+)\.(\w+)", layer)
     if match is None:
         return layer

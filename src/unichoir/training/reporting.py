@@ -1,4 +1,4 @@
-"""What a person sees of a run: a progress line, `train.log`, TensorBoard and, if asked for, Weights & Biases."""
+"""Reports of a run: a progress line, `train.log`, TensorBoard and, optionally, Weights & Biases."""
 
 import os
 import secrets
@@ -24,15 +24,15 @@ from unichoir.errors import ConfigError
 from unichoir.network.load import LayerLoad
 
 TENSORBOARD = "tensorboard"
-"""Folder of the events in that of the run."""
+"""Folder of TensorBoard's events within the folder of the run."""
 WANDB_ID = "wandb_id"
-"""File of the run's name at Weights & Biases, so that what continues the run continues its curves."""
+"""File with the run's id at Weights & Biases, which lets a continued run continue its curves."""
 COPIES = "copies"
-"""Last part of the tag under which TensorBoard holds a layer's load: frame copies of each expert, (E,) int32."""
+"""Last part of the TensorBoard tag for a layer's load: frame copies per expert, (E,) int32."""
 
 
 class _Board(Protocol):
-    """Where figures go."""
+    """A destination of figures."""
 
     def scalars(self, values: Mapping[str, float], step: int) -> None: ...
 
@@ -42,7 +42,7 @@ class _Board(Protocol):
 
 
 class Reporter:
-    """Lines to `train.log` and to standard error, figures to TensorBoard, and a progress line on a terminal."""
+    """Writes lines to `train.log` and standard error, figures to TensorBoard, and a progress line to a terminal."""
 
     def __init__(
         self,
@@ -55,9 +55,9 @@ class Reporter:
     ) -> None:
         """Report a run whose folder is `output`.
 
-        active: False in every process of a run but one: nothing is written and nothing shown.
-        wandb_project: send the figures to this project of Weights & Biases too, with `run_config` as the run's
-        configuration. Raises ConfigError when it is not installed, or when it does not let us in.
+        active: False in all processes of a run but one, which then report nothing.
+        wandb_project: also send the figures to this project of Weights & Biases, with `run_config` as the run's
+        configuration. Raises ConfigError if its package isn't installed, or if it refuses access.
         """
         self._active = active
         self._boards: list[_Board] = []
@@ -86,23 +86,23 @@ class Reporter:
             return
         if self._show:
             self._bar.stop()
-        # After a full disk has ended the run, closing the files fails, too. One message about it is enough.
+        # If a full disk has ended the run, closing the files fails too. One message about it is enough.
         with nullcontext() if error is None else suppress(OSError), ExitStack() as closing:
             for board in self._boards:
                 closing.callback(board.close, failed=error is not None)
             closing.enter_context(writing(self._log))
             closing.enter_context(self._file)
-            if error is not None:  # whoever catches it tells the person
+            if error is not None:  # the caller reports it
                 self._note(f"stopped by {type(error).__name__}: {error}")
 
     def go_on_after(self, step: int) -> None:
-        """To be called before the first figure: those of later steps, left by a run that was cut off, are hidden."""
+        """Hide figures of later steps, left by an interrupted run. Call this before reporting the first figure."""
         for board in self._boards:
             if isinstance(board, _TensorBoard):
                 board.first_step = step + 1
 
     def line(self, text: str) -> None:
-        """One line for the log, with the time."""
+        """Write one line to the log, with the time."""
         if not self._active:
             return
         stamped = self._note(text)
@@ -119,22 +119,22 @@ class Reporter:
         return stamped
 
     def progress(self, text: str, done: float) -> None:
-        """The progress line of a terminal; nothing elsewhere."""
+        """Update the progress line on a terminal."""
         self._bar.update(self._task, description=text, completed=min(done, 1.0))
 
     def figures(self, group: str, values: Mapping[str, float], step: int) -> None:
-        """Scalars, as `group/name`."""
+        """Report scalars as `group/name`."""
         for board in self._boards:
             board.scalars({f"{group}/{name}": value for name, value in values.items()}, step)
 
     def expert_loads(self, loads: Mapping[str, Tensor], step: int) -> None:
-        """How evenly experts are used, by layer and in all.
+        """Report how evenly experts are used, by layer and in total.
 
-        Of each layer the largest share of one expert, the entropy of the shares (1: even), the number of experts that
-        computed nothing, and the load itself; over all layers the largest share, mean and least entropy, and the number
-        of dead experts. Layers that computed nothing at all, such as a decoder without a loss, are left out.
+        For each layer this reports the largest share of one expert, the entropy of the shares (1: even), the number of
+        dead experts and the load itself; over all layers the largest share, mean and lowest entropy, and the number of
+        dead experts. Unused layers, such as a decoder without a loss, are left out.
 
-        loads: frame copies computed by each expert (E,) of each layer.
+        loads: the frame copies that each expert of a layer computed (E,), by layer.
         """
         measured = {name: LayerLoad(frames=tuple(load.tolist())) for name, load in loads.items() if bool(load.any())}
         if not measured:
@@ -155,16 +155,16 @@ class Reporter:
 
 
 class _TensorBoard:
-    """An event file; a folder without figures is not made.
+    """An event file, created with the first figure.
 
-    TensorBoard's own writer has a thread, which prints a traceback when the disk is full.
+    TensorBoard's own writer uses a thread, which prints a traceback when the disk is full.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._file: BinaryIO | None = None
         self.first_step = 0
-        """What was written for this step or later ones does not count any more."""
+        """Figures of this step or later ones are no longer valid."""
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         summaries = [summary.scalar(name, value) for name, value in values.items()]  # type: ignore[no-untyped-call]
@@ -185,7 +185,7 @@ class _TensorBoard:
             seconds, nanoseconds = divmod(time.time_ns(), 10**9)
             name = f"events.out.tfevents.{seconds:010}.{nanoseconds:09}.{socket.gethostname()}.{os.getpid()}"
             self._file = (self._folder / name).open("xb")
-            # Figures that a cut-off run wrote after its last checkpoint are hidden: they come again.
+            # Hide figures that an interrupted run wrote after its last checkpoint: they are computed again.
             start = SessionLog(status=SessionLog.START)
             first = Event(file_version="brain.Event:2"), Event(step=self.first_step, session_log=start)
             events = (*first, *events)
@@ -198,10 +198,10 @@ class _TensorBoard:
 
 
 class _WeightsAndBiases:
-    """A run at wandb.ai or, with WANDB_MODE=offline, in a folder that `wandb sync` sends there later.
+    """A run at wandb.ai or, with WANDB_MODE=offline, in a folder that `wandb sync` uploads later.
 
-    Its own steps only ever grow, so ours are a figure, `update`, that every curve is drawn over: a point that a
-    continued run computes again lies on the one before.
+    Its own step only ever increases, so our step is a figure, `update`, used as the x axis of all curves. A point that
+    a continued run computes again then lies on the previous one.
     """
 
     def __init__(self, output: Path, project: str, config: Mapping[str, Any]) -> None:
@@ -221,7 +221,7 @@ class _WeightsAndBiases:
                 project=project, dir=str(output), id=name, resume="allow", config=dict(config), settings=settings
             )
         except wandb.Error as error:
-            advice = "`wandb login` lets you in, WANDB_MODE=offline keeps the figures here"
+            advice = "run `wandb login`, or set WANDB_MODE=offline to keep the figures here"
             raise ConfigError(f"wandb_project {project}: Weights & Biases says: {error} ({advice})") from None
         self._run.define_metric("update")
         self._run.define_metric("*", step_metric="update")
@@ -230,7 +230,7 @@ class _WeightsAndBiases:
         self._run.log({"update": step, **values})
 
     def tensor(self, name: str, values: Tensor, step: int) -> None:
-        """Shares and entropies of a layer go there; its counts are for TensorBoard and the plot."""
+        """Do nothing: it gets shares and entropies of a layer, but counts only go to TensorBoard and the plot."""
 
     def close(self, failed: bool) -> None:
         self._run.finish(exit_code=int(failed))

@@ -1,4 +1,4 @@
-"""From a configuration and manifests to the objects a trainer works with."""
+"""From a configuration and manifests to the objects of a trainer."""
 
 import dataclasses
 import os
@@ -34,31 +34,31 @@ from unichoir.training.feeding import BatchDataset
 from unichoir.training.world import World
 
 UNKNOWN_UTTERANCES = 20_000
-"""Of a larger manifest the texts of so many utterances are looked at, the first."""
+"""Number of utterances, from the start of a manifest, whose texts are checked."""
 UNKNOWN_WARNED, UNKNOWN_REFUSED = 0.01, 0.5
-"""Of the tokens of a manifest's texts those that the vocabulary does not know."""
+"""Fractions of unknown tokens in the texts of a manifest that cause a warning and an error."""
 CMVN_UTTERANCES = 20_000
-"""Of a larger corpus the statistics of the features are those of so many utterances, taken evenly."""
+"""Largest number of utterances, evenly spaced, used for the feature statistics."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """What a run consists of before its first update."""
+    """The inputs of a run before its first update."""
 
     config: ExperimentConfig
-    """With the vocabulary's size filled in."""
+    """The configuration, including the size of the vocabulary."""
     tokenizer: Tokenizer
     corpus: Corpus
-    """To learn from."""
+    """The training data."""
     train: BatchDataset
     dev_corpus: Corpus
     dev: BatchDataset
     skipped: dict[str, str]
-    """Utterances whose audio cannot even be opened, by key, and why."""
+    """Utterances whose audio cannot be opened, by key, and the reasons."""
     warnings: tuple[str, ...]
-    """What is odd about the manifests, a line each."""
+    """Warnings about the manifests, one line each."""
     train_manifests: tuple[str, ...]
-    """As they were named."""
+    """The manifests as the caller named them."""
     dev_manifests: tuple[str, ...]
 
 
@@ -105,16 +105,16 @@ def prepare(
 
 
 def check_languages(utterances: Sequence[Utterance], tokenizer: Tokenizer) -> None:
-    """Raises ConfigError for an utterance whose language has no token, where there are tokens of languages."""
+    """Raise ConfigError for an utterance in an unknown language, if the vocabulary has tokens for languages."""
     for utterance in utterances:
         if tokenizer.languages and utterance.lang not in tokenizer.languages:
             raise ConfigError(f"utterance '{utterance.key}': {unknown_language(utterance.lang, tokenizer.languages)}")
 
 
 def check_units(name: str, utterances: Sequence[Utterance], tokenizer: Tokenizer, *, is_dev: bool = False) -> list[str]:
-    """A warning for a manifest, called `name`, whose texts the vocabulary cannot write in full: they train on `<unk>`.
+    """Return a warning if the vocabulary lacks tokens of the texts in manifest `name`, which train as `<unk>`.
 
-    Raises ConfigError where it cannot write most of a training manifest: that is the tokenizer of another language.
+    Raises ConfigError if it lacks most tokens of a training manifest, because the tokenizer is for another language.
     """
     total = unknown = 0
     example = ""
@@ -124,20 +124,20 @@ def check_units(name: str, utterances: Sequence[Utterance], tokenizer: Tokenizer
         example = example or (f"'{utterance.key}': {utterance.txt:.60}" if found else "")
         total, unknown = total + len(ids), unknown + found
     share = unknown / total if total else 0.0
-    what = f"{name}: the vocabulary does not know {share:.1%} of the tokens of its texts, first in {example}"
+    what = f"{name}: the vocabulary lacks {share:.1%} of the tokens in the texts, first in {example}"
     if share > UNKNOWN_REFUSED and not is_dev:
-        raise ConfigError(f"{what}: is the tokenizer that of another language?")
+        raise ConfigError(f"{what}: is the tokenizer for another language?")
     return [f"warning: {what}"] if share > UNKNOWN_WARNED else []
 
 
 def read_corpus(
     manifests: Sequence[str | os.PathLike[str]], config: ExperimentConfig, tokenizer: Tokenizer
 ) -> tuple[Corpus, Sequence[Utterance], dict[str, str], list[str]]:
-    """What to learn from; the utterances that may be joined to others; those that cannot be opened, with the reason;
-    the warnings of `check_units`.
+    """Return the training corpus, the utterances that may be joined, those that can't be opened, and warnings.
 
-    One list of shards, or manifests that are read into memory. Raises ConfigError for both together, and for what does
-    not go with shards.
+    The corpus is one list of shards, or manifests that are read into memory. Utterances that can't be opened have
+    reasons; the warnings come from `check_units`. Raises ConfigError for manifests mixed with shards, and for options
+    that shards don't support.
     """
     names = [os.fspath(manifest) for manifest in manifests]
     listed = [name for name in names if not is_shard_list(name)]
@@ -145,20 +145,19 @@ def read_corpus(
         utterances, broken, warnings = read_manifests(manifests, "training", tokenizer)
         return ListedCorpus(utterances), utterances, broken, warnings
     if listed:
-        raise ConfigError(
-            f"{listed[0]}: cannot be mixed with lists of shards; `unichoir shard` makes shards of it, too"
-        )
+        raise ConfigError(f"{listed[0]}: cannot be mixed with lists of shards; convert it with `unichoir shard`")
     if config.augment.concat.probability:
-        raise ConfigError("augment.concat: utterances of shards cannot be joined")
+        raise ConfigError("augment.concat: shards are not supported")
     shards = [shard for name in names for shard in read_shard_list(name)]
     corpus = ShardedCorpus(shards, shards_in_window=config.data.shards_in_window, seed=config.trainer.seed)
     return corpus, (), {}, []
 
 
 def new_model(setup: Setup, output: Path, say: Callable[[str], None], world: World) -> AsrModel:
-    """The model before its first update: drawn from the seed or loaded, all or its encoder; features' statistics set.
+    """Return the model before its first update, with random or loaded weights and the feature statistics.
 
-    Statistics computed here are kept in `output/cmvn.json`; `say` tells of it, for it takes a while.
+    Statistics that have to be computed are stored in `output/cmvn.json`; `say` announces this, because it takes a
+    while.
     """
     config = setup.config
     torch.manual_seed(config.trainer.seed)
@@ -190,21 +189,24 @@ def new_model(setup: Setup, output: Path, say: Callable[[str], None], world: Wor
 
 
 def load_teacher(config: ExperimentConfig, student: Encoder, device: torch.device) -> Teacher | None:
-    """The encoder of the checkpoint that `teacher` names, if it names one, beside the one that learns.
+    """Return the teacher named in the configuration, if any, for comparison with `student`.
 
-    Raises CheckpointError for a checkpoint that cannot be read, and ConfigError for one that does not fit.
+    Raises CheckpointError for an unreadable checkpoint, and ConfigError for one that doesn't fit.
     """
     if config.teacher is None:
         return None
     directory = find_directory(config.teacher.checkpoint)
     model, sections = load_checkpoint(directory)
     if from_mapping(FbankConfig, sections.get("fbank", {}), f"{directory / 'config.yaml'}: fbank") != config.fbank:
-        raise ConfigError(f"teacher: {directory} takes other features (its `fbank` differs from that of this run)")
+        raise ConfigError(f"teacher: {directory} uses other features: its `fbank` differs from this run's")
     return find_teacher(config.teacher, model.encoder.to(device), student)
 
 
 def feature_statistics(setup: Setup, say: Callable[[str], None], world: World) -> GlobalCmvn:
-    """Of the training speech; each process reads a part of it. Raises TrainingError when no frame can be read."""
+    """Return the feature statistics of the training speech. Each process reads a part of it.
+
+    Raises TrainingError if no frame can be read.
+    """
     wanted = min(setup.corpus.num_utterances, CMVN_UTTERANCES)
     every = max(setup.corpus.num_utterances // max(wanted, 1), 1)
     say(f"computing the statistics of the features of {wanted} utterances")
@@ -220,22 +222,27 @@ def feature_statistics(setup: Setup, say: Callable[[str], None], world: World) -
 
 
 def fit_vocabulary(model: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
-    """The model's configuration with the tokenizer's size. Raises ConfigError where the two contradict each other."""
+    """Return the model's configuration with the tokenizer's size.
+
+    Raises ConfigError if the two contradict each other.
+    """
     if model.vocab_size not in (0, tokenizer.vocab_size):
         raise ConfigError(f"model.vocab_size is {model.vocab_size}, the tokenizer has {tokenizer.vocab_size} tokens")
     for name in ("blank_id", "sos_id", "eos_id"):
         if getattr(model, name) != getattr(tokenizer, name):
-            raise ConfigError(f"model.{name} is {getattr(model, name)}, in the tokenizer {getattr(tokenizer, name)}")
+            raise ConfigError(
+                f"model.{name} is {getattr(model, name)}, but the tokenizer has {getattr(tokenizer, name)}"
+            )
     return model.with_vocab_size(tokenizer.vocab_size)
 
 
 def read_manifests(
     manifests: Sequence[str | os.PathLike[str]], purpose: Literal["training", "dev"], tokenizer: Tokenizer
 ) -> tuple[list[Utterance], dict[str, str], list[str]]:
-    """The utterances of several manifests with their durations; those that cannot be opened, with the reason; the
-    warnings of `check_units`.
+    """Return the utterances of several manifests with durations, those that can't be opened, and warnings.
 
-    Raises TrainingError when there is none, or a key occurs twice, and ConfigError as `check_units` does.
+    Utterances that can't be opened have reasons; the warnings come from `check_units`. Raises TrainingError if there is
+    no utterance or a key occurs twice, and ConfigError like `check_units`.
     """
     sets = [(str(manifest), read_manifest(manifest)) for manifest in manifests]
     listed = [utterance for _, utterances in sets for utterance in utterances]
@@ -252,7 +259,7 @@ def read_manifests(
 
 
 def pick_device(name: str) -> torch.device:
-    """auto: a CUDA device if there is one. Raises ConfigError when cuda is asked for and absent."""
+    """Return the device; auto is a CUDA device if there is one. Raises ConfigError if cuda is requested and absent."""
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("trainer.device is cuda, but there is no CUDA device")
     if name == "auto":

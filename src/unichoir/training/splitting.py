@@ -1,4 +1,4 @@
-"""Real speech for splitting a dense model into experts (`model/split.py`)."""
+"""Real speech for splitting a dense model into experts (`network/split.py`)."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,18 +20,18 @@ from unichoir.training.setup import check_languages
 from unichoir.training.validation import to_device
 
 Progress = Callable[[int, int], None]
-"""Called with (done, all)."""
+"""A function that is called with (done, total)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitResult:
-    """What came of a split, and of the speech for it."""
+    """The result of a split, and the speech used for it."""
 
     model: AsrModel
     num_utterances: int
-    """How many were heard."""
+    """Number of utterances used."""
     skipped: dict[str, str]
-    """Utterances that cannot be used, by key, and why."""
+    """Utterances that cannot be used, by key, and the reasons."""
 
 
 def split_on_speech(
@@ -46,17 +46,17 @@ def split_on_speech(
     heard: Progress | None = None,
     split: Progress | None = None,
 ) -> SplitResult:
-    """Split a dense model by what its layers compute on utterances of a manifest, drawn from the seed.
+    """Split a dense model by what its layers compute on utterances of a manifest.
 
     Args:
-        model: dense, in evaluation mode.
+        model: a dense model in evaluation mode.
         manifest: path or URL, see `read_manifest`.
-        num_utterances: at most so many are drawn.
-        heard: progress in utterances.
-        split: progress in layers.
+        num_utterances: largest number of utterances, drawn at random.
+        heard: reports progress in utterances.
+        split: reports progress in layers.
 
     Raises:
-        ConfigError: as `split_config`, before any audio is read; a language without token.
+        ConfigError: like `split_config`, before any audio is read, and for a language without a token.
         ManifestError: the manifest cannot be read.
         TrainingError: no utterance can be used.
     """
@@ -94,7 +94,7 @@ def split_on_speech(
 
 
 def draw_utterances(utterances: list[Utterance], count: int, seed: int) -> list[Utterance]:
-    """At most so many of them, in their order, drawn evenly: the first ones may all be of one speaker."""
+    """Return up to `count` utterances in order, drawn evenly, because the first ones may all have the same speaker."""
     if len(utterances) <= count:
         return utterances
     chosen = np.random.default_rng(seed).choice(len(utterances), count, replace=False)
@@ -102,7 +102,7 @@ def draw_utterances(utterances: list[Utterance], count: int, seed: int) -> list[
 
 
 def _run_all_layers(model: AsrModel, loaded: Loaded) -> None:
-    """A batch through encoder and both decoders, also through a right-to-left one that no loss asks for."""
+    """Run a batch through the encoder and both decoders, even a right-to-left decoder without a loss."""
     if loaded.batch is None:
         return
     config = model.config

@@ -1,9 +1,9 @@
-"""What a run goes on from: weights, optimizer and progress, written by all processes together while training goes on.
+"""The state that a run continues from: weights, optimizer and progress, written by all processes during training.
 
 `state/step-NNNNNNNN/` is a distributed checkpoint of torch: each process writes what it holds, and any number of
-processes, spread in any other way, can read it. Beside the tensors lie `run.json`, which says what run this is and
-where it stands, and `sums-R.json`, the sizes and SHA-256 of what process R wrote. The folder gets its name when all is
-written; the state before is kept until then, and until the next one as a reserve against damage.
+processes with any distribution can read it. Besides the tensors it contains `run.json`, which identifies the run and
+its progress, and `sums-R.json`, with sizes and SHA-256 of the files of process R. The folder gets its final name when
+it is complete. The previous state is kept until then, and until the next one as a reserve against damage.
 """
 
 import hashlib
@@ -29,15 +29,15 @@ from unichoir.training.state_reader import StateReader, TensorPlanner
 from unichoir.training.world import World
 
 KEPT = 2
-"""States on disk."""
+"""Number of states kept on disk."""
 NAME = re.compile(r"step-(\d{8,})(?:-(\d+))?")
 
 
 def training_tensors(model: AsrModel, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """All tensors of a run by name. What the optimizer has not made yet is made: a state is also read into them.
+    """Return all tensors of a run by name. Missing optimizer state is created, because reading a state needs it.
 
-    Optimizer state goes by the parameter's name, not by its place in the optimizer, which depends on how the model is
-    spread.
+    Optimizer state is keyed by the parameter's name, not by its place in the optimizer, which depends on how the model
+    is distributed.
     """
     moments: dict[str, dict[str, Tensor]] = {}
     for name, parameter in model.named_parameters():
@@ -52,7 +52,7 @@ def training_tensors(model: AsrModel, optimizer: torch.optim.Optimizer) -> dict[
 
 
 class StateFolder:
-    """The states of one run; every method is called by all processes alike."""
+    """The states of one run. All processes call every method."""
 
     def __init__(self, folder: Path, world: World) -> None:
         self.folder, self.world = folder, world
@@ -60,11 +60,14 @@ class StateFolder:
         self._pending: tuple[Path, Future[None]] | None = None
 
     def save(self, step: int, tensors: Mapping[str, Any], run: Mapping[str, Any]) -> None:
-        """Begin to write a state; the tensors are copied before this returns. One that is being written ends first."""
+        """Start to write a state; the tensors are copied before this returns.
+
+        A state in progress is completed first.
+        """
         self.finish()
         temporary = self.folder / f".step-{step:08d}.tmp"
         if self.world.is_first:
-            for left in self.folder.glob(".step-*.tmp"):  # by a run that was cut off
+            for left in self.folder.glob(".step-*.tmp"):  # left by an interrupted run
                 shutil.rmtree(left)
             temporary.mkdir(parents=True)
             content = json.dumps({**run, "processes": self.world.size}, ensure_ascii=False)
@@ -76,13 +79,13 @@ class StateFolder:
 
     @property
     def is_ready(self) -> bool:
-        """Whether this process has written its part of a state that `finish` has not put in its place yet."""
+        """Whether this process has written its part of a state that `finish` has not yet put in place."""
         return self._pending is not None and self._pending[1].done()
 
     def finish(self) -> None:
-        """Wait for the state that is being written, if any, and put it in its place.
+        """Wait for the state in progress, if any, and put it in place.
 
-        Raises what went wrong; OSError names the state where there is no room. No part of the state is left then.
+        Raises any error of the writers; OSError names the state if the disk is full. No part of the state is left then.
         """
         if self._pending is None:
             return
@@ -106,14 +109,14 @@ class StateFolder:
                 shutil.rmtree(old)
 
     def states(self) -> list[Path]:
-        """The complete states, the newest first."""
+        """Return the complete states, the newest first."""
         found = [path for path in self.folder.glob("step-*") if NAME.fullmatch(path.name)]
         return sorted(found, key=_order, reverse=True)
 
     def newest(self, say: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
-        """The newest state that is undamaged, and its run.json; None if the run has none.
+        """Return the newest undamaged state and its run.json; None if the run has none.
 
-        A damaged one is told of and passed over. Raises CheckpointError when all are damaged.
+        Damaged states are reported and skipped. Raises CheckpointError if all are damaged.
         """
         states = self.states()
         for path in states:
@@ -122,23 +125,23 @@ class StateFolder:
                 return path, json.loads((path / "run.json").read_text(encoding="utf-8"))
             say(f"{path}: damaged checkpoint, not used: {damage}")
         if states:
-            raise CheckpointError(f"{self.folder}: no undamaged checkpoint to go on from")
+            raise CheckpointError(f"{self.folder}: no undamaged checkpoint to continue from")
         return None
 
     def read(self, path: Path, tensors: dict[str, Any]) -> None:
-        """Fill the tensors in place with those of a state. Raises CheckpointError if they do not fit."""
+        """Fill the tensors in place with those of a state. Raises CheckpointError if they don't fit."""
         try:
             load(tensors, storage_reader=StateReader(path), planner=TensorPlanner(), process_group=self.world.saving)
-        except (Exception, CheckpointException) as error:  # torch raises whatever it meets, or wraps it in this
+        except (Exception, CheckpointException) as error:  # torch raises any error, or wraps it in this
             raise CheckpointError(f"{path}: does not fit this run: {str(error).strip().splitlines()[-1]}") from None
 
     def _free_name(self, name: str) -> Path:
-        """What is saved after a validation differs from what was saved before it at the same step."""
+        """Return an unused name: a state saved after a validation differs from one saved before it at the same step."""
         numbers = [_order(path)[1] for path in self.states() if path.name.startswith(name)]
         return self.folder / (f"{name}-{max(numbers) + 1}" if numbers else name)
 
     def _damage(self, path: Path) -> str | None:
-        """What is wrong with a state, in a few words; the processes divide its files among them."""
+        """Return a short description of a state's damage, if any. The processes divide the files among them."""
         found = self.world.gather_objects(next(_damages(path, self.world.rank, self.world.size), None))
         return next((str(damage) for damage in found if damage is not None), None)
 
@@ -173,9 +176,9 @@ def _damages(path: Path, rank: int, size: int) -> Iterator[str]:
             sums = json.loads((path / f"sums-{writer}.json").read_text(encoding="utf-8"))
             for name, (length, digest) in sums.items():
                 if (path / name).stat().st_size != length or _sha256(path / name) != digest:
-                    yield f"{name} has other content than was written"
+                    yield f"{name} was changed after it was written"
         except (OSError, ValueError) as error:  # noqa: PERF203
-            yield f"what process {writer} wrote is incomplete ({error})"
+            yield f"the part of process {writer} is incomplete ({error})"
 
 
 def _sha256(path: Path) -> str:

@@ -1,7 +1,7 @@
-"""Reading a distributed checkpoint without running what it says.
+"""Reading a distributed checkpoint without executing code from it.
 
-torch keeps the metadata of such a checkpoint as a pickle, and a pickle may name any function to be called. Here it may
-name only what torch itself writes there. Tensors are read with `weights_only`, other objects not at all.
+torch stores the metadata of a checkpoint as a pickle, and a pickle may name any function to call. This reader only
+accepts what torch itself writes. Tensors are read with `weights_only`, and other objects are rejected.
 """
 
 import io
@@ -38,21 +38,21 @@ class _Unpickler(pickle.Unpickler):
             module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
         ):
             return super().find_class(module, name)
-        raise CheckpointError(f"the metadata names {module}.{name}, which has no place in a checkpoint")
+        raise CheckpointError(f"the metadata names {module}.{name}, which checkpoints do not contain")
 
 
 class StateReader(FileSystemReader):
-    """torch's reader of the checkpoint in a folder. Raises CheckpointError for metadata that torch has not written."""
+    """torch's reader for the checkpoint in a folder. Raises CheckpointError for metadata that torch didn't write."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self._folder = folder
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        """As torch's, but with a list of what may occur in it."""
+        """Read the metadata like torch, but only with names on a list."""
         metadata = _Unpickler(io.BytesIO((self._folder / ".metadata").read_bytes())).load()
         if not isinstance(metadata, Metadata):
-            raise CheckpointError("the metadata is none")
+            raise CheckpointError("the metadata has an unexpected type")
         for each in (metadata.storage_data or {}).values():
             if not DATA_FILE.fullmatch(str(each.relative_path)):
                 raise CheckpointError(f"the metadata names the file {each.relative_path}")
@@ -62,8 +62,8 @@ class StateReader(FileSystemReader):
 
 
 class TensorPlanner(DefaultLoadPlanner):
-    """torch's planner for a checkpoint of tensors alone: other objects are pickles."""
+    """torch's planner for a checkpoint that only contains tensors: other objects are pickles."""
 
     def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
-        """Raises CheckpointError."""
-        raise CheckpointError(f"{read_item.dest_index.fqn} is no tensor")
+        """Raise CheckpointError."""
+        raise CheckpointError(f"{read_item.dest_index.fqn} is not a tensor")

@@ -1,9 +1,9 @@
-"""Training: `train` is the entry, `Trainer.run` the loop, `Learner.update` the step.
+"""Training: `train` is the entry point, `Trainer.run` the loop, `Learner.update` the step.
 
-Everything random is drawn from a generator seeded by the run's seed and a place: order by epoch and window,
-augmentation by epoch and utterance, chunk sizes, experts and dropout by the batch. So a resumed run repeats an
-uninterrupted one without the state of any generator, to the bit on a CPU with the same number of threads; and several
-processes learn what one learns, to the order of summation.
+All random values come from generators seeded by the run's seed and a place: the order by epoch and window, augmentation
+by epoch and utterance, chunk sizes, experts and dropout by batch. Therefore a continued run repeats an uninterrupted
+one without storing generators, to the bit on a CPU with the same number of threads. Several processes learn the same as
+one, to the order of summation.
 """
 
 import os
@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 import yaml
-from torch import Tensor
 
 from unichoir.bundle.replacing import NO_ROOM, replace_text, replacing_directory, writing
 from unichoir.configuration import to_mapping
@@ -43,9 +42,10 @@ from unichoir.training.feeding import (
     training_requests,
 )
 from unichoir.training.learner import Learner
-from unichoir.training.metrics import RunningMeans, Stopwatch, clock_time, memory_gb
+from unichoir.training.metrics import Stopwatch, clock_time
 from unichoir.training.plot import plot_training
 from unichoir.training.reporting import Reporter
+from unichoir.training.run_log import RunLog
 from unichoir.training.setup import Setup, load_teacher, new_model, pick_device, prepare
 from unichoir.training.state import StateFolder, training_tensors
 from unichoir.training.validation import Validation, validate
@@ -54,16 +54,16 @@ from unichoir.training.world import World, join_world
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingResult:
-    """How a run ended."""
+    """The outcome of a run."""
 
     finished: bool
-    """False: stopped by a signal; the same call continues it."""
+    """False if a signal stopped the run; the same call continues it."""
     step: int
     best: tuple[BestCheckpoint, ...]
     average: Path | None
-    """The checkpoint directory to use; None when not finished."""
+    """The final checkpoint directory; None if not finished."""
     skipped: dict[str, str]
-    """Utterances and shards that could not be used, by key, and why."""
+    """Utterances and shards that could not be used, by key, and the reasons."""
 
 
 def train(
@@ -74,18 +74,20 @@ def train(
     *,
     stop: StopRequest | None = None,
 ) -> TrainingResult:
-    """Train a model, or continue where an earlier call with the same configuration, data and output was stopped.
+    """Train a model, or continue an interrupted run with the same configuration, data and output.
 
-    `output` receives `config.yaml`, `train.log`, `tensorboard/`, `state/` (to continue from), the best checkpoints
-    `step-NNNNNNNN/` and, at the end, their average `average/` and `training.png`; the checkpoints are checkpoint
-    directories. In a process that torchrun has started this is one of several that train together; they see the same
-    `output`. SIGINT and SIGTERM end the run after the update at hand with a checkpoint.
-    Raises ConfigError, ManifestError, TokenizerError or CheckpointError for inputs that do not fit, and TrainingError
-    when a loss is not finite, no utterance can be used or the disk is full; after the last, the same call goes on.
+    `output` receives `config.yaml`, `train.log`, `tensorboard/`, `state/` (for continuing), the best checkpoint
+    directories `step-NNNNNNNN/` and, at the end, their average `average/` and `training.png`. A process started by
+    torchrun trains together with the others, which must see the same `output`. SIGINT and SIGTERM end the run with a
+    checkpoint after the current update.
+    Raises ConfigError, ManifestError, TokenizerError or CheckpointError for invalid inputs. Raises TrainingError if a
+    loss is not finite, no utterance can be used or the disk is full; when there is space, the same call continues the
+    run.
     """
     if config.trainer.num_threads:
         torch.set_num_threads(config.trainer.num_threads)
-    # Read by oneDNN at its first product: compiled kernels for the many shapes of batches, or they are made again.
+    # oneDNN reads this at its first product. The default is too small for the many shapes of batches, whose kernels
+    # would be compiled again.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "50000")
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
@@ -103,19 +105,19 @@ def train(
 
 @contextmanager
 def _going_on_when_there_is_room(folder: Path) -> Iterator[None]:
-    """Says of a full disk what becomes of the run in `folder`."""
+    """Turn the error for a full disk into advice about the run in `folder`."""
     try:
         with writing(folder):
             yield
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
-        advice = "started again when there is room, the run goes on from its last checkpoint"
+        advice = "free some space and start the run again; it continues from its last checkpoint"
         raise TrainingError(f"{error.filename}: {error.strerror}: {advice}") from None
 
 
 class Trainer:
-    """A run, as one of its processes sees it: model, optimizer and progress, all of which `state/` holds."""
+    """A run in one of its processes: model, optimizer and progress, all of which `state/` holds."""
 
     def __init__(self, setup: Setup, output: Path, report: Reporter, stop: StopRequest, world: World) -> None:
         self.setup, self.output, self.report, self.stop, self.world = setup, output, report, stop, world
@@ -139,15 +141,14 @@ class Trainer:
         planned = requests(setup.dev_corpus, setup.dev.reader, Position(), shuffle=False)
         own = share(list(planned), world.rank, world.size)
         self.dev_batches = load(setup.dev, own, min(1, self.config.trainer.num_workers))
-        self.stopwatch = Stopwatch(self.done(), self.progress.seconds)
+        self.log = RunLog(setup, report, self.learner, self.progress, Stopwatch(self.done(), self.progress.seconds))
         self.seconds = self.saved_seconds = self.progress.seconds
         self.saved_step = self.progress.step
-        self.means, self.summary = RunningMeans(), "starting"
 
     def run(self) -> TrainingResult:
-        """Train to the planned end, through the time budget, or until a signal."""
+        """Train until the planned end, the time limit or a signal."""
         with self.stop:
-            self.announce()
+            self.log.announce()
             for warning in self.setup.warnings:
                 self.report.line(warning)
             self.note_skipped(self.setup.skipped)
@@ -161,7 +162,7 @@ class Trainer:
                     began = time.monotonic()
                     group = next(batches)
                     if self.update(group, stalled=time.monotonic() - began):
-                        self.log()
+                        self.log.write_update(self.done())
                     if self.checkpoint_is_due():
                         self.save()
             self.save()
@@ -171,14 +172,16 @@ class Trainer:
             return self.result(average=None)
 
     def update(self, group: list[Loaded], stalled: float = 0.0) -> bool:
-        """Learn from what all processes have loaded; `stalled`: seconds that this one has waited for it.
+        """Learn from the batches that all processes have loaded.
 
-        Returns False where none of it could be used, and nothing was learnt.
+        `stalled`: seconds that this process has waited for them.
+
+        Returns False if none of them could be used and nothing was learned.
         """
         num_utterances = self.take_stock(group, stalled)
         if num_utterances:
             step = self.progress.step + 1
-            self.means.add(self.learner.update(group, num_utterances, step, self.done()))
+            self.log.means.add(self.learner.update(group, num_utterances, step, self.done()))
             self.progress.step = step
         self.progress.position = group[-1].request.after
         if self.progress.position.epoch > group[-1].request.epoch and not self.progress.step:
@@ -187,7 +190,7 @@ class Trainer:
         return num_utterances > 0
 
     def take_stock(self, group: list[Loaded], stalled: float) -> int:
-        """Note what all processes bring to this update; returns the number of its utterances."""
+        """Record what all processes contribute to this update. Returns the number of utterances."""
         batches = [item.batch for item in group if item.batch is not None]
         frames = sum(int(batch.feats_lengths.sum()) for batch in batches)
         padded = sum(batch.feats.shape[0] * batch.feats.shape[1] for batch in batches)
@@ -202,13 +205,13 @@ class Trainer:
         fbank = self.config.fbank
         seconds = float(rows[:, 1].sum() - fbank.edge_frames * rows[:, 0].sum()) * fbank.frame_shift_ms / 1000
         self.progress.audio_seconds += seconds
-        self.stopwatch.add_audio(seconds, stalled=float(rows[:, 3].max()))
-        # Of the largest share of work, how much the others have not to do.
-        self.means.add({"imbalance": 1 - float(rows[:, 2].mean() / max(rows[:, 2].max(), 1))})
+        self.log.stopwatch.add_audio(seconds, stalled=float(rows[:, 3].max()))
+        # The average fraction by which processes have less work than the busiest.
+        self.log.means.add({"imbalance": 1 - float(rows[:, 2].mean() / max(rows[:, 2].max(), 1))})
         return int(rows[:, 0].sum())
 
     def training_batches(self) -> Iterator[list[Loaded]]:
-        """What this process has in each update from where the run stands, without end."""
+        """Yield the batches of this process for each update, from the current position on, without end."""
         setup, progress, world = self.setup, self.progress, self.world
         wanted = training_requests(
             setup.corpus, setup.train.reader, progress.position, progress.batches_per_update, world.rank, world.size
@@ -216,14 +219,14 @@ class Trainer:
         return groups(load(setup.train, wanted, self.config.trainer.num_workers))
 
     def note_skipped(self, skipped: Mapping[str, str]) -> None:
-        """Name each utterance that cannot be used once in the whole run."""
+        """Report each unusable utterance once per run."""
         for key, reason in skipped.items():
             if key not in self.progress.skipped:
                 self.progress.skipped[key] = reason
                 self.report.line(f"skipped {key}: {reason}")
 
     def done(self) -> float:
-        """The fraction of the planned training that is behind us."""
+        """Return the completed fraction of the planned training."""
         trainer, progress = self.config.trainer, self.progress
         by_epoch = progress.position.epochs_done / trainer.max_epochs if trainer.max_epochs else 0.0
         by_step = progress.step / trainer.max_steps if trainer.max_steps else 0.0
@@ -234,8 +237,8 @@ class Trainer:
         return self.done() >= 1 or (minutes is not None and self.seconds >= 60 * minutes)
 
     def is_asked_to_stop(self) -> bool:
-        """Whether any process has got a signal. All look at the clock of the first here, too."""
-        rows = self.world.gather([bool(self.stop), self.stopwatch.spent(), self.states.is_ready])
+        """Return whether any process has received a signal. All processes also adopt the first one's clock here."""
+        rows = self.world.gather([bool(self.stop), self.log.stopwatch.spent(), self.states.is_ready])
         self.seconds = float(rows[0, 1])
         if rows[:, 2].all():
             self.states.finish()
@@ -249,7 +252,7 @@ class Trainer:
         return self.is_over() or (progress.step % every == 0 if every else at_epoch_end)
 
     def validate(self) -> None:
-        """Measure the model on dev and keep it if it is among the best; left undone when a signal comes meanwhile."""
+        """Measure the model on dev and keep it if it is among the best. A signal cancels this."""
         progress, trainer = self.progress, self.config.trainer
         measured = self.measure(f"update {progress.step}")
         if measured is None:
@@ -261,13 +264,13 @@ class Trainer:
         if new in progress.best:
             self.write_checkpoint(self.output / new.name)
         self.save()
-        # Only now: no state on disk that counts names a checkpoint that is gone.
+        # Only now, because a valid state on disk must not name a deleted checkpoint.
         self.states.finish()
         if self.world.is_first:
             remove_strays(self.output, progress.best)
 
     def measure(self, name: str) -> Validation | None:
-        """Measure the model on dev; None when a signal comes meanwhile."""
+        """Measure the model on dev. Returns None if a signal arrives."""
         skipped: dict[str, str] = {}
         batches = noting(self.dev_batches, skipped)
         measured = validate(
@@ -286,7 +289,7 @@ class Trainer:
         progress = self.progress
         best = progress.best[: self.config.trainer.average_best]
         if not best:
-            raise TrainingError("the time budget is over before the first update")
+            raise TrainingError("the time limit ended training before the first update")
         self.world.wait()  # the first process may still be writing the last checkpoint
         self.learner.spread.load_full_weights(average_weights([self.output / entry.name for entry in best]))
         average = self.output / "average"
@@ -315,12 +318,12 @@ class Trainer:
 
     def draw_picture(self) -> None:
         try:
-            self.report.line(f"{plot_training(self.output)}: how it went")
-        except Exception as error:  # whatever ails the drawing, the run itself is a success
-            self.report.line(f"no picture of the run: {error}")
+            self.report.line(f"{plot_training(self.output)}: plot of the run")
+        except Exception as error:  # a failed plot must not fail the run
+            self.report.line(f"the run cannot be plotted: {error}")
 
     def write_checkpoint(self, directory: Path) -> None:
-        """The weights as a checkpoint directory of their own."""
+        """Write the weights as a checkpoint directory."""
         weights = self.learner.spread.full_weights()
 
         if self.world.is_first:
@@ -334,7 +337,7 @@ class Trainer:
         return late or 0 < trainer.checkpoint_every_steps <= steps
 
     def save(self) -> None:
-        """Begin to make everything so far survive; training goes on meanwhile."""
+        """Start to save the complete state while training continues."""
         self.progress.seconds = self.seconds
         run = {
             "config": to_mapping(self.config),
@@ -344,58 +347,15 @@ class Trainer:
         self.states.save(self.progress.step, training_tensors(self.model, self.learner.optimizer), run)
         self.saved_step, self.saved_seconds = self.progress.step, self.seconds
 
-    def announce(self) -> None:
-        setup, progress, layout = self.setup, self.progress, self.learner.spread.layout
-        self.report.go_on_after(progress.step)
-        parameters = sum(parameter.numel() for parameter in self.model.parameters())
-        self.report.line(
-            f"{'continuing after' if progress.step else 'starting at'} update {progress.step}: "
-            f"{parameters / 1e6:.1f}M parameters, {setup.corpus.num_utterances} training and "
-            f"{setup.dev_corpus.num_utterances} dev utterances, {self.device.type} {self.config.trainer.precision}"
-        )
-        if self.world.size > 1:
-            self.report.line(
-                f"{self.world.size} processes, {progress.batches_per_update} batches per update; parameters spread "
-                f"over {layout.shard}, experts over {layout.expert}"
-            )
-
-    def log(self) -> None:
-        """The progress line; every `log_every` updates also a line of the log and TensorBoard."""
-        progress = self.progress
-        remaining = clock_time(self.stopwatch.remaining(self.done()))
-        place = f"epoch {progress.position.epochs_done:.2f} update {progress.step}"
-        self.report.progress(f"{self.summary} | {place} | {remaining} left", self.done())
-        if progress.step % self.config.trainer.log_every or not (means := self.means.take()):
-            return
-        means["audio_seconds_per_second"], means["stall"] = self.stopwatch.take_speed()
-        means["audio_hours"] = progress.audio_seconds / 3600
-        means["memory_gb"] = float(self.world.gather([memory_gb(self.device)]).max())
-        means["skipped"] = len(progress.skipped)
-        self.report.figures("train", means, progress.step)
-        self.report.expert_loads(self.expert_loads(), progress.step)
-        self.summary = (
-            f"loss {means['loss']:.3f} ctc {means['ctc']:.3f} attention {means['attention']:.3f} "
-            + (f"teacher {means['teacher']:.3f} " if self.config.teacher else "")
-            + f"gradient {means['gradient']:.2f} rate {means['learning_rate']:.2e} "
-            f"{means['audio_seconds_per_second']:.0f} s/s"
-        )
-        self.report.line(f"{place}: {self.summary}, {means['stall']:.0%} waiting for data, {remaining} left")
-
-    def expert_loads(self) -> dict[str, Tensor]:
-        """Of all processes, since the last time."""
-        loads = expert_load(self.model, reset=True)
-        if not loads:
-            return {}
-        counts = self.world.gather(torch.cat(list(loads.values())).tolist()).sum(axis=0)
-        parts = torch.split(torch.from_numpy(counts), [len(load) for load in loads.values()])
-        return dict(zip(loads, parts, strict=True))
-
 
 def find_state(setup: Setup, states: StateFolder, report: Reporter) -> tuple[Path, Progress] | None:
-    """The stored state of this very run; None if it has not begun. Raises ConfigError if it belongs to another run."""
+    """Return the stored state of this run; None if it has not started.
+
+    Raises ConfigError for a state of another run.
+    """
     output = states.folder.parent
     if (output / "state.pt").exists():
-        raise CheckpointError(f"{output / 'state.pt'}: written by an earlier release, which this one cannot continue")
+        raise CheckpointError(f"{output / 'state.pt'}: written by an earlier release; this release cannot continue it")
     found = states.newest(report.line)
     if found is None:
         return None
@@ -404,15 +364,15 @@ def find_state(setup: Setup, states: StateFolder, report: Reporter) -> tuple[Pat
     if difference is not None:
         raise ConfigError(f"{output} holds a run with another configuration: {difference}")
     if run["fingerprint"] != setup.corpus.fingerprint:
-        raise ConfigError(f"{output} holds a run on other training utterances")
+        raise ConfigError(f"{output} holds a run with other training utterances")
     progress = Progress.from_state(run["progress"])
-    # An older state may know checkpoints that better ones have replaced since.
+    # An older state may name checkpoints that have been replaced since.
     progress.best = [entry for entry in progress.best if (output / entry.name).is_dir()]
     return path, progress
 
 
 def noting(loaded: Iterable[Loaded], skipped: dict[str, str]) -> Iterator[Loaded]:
-    """The same, while what could not be used is written down in `skipped`."""
+    """Yield the same items and record in `skipped` what could not be used."""
     for item in loaded:
         skipped.update(item.skipped)
         yield item

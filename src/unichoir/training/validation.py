@@ -1,4 +1,4 @@
-"""Loss and error rates on held-out speech, with greedy CTC decoding: cheap enough to run often."""
+"""Loss and error rates on held-out speech, with greedy CTC decoding, which is fast enough to run often."""
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
@@ -19,7 +19,7 @@ from unichoir.training.parallel import Spread
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
-    """Means over the utterances of dev; error rates are fractions of the reference."""
+    """Means over the utterances of dev. Error rates are fractions of the reference."""
 
     loss: float
     ctc: float
@@ -30,7 +30,7 @@ class Validation:
 
 
 def to_device(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """feats (B, T, M), feats_lengths (B,), tokens (B, U), token_lengths (B,) as tensors on `device`."""
+    """Return feats (B, T, M), feats_lengths (B,), tokens (B, U) and token_lengths (B,) as tensors on `device`."""
     arrays = (batch.feats, batch.feats_lengths, batch.tokens, batch.token_lengths)
     feats, feats_lengths, tokens, token_lengths = (torch.from_numpy(array).to(device) for array in arrays)
     return feats, feats_lengths, tokens, token_lengths
@@ -44,9 +44,9 @@ def validate(
     autocast: Callable[[], AbstractContextManager[object]],
     should_stop: Callable[[], bool],
 ) -> Validation | None:
-    """Measure the model under full context on what all processes have loaded; None when asked to stop meanwhile.
+    """Measure the model with full context on what all processes have loaded. Returns None if asked to stop.
 
-    should_stop: says the same in every process. Raises TrainingError without speech.
+    should_stop: must return the same value in every process. Raises TrainingError without any speech.
     """
     model, device = spread.model, spread.world.device
     model.eval()
@@ -84,7 +84,7 @@ def validate(
 
 
 def empty_batch(input_dim: int) -> Batch:
-    """A batch in which nothing is said, for a process that has nothing to do when others need it to take part."""
+    """Return a silent batch for an idle process that other processes need to take part."""
     return Batch(
         keys=[],
         feats=np.zeros((1, FRAME_STEP + 3, input_dim), dtype=np.float32),
@@ -97,7 +97,7 @@ def empty_batch(input_dim: int) -> Batch:
 def _greedy_errors(
     batch: Batch, log_probs: Tensor, lengths: Tensor, blank_id: int, tokenizer: Tokenizer
 ) -> tuple[ErrorCounts, ErrorCounts]:
-    """Errors in words and in tokens of CTC greedy search."""
+    """Return the word and token errors of CTC greedy search."""
     words, tokens = ErrorCounts(), ErrorCounts()
     scores = log_probs.cpu().numpy()
     for i, frames in enumerate(lengths.tolist()):

@@ -1,4 +1,4 @@
-"""The processes that train one model together, and what they tell each other besides gradients."""
+"""The processes that train one model together, and their communication besides gradients."""
 
 import datetime
 import os
@@ -20,37 +20,37 @@ TIMEOUT = datetime.timedelta(minutes=30)
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """All processes of a run; one alone is a world of size 1, and nothing else is special about it."""
+    """All processes of a run. A single process is a world of size 1."""
 
     rank: int
     size: int
     device: torch.device
-    """The one that this process computes on."""
+    """The device that this process computes on."""
     messages: distributed.ProcessGroup = field(repr=False)
-    """For numbers in main memory, also while the device computes."""
+    """The group for numbers in main memory, usable while the device computes."""
     saving: distributed.ProcessGroup = field(repr=False)
-    """For checkpoints written in the background, which must not get between the messages."""
+    """The group for checkpoints written in the background, which must not interfere with messages."""
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes what is written once: logs, checkpoints of weights."""
+        """Whether this process writes what is written once: logs and checkpoints of weights."""
         return self.rank == 0
 
     def gather(self, values: Sequence[float]) -> NDArray[np.float64]:
-        """The values of all processes: (size, len(values)), a row for each rank."""
+        """Return the values of all processes: (size, len(values)), one row per rank."""
         own = torch.tensor(values, dtype=torch.float64)
         rows = [torch.empty_like(own) for _ in range(self.size)]
         distributed.all_gather(rows, own, group=self.messages)
         return torch.stack(rows).numpy()
 
     def gather_objects(self, value: T) -> list[T]:
-        """One picklable object of each process."""
+        """Return one picklable object from each process."""
         values: list[T] = [value] * self.size
         distributed.all_gather_object(values, value, group=self.messages)
         return values
 
     def total(self, tensor: Tensor) -> Tensor:
-        """The sum over all processes, on the device of `tensor`, which is not changed."""
+        """Return the sum over all processes, on the device of `tensor`, which is not changed."""
         if self.size == 1:
             return tensor
         summed = tensor.clone()
@@ -58,15 +58,15 @@ class World:
         return summed
 
     def wait(self) -> None:
-        """Until every process has come here."""
-        self.gather([0.0])  # of nothing at all there would be nothing to wait for
+        """Wait until every process has called this."""
+        self.gather([0.0])  # gathering nothing would not wait
 
 
 @contextmanager
 def join_world(device: torch.device) -> Iterator[World]:
-    """The world that torchrun started this process in, else a world of one process.
+    """Yield the world that torchrun started this process in, or a world of one process.
 
-    A process group that the calling program has initialised is used and left as it is.
+    A process group initialised by the calling program is used and left as it is.
     """
     ours = not distributed.is_initialized()
     if device.type == "cuda":
@@ -77,7 +77,7 @@ def join_world(device: torch.device) -> Iterator[World]:
         if distributed.is_torchelastic_launched():
             store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
             if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-                # The agent's store outlives processes: after a restart it still holds where the dead ones listened.
+                # The agent's store outlives processes. After a restart it still holds the addresses of the dead ones.
                 store = PrefixStore(f"attempt-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
             distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
         else:

@@ -1,7 +1,6 @@
-"""WeNet checkpoint directories (`train.yaml`, `final.pt`, `units.txt`, `global_cmvn`) as our models and back.
+"""Import and export of WeNet checkpoint directories (`train.yaml`, `final.pt`, `units.txt`, `global_cmvn`).
 
-What the keys mean is in `wenet_config`, what the weights are called in `wenet_weights`; every weight is used exactly
-once.
+`config` translates the keys and `weights` the names of the weights. Every weight is used exactly once.
 """
 
 from collections.abc import Mapping
@@ -35,7 +34,7 @@ CONFIG_FILE = "train.yaml"
 
 @dataclass(frozen=True)
 class WenetModel:
-    """A loaded WeNet checkpoint: the model and its train.yaml, which tells of the filterbank and the tokenizer, too."""
+    """A loaded WeNet checkpoint: the model, and train.yaml, which also describes filterbank and tokenizer."""
 
     model: AsrModel
     conf: dict[str, Any]
@@ -44,14 +43,14 @@ class WenetModel:
 def load_wenet(directory: Path) -> WenetModel:
     """Load a U2++ Conformer, dense or MoE, in float32.
 
-    Raises ConfigError for a configuration key or value that cannot be represented, CheckpointError for a weight that
-    is missing, left over or of another size than the configuration says; both name it.
+    Raises ConfigError for a configuration key or value that can't be represented, CheckpointError for a weight that is
+    missing, unexpected or of another size than configured. Both name it.
     """
     path = directory / CONFIG_FILE
     conf = read_yaml(path)
     cmvn = conf.get("cmvn")
     statistics = Section(conf, str(path)).section("cmvn_conf")
-    for key in ("cmvn_file", "is_json_cmvn"):  # read where the state has no statistics
+    for key in ("cmvn_file", "is_json_cmvn"):  # used if the state has no statistics
         statistics.left.pop(key, None)
     statistics.close()
     if cmvn not in (None, "global_cmvn"):
@@ -65,10 +64,10 @@ def load_wenet(directory: Path) -> WenetModel:
 
 
 def save_wenet(directory: Path, model: AsrModel, sections: Mapping[str, Any]) -> None:
-    """Write train.yaml, final.pt and, where features are normalised, global_cmvn; `sections` are further keys of
-    train.yaml (`dataset_conf`, `tokenizer`, ...).
+    """Write train.yaml, final.pt and, if features are normalised, global_cmvn.
 
-    Raises ConfigError naming the key of the model that WeNet has no counterpart of; nothing is written then.
+    `sections` are further keys of train.yaml (`dataset_conf`, `tokenizer`, ...). Raises ConfigError, naming the key of
+    the model that WeNet has no counterpart for; nothing is written then.
     """
     conf = {**wenet_config(model.config), **sections}
     if is_identity(model):

@@ -1,6 +1,6 @@
-"""WeNet's `train.yaml` as a ModelConfig and back.
+"""Translation between WeNet's `train.yaml` and ModelConfig.
 
-Every key is translated, or known to have no influence on what a trained model computes, or refused by name.
+Every key is translated, known not to affect a trained model, or rejected by name.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from unichoir.errors import ConfigError
 from unichoir.formats.wenet.section import Section
 from unichoir.network.config import DecoderConfig, EncoderConfig, FeedForwardConfig, ModelConfig
 
-# Keys that decide how WeNet trains, logs or stores, or that others read (tokenizer, features, CMVN).
+# Keys that affect WeNet's training, logging or storage, or that other functions read (tokenizer, features, CMVN).
 _OTHER_KEYS = {
     "accum_grad", "batch_conf", "dataset", "dtype", "grad_clip", "init_bias", "log_interval", "max_epoch", "optim",
     "optim_conf", "save_interval", "save_states", "scheduler", "scheduler_conf", "tokenizer", "tokenizer_conf",
@@ -19,7 +19,7 @@ _OTHER_KEYS = {
     "cmvn_conf", "cmvn_file", "is_json_cmvn", "init_infos",
 }  # fmt: skip
 
-# Of each key the values that can be represented, WeNet's default first.
+# The values of each key that can be represented, WeNet's default first.
 _SAME_IN_BOTH: dict[str, tuple[Any, ...]] = {
     "normalize_before": (True,),
     "layer_norm_type": ("layer_norm",),
@@ -43,7 +43,7 @@ _ENCODER: dict[str, tuple[Any, ...]] = {
     "positionwise_conv_kernel_size": (1,),
     "use_dynamic_chunk": (False, True),
     "static_chunk_size": (0,),
-    # It is the convolution's, too, which is swish here whatever the experts have.
+    # It also applies to the convolution, which always uses swish here.
     "activation_type": ("swish",),
 }
 _DECODER: dict[str, tuple[Any, ...]] = {
@@ -58,7 +58,10 @@ _Config = TypeVar("_Config", EncoderConfig, DecoderConfig, FeedForwardConfig)
 
 
 def translate_config(conf: Mapping[str, Any], path: Path) -> ModelConfig:
-    """WeNet's train.yaml as a ModelConfig; ConfigError names what is unknown or cannot be represented."""
+    """Translate WeNet's train.yaml to a ModelConfig.
+
+    Raises ConfigError, naming what is unknown or can't be represented.
+    """
     top = Section({key: value for key, value in conf.items() if key not in _OTHER_KEYS}, str(path))
     top.require("model", "asr_model")
     top.require("encoder", "conformer")
@@ -74,7 +77,7 @@ def translate_config(conf: Mapping[str, Any], path: Path) -> ModelConfig:
     decoder = _translate_decoder(top.section("decoder_conf"), bidirectional)
     blank_id = ctc.take("ctc_blank_id", 0)
     special.require("<blank>", blank_id)
-    special.left.pop("<unk>", None)  # units.txt tells it
+    special.left.pop("<unk>", None)  # units.txt defines it
     model.require("ignore_id", -1)
     model.require("apply_non_blank_embedding", False)
     fields: dict[str, Any] = {
@@ -167,7 +170,7 @@ def _translate_decoder(section: Section, bidirectional: bool) -> DecoderConfig:
 
 
 def differences_in_training(conf: Mapping[str, Any]) -> list[str]:
-    """What of a train.yaml that `translate_config` takes is not kept, because it matters to training alone."""
+    """Return the settings of a train.yaml that are not kept because they only affect training."""
     encoder, decoder = (conf.get(key) or {} for key in ("encoder_conf", "decoder_conf"))
     notes = []
     for name, section, other, kept in (
@@ -184,9 +187,9 @@ def differences_in_training(conf: Mapping[str, Any]) -> list[str]:
 
 
 def wenet_config(config: ModelConfig) -> dict[str, Any]:
-    """A ModelConfig as the sections of train.yaml that `translate_config` reads.
+    """Translate a ModelConfig to the sections of train.yaml that `translate_config` reads.
 
-    Raises ConfigError naming the key that WeNet has no counterpart of.
+    Raises ConfigError, naming the key that WeNet has no counterpart for.
     """
     encoder, decoder = config.encoder, config.decoder
     _refuse("model", config, "training", dynamic_top_k=False)
@@ -248,7 +251,7 @@ def _encoder_section(config: EncoderConfig, dynamic_left: bool) -> dict[str, Any
 
 
 def _decoder_section(config: DecoderConfig) -> dict[str, Any]:
-    # Only the class with two directions has the key.
+    # Only the bidirectional class has this key.
     reverse = {"r_num_blocks": config.num_reverse_blocks} if config.num_reverse_blocks else {}
     return {
         "num_blocks": config.num_blocks,
@@ -273,11 +276,11 @@ def _mlp_keys(config: FeedForwardConfig, where: str) -> dict[str, Any]:
 
 
 def _refuse(where: str, config: object, matters_to: str, **allowed: Any) -> None:
-    """ConfigError unless the keys have the values that WeNet can express."""
+    """Raise ConfigError unless the keys have values that WeNet can express."""
     for name, value in allowed.items():
         found = getattr(config, name)
         if found != value:
-            hint = f"; it matters to training alone: set it to {value!r} in config.yaml to export the model"
+            hint = f"; it only affects training: set it to {value!r} in config.yaml to export the model"
             raise ConfigError(
                 f"{where}.{name}: {found!r} cannot be represented in WeNet (only {value!r})"
                 f"{hint if matters_to == 'training' else ''}"

@@ -1,4 +1,4 @@
-"""Reading the mappings of WeNet's `train.yaml`, so that no key is taken in silence."""
+"""Strict reading of the mappings in WeNet's `train.yaml`: no key is ignored silently."""
 
 import math
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from unichoir.errors import ConfigError
 
 
 class Section:
-    """One mapping of train.yaml: keys are taken one by one, and what is left at the end is refused."""
+    """One mapping of train.yaml. Keys are taken one by one, and remaining keys are rejected at the end."""
 
     def __init__(self, content: object, where: str) -> None:
         if not isinstance(content, Mapping):
@@ -24,7 +24,7 @@ class Section:
         return value
 
     def take(self, key: str, default: Any) -> Any:
-        """Take a key whose value is of the default's type; a whole number will do for another number."""
+        """Take a key whose value has the default's type; integers are accepted for floats."""
         value: Any = self.left.pop(key, default)
         kind: type = type(default)
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
@@ -34,14 +34,14 @@ class Section:
         return value
 
     def size(self, key: str, default: int) -> int:
-        """Take a number of things, of which there has to be one."""
+        """Take a number of things, at least 1."""
         value: int = self.take(key, default)
         if value < 1:
             raise ConfigError(f"{self.where}: {key}: {value} must be at least 1")
         return value
 
     def section(self, key: str) -> "Section":
-        """Take a mapping; one that is missing or null is empty."""
+        """Take a mapping. A missing or null mapping is empty."""
         content = self.left.pop(key, None)
         return Section({} if content is None else content, f"{self.where}: {key}")
 

@@ -1,4 +1,4 @@
-"""Whether WeNet's `train.yaml` and the weights beside it speak of the same sizes."""
+"""Comparison of the sizes in WeNet's `train.yaml` with the weights."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,10 +11,9 @@ from unichoir.network.subsampling import convolved_size
 
 
 def check_sizes(config: ModelConfig, weights: Mapping[str, Tensor], path: Path, checkpoint: Path) -> None:
-    """CheckpointError naming the key of train.yaml (`path`) that asks for another size than the weights (`checkpoint`)
-    have.
+    """Raise CheckpointError, naming the key of train.yaml (`path`) whose size differs from the weights (`checkpoint`).
 
-    To be called before the model is built: what passes needs no more memory than the weights do.
+    Call this before building the model: a valid model needs no more memory than the weights.
     """
     for key, asked, name, axis in _sizes(config):
         if axis is None:
@@ -30,8 +29,10 @@ def check_sizes(config: ModelConfig, weights: Mapping[str, Tensor], path: Path, 
 
 
 def _sizes(config: ModelConfig) -> Iterator[tuple[str, int, str, int | None]]:
-    """Each key with the size it asks for, and where that is found: a weight and its axis, or what the names of a
-    stack's blocks begin with and None."""
+    """Yield each key, its size, and where to find the size.
+
+    The place is a weight and its axis, or the name prefix of a stack's blocks and None.
+    """
     encoder, decoder = config.encoder, config.decoder
     blocks, bidirectional = "encoder.encoders.", bool(decoder.num_reverse_blocks)
     left = "decoder.left_decoder.decoders." if bidirectional else "decoder.decoders."

@@ -1,4 +1,4 @@
-"""The weights of WeNet's checkpoints (`final.pt`, `global_cmvn`) under our names and back; nothing is rounded."""
+"""Translation of WeNet's weights (`final.pt`, `global_cmvn`) to our names and back, without rounding."""
 
 import json
 import math
@@ -21,11 +21,11 @@ CMVN_WEIGHTS = ("encoder.global_cmvn.mean", "encoder.global_cmvn.istd")
 
 
 def read_wenet_weights(directory: Path, conf: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The state of a WeNet checkpoint under WeNet's names, floats as float32.
+    """Read the state of a WeNet checkpoint under WeNet's names, floats as float32.
 
-    float16 and bfloat16 are widened, which float32 does without loss. Tables of positions are left out, and statistics
-    where the model is not normalised; where it is, they are the state's or, without any there, those of the file.
-    Raises CheckpointError for what cannot be read or would be rounded.
+    float16 and bfloat16 are widened to float32 without loss. Tables of positions are left out, and so are statistics if
+    the model doesn't normalise its features. If it does, they come from the state or, if it has none, from the file.
+    Raises CheckpointError if the state can't be read or would be rounded.
     """
     path = directory / WEIGHTS_FILE
     try:
@@ -38,7 +38,7 @@ def read_wenet_weights(directory: Path, conf: Mapping[str, Any]) -> dict[str, Te
         raise CheckpointError(f"{path}: not the state of a model (tensors by name)")
     weights = {name: _as_float32(name, tensor, path) for name, tensor in state.items() if not name.endswith(".pe")}
     if not is_normalised(conf):
-        # WeNet builds no normalisation then, and skips what it has no place for.
+        # In this case WeNet doesn't build a normalisation, and ignores its weights.
         return {name: tensor for name, tensor in weights.items() if name not in CMVN_WEIGHTS}
     return weights if CMVN_WEIGHTS[0] in weights else weights | _read_cmvn(directory, conf)
 
@@ -53,16 +53,16 @@ def _as_float32(name: str, tensor: Tensor, path: Path) -> Tensor:
 
 
 def is_normalised(conf: Mapping[str, Any]) -> bool:
-    """Whether features are normalised (`cmvn`; before 2023 `cmvn_file` at the top level)."""
+    """Return whether features are normalised (`cmvn`; before 2023 `cmvn_file` at the top level)."""
     return conf.get("cmvn") is not None or conf.get("cmvn_file") is not None
 
 
 def translate_weights(
     weights: Mapping[str, Tensor], model: AsrModel, path: Path, normalised: bool
 ) -> dict[str, Tensor]:
-    """WeNet's names, experts one by one and pointwise convolutions as Conv1d, to ours. Names left over are kept.
+    """Translate WeNet's names (separate experts, pointwise convolutions as Conv1d) to ours. Other names are kept.
 
-    normalised: false where the model's own normalisation, which is none, is to stay.
+    normalised: False keeps the model's own normalisation, which is the identity.
     """
     left = dict(weights)
     if not normalised:
@@ -83,14 +83,14 @@ def translate_weights(
 
 
 def wenet_weights(model: AsrModel) -> dict[str, Tensor]:
-    """The model's weights as WeNet names and shapes them: what `final.pt` holds."""
+    """Return the model's weights with WeNet's names and shapes, the content of `final.pt`."""
     result: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
         names = _wenet_names(name, tensor, model.right_decoder is not None)
         tensors = tensor.unbind(0) if ".experts." in name else [tensor]
         if re.search(r"\.pointwise_conv\d\.weight$", name):
             tensors = [tensor.unsqueeze(2)]
-        # Parts of a stack would be saved with all of it.
+        # A view of a stack would be saved with the complete stack.
         result |= {each: part.clone().contiguous() for each, part in zip(names, tensors, strict=True)}
     if is_identity(model):
         result = {name: tensor for name, tensor in result.items() if name not in CMVN_WEIGHTS}
@@ -98,13 +98,13 @@ def wenet_weights(model: AsrModel) -> dict[str, Tensor]:
 
 
 def is_identity(model: AsrModel) -> bool:
-    """Whether the features go into the model as they are: WeNet's `cmvn: null`."""
+    """Return whether the model uses features unchanged: WeNet's `cmvn: null`."""
     mean, istd = model.encoder.cmvn_mean, model.encoder.cmvn_istd
     return torch.equal(mean, torch.zeros_like(mean)) and torch.equal(istd, torch.ones_like(istd))
 
 
 def _wenet_names(name: str, tensor: Tensor, bidirectional: bool) -> list[str]:
-    """The names in WeNet's state of a weight of ours: one, or of a stack of experts one for each."""
+    """Return WeNet's names for a weight of ours: one name, or one per expert for a stack of experts."""
     theirs = _wenet_name(name, bidirectional)
     if ".experts." not in name:
         return [theirs]
@@ -114,7 +114,7 @@ def _wenet_names(name: str, tensor: Tensor, bidirectional: bool) -> list[str]:
 
 
 def _wenet_name(name: str, bidirectional: bool) -> str:
-    """The name in WeNet's state of a weight of ours (of a stack of experts: the common stem)."""
+    """Return WeNet's name for a weight of ours (for a stack of experts, the common stem)."""
     for ours, theirs in (
         ("encoder.cmvn_", "encoder.global_cmvn."),
         ("encoder.subsampling.conv_1.", "encoder.embed.conv.0."),
@@ -135,7 +135,7 @@ def _wenet_name(name: str, bidirectional: bool) -> str:
 
 
 def _read_cmvn(directory: Path, conf: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The normalisation from `global_cmvn` (JSON or Kaldi text), for checkpoints that do not carry it."""
+    """Read the normalisation from `global_cmvn` (JSON or Kaldi text), for checkpoints whose state has none."""
     cmvn_conf = conf.get("cmvn_conf") or conf
     path = directory / Path(cmvn_conf.get("cmvn_file") or CMVN_FILE).name
     try:
@@ -155,8 +155,11 @@ def _read_cmvn(directory: Path, conf: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def write_cmvn(model: AsrModel, path: Path) -> None:
-    """The model's normalisation as the statistics of one frame, in JSON. WeNet opens the file before it takes the
-    exact values from the state. Raises CheckpointError for a scale that no statistics have."""
+    """Write the model's normalisation as the statistics of one frame, in JSON.
+
+    WeNet opens the file before it takes the exact values from the state. Raises CheckpointError for a scale that no
+    statistics have.
+    """
     mean, istd = (each.double() for each in (model.encoder.cmvn_mean, model.encoder.cmvn_istd))
     if not (torch.isfinite(mean).all() and torch.isfinite(istd).all() and (istd > 0).all()):
         raise CheckpointError("weight 'encoder.cmvn_istd': statistics need a scale above 0 for every bin")

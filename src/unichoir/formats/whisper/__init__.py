@@ -1,2 +1,4 @@
-"""Whisper's checkpoints (arXiv 2212.04356), as Hugging Face, OpenAI and CTranslate2 write them. No code of a file is
-ever run."""
+"""Whisper's checkpoints (arXiv 2212.04356) in the formats of Hugging Face, OpenAI and CTranslate2.
+
+No code in a file is ever executed.
+"""

@@ -1,9 +1,9 @@
 """CTranslate2's `model.bin`, which faster-whisper uses (format version 6, `WhisperSpec` revision 3).
 
-Little-endian. u32 version, string name of the specification, u32 its revision, u32 number of variables; of each a
-string name, u8 rank, u32 per dimension, u8 type, u32 bytes, data; then u32 number of aliases, of each two strings.
-A string is u16 length and so many bytes, the last of them zero. A variable `x` in int8 or int16 has its factors in
-`x_scale`: one for each row, or one for all. (`ctranslate2/specs/model_spec.py`, `ModelSpec._serialize`.)
+The format is little-endian: u32 version, string name of the specification, u32 its revision, u32 number of variables;
+for each variable a string name, u8 rank, u32 per dimension, u8 type, u32 bytes, data; then u32 number of aliases, each
+with two strings. A string is a u16 length and that many bytes, the last of them zero. A variable `x` in int8 or int16
+has its factors in `x_scale`: one per row, or one for all. (`ctranslate2/specs/model_spec.py`, `ModelSpec._serialize`.)
 """
 
 import math
@@ -22,7 +22,7 @@ VERSION = 6
 SPECIFICATION = "WhisperSpec"
 REVISION = 3
 
-# By number in the file.
+# Types by their number in the file.
 _TYPES = (torch.float32, torch.int8, torch.int16, torch.int32, torch.float16, torch.bfloat16)
 _MAX_RANK = 8
 _GELU = 3
@@ -40,7 +40,7 @@ _PARTS = (
     ("/conv", ".conv"),
 )
 _ATTENTION = re.compile(r"(.*)/(self_attention|attention)/linear_(\d)/(weight|bias)")
-# The linear layers of attentions, by number; those of the same input are stacked.
+# The linear layers of attention by number; layers with the same input are stacked.
 _LINEARS = {
     ("self_attention", "0"): ("query", "key", "value"),
     ("self_attention", "1"): ("out",),
@@ -53,8 +53,8 @@ _LINEARS = {
 def read_ctranslate2(path: Path) -> WhisperModel:
     """Read a `model.bin` in float32, float16, bfloat16, int16 or int8.
 
-    Nothing is allocated for what the file does not hold. Raises CheckpointError for a truncated file, for another
-    version or specification than those above, and for what is no Whisper.
+    Memory use is bounded by the file. Raises CheckpointError for a truncated file, another version or specification,
+    and a model that isn't Whisper.
     """
     variables = _read_variables(path)
     for name, expected in (("pre_norm", 1), ("activation", _GELU), ("scale_embeddings", 0)):
@@ -79,19 +79,17 @@ def _heads(variables: dict[str, Tensor], path: Path) -> tuple[int, int] | None:
 
 
 def _dequantize(name: str, tensor: Tensor, variables: dict[str, Tensor], path: Path) -> Tensor:
-    """Floats of a variable: its integers divided by their scales."""
+    """Return a variable as floats: its integers divided by their scales."""
     if tensor.is_floating_point():
         return tensor
     scale = variables.get(f"{name}_scale")
     if scale is None or not scale.is_floating_point() or scale.dim() > 1 or scale.numel() not in (1, tensor.shape[0]):
-        raise CheckpointError(
-            f"{path}: '{name}' is of whole numbers, and '{name}_scale' does not say what they stand for"
-        )
+        raise CheckpointError(f"{path}: '{name}' has integers, but '{name}_scale' is missing or does not fit")
     return tensor.float() / scale.float().reshape(-1, *[1] * (tensor.dim() - 1))
 
 
 def _openai_weights(name: str, tensor: Tensor, path: Path) -> dict[str, Tensor]:
-    """The weights of a variable: one, or those stacked in it."""
+    """Return the weights of a variable: one, or several stacked ones."""
     name = re.sub(r"^(encoder|decoder)/layer_(\d+)", r"\1.blocks.\2", name)
     match = _ATTENTION.fullmatch(name)
     if match is not None:
@@ -108,7 +106,7 @@ def _openai_weights(name: str, tensor: Tensor, path: Path) -> dict[str, Tensor]:
 
 
 def _read_variables(path: Path) -> dict[str, Tensor]:
-    """The file's variables by name; aliases are left out: Whisper's only one is the output layer's."""
+    """Read the file's variables by name. Aliases are ignored: Whisper's only alias is the output layer."""
     try:
         if path.stat().st_size == 0:
             raise CheckpointError(f"{path}: is empty")
@@ -138,7 +136,7 @@ def _read_variables(path: Path) -> dict[str, Tensor]:
 
 
 class _Reader:
-    """Takes values from the bytes of a file, none past its end."""
+    """Reads values from the bytes of a file, never past its end."""
 
     def __init__(self, data: np.ndarray[tuple[int], np.dtype[np.uint8]], path: Path) -> None:
         self._data = data
@@ -146,12 +144,12 @@ class _Reader:
         self._at = 0
 
     def number(self, form: str, what: str) -> int:
-        """A whole number in a `struct` format."""
+        """Read an integer in a `struct` format."""
         value: int = struct.unpack(form, self._take(struct.calcsize(form), what).tobytes())[0]
         return value
 
     def string(self, what: str) -> str:
-        """A string without its last, zero byte."""
+        """Read a string without its final zero byte."""
         data = self._take(self.number("<H", what), what).tobytes()
         try:
             text = data.decode("utf-8")
@@ -162,7 +160,7 @@ class _Reader:
         return text[:-1]
 
     def tensor(self, name: str) -> Tensor:
-        """The shape, type and values of a variable."""
+        """Read the shape, type and values of a variable."""
         what = f"variable '{name}'"
         rank = self.number("<B", what)
         if rank > _MAX_RANK:
@@ -174,14 +172,14 @@ class _Reader:
         size = self.number("<I", what)
         if size != math.prod(shape) * _TYPES[kind].itemsize:
             raise CheckpointError(f"{self._path}: {what} of shape {tuple(shape)} has {size} bytes")
-        # A copy: what lies in the file need not be aligned, and may change.
+        # A copy, because the data need not be aligned in the file, and the file may change.
         data = self._take(size, what).copy()
         return (
             torch.from_numpy(data).view(_TYPES[kind]).reshape(shape) if size else torch.empty(shape, dtype=_TYPES[kind])
         )
 
     def end(self) -> None:
-        """Raises CheckpointError where something follows."""
+        """Raise CheckpointError if data follows."""
         if self._at != len(self._data):
             raise CheckpointError(f"{self._path}: {len(self._data) - self._at} bytes follow the model")
 

@@ -14,7 +14,7 @@ from unichoir.formats.whisper.weights import WhisperModel, build_whisper
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
-# In this order: a norm's name contains the name of its attention.
+# The order matters: the name of a norm contains the name of its attention.
 _PARTS = (
     ("encoder.layer_norm.", "encoder.ln_post."),
     ("decoder.layer_norm.", "decoder.ln."),
@@ -38,14 +38,14 @@ _PARTS = (
 def read_huggingface(folder: Path) -> WhisperModel:
     """Read `config.json` and the safetensors of a `WhisperForConditionalGeneration`.
 
-    Raises CheckpointError for what is missing, cannot be read or is no Whisper.
+    Raises CheckpointError for missing or unreadable files, and for a model that isn't Whisper.
     """
     path = folder / "config.json"
     config = read_json(path)
     if not isinstance(config, dict) or config.get("model_type") != "whisper":
         found = config.get("model_type") if isinstance(config, dict) else None
         raise CheckpointError(f"{path}: model_type is {found!r}, expected 'whisper'")
-    # What changes the function without a trace in the weights.
+    # Settings that change the function without changing the weights.
     for key, expected in (("activation_function", "gelu"), ("scale_embedding", False)):
         if config.get(key, expected) != expected:
             raise CheckpointError(f"{path}: {key} is {config[key]!r}, only {expected!r} can be read")
@@ -68,7 +68,7 @@ def _openai_name(name: str) -> str:
 
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
-    """The tensors of all safetensors files. Raises CheckpointError."""
+    """Read the tensors of all safetensors files. Raises CheckpointError."""
     if (folder / WEIGHTS_FILE).is_file():
         return _read_file(folder / WEIGHTS_FILE)
     index = folder / INDEX_FILE
@@ -81,7 +81,7 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for name in sorted(set(places.values())):
         if not re.fullmatch(r"[\w-][\w.-]*\.safetensors", name):
-            raise CheckpointError(f"{index}: '{name}' is not the name of a safetensors file beside it")
+            raise CheckpointError(f"{index}: '{name}' is not the name of a safetensors file in its folder")
         tensors |= _read_file(folder / name)
     for weight, name in places.items():
         if weight not in tensors:
@@ -94,12 +94,12 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
-    except Exception as error:  # safetensors raises its own type for whatever is wrong inside a file
+    except Exception as error:  # safetensors raises its own type for any damaged file
         raise CheckpointError(f"{path}: cannot be read ({error})") from None
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file's content. Raises CheckpointError for a missing or broken one."""
+    """Read a JSON file. Raises CheckpointError if it is missing or invalid."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -11,9 +11,9 @@ from unichoir.formats.whisper.weights import WhisperModel, build_whisper
 
 
 def read_openai(path: Path) -> WhisperModel:
-    """Read the `.pt` file of an OpenAI Whisper: tensors and numbers only, so no code of the file runs.
+    """Read the `.pt` file of an OpenAI Whisper. Only tensors and numbers are read, so no code in the file runs.
 
-    Raises CheckpointError for what cannot be read or is no Whisper.
+    Raises CheckpointError for an unreadable file, and for a model that isn't Whisper.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -33,6 +33,6 @@ def read_openai(path: Path) -> WhisperModel:
         if type(value) is not int:
             raise CheckpointError(f"{path}: dims: '{key}' is {value!r}, expected a number of heads")
         heads.append(value)
-    # The buffer of the causal mask was saved by early versions only; it is no weight.
+    # Only early versions saved the buffer of the causal mask, which is not a weight.
     weights = {name: tensor for name, tensor in weights.items() if name != "decoder.mask"}
     return build_whisper(weights, (heads[0], heads[1]), path)

@@ -1,4 +1,4 @@
-"""Which of the formats a path holds, and reading it."""
+"""Detection and reading of the checkpoint formats."""
 
 from pathlib import Path
 
@@ -13,10 +13,10 @@ _MODEL_BIN = "model.bin"
 
 
 def read_whisper(source: Path) -> WhisperModel:
-    """Read a checkpoint of Whisper: a folder of Hugging Face or CTranslate2, a `.pt` or `model.bin`, or the folder
-    with one `.pt`.
+    """Read a Whisper checkpoint.
 
-    Raises CheckpointError for what is none of them or cannot be read.
+    source: a folder of Hugging Face or CTranslate2, a `.pt` or `model.bin`, or a folder with one `.pt`. Raises
+    CheckpointError if it is none of these or can't be read.
     """
     if source.is_dir():
         if any((source / name).is_file() for name in (WEIGHTS_FILE, INDEX_FILE)):
@@ -43,4 +43,4 @@ def read_whisper(source: Path) -> WhisperModel:
 
 def _pickled(path: Path) -> CheckpointError:
     advice = f"save it as {WEIGHTS_FILE} first: model.save_pretrained(folder, safe_serialization=True) in transformers"
-    return CheckpointError(f"{path}: weights as pickles are not read, because those can run code; {advice}")
+    return CheckpointError(f"{path}: pickled weights are not read, because they can run code; {advice}")

@@ -1,4 +1,4 @@
-"""Whisper's weights under our names and in our configuration."""
+"""Translation of Whisper's weights to our names and configuration."""
 
 import dataclasses
 import re
@@ -17,7 +17,7 @@ from unichoir.text.tokenizer import Tokenizer
 NEW_DECODER_BLOCKS = 2
 REVERSE_BLOCKS = 2
 TOP_GAIN = 1.0
-"""Of the last norm at the start; the frames that it is added to have a deviation of about 1.4."""
+"""Initial gain of the last norm. The frames that it is added to have a deviation of about 1.4."""
 
 _ATTENTION = {"query": "linear_q", "key": "linear_k", "value": "linear_v", "out": "linear_out"}
 _ENCODER_BLOCK = {"attn_ln": "norm_mha", "attn": "self_attn", "mlp_ln": "norm_ff", "mlp": "feed_forward"}
@@ -34,32 +34,32 @@ _FEED_FORWARD = {"0": "w_1", "2": "w_2"}
 
 @dataclass(frozen=True, kw_only=True)
 class WhisperOptions:
-    """What is made of a Whisper model."""
+    """Options for importing a Whisper model."""
 
     top_blocks: int = 2
-    """New Conformer blocks on top of Whisper's encoder, on pairs of frames merged into one; 0: none, nothing merged."""
+    """Number of new Conformer blocks on top of Whisper's encoder, on merged pairs of frames. 0 adds none and merges
+    nothing."""
     whisper_decoder: bool = True
-    """Whether the decoders start as Whisper's."""
+    """Whether the decoders start from Whisper's decoder."""
     decoder_blocks: int | None = None
-    """Of the left-to-right decoder; None: all of Whisper's, or 2 new ones."""
+    """Blocks of the left-to-right decoder. None takes all of Whisper's, or 2 new ones."""
     reverse_blocks: int = REVERSE_BLOCKS
-    """Of the right-to-left decoder; 0: no such decoder."""
+    """Blocks of the right-to-left decoder. 0 removes this decoder."""
     seed: int = 0
-    """What new weights are drawn from."""
+    """Seed of new weights."""
 
 
 def our_config(dims: WhisperDims, tokenizer: Tokenizer | None, options: WhisperOptions) -> ModelConfig:
-    """Our configuration of a Whisper model.
+    """Return our configuration of a Whisper model.
 
-    tokenizer: None: the size of the vocabulary is left open. Raises ConfigError for more blocks of a decoder
-    than Whisper has.
+    tokenizer: None leaves the size of the vocabulary open. Raises ConfigError for more decoder blocks than Whisper has.
     """
     blocks = options.decoder_blocks or (dims.num_decoder_blocks if options.whisper_decoder else NEW_DECODER_BLOCKS)
     if options.whisper_decoder:
         for name, number in (("--decoder-blocks", blocks), ("--reverse-blocks", options.reverse_blocks)):
             if number > dims.num_decoder_blocks:
                 raise ConfigError(f"{name} {number}: Whisper's decoder has {dims.num_decoder_blocks} blocks")
-    # Whisper was trained without dropout: where its few large activations are dropped, it hears nothing.
+    # Whisper was trained without dropout. It fails if its few large activations are dropped.
     dropout = 0.0
     special = {} if tokenizer is None else {f"{n}_id": getattr(tokenizer, f"{n}_id") for n in ("blank", "sos", "eos")}
     decoder = DecoderConfig(
@@ -92,13 +92,13 @@ def our_config(dims: WhisperDims, tokenizer: Tokenizer | None, options: WhisperO
 
 
 def encoder_weights(whisper: WhisperModel, merged: bool) -> dict[str, Tensor]:
-    """Whisper's encoder under our names. merged: whether its last norm stands before the merging of frames."""
+    """Return Whisper's encoder under our names. merged: whether its last norm precedes the merging of frames."""
     weights = whisper.weights
     last = "encoder.merge.norm" if merged else "encoder.after_norm"
     ours = {f"{last}.{each}": weights[f"encoder.ln_post.{each}"] for each in ("weight", "bias")}
     if merged:
-        # What the new blocks find is added to the merged frames: at first so little that Whisper's decoder hears what
-        # it knows, and enough for them to learn.
+        # The output of the new blocks is added to the merged frames. It starts small enough for Whisper's decoder to
+        # work, and large enough for the blocks to learn.
         ours["encoder.after_norm.weight"] = torch.full((whisper.dims.dim,), TOP_GAIN)
         ours["encoder.after_norm.bias"] = torch.zeros(whisper.dims.dim)
     for conv in ("1", "2"):
@@ -110,15 +110,15 @@ def encoder_weights(whisper: WhisperModel, merged: bool) -> dict[str, Tensor]:
 
 
 def decoder_weights(whisper: WhisperModel, name: str, num_blocks: int, tokens: TokenMapping) -> dict[str, Tensor]:
-    """Whisper's decoder, or so many of its blocks evenly spaced with the last among them, under the names of ours.
+    """Return Whisper's decoder under our names, reduced to `num_blocks` evenly spaced blocks including the last.
 
-    name: of our decoder.
+    name: name of our decoder.
     """
     weights, dims = whisper.weights, whisper.dims
     table = weights["decoder.token_embedding.weight"]
     outputs = mean_rows(table, tokens.outputs, tokens.text)
     ours = {
-        # Our decoders multiply by this square root, which Whisper's does not.
+        # Our decoders multiply by this square root, Whisper's don't.
         f"{name}.embedding.weight": mean_rows(table, tokens.inputs, tokens.text) / dims.dim**0.5,
         f"{name}.position_embedding.weight": weights["decoder.positional_embedding"],
         f"{name}.output_layer.weight": outputs,
@@ -132,7 +132,7 @@ def decoder_weights(whisper: WhisperModel, name: str, num_blocks: int, tokens: T
 
 
 def evenly_spaced(total: int, wanted: int) -> Sequence[int]:
-    """Which of `total` blocks to keep, the last one always."""
+    """Return which of `total` blocks to keep, always including the last one."""
     return [(i + 1) * total // wanted - 1 for i in range(wanted)]
 
 
@@ -145,7 +145,7 @@ def _block(weights: dict[str, Tensor], theirs: str, ours: str, parts: dict[str, 
         renamed = [{**_ATTENTION, **_FEED_FORWARD}[each] for each in layer]
         result[".".join([ours + parts[part], *renamed, kind])] = tensor
     for name in [name for name in result if re.search(r"\.linear_k\.weight$", name)]:
-        # Whisper's keys have no bias, because softmax would not see it.
+        # Whisper's keys have no bias, because it would cancel in the softmax.
         bias = name.replace(".weight", ".bias")
         result.setdefault(bias, torch.zeros(result[name].shape[0]))
     return result

@@ -1,4 +1,4 @@
-"""Our tokens in Whisper's: which of its embeddings each piece of our vocabulary starts from."""
+"""The mapping from our tokens to the Whisper embeddings that they start from."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,26 +13,26 @@ from unichoir.text.units import BYTE_TOKENS, SPACE
 
 @dataclass(frozen=True, kw_only=True)
 class TokenMapping:
-    """For each token of ours the ids of Whisper's whose embeddings are averaged; empty: those of all text."""
+    """For each of our tokens, the Whisper ids whose embeddings are averaged; empty: all text tokens."""
 
     inputs: tuple[tuple[int, ...], ...]
-    """Of tokens that the decoder has read. That of the beginning is <|startofprev|>: of all, Whisper's decoder goes
-    on best from that one alone (docs/training/whisper.md)."""
+    """Ids for tokens that the decoder has read. The start token uses <|startofprev|>: of all tokens, Whisper's decoder
+    only continues well from this one (docs/training/whisper.md)."""
     outputs: tuple[tuple[int, ...], ...]
-    """Of tokens that it may say next. That of the end is <|endoftext|>."""
+    """Ids for tokens that the decoder may predict. The end token uses <|endoftext|>."""
     text: tuple[int, ...]
-    """The ids of all tokens of text."""
+    """The ids of all text tokens."""
     num_pieces: int
-    """Our tokens that spell text."""
+    """Number of our tokens that spell text."""
     num_found: int
-    """Those of them that are tokens of Whisper's, too."""
+    """Number of these that are also Whisper tokens."""
 
 
 def map_tokens(tokenizer: Tokenizer, vocabulary: Mapping[str, int]) -> TokenMapping:
-    """Find each token of ours among Whisper's, which spell in bytes, or else the fewest that spell it, from the left.
+    """Find each of our tokens among Whisper's byte-level tokens, or else a greedy spelling from the left.
 
-    A vocabulary of capitals alone is looked up in lower case, as Whisper writes what is no name. A language `<|en|>`
-    takes Whisper's token of that name; blank and unknown have no counterpart.
+    A vocabulary in capitals is looked up in lower case, as Whisper writes most words. A language `<|en|>` uses
+    Whisper's token of that name. Blank and unknown have no counterpart.
     """
     silent = {tokenizer.blank_id, tokenizer.unk_id, tokenizer.sos_id, tokenizer.eos_id}
     pieces = [index for index in range(tokenizer.vocab_size) if index not in silent]
@@ -60,13 +60,16 @@ def map_tokens(tokenizer: Tokenizer, vocabulary: Mapping[str, int]) -> TokenMapp
 
 
 def mean_rows(table: Tensor, rows: Sequence[Sequence[int]], text: Sequence[int]) -> Tensor:
-    """Means of rows of `table` (V', D), for each entry of `rows` one: (V, D). An empty one takes the rows of `text`."""
+    """Return the mean of rows of `table` (V', D) for each entry of `rows`: (V, D).
+
+    An empty entry uses the rows of `text`.
+    """
     mean = table[list(text)].mean(dim=0)
     return torch.stack([table[list(row)].mean(dim=0) if row else mean for row in rows])
 
 
 def _bytes(token: str, lower: bool) -> bytes:
-    """What a token of ours writes, a space for U+2581."""
+    """Return the bytes that one of our tokens writes, with a space for U+2581."""
     if token in BYTE_TOKENS:
         return bytes([BYTE_TOKENS.index(token)])
     text = token.replace(SPACE, " ")
@@ -74,7 +77,7 @@ def _bytes(token: str, lower: bool) -> bytes:
 
 
 def _spell(text: bytes, vocabulary: Mapping[str, int]) -> tuple[int, ...]:
-    """Ids of the tokens that spell it, each the longest that fits; empty where a byte is no token."""
+    """Return the ids of tokens that spell the text, each the longest that fits; empty if a byte has no token."""
     characters = byte_level(text)
     ids: list[int] = []
     while characters:

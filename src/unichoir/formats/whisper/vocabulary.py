@@ -1,4 +1,4 @@
-"""Whisper's vocabulary: byte-level BPE, whose tokens are written with one character for every byte (GPT-2)."""
+"""Whisper's vocabulary: byte-level BPE, whose tokens have one character for each byte (GPT-2)."""
 
 import base64
 import binascii
@@ -15,23 +15,24 @@ START = "<|startoftranscript|>"
 START_OF_PREVIOUS = "<|startofprev|>"
 FILES = ("tokenizer.json", "vocab.json", "vocabulary.json", "vocabulary.txt")
 _TIMESTAMPS = 1501
-# After the languages, before the timestamps (`whisper/tokenizer.py`, `get_encoding`).
+# Tokens between the languages and the timestamps (`whisper/tokenizer.py`, `get_encoding`).
 _TASKS = ("<|translate|>", "<|transcribe|>", "<|startoflm|>", START_OF_PREVIOUS, "<|nospeech|>", "<|notimestamps|>")
 
 
 def read_vocabulary(folder: Path, vocab_size: int) -> dict[str, int]:
-    """The ids of Whisper's tokens from the first of these in `folder`: tokenizer.json (Hugging Face), vocab.json with
-    added_tokens.json, vocabulary.json or vocabulary.txt (CTranslate2), a single *.tiktoken (OpenAI).
+    """Read the ids of Whisper's tokens from the first existing file in `folder`.
 
-    vocab_size: rows of the model's embedding. Raises CheckpointError where there is no vocabulary, for one that cannot
-    be read, does not fit the model, or lacks a token that a decoder starts or ends with.
+    The files are tokenizer.json (Hugging Face), vocab.json with added_tokens.json, vocabulary.json or vocabulary.txt
+    (CTranslate2), a single *.tiktoken (OpenAI). vocab_size: rows of the model's embedding. Raises CheckpointError if
+    there is no vocabulary, or if it is unreadable, doesn't fit the model, or lacks a token that a decoder starts or
+    ends with.
     """
     path = next((folder / name for name in FILES if (folder / name).is_file()), None)
     if path is None:
         ranks = sorted(folder.glob("*.tiktoken"))
         if len(ranks) != 1:
             names = f"{', '.join(FILES)} or one *.tiktoken"
-            raise CheckpointError(f"{folder}: no vocabulary of Whisper beside the checkpoint ({names})")
+            raise CheckpointError(f"{folder}: no Whisper vocabulary next to the checkpoint ({names})")
         path = ranks[0]
     tokens = _read_tiktoken(path, vocab_size) if path.suffix == ".tiktoken" else _read_file(path)
     for token, index in tokens.items():
@@ -44,13 +45,13 @@ def read_vocabulary(folder: Path, vocab_size: int) -> dict[str, int]:
 
 
 def byte_level(text: bytes) -> str:
-    """Bytes as the characters that stand for them in the vocabulary's tokens: a space is U+0120."""
+    """Return the characters that represent bytes in the vocabulary's tokens: a space is U+0120."""
     return "".join(byte_characters()[byte] for byte in text)
 
 
 @cache
 def byte_characters() -> tuple[str, ...]:
-    """The character that stands for each byte: itself if it prints, else one from U+0100 on (GPT-2)."""
+    """Return the character for each byte: itself if printable, else one from U+0100 on (GPT-2)."""
     printing = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(0x100, 0x200))
     return tuple(chr(byte) if byte in printing else chr(next(others)) for byte in range(256))
@@ -88,7 +89,10 @@ def _tokens_of_tokenizer(content: Any, path: Path) -> dict[str, Any]:
 
 
 def _read_tiktoken(path: Path, vocab_size: int) -> dict[str, int]:
-    """Lines of a token's bytes in base64 and its id; the special tokens follow, in the order of OpenAI's code."""
+    """Read lines with a token's bytes in base64 and its id.
+
+    The special tokens follow, in the order of OpenAI's code.
+    """
     tokens = {}
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         if not line:
@@ -106,5 +110,5 @@ def _read_tiktoken(path: Path, vocab_size: int) -> dict[str, int]:
         **{token: tasks + place for place, token in enumerate(_TASKS)},
     }
     if tasks < first + 2:
-        raise CheckpointError(f"{path}: {first} tokens of text are too many for a model of {vocab_size} tokens")
+        raise CheckpointError(f"{path}: {first} text tokens are too many for a model of {vocab_size} tokens")
     return {**tokens, **special}

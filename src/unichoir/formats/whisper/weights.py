@@ -1,4 +1,4 @@
-"""What every reader of Whisper's checkpoints returns: the weights under OpenAI's names, and the sizes they tell."""
+"""The common result of all readers of Whisper's checkpoints: weights under OpenAI's names, and the sizes they imply."""
 
 import math
 import re
@@ -27,21 +27,21 @@ class WhisperDims:
     num_encoder_blocks: int
     num_encoder_heads: int
     encoder_hidden_dim: int
-    """Width between the two linear layers of the encoder's feed-forward networks."""
+    """Hidden width of the encoder's feed-forward networks."""
     num_decoder_blocks: int
     num_decoder_heads: int
     decoder_hidden_dim: int
     vocab_size: int
     num_text_positions: int
-    """Tokens that the decoder has a position for (448)."""
+    """Number of positions of the decoder (448)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WhisperModel:
     """A checkpoint: every weight in float32, under the names of OpenAI's implementation.
 
-    `encoder.positional_embedding`, a fixed table, is not among them. A bias of the keys (`attn.key.bias`), which
-    Whisper does not have, is there only where a file carries one.
+    `encoder.positional_embedding`, a fixed table, is not included. A bias of the keys (`attn.key.bias`), which Whisper
+    doesn't have, is only present if a file contains one.
     """
 
     dims: WhisperDims
@@ -51,8 +51,8 @@ class WhisperModel:
 def build_whisper(weights: Mapping[str, Tensor], heads: tuple[int, int] | None, path: Path) -> WhisperModel:
     """Check that `weights`, under OpenAI's names, are exactly those of one Whisper model, and widen them to float32.
 
-    heads: of encoder and decoder; None: as many as 64 goes into the width. Raises CheckpointError naming the weight
-    that is missing, left over, or of another shape than the others demand, and for positions other than Whisper's.
+    heads: attention heads of encoder and decoder; None derives them from a head width of 64. Raises CheckpointError,
+    naming the weight that is missing, unexpected or of an inconsistent shape, and for positions other than Whisper's.
     """
     left = dict(weights)
     dims = _dims(left, heads, path)
@@ -76,7 +76,7 @@ def build_whisper(weights: Mapping[str, Tensor], heads: tuple[int, int] | None, 
 
 
 def whisper_sinusoids(num_positions: int, dim: int) -> Tensor:
-    """The encoder's fixed positions (num_positions, dim): the first half of a row sines, the second half cosines."""
+    """Return the encoder's fixed positions (num_positions, dim): sines in the first half of a row, then cosines."""
     half = dim // 2
     rates = torch.exp(-math.log(10000.0) / max(half - 1, 1) * torch.arange(half))
     angles = torch.arange(num_positions).unsqueeze(1) * rates
@@ -121,7 +121,7 @@ def _count_blocks(weights: Mapping[str, Tensor], part: str) -> int:
 
 
 def _shapes(dims: WhisperDims) -> dict[str, tuple[int, ...]]:
-    """The shape of every weight, biases of keys among them, by name."""
+    """Return the shape of every weight by name, including biases of keys."""
     dim = dims.dim
     shapes: dict[str, tuple[int, ...]] = {
         "encoder.conv1.weight": (dim, dims.num_mel_bins, 3),
@@ -156,6 +156,6 @@ def _check_positions(positions: Tensor, dims: WhisperDims, path: Path) -> None:
     if positions.dim() != 2 or positions.shape[1] != dims.dim:
         raise CheckpointError(f"{path}: weight '{name}' has shape {tuple(positions.shape)}, expected (N, {dims.dim})")
     expected = whisper_sinusoids(positions.shape[0], dims.dim)
-    # Half precision rounds by 5e-4 near 1; large angles differ by as much from one sine to another.
+    # Half precision rounds by 5e-4 near 1, and implementations of sine differ by as much for large angles.
     if not torch.allclose(positions.float(), expected, atol=2e-3):
         raise CheckpointError(f"{path}: weight '{name}' is not Whisper's table of sinusoids")
