@@ -221,6 +221,6 @@ def _require_fit(words: Sequence[str], tokenizer: Tokenizer, case: Callable[[str
         foreign = [word for word in words if not letters.issuperset(word)]
     if 2 * len(foreign) > len(words):
         raise DecodingError(
-            f"{path}: {len(foreign)} of its {len(words)} words cannot be written by the model, such as '{foreign[0]}'; use "
-            "`unichoir lm train --model` to build a language model that fits"
+            f"{path}: {len(foreign)} of its {len(words)} words cannot be written by the model, such as "
+            f"'{foreign[0]}'; use `unichoir lm train --model` to build a language model that fits"
         )
