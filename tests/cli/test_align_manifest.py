@@ -76,7 +76,7 @@ def test_a_run_goes_on_where_it_was(run_command: RunCommand, manifest: Path, tmp
     manifest.write_text(manifest.read_text(encoding="utf-8").replace("TWENTY", "THIRTY"), encoding="utf-8")
     code, _, err = run_command(*arguments)
     assert code == 1
-    assert "another 'texts'" in err
+    assert "different 'texts'" in err
 
 
 def test_what_is_wrong_for_all_is_said_once(run_command: RunCommand, manifest: Path, tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def test_many_sessions_have_more_replicas(url: str) -> None:
                 await client.play(clip[len(clip) // 2 :])
             return [await client.end() for client in clients]
 
-    with pytest.raises(UnichoirError, match="serves an application 'unichoir' already"):
+    with pytest.raises(UnichoirError, match="already serves an application 'unichoir'"):
         deploy(make_application(ModelSource(str(SMALL_MODEL), 1), Settings(model_name=SMALL_MODEL.name), Scaling()), {})
     assert asyncio.run(hold_sessions()) == [["SIX OH FOUR FIVE NINE ONE TWO"]] * 8
     assert len(replicas()) == 3

@@ -84,7 +84,7 @@ def to_json(
     by_language: Mapping[str, Mapping[str, LayerLoad]] | None = None,
     language_model: str | None = None,
 ) -> dict[str, Any]:
-    """Return a JSON object with the totals of each set and setting, the broken files and, if known, the experts' load."""
+    """Return the totals of each set and setting, broken files and, if known, the experts' load as JSON values."""
     content: dict[str, Any] = {
         "model": model,
         "language_model": language_model,
