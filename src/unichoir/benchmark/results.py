@@ -95,7 +95,7 @@ class Results:
         return Spread.of(ratios) if ratios else None
 
     def mean_shares(self, config: str) -> list[float]:
-        """Return the share of the busiest expert, the second, and so on, averaged over layers; empty without experts."""
+        """Return the share of the busiest expert, the second, etc., averaged over layers; empty without experts."""
         layers = self.shares.get(config, {})
         return np.mean([sorted(each, reverse=True) for each in layers.values()], axis=0).tolist() if layers else []
 

@@ -137,11 +137,11 @@ def say(message: str | bytes) -> Handler:
 @pytest.mark.parametrize(
     ("handler", "outcome", "reason"),
     [
-        (refuse, "refused", "the server says: no room"),
+        (refuse, "refused", "the server reports: no room"),
         (hang_up_at_once, "failed", "1013"),
         (close_early, "failed", "1011"),
         (vanish, "failed", "no close frame received"),
-        (fail_later, "failed", "the server says: no more"),
+        (fail_later, "failed", "the server reports: no more"),
         (end_too_soon, "failed", "speech_end before the end of the audio"),
         (say(b"\x00\x01"), "failed", "not a message of the protocol"),
         (say("{"), "failed", "not a message of the protocol"),
@@ -184,7 +184,7 @@ def test_silence_is_not_waited_for_forever(monkeypatch: pytest.MonkeyPatch) -> N
 
     session = talk(silent)
     assert session.outcome == "failed"
-    assert "not over 0.2 s after" in session.reason
+    assert "not finished 0.2 s after" in session.reason
 
 
 def test_no_server_and_no_websocket() -> None:
@@ -307,7 +307,7 @@ def test_a_burst_keeps_to_its_limit() -> None:
 def test_parsing() -> None:
     assert parse_message(json.dumps(READY)) == ("server_ready", "")
     assert parse_message(result("partial_result", "ONE")) == ("partial_result", "ONE")
-    with pytest.raises(Misbehaviour, match="the server says: None"):
+    with pytest.raises(Misbehaviour, match="the server reports: None"):
         parse_message("{}")
 
 
