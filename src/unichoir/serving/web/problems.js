@@ -18,8 +18,8 @@ const TEXTS = {
   key_needed: "This server requires a key. Enter it above.",
   key_wrong: "The server did not accept the key. Check it and enter it again.",
   key_unusable:
-    "The key contains characters that browsers cannot send for live speech. You can transcribe recordings with it. To " +
-    "use the microphone, ask for a key that consists of letters, digits, “-”, “_” and “.”.",
+    "The key contains characters that browsers cannot send for live speech. You can transcribe recordings with it. " +
+    "For the microphone, ask for a key that consists of letters, digits, “-”, “_” and “.”.",
   forbidden:
     "The server does not accept requests from this page's address. Open the page at the server's own address, or ask " +
     "the server's administrator to allow this one.",
