@@ -1,4 +1,4 @@
-"""The sound that is measured with."""
+"""The benchmark's audio."""
 
 import json
 from pathlib import Path

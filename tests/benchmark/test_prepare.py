@@ -1,4 +1,4 @@
-"""Models are prepared whole, once, or not at all."""
+"""Models are prepared completely or not at all, and only once."""
 
 from collections.abc import Callable
 from pathlib import Path

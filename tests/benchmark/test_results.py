@@ -1,4 +1,4 @@
-"""Medians, ratios and reports of samples made by hand."""
+"""Medians, ratios and reports of hand-made samples."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Expert load of a real model, against what must be true of it."""
+"""The expert load of a real model, checked by invariants."""
 
 import math
 from pathlib import Path

@@ -29,7 +29,7 @@ SETTINGS = {"language": "en", "max_message_bytes": MAX_MESSAGE_BYTES}
 
 @pytest.fixture(scope="module")
 def url(cluster: str) -> Iterator[str]:
-    """Of two replicas, and a third one when there are more than four sessions."""
+    """The address of two replicas; a third starts when there are more than four sessions."""
     settings = Settings(model_name=SMALL_MODEL.name, **SETTINGS)
     scaling = Scaling(
         min_replicas=2, max_replicas=3, sessions_per_replica=2, look_back=2, upscale_delay=0, downscale_delay=600

@@ -35,7 +35,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="named pipes and
 
 
 def write_manifest(path: Path, recordings: list[Path]) -> Path:
-    """Durations are given, so that recordings are opened once only."""
+    """Write a manifest with durations, so that each recording is opened only once."""
     lines = [{"key": each.stem, "wav": str(each), "txt": "", "duration": 1.0 + n} for n, each in enumerate(recordings)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     return path
@@ -47,12 +47,12 @@ def model() -> unichoir.Model:
 
 
 def expected_results(model: unichoir.Model, recordings: list[Path]) -> list[dict[str, Any]]:
-    """What `transcribe` of each recording by itself gives, through JSON."""
+    """Return the results of `transcribe` for each recording alone, converted through JSON."""
     return [{"key": each.stem, **json.loads(json.dumps(model.transcribe(each).to_dict()))} for each in recordings]
 
 
 def wait_for(condition: Callable[[], T | None]) -> T:
-    """What the condition gives once it gives something."""
+    """Wait until the condition returns something; return that."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         if (found := condition()) is not None:
@@ -66,7 +66,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def files_of(output: Path) -> dict[str, tuple[int, int, bytes]]:
-    """Of each part: inode, time of its last change, content."""
+    """Return the inode, modification time and content of each part."""
     return {
         str(path): (path.stat().st_ino, path.stat().st_mtime_ns, path.read_bytes())
         for path in output.glob("parts/*/*.jsonl")
@@ -74,7 +74,7 @@ def files_of(output: Path) -> dict[str, tuple[int, int, bytes]]:
 
 
 class Trap:
-    """A recording that is a named pipe: the worker that opens it hangs, in the middle of its work for sure."""
+    """A recording that is a named pipe: a worker that opens it hangs in the middle of its work."""
 
     def __init__(self, recording: Path) -> None:
         self.path = recording
@@ -83,7 +83,7 @@ class Trap:
         os.mkfifo(recording)
 
     def wait_for_worker(self) -> int:
-        """The process that is opening the pipe, where it hangs for as long as nobody writes."""
+        """Return the process that opens the pipe; it hangs there until something is written."""
         return wait_for(self._reader)
 
     def _reader(self) -> int | None:
@@ -96,7 +96,7 @@ class Trap:
         return None
 
     def disarm(self) -> None:
-        """From now on there is a recording in the place of the pipe."""
+        """Replace the pipe by a recording."""
         good = self.path.with_suffix(".good")
         good.write_bytes(self._content)
         os.replace(good, self.path)

@@ -1,4 +1,4 @@
-"""Punctuation models in our format and in sherpa-onnx's two whose weights say plainly what follows a word."""
+"""Punctuation models in unichoir's and sherpa-onnx's formats, whose weights are simple tables of words."""
 
 from pathlib import Path
 

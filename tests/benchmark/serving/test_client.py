@@ -1,4 +1,4 @@
-"""Clients against a scripted server that keeps the protocol, breaks it or goes away."""
+"""Clients against a scripted server that keeps the protocol, violates it or disconnects."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ def result(kind: str, sentence: str) -> str:
 
 
 async def serve_well(socket: ServerConnection) -> list[bytes]:
-    """What a good server does: two utterances, with a partial result in the first; returns the audio."""
+    """Behave as a server should: two utterances, with a partial result in the first; returns the received audio."""
     assert json.loads(await socket.recv()) == {"signal": "start", "nbest": 1, "continuous_decoding": True}
     await socket.send(json.dumps(READY))
     audio = []
@@ -46,7 +46,7 @@ async def serve_well(socket: ServerConnection) -> list[bytes]:
 
 
 def with_server(handler: Handler, work: Callable[[Target], Awaitable[Sequence[SessionResult]]]) -> list[SessionResult]:
-    """Sessions with a server whose connections the handler serves."""
+    """Run sessions against a server whose connections `handler` serves."""
 
     async def run() -> list[SessionResult]:
         async with serve(handler, "127.0.0.1", 0) as server:

@@ -1,4 +1,4 @@
-"""Verdicts and quantiles of made-up measurements."""
+"""Verdicts and quantiles of invented measurements."""
 
 import json
 import math
