@@ -104,7 +104,7 @@ def audio(seconds: float = 0.5, rate: int = RATE, kind: str = "WAV", subtype: st
 
 
 def wait_for(server: Running, condition: Callable[[], bool]) -> None:
-    """Call a function repeatedly until it returns something, letting the server's event loop run in between."""
+    """Wait until the condition holds, letting the server's event loop run between checks."""
     late = threading.Event()
     timer = threading.Timer(PATIENCE, late.set)
     timer.start()
