@@ -301,7 +301,7 @@ def test_results_of_something_else_are_refused(clips: list[Path], tmp_path: Path
     job = {"model": "one", "decoding": {"mode": "attention", "beam_size": 10}}
     results = Results(tmp_path / "output", chunks, job)
     Results(tmp_path / "output", chunks, job)
-    with pytest.raises(unichoir.UnichoirError, match='another \'model\': "one", now "two"'):
+    with pytest.raises(unichoir.UnichoirError, match='different \'model\': "one", now "two"'):
         Results(tmp_path / "output", chunks, {**job, "model": "two"})
     with pytest.raises(unichoir.UnichoirError, match="different 'utterances'"):
         Results(tmp_path / "output", make_chunks(utterances[1:]), job)
