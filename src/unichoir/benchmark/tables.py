@@ -140,7 +140,7 @@ def _load(results: Results) -> Table:
         rows.append((config, str(len(layers)), shares, f"{sum(entropies) / len(entropies):.3f}"))
     note = "The share of a layer's frames that each expert processes, in %, the busiest first; mean over the layers."
     columns = ("model", "layers", "shares", "entropy")
-    return Table(title="Load of the experts", columns=columns, rows=tuple(rows), note=note)
+    return Table(title="Expert load", columns=columns, rows=tuple(rows), note=note)
 
 
 def _roofline(results: Results) -> Table:
