@@ -1,7 +1,7 @@
-# make demo   install without PyTorch and transcribe the clips in demo/
-# make test   every check, with all extras
+# make demo   install without PyTorch and transcribe the recordings in demo/
+# make test   run all checks, with all extras installed
 # make docs   build the documentation into site/; a broken link is an error
-# make clean  remove what these two made
+# make clean  remove everything that the other targets create
 
 PYTHON ?= python3
 DEMO := .venv-demo
@@ -9,12 +9,12 @@ TEST := .venv-test
 
 .PHONY: demo test docs lint clean
 
-# The folder is installed, not linked, so that the demo runs exactly what a user gets; modules are compiled on first use.
+# A normal install, not an editable one: the demo runs exactly what users get. Modules are compiled on first use.
 demo: $(DEMO)/bin/python
 	$(DEMO)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt .
 	$(DEMO)/bin/python demo/run.py
 
-# A thread for each of the two processes: more than there are cores would wait for each other.
+# One thread for each of the two processes: more threads than cores would wait for each other.
 test: lint docs
 	OMP_NUM_THREADS=1 $(TEST)/bin/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m 'not alone'
 	$(TEST)/bin/python -m pytest -m alone

@@ -1,4 +1,4 @@
-"""Transcribe the recordings of a manifest, whole and as a stream, and print what was said beside what was recognised.
+"""Transcribe the recordings of a manifest, whole and as a stream, and compare the results with the spoken texts.
 
 python demo/run.py [MANIFEST] [--model NAME_OR_DIRECTORY]
 """
@@ -19,7 +19,7 @@ import numpy as np
 try:
     import unichoir
 except ModuleNotFoundError as error:
-    sys.exit(f"error: {error}: run `make demo`, or `pip install .` in this folder's parent first")
+    sys.exit(f"error: {error}: run `make demo`, or first run `pip install .` in the parent folder")
 from unichoir.data.manifest import load_utterance, read_manifest
 from unichoir.data.utterance import Utterance
 from unichoir.errors import UnichoirError
@@ -30,13 +30,13 @@ SAMPLE_RATE = 16000
 CHUNK_MS = 640
 FEATURE_MS = 10
 BLOCK = SAMPLE_RATE // 10
-"""Samples that a microphone gives at a time."""
+"""Samples per block, as from a microphone."""
 WAYS = {"full": "whole recordings", "stream": f"chunks of {CHUNK_MS} ms"}
 
 
 @dataclass
 class Total:
-    """What one way of recognising has done so far; times in s."""
+    """Errors and times so far of one way of recognising; times in seconds."""
 
     errors: ErrorCounts = field(default_factory=ErrorCounts)
     heard: float = 0.0
@@ -48,7 +48,7 @@ class Total:
 
 
 class Demo:
-    """Prints one recording after the other, in lines that fit the terminal."""
+    """Recognises recordings and prints the results in lines that fit the terminal."""
 
     def __init__(self, model: unichoir.Model) -> None:
         frame_ms = FEATURE_MS * model.recognizer.backend.info.subsampling_rate
@@ -59,11 +59,11 @@ class Demo:
         self.width = min(100, shutil.get_terminal_size((100, 24)).columns)
 
     def full(self, samples: np.ndarray) -> str:
-        """What the model recognises in (N,) samples at once."""
+        """Return the text recognised in all (N,) samples at once."""
         return self.model.transcribe(samples, sample_rate=SAMPLE_RATE).text
 
     def stream(self, samples: np.ndarray) -> str:
-        """What a stream has recognised at the end of each utterance, the samples given in small blocks."""
+        """Return the joined final results of a stream that gets the samples in small blocks."""
         blocks = (samples[start : start + BLOCK] for start in range(0, len(samples), BLOCK))
         results = self.model.stream(blocks, sample_rate=SAMPLE_RATE, chunk_size=self.chunk_size)
         return " ".join(result.text for result in results if result.is_final and result.text)
@@ -85,16 +85,16 @@ class Demo:
         print(flush=True)
 
     def recognise(self, way: str, recognise: Callable[[np.ndarray], str], samples: np.ndarray, reference: str) -> None:
-        """Print what is recognised in one way, its errors and its speed, and add them to the total."""
+        """Recognise in one way, print text, errors and speed, and add them to the total."""
         began = time.perf_counter()
         try:
             text = recognise(samples)
-        except UnichoirError as error:  # as of a model that cannot stream
+        except UnichoirError as error:  # for example, the model cannot stream
             print(f"   {way:6} error: {error}")
             self.is_broken = True
             return
         spent = time.perf_counter() - began
-        # As everywhere in the project: case and punctuation are no errors.
+        # As everywhere in the project, case and punctuation do not count as errors.
         errors = word_errors(normalize_for_scoring(reference), normalize_for_scoring(text))
         now = Total(errors, len(samples) / SAMPLE_RATE, spent)
         total = self.totals[way]
@@ -103,13 +103,13 @@ class Demo:
         self.say("", f"-> {counts(errors)}, {now.speed}")
 
     def say(self, label: str, text: str) -> None:
-        """Print a label and, in a column of its own, a text."""
+        """Print a label and a text in two columns."""
         label, space = f"   {label:7}", " " * 10
         lines = textwrap.wrap(text, self.width, initial_indent=label, subsequent_indent=space, break_on_hyphens=False)
         print(*lines, sep="\n")
 
     def summary(self) -> None:
-        """Print the word error rates over everything, and what to do next."""
+        """Print the word error rates of all recordings, and the next commands to try."""
         print(f"All recordings, {self.totals['full'].heard:.0f} s of speech")
         for way, total in self.totals.items():
             if total.heard:
@@ -124,12 +124,12 @@ class Demo:
 
 
 def counts(errors: ErrorCounts) -> str:
-    """As `1 error in 7 words`."""
+    """Return, for example, `1 error in 7 words`."""
     return f"{errors.errors} error{'' if errors.errors == 1 else 's'} in {errors.reference} words"
 
 
 def descriptions(manifest: Path, utterances: list[Utterance]) -> dict[str, str]:
-    """What JSON lines tell about each recording, else its key."""
+    """Return the `about` of each recording in a JSON Lines manifest, otherwise its key."""
     about = {utterance.key: utterance.key for utterance in utterances}
     if manifest.suffix == ".jsonl":
         for line in manifest.read_text(encoding="utf-8").splitlines():
@@ -140,14 +140,14 @@ def descriptions(manifest: Path, utterances: list[Utterance]) -> dict[str, str]:
 
 
 def run(manifest: Path, model_name: str | None) -> int:
-    """Play every recording; 1 when one could not be recognised, which is no matter of wrong words."""
+    """Recognise all recordings; return 1 if one of them could not be processed, 0 otherwise."""
     utterances = read_manifest(manifest)
     about = descriptions(manifest, utterances)
     demo = Demo(unichoir.load_model(model_name))
     print(
         textwrap.fill(
-            "What was said, what is recognised in the whole recording (full), and what a stream gives in "
-            f"chunks of {CHUNK_MS} ms (stream). Case and punctuation do not count as errors.",
+            "For each recording: the spoken text (said), the text recognised in the whole recording (full), and that "
+            f"of a stream in chunks of {CHUNK_MS} ms (stream). Case and punctuation do not count as errors.",
             demo.width,
         ),
         end="\n\n",
@@ -159,10 +159,10 @@ def run(manifest: Path, model_name: str | None) -> int:
 
 
 def main() -> int:
-    """Run the demo; 0 when every recording was recognised, whatever the words."""
+    """Run the demo; return 0 if all recordings could be processed, even with wrong words."""
     parser = argparse.ArgumentParser(description="Transcribe recordings, whole and as a stream, and count the errors.")
     default = Path(__file__).resolve().parent / "clips.jsonl"
-    parser.add_argument("manifest", nargs="?", type=Path, default=default, help="JSON lines with key, wav and txt")
+    parser.add_argument("manifest", nargs="?", type=Path, default=default, help="JSON Lines with key, wav and txt")
     parser.add_argument("--model", help="name or directory of a model (default: the included one)")
     arguments = parser.parse_args()
     try:
@@ -171,7 +171,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # of a reader that has seen enough, as `head`
+    except BrokenPipeError:  # the reader has closed the pipe, like `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1
 

@@ -29,15 +29,15 @@ SLOWEST = (
 
 
 def pytest_configure() -> None:
-    """A shell's jobs in the background ignore Ctrl-C, and so would all that the tests start."""
+    """Restore SIGINT: background jobs of a shell ignore it, and so would all processes that the tests start."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several processes test (`make test`), each takes whole folders: what a folder's tests share is made once,
-    and clusters do not meet. The slowest come first, so that at the end no process waits for another."""
+    """Assign whole folders to test processes (`make test`): each folder's shared fixtures are then made only once, and
+    clusters don't interfere. The slowest folders come first, which keeps all processes busy until the end."""
     folders = {item: item.path.relative_to(REPOSITORY / "tests").parts[0] for item in items}
     for item, folder in folders.items():
         item.add_marker(pytest.mark.xdist_group(folder))
@@ -46,7 +46,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """pytest-xdist 3.8 takes no notice of groups, and says nothing, with pytest 9.2."""
+    """pytest-xdist 3.8 silently ignores groups with pytest 9.2."""
     if getattr(session.config.option, "loadgroup", False):
         ungrouped = [item.nodeid for item in session.items if "@" not in item.nodeid.rpartition("]")[2]]
         if ungrouped:
@@ -55,7 +55,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real speech and reference outputs beside the project; without it the test is skipped."""
+    """The folder with real speech and reference outputs beside the project; tests are skipped without it."""
     folder = REPOSITORY.parent / "shared"
     if not folder.is_dir():
         pytest.skip("needs ../shared (real speech and reference outputs beside the project)")
@@ -70,8 +70,10 @@ def fixtures() -> Path:
 
 @pytest.fixture
 def limit_files() -> Iterator[Callable[[int], None]]:
-    """Called with a number of bytes, it lets no file grow beyond them, whatever writes it, as if the disk were full;
-    -1 makes room again, and so does the end of the test."""
+    """A function that limits the size of all files to a number of bytes, as if the disk were full.
+
+    -1 removes the limit, and so does the end of the test.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (soft if size < 0 else size, hard))
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -99,7 +101,7 @@ def run_command(
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint with random weights and a vocabulary of characters: it finds letters in any sound."""
+    """A checkpoint with random weights and a vocabulary of characters: it recognises letters in any audio."""
     import torch
 
     from unichoir.network.asr_model import AsrModel
@@ -134,8 +136,10 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
-    """(name, a function that writes a folder, whole or not at all) to the folder: the first of the processes that test
-    makes it, and the others use it, which must leave it as it is."""
+    """A function of a name and a function that writes a folder completely or not at all; returns the folder.
+
+    The first test process writes the folder, and all processes share it; tests must not change it.
+    """
     own = tmp_path_factory.getbasetemp()
     home = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 

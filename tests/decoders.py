@@ -1,4 +1,4 @@
-"""Attention decoders asked in plain ways: about whole hypotheses, and about the token after a prefix."""
+"""Plain queries of attention decoders: scores of whole hypotheses, and of the token after a prefix."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from unichoir.engine.backend import Backend, Floats
 
 
 def token_scores(backend: Backend, encoder_out: Floats, hyps: Sequence[Sequence[int]], reverse: bool) -> list[Floats]:
-    """The log-probability of each token of each hypothesis and of the closing eos (U_i + 1,), in the order in which the
+    """Return the log-probabilities of each hypothesis' tokens and the closing eos (U_i + 1,), in the order in which the
     decoder writes: with `reverse` the last token first."""
     ordered = [hyp[::-1] if reverse else hyp for hyp in hyps]
     found = backend.decoder(encoder_out, reverse).continuations(ordered)

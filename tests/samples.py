@@ -1,4 +1,4 @@
-"""A model and recordings whose words are known: tests of what surrounds a model need both small, quick and the same,
+"""A small, fast model and recordings with known words, for tests of the code around a model. They stay the same,
 whatever model the package includes and whatever the demo plays."""
 
 from pathlib import Path

@@ -30,7 +30,7 @@ def model(tiny_model: Path) -> unichoir.Model:
 
 @pytest.fixture(scope="module")
 def samples() -> np.ndarray:
-    """Two seconds whose spectrum changes all the time."""
+    """Two seconds of audio with a constantly changing spectrum."""
     rng = np.random.default_rng(3)
     time = np.arange(2 * RATE) / RATE
     wave = np.sin(2 * np.pi * (200 * time + 900 * time**2)) * np.sin(2 * np.pi * 3 * time) ** 2

@@ -1,4 +1,4 @@
-"""Hotwords with a small model: a clip in which it mishears two words."""
+"""Hotwords with a small model and a clip in which it misrecognises two words."""
 
 import pytest
 import soundfile

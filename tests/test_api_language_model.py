@@ -1,4 +1,4 @@
-"""The language model of a model directory: used unless told otherwise, by recordings and by streams alike."""
+"""The language model in a model directory: used by default, for recordings and streams alike."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ def samples() -> np.ndarray:
 
 @pytest.fixture
 def lm(run_command: Command, tmp_path: Path) -> Path:
-    """In lower case, where the model has upper case."""
+    """A language model in lower case, for a model in upper case."""
     (tmp_path / "text.txt").write_text("ab ab ab\nab cd\n", encoding="utf-8")
     code, _, err = run_command("lm", "train", tmp_path / "text.txt", "--output", tmp_path / "small.bin")
     assert code == 0, err

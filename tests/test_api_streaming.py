@@ -1,4 +1,4 @@
-"""Streaming from Python with a real model, against the recogniser's own verbs."""
+"""Streaming from Python with a real model, compared with the recogniser's own methods."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -38,7 +38,7 @@ def in_blocks(samples: np.ndarray, length: int) -> Iterator[np.ndarray]:
 def all_results(
     model: unichoir.Model, samples: np.ndarray, options: unichoir.StreamingOptions
 ) -> list[unichoir.StreamResult]:
-    """By the recogniser's own verbs, the samples given at once: after each chunk a partial result, or finals."""
+    """Return all results of the recogniser's own methods for the samples at once: a partial or finals per chunk."""
     recognizer, found = model.recognizer, []
     stream = recognizer.streams.create_stream(options)
     stream.accept_waveform(samples, RATE)

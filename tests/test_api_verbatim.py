@@ -1,4 +1,4 @@
-"""A model directory with `punctuation.onnx`: texts read like writing unless the bare words are asked for."""
+"""A model directory with `punctuation.onnx`: texts have punctuation and case unless bare words are requested."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture(scope="module")
 def folder(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that hears letters in any sound; whatever it hears is a question."""
+    """A model that recognises letters in any audio, and whose texts are all questions."""
     folder = tmp_path_factory.mktemp("models") / "english"
     shutil.copytree(tiny_checkpoint, folder)
     save_english_model(folder, {"<unk>": (LOWER, QUESTION)})

@@ -69,7 +69,7 @@ def test_a_stream_of_ones_own_pace(model: unichoir.Model, samples: np.ndarray) -
 
 @pytest.fixture
 def fails_on_nine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The real grammar, but for a text with a nine in it."""
+    """The real grammar, except that it fails on texts with a nine."""
     real = itn.load_grammar("en")
 
     class Grammar:

@@ -26,7 +26,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def run(run_command: Run) -> Run:
-    """Runs the command in this process: exit code, standard output, standard error."""
+    """Run the command in this process; return exit code, standard output and standard error."""
     return run_command
 
 
@@ -177,7 +177,7 @@ def test_usage_errors(run: Run, recordings: Path, tiny_model: Path, arguments: l
         (["{set}", "--chunk-size", "full,x"], 2, "'x' is neither"),
         (["{set}", "--num-left-chunks", "1"], 2, "chunk_size"),
         (["{set}", "--expert-load", "--jobs", "2"], 2, "one process"),
-        (["{set}", "--expert-load"], 1, "error: expert load: only torch checkpoints"),
+        (["{set}", "--expert-load"], 1, "error: expert load: only available for torch checkpoints"),
         (["{set}", "{set}"], 1, "given twice"),
         (["missing.jsonl"], 1, "error: missing.jsonl: No such file"),
     ],

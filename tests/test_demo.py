@@ -1,4 +1,4 @@
-"""The demo: its recordings are what its manifest says, and its report adds up, whatever model is used."""
+"""The demo: its recordings match its manifest, and its report adds up with any model."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The public surface is what is listed here, and nothing else."""
+"""The public API consists of exactly the names listed here."""
 
 import re
 from pathlib import Path

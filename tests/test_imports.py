@@ -1,4 +1,4 @@
-"""What is imported when: seen in fresh processes."""
+"""Which modules are imported when, checked in fresh processes."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Without the extras all but model, training and conversion imports: checked in a Python that cannot find them."""
+"""Modules for inference can be imported without the extras, checked in a Python that cannot find these."""
 
 import pkgutil
 import subprocess

@@ -1,4 +1,4 @@
-"""Minutes of known words with silence and noise between: none is lost, doubled or invented, and each has its time."""
+"""Minutes of known words between silence and noise: no word is lost, doubled or invented, and times are right."""
 
 import dataclasses
 import json
@@ -47,7 +47,7 @@ def noise(kind: str, seconds: float, rng: np.random.Generator) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def recording(model: unichoir.Model) -> tuple[np.ndarray, list[Place]]:
-    """Two minutes: clips over and over, with up to 6 s between them and once a quarter of a minute."""
+    """Two minutes of repeated clips, with gaps of up to 6 s and one of 15 s."""
     rng, parts, places, position = np.random.default_rng(3), [], [], 0
     for number in range(20):
         line = SURE[number % len(SURE)]
@@ -182,7 +182,7 @@ def test_of_a_long_file_no_more_than_a_little_is_in_memory(model, tmp_path, monk
 
 @dataclasses.dataclass
 class Deaf:
-    """A backend that finds blank at once."""
+    """A backend that recognises only blanks."""
 
     of: object
 

@@ -1,4 +1,4 @@
-"""Nothing goes out by itself."""
+"""No data is sent without being requested."""
 
 import os
 import subprocess

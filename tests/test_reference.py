@@ -1,4 +1,4 @@
-"""docs/reference is what docs/generate.py writes, and says of every key what a configuration has."""
+"""docs/reference equals the output of docs/generate.py, and describes every key of the configurations."""
 
 import importlib.util
 import re
@@ -14,7 +14,7 @@ PAGE = ROOT / "docs" / "reference" / "configuration.md"
 
 
 def rows() -> dict[str, list[str]]:
-    """Cells of each key's row, by the key's whole name."""
+    """Return the cells of each key's row, by the key's full name."""
     found, section = {}, ""
     for line in PAGE.read_text(encoding="utf-8").splitlines():
         if line.startswith("## "):

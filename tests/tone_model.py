@@ -85,7 +85,7 @@ class ToneBackend:
 
 @dataclass
 class ToneDecoder:
-    """A decoder that has nothing in store: every row anew."""
+    """A decoder without a cache: computes every row anew."""
 
     backend: ToneBackend
     encoder_out: Any
@@ -117,7 +117,7 @@ def recognizer(backend: ToneBackend, tokenizer: BpeTokenizer) -> Recognizer:
 
 @pytest.fixture
 def any_recognizer(request: pytest.FixtureRequest, tokenizer: BpeTokenizer) -> Recognizer:
-    """The recogniser with the features of the kind that the test names; Whisper's between edges, as its models want."""
+    """The recogniser with the kind of features that the test names; Whisper's have the layout its convolutions need."""
     edges = {"lead_frames": 2, "trail_frames": 20} if request.param == "whisper" else {}
     config = FbankConfig(kind=request.param, **edges)
     return Recognizer(ToneBackend(fbank=config), tokenizer, config)
@@ -125,13 +125,13 @@ def any_recognizer(request: pytest.FixtureRequest, tokenizer: BpeTokenizer) -> R
 
 @pytest.fixture
 def encoder_out() -> np.ndarray:
-    """(6, 80) of no particular audio."""
+    """Random encoder output (6, 80)."""
     return np.random.default_rng(7).normal(size=(6, 80)).astype(np.float32)
 
 
 @pytest.fixture
 def play():
-    """Tones as (token, start in s, end in s) over faint noise, in which a tone is heard now and then, or over none."""
+    """Make audio of tones (token, start in s, end in s), over faint noise with occasional tones or over silence."""
 
     def play(tones: list[tuple[int, float, float]], seconds: float, seed: int = 0, noise: float = 1e-4) -> np.ndarray:
         samples = np.random.default_rng(seed).normal(0, noise, int(seconds * RATE))
@@ -145,7 +145,7 @@ def play():
 
 @dataclass
 class Heard:
-    """All that became of one stream."""
+    """Everything that one stream returned."""
 
     finals: list[StreamResult] = field(default_factory=list)
     partials: list[StreamResult] = field(default_factory=list)
@@ -177,7 +177,7 @@ Listen = Callable[..., Heard]
 
 @pytest.fixture(scope="session")
 def listen() -> Listen:
-    """A whole stream from its blocks of samples, decoded as soon as there is something to decode."""
+    """Run a stream on blocks of samples, decoding as soon as possible."""
 
     def listen(recognizer: Recognizer, stream: Stream, blocks: Iterable[np.ndarray], rate: int = RATE) -> Heard:
         heard = Heard()

@@ -80,7 +80,7 @@ def test_a_gain_beyond_full_scale_does_not_clip():
 
 
 def runs(flags):
-    """Lengths of the stretches of True."""
+    """Return the lengths of the runs of True."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(int)))
     return (edges[1::2] - edges[::2]).tolist()
 

@@ -1,4 +1,4 @@
-"""Films and other containers, written by FFmpeg's libraries themselves, come back as the sound that went in."""
+"""Video and other containers, written by FFmpeg's own libraries, decode to the original audio."""
 
 import io
 import struct
@@ -34,7 +34,7 @@ NAMES = [f"{container}-{codec}-{video or 'sound'}" for container, codec, _, vide
 
 
 def bursts(rate: int, seconds: float = 4.0) -> np.ndarray:
-    """Noise below 4 kHz under a moving envelope: a shift shows to the sample, and every codec can carry it."""
+    """Noise below 4 kHz with a varying envelope: shows shifts of one sample, and every codec can encode it."""
     rng = np.random.default_rng(7)
     noise = resample(rng.standard_normal(int(seconds * 8000)).astype(np.float32), 8000, rate)
     envelope = np.interp(np.linspace(0, 30, len(noise)), np.arange(31), rng.uniform(0.01, 0.3, 31))
@@ -42,7 +42,7 @@ def bursts(rate: int, seconds: float = 4.0) -> np.ndarray:
 
 
 def write(container, codec, samples, rate, video=None, *, delay=0.0, copies=1, options=None, to=None) -> bytes:
-    """A file of one stream with `samples` (N,) as stereo, and a picture; `delay`: the sound begins later."""
+    """Write a file with `samples` (N,) as stereo, and a picture; `delay`: the audio begins later."""
     to = io.BytesIO() if to is None else to
     with av.open(to, "w", format=container, options=options or {}) as out:
         picture = None
@@ -75,7 +75,7 @@ def write(container, codec, samples, rate, video=None, *, delay=0.0, copies=1, o
 
 
 class Pipe:
-    """A file that cannot be gone back in, as a browser's recorder writes."""
+    """A file that cannot seek, like those that a browser's recorder writes."""
 
     def __init__(self) -> None:
         self.content = io.BytesIO()
@@ -85,7 +85,7 @@ class Pipe:
 
 
 def shift_between(found: np.ndarray, expected: np.ndarray) -> tuple[int, float]:
-    """By how many samples `found` lags behind, at most 3000, and how alike they are then (correlation: half a sample of
+    """Return the lag of `found` in samples, at most 3000, and the correlation at that lag (half a sample of
     shift and 128 kbit/s leave more than 0.9)."""
     size = 1 << int(np.ceil(np.log2(len(found) + len(expected))))
     product = np.fft.irfft(np.fft.rfft(found, size) * np.conj(np.fft.rfft(expected, size)), size)

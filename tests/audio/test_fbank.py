@@ -65,7 +65,7 @@ def slaney_filters(bins):
 
 
 def naive_whisper(samples, bins):
-    """Whisper's features but for its clamp, in float64; what cannot be reflected is zero."""
+    """Whisper's features without its clamp, in float64; padding that cannot be reflected is zero."""
     samples = samples.astype(np.float64)
     before, after = samples[1:201][::-1], samples[::-1][1:201]
     padded = np.concatenate([np.zeros(200 - len(before)), before, samples, after, np.zeros(200 - len(after))])

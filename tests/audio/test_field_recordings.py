@@ -1,4 +1,4 @@
-"""Recordings as they come: joined, cut, damaged, hostile. What is read is held against what ffmpeg decodes."""
+"""Real-world recordings: joined, cut, damaged, hostile. The decoded audio is compared with ffmpeg's."""
 
 import contextlib
 import io
@@ -30,7 +30,7 @@ Ffmpeg = Callable[..., Path]
 
 @pytest.fixture
 def ffmpeg(tmp_path: Path) -> Ffmpeg:
-    """Runs ffmpeg with these arguments, the last of which is the name of the file that it writes."""
+    """Runs ffmpeg with these arguments; the last is the name of the output file."""
 
     def ffmpeg(*arguments: object) -> Path:
         path = tmp_path / str(arguments[-1])
@@ -51,27 +51,27 @@ def speech(tmp_path: Path) -> Path:
 
 @pytest.fixture(params=["av", "plain"])
 def install(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """What is installed: the extra `av`, or only what always is."""
+    """With the extra `av` installed, and without it."""
     if request.param == "plain":
         monkeypatch.setattr("unichoir.audio.decoders.has", lambda library: library != "av")
     return request.param
 
 
 def decoded(path: Path, rate: int, channels: int = 1) -> np.ndarray:
-    """(N,) what ffmpeg makes of a file: (N, channels) for several."""
+    """Decode a file with ffmpeg: (N,), or (N, channels) for several channels."""
     command = ["ffmpeg", "-v", "quiet", "-nostdin", "-i", str(path), "-f", "f32le", "-ar", str(rate), "-"]
     samples = np.frombuffer(subprocess.run(command, capture_output=True, check=False).stdout, np.float32)
     return samples if channels == 1 else samples.reshape(-1, channels)
 
 
 def read(path: Path, rate: int) -> tuple[np.ndarray, list[str]]:
-    """(N,) what is read of a file at its own rate, and what is said to be missing."""
+    """Read a file at its own rate: samples (N,), and the warnings about missing parts."""
     warnings: list[str] = []
     return load_audio(path, sample_rate=rate, name="it", warn=warnings.append, strict=False), warnings
 
 
 def assert_alike(found: np.ndarray, expected: np.ndarray, most: int) -> None:
-    """The same sound, at most so many samples later or earlier: containers round times, and codecs make noise."""
+    """Assert equal audio, shifted by at most so many samples: containers round times, and codecs add noise."""
     size = 1 << int(np.ceil(np.log2(len(found) + len(expected))))
     product = np.fft.irfft(np.fft.rfft(found, size) * np.conj(np.fft.rfft(expected, size)), size)
     assert min(product.argmax(), size - product.argmax()) <= most
@@ -146,7 +146,7 @@ def test_both_installs_read(ffmpeg: Ffmpeg, speech: Path, install: str, name: st
 
 
 def tag(size: int) -> bytes:
-    """ID3v2 with a picture, of so many bytes."""
+    """Make an ID3v2 tag of so many bytes, with a picture."""
     return b"ID3\x04\0\0" + bytes(size >> place & 0x7F for place in (21, 14, 7, 0)) + b"APIC" + bytes(size - 4)
 
 
@@ -328,7 +328,7 @@ def test_what_is_written_to_a_pipe_promises_nothing(speech: Path, tmp_path: Path
 
 
 def wav(samples: np.ndarray, size: int | None = None) -> bytes:
-    """16 bits; `size`: what its header says of the samples, in bytes."""
+    """Make a 16-bit WAV; `size`: the number of bytes of samples according to its header."""
     content = io.BytesIO()
     soundfile.write(content, samples, RATE, format="WAV", subtype="PCM_16")
     told = bytearray(content.getvalue())

@@ -35,7 +35,7 @@ def tone(seconds, rate, frequency=440.0, amplitude=0.3):
 
 
 def speech_like(seconds, rate, seed=0):
-    """Noise under a moving envelope: no two stretches are alike, so that a shift or a gap shows."""
+    """Noise with a varying envelope: no two parts are alike, which exposes shifts and gaps."""
     rng = np.random.default_rng(seed)
     envelope = np.interp(np.linspace(0, 20, round(seconds * rate)), np.arange(21), rng.uniform(0.01, 0.3, 21))
     return (envelope * rng.standard_normal(len(envelope)) * 0.3).astype(np.float32)

@@ -18,7 +18,7 @@ def responses():
 
 
 def schroeder_rt60(taps, rate):
-    """Seconds to -60 dB, from the slope of the energy that is still to come (Schroeder, 1965) between -5 and -25 dB."""
+    """The reverberation time to -60 dB in s, from Schroeder's (1965) backward integration between -5 and -25 dB."""
     energy = np.cumsum(taps[::-1].astype(np.float64) ** 2)[::-1]
     decay = 10 * np.log10(energy / energy[0])
     begin, end = np.argmax(decay < -5), np.argmax(decay < -25)

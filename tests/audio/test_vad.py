@@ -1,4 +1,4 @@
-"""Silero tells speech from what is none, however the audio arrives."""
+"""Silero distinguishes speech from non-speech, in whatever blocks the audio arrives."""
 
 import sys
 
@@ -22,7 +22,7 @@ def test_without_the_extra_the_error_says_what_to_install(monkeypatch: pytest.Mo
 
 @pytest.fixture(scope="module")
 def speech() -> np.ndarray:
-    """A second of noise that can hardly be heard, a clip, and another second."""
+    """A second of barely audible noise, a clip, and another second of noise."""
     rng = np.random.default_rng(0)
     clip = load_audio(CLIPS[0])
     return np.concatenate([rng.normal(0, 1e-3, RATE), clip, rng.normal(0, 1e-3, RATE)]).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Configurations so small that they are prepared in seconds."""
+"""Configurations that are small enough to be prepared in seconds."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,7 @@ RATE = 16000
 
 @pytest.fixture(scope="session")
 def tiny() -> Callable[..., Candidate]:
-    """Makes one by its number of experts; without a second decoder it is exported in less time."""
+    """Makes a configuration with so many experts; without a second decoder, which shortens the export."""
 
     def make(experts: int = 4, reverse_blocks: int = 1, **encoder: object) -> Candidate:
         sizes = {"dim": 32, "num_blocks": 1, "num_heads": 2, "conv_kernel": 7, "subsampling_channels": 8, **encoder}
@@ -38,11 +38,11 @@ def tiny() -> Callable[..., Candidate]:
 
 @pytest.fixture(scope="session")
 def samples() -> NDArray[np.float32]:
-    """Ten seconds of what is measured with when there is no audio."""
+    """Ten seconds of the noise that is used without audio."""
     return speech_like_noise(10 * RATE, RATE)
 
 
 @pytest.fixture(scope="session")
 def feats(samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Their features."""
+    """The features of `samples`."""
     return compute_fbank(samples, FbankConfig())

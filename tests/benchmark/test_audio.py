@@ -1,4 +1,4 @@
-"""The sound that is measured with."""
+"""The benchmark's audio."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ def test_short_files_are_looped_and_that_is_said(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", sound, RATE, subtype="FLOAT")
     audio = load_benchmark_audio(tmp_path / "a.wav", 2.5, RATE)
     assert np.array_equal(audio.samples, np.concatenate([sound, sound, sound[: RATE // 2]]))
-    assert "looped: there are only 1.0 s" in audio.description
+    assert "looped: the source has only 1.0 s" in audio.description
     with pytest.raises(AudioError, match=r"none\.wav"):
         load_benchmark_audio(tmp_path / "none.wav", 1.0, RATE)
 

@@ -1,4 +1,4 @@
-"""Calibrated models, their frames and tokens counted again from what goes into the routers and comes out of CTC."""
+"""Calibrated models: frames and tokens are counted independently, from the routers' input and CTC's output."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +26,7 @@ Floats = NDArray[np.float32]
 
 
 def count_shares(model: AsrModel, feats: Floats) -> dict[str, list[float]]:
-    """Of each router that the encoder runs: how often each expert is among the two largest logits, by plain loops."""
+    """Count, for each encoder router, how often each expert has one of the two largest logits, in plain loops."""
     inputs: dict[str, Floats] = {}
     for name, module in model.named_modules():
         if isinstance(module, Router):

@@ -80,7 +80,7 @@ def test_end_to_end(run: Run, experiment: Path, tmp_path: Path) -> None:
         (["--configs", "moe-2b"], 1, "unknown configuration 'moe-2b' (there are: moe-tiny,"),
         (["--configs", ""], 1, "no configuration"),
         (["--configs", "none.yaml"], 1, "none.yaml: no such file"),
-        (["--engine", "tpu"], 1, "unknown engine 'tpu' (there are: torch, onnx)"),
+        (["--engine", "tpu"], 1, "unknown engine 'tpu' (known: torch, onnx)"),
         (["--precision", "int4"], 1, "unknown precision 'int4'"),
         (["--engine", "torch", "--precision", "int8"], 1, "for int8 the engine must be onnx"),
         (["--memory", "2"], 1, "more than the 2 GB of --memory"),

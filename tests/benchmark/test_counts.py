@@ -1,4 +1,4 @@
-"""Counts from sizes against torch's own of the model that is run."""
+"""Counts computed from sizes against torch's own counts of a real model."""
 
 import dataclasses
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What is planned for which command line."""
+"""Which measurements are planned for which options."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Models are prepared whole, once, or not at all."""
+"""Models are prepared completely or not at all, and only once."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -81,7 +81,7 @@ def test_what_fails_leaves_nothing(tiny: Callable[..., Candidate], tmp_path: Pat
 def test_weights_that_are_not_found_are_named(home: Path, tmp_path: Path) -> None:
     calibration = load_calibration(home)
     other = {name: weight + 1 for name, weight in calibration.routers.items()}
-    with pytest.raises(CheckpointError, match=r"weights of encoder\.blocks\.0\.feed_forward.* are there 0 times"):
+    with pytest.raises(CheckpointError, match=r"encoder\.blocks\.0\.feed_forward.* once, found them 0 times"):
         exchange(home / "int8" / ENCODER_FILE, tmp_path / ENCODER_FILE, other, calibration.uniform_routers)
 
 

@@ -9,7 +9,7 @@ from unichoir.errors import ConfigError, UnichoirError
 
 
 class Answering:
-    """Remembers what it is told."""
+    """A worker that remembers what it has received."""
 
     def __init__(self) -> None:
         self.count = 0

@@ -1,4 +1,4 @@
-"""Medians, ratios and reports of samples made by hand."""
+"""Medians, ratios and reports of hand-made samples."""
 
 import io
 import json
@@ -104,7 +104,7 @@ def test_tables(results: Results) -> None:
     }
     assert whole["moe-1b onnx int8"]["encoder"] == "1400"
     assert whole["moe-1b onnx int8"]["whole greedy"] == "1600 (1200 to 5800)"
-    roofline = by_title["Against what the machine can do"]
+    roofline = by_title["Roofline"]
     row = next(row for row in roofline.rows if row[:2] == ("dense-225m onnx int8", "chunk of 0.64 s"))
     assert row[5] == "500"
     streams = next(row for row in by_title["Streaming"].rows if row[:2] == ("moe-1b onnx int8", "16"))

@@ -1,4 +1,4 @@
-"""The scripts that measure training, as a person starts them: a tiny corpus, a small configuration, real processes."""
+"""The scripts that measure training, started as by a user: a tiny corpus, a small configuration, real processes."""
 
 import re
 import subprocess
@@ -19,7 +19,7 @@ def run(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def table(text: str) -> list[dict[str, str]]:
-    """The rows of the Markdown table in a script's output."""
+    """Return the rows of the Markdown table in a script's output."""
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
     header, alignment, *rows = cells
     assert all(set(cell) <= set("-:") for cell in alignment)

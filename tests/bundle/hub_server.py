@@ -1,4 +1,4 @@
-"""A server with the part of the Hugging Face hub's HTTP API that downloads need, over real folders."""
+"""A server for real folders with the part of the Hugging Face hub's HTTP API that downloads need."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ REVISIONS = ("main", "v1", COMMIT)
 
 
 class Hub(ThreadingHTTPServer):
-    """Repositories are the folders `root/organisation/name`."""
+    """Serves the folders `root/organisation/name` as repositories."""
 
     daemon_threads = True
 
@@ -124,6 +124,6 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def etag(path: Path) -> str:
-    """As git names a file's content."""
+    """Return git's hash of a file's content."""
     content = path.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()

@@ -1,4 +1,4 @@
-"""Model cards: valid for the Hugging Face hub by its own reader, nothing invented, and what people wrote is kept."""
+"""Model cards are valid by the Hugging Face hub's own reader, invent nothing, and keep what users wrote."""
 
 import json
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def score(name: str, wer: float, chunk_size: int | None = None) -> dict[str, Any
 
 
 def read_by_hub(directory: Path) -> ModelCard:
-    """By huggingface_hub, which refuses what the hub would."""
+    """Read a card with huggingface_hub, which refuses what the hub would refuse."""
     return ModelCard.load(directory / "README.md")
 
 

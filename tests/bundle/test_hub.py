@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub, by a server that speaks its API: fetched, checked, cached, and used without it."""
+"""Models of the Hugging Face hub, from a server with its API: downloaded, checked, cached, and used offline."""
 
 import json
 import os
@@ -42,7 +42,7 @@ print(json.dumps(results))
 
 @pytest.fixture(scope="module")
 def repositories(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One repository for each case, made of a small model."""
+    """Make one repository for each case from a small model."""
     root = tmp_path_factory.mktemp("hub")
     for name in ("small", "gated", "private", "tampered", "truncated", "missing", "stray", "uncached", "resumed"):
         shutil.copytree(SMALL_MODEL, root / "org" / name)
@@ -76,12 +76,12 @@ def hub(repositories: Path) -> Iterator[Hub]:
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of the tests of this file together."""
+    """The cache that all tests in this file share."""
     return tmp_path_factory.mktemp("cache")
 
 
 def load(hub: Hub, cache: Path, *names: str, cwd: Path | None = None, **environment: str) -> dict[str, Any]:
-    """What a new process makes of models of these names: the text of the clip, or the error."""
+    """Load models by name in a new process; return the text of the clip, or the error, for each."""
     done = subprocess.run(
         [sys.executable, "-c", LOAD, str(CLIP), *names],
         env={**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(cache), "HF_HUB_DISABLE_XET": "1", **environment},

@@ -1,4 +1,4 @@
-"""Replaced files and folders are whole or as before, whatever ends the writing. A full disk gives a clear error."""
+"""Replaced files and folders are complete or unchanged, however writing ends. A full disk gives a clear error."""
 
 import contextlib
 import errno
@@ -66,7 +66,7 @@ def test_a_write_that_fails_leaves_the_directory_that_was_there(tmp_path: Path) 
 
 
 class Killed(BaseException):
-    """As if the process had ended here."""
+    """Simulates the end of the process at this point."""
 
 
 @pytest.mark.parametrize("steps", range(5))

@@ -1,4 +1,4 @@
-"""SHA256SUMS: coreutils agree with it, and whatever is not as it was written is refused by name."""
+"""SHA256SUMS: coreutils agree with it, and every changed file is refused by name."""
 
 import os
 import shutil

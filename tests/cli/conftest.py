@@ -1,4 +1,4 @@
-"""What the tests of `unichoir stream` share."""
+"""Fixtures for the tests of `unichoir stream`."""
 
 from collections.abc import Callable
 from functools import partial
@@ -33,7 +33,7 @@ def clips() -> list[Path]:
 
 @pytest.fixture(scope="session")
 def long_speech(clips: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The clips one after the other, half a minute of them without a long pause."""
+    """All clips in a row; half a minute of them has no long pause."""
     samples = np.concatenate([load_audio(path, sample_rate=RATE) for path in clips] * 4)
     path = tmp_path_factory.mktemp("speech") / "long.wav"
     soundfile.write(path, samples, RATE)
@@ -47,7 +47,7 @@ def recognizer() -> Recognizer:
 
 @pytest.fixture
 def finals_of(recognizer: Recognizer) -> Callable[..., list[StreamResult]]:
-    """By the recogniser's own verbs: (samples or a file, options) to the final results."""
+    """Returns the final results for (samples or a file, options), computed with the recogniser's own methods."""
 
     def finals_of(source: np.ndarray | Path, options: StreamingOptions | None = None) -> list[StreamResult]:
         samples = load_audio(source, sample_rate=RATE) if isinstance(source, Path) else source

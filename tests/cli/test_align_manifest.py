@@ -1,4 +1,4 @@
-"""`unichoir align` of manifests: each result is that of its recording alone, whatever the others are."""
+"""`unichoir align` with manifests: each result equals that of its recording alone, even if others fail."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ RunCommand = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def manifest(tmp_path: Path) -> Path:
-    """Two clips with what is said in them, one with something else, and two that cannot be aligned."""
+    """Two clips with their texts, one with a different text, and two that cannot be aligned."""
     for clip in CLIPS[:2]:
         shutil.copy(clip, tmp_path)
     (tmp_path / "broken.wav").write_bytes(b"RIFF")
@@ -76,7 +76,7 @@ def test_a_run_goes_on_where_it_was(run_command: RunCommand, manifest: Path, tmp
     manifest.write_text(manifest.read_text(encoding="utf-8").replace("TWENTY", "THIRTY"), encoding="utf-8")
     code, _, err = run_command(*arguments)
     assert code == 1
-    assert "another 'texts'" in err
+    assert "different 'texts'" in err
 
 
 def test_what_is_wrong_for_all_is_said_once(run_command: RunCommand, manifest: Path, tmp_path: Path) -> None:

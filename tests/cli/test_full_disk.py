@@ -1,4 +1,4 @@
-"""No room on the disk: one line names the file, what was there stays, and the same command does it when there is."""
+"""A full disk: one line names the file, existing files are kept, and the command succeeds once there is room."""
 
 import re
 import shutil
@@ -20,7 +20,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def run_without_room(run_command: Run, limit_files: Limit, size: int, file: Path, *arguments: object) -> None:
-    """Run the command while no file can be larger than `size`: it must fail and name `file` in its only line."""
+    """Run the command while no file can exceed `size` bytes: it must fail and name `file` in its only line."""
     limit_files(size)
     code, out, err = run_command(*arguments)
     limit_files(-1)

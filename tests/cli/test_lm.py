@@ -1,4 +1,4 @@
-"""`unichoir lm`: from texts and manifests to a file, and its weights, with a small model and clips."""
+"""`unichoir lm`: from texts and manifests to a language model and its weights, with a small model and clips."""
 
 import gzip
 import json

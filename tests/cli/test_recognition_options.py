@@ -1,4 +1,4 @@
-"""What the groups of options do in the commands that have them: words change, and what has no effect is refused."""
+"""The effects of the shared groups of options: words change, and options without effect are refused."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""`unichoir stream` from end to end with a small model: recordings played, what it refuses, signals."""
+"""`unichoir stream` from end to end with a small model: simulated recordings, invalid input, signals."""
 
 import json
 import math
@@ -167,7 +167,7 @@ def test_sound_without_words_is_no_line(run: Run, tmp_path: Path, length: int) -
 
 
 class Clock:
-    """Goes on only by sleeping, and by what is added to it."""
+    """A clock that advances only by sleeping, and by what is added to it."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -216,7 +216,7 @@ def test_latencies_of_a_recogniser_that_takes_no_time(finals_of: Finals, delay: 
     end = len(samples) / RATE
 
     def arrival(ms: float) -> float:
-        """With the block of 100 ms that it is in; the last one is shorter."""
+        """When the block of 100 ms that contains this moment arrives; the last block is shorter."""
         return min(math.ceil(ms / 100) / 10, end)
 
     def blocks() -> Iterator[tuple[np.ndarray, float]]:

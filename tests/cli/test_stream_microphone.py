@@ -1,4 +1,4 @@
-"""`unichoir stream` with a microphone: the package sounddevice is replaced by one whose devices do as they are told."""
+"""`unichoir stream` with a microphone: the package sounddevice is replaced by one with scripted devices."""
 
 import os
 import re
@@ -30,7 +30,7 @@ class PortAudioError(Exception):
 
 
 class FakeInput:
-    """`sounddevice.InputStream`: what happens after `start` is said by `sound.feed`."""
+    """`sounddevice.InputStream`: `sound.feed` determines what happens after `start`."""
 
     def __init__(self, sound: "FakeSound", **options: Any) -> None:
         self.sound, self.options = sound, options
@@ -48,7 +48,7 @@ class FakeInput:
         self.sound.closed.append(self)
 
     def hear(self, samples: np.ndarray, overflows: int = 0) -> None:
-        """One callback for each block, from a buffer that is used again, as PortAudio does it."""
+        """Call back once for each block, with a reused buffer, as PortAudio does."""
         size = self.options["blocksize"]
         buffer = np.zeros((size, 1), np.int16)
         for number, start in enumerate(range(0, len(samples), size)):
@@ -60,7 +60,7 @@ class FakeInput:
 
 
 class FakeSound(SimpleNamespace):
-    """The module, as far as it is used: a loudspeaker and three microphones, of which the second is the default."""
+    """The used part of the module: a loudspeaker and three microphones, the second of which is the default."""
 
     def __init__(self, feed: Feed) -> None:
         names = [("HDMI", 0), ("Webcam", 2), ("USB Mic", 1), ("USB Headset", 1)]

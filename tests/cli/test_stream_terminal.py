@@ -25,7 +25,7 @@ Finals = Callable[..., list[StreamResult]]
 
 
 def on_terminal(*arguments: object, columns: int, **variables: str) -> tuple[str, str]:
-    """Runs the command on a pseudo terminal: what it wrote there, and its standard error, which is a pipe."""
+    """Run the command on a pseudo terminal; return its output there, and its standard error, which is a pipe."""
     primary, secondary = pty.openpty()
     fcntl.ioctl(secondary, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     unset = {"COLUMNS", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE"}
@@ -56,7 +56,7 @@ def on_terminal(*arguments: object, columns: int, **variables: str) -> tuple[str
 
 
 def screens(written: str, columns: int) -> list[list[str]]:
-    """What a terminal of so many columns shows, after each thing written to it: the rows down to the cursor's."""
+    """Return what a terminal with so many columns shows after each write: the rows down to the cursor's."""
     rows, column, shown = [""], 0, []
     for item in re.findall(r"\x1b\[[0-9;]*[A-Za-z]|[^\x1b]", written):
         if item == "\r":

@@ -1,4 +1,4 @@
-"""`unichoir transcribe` with recordings, names and streams as they come: nothing is lost in silence."""
+"""`unichoir transcribe` with real-world recordings, names and streams: nothing is lost without a message."""
 
 import io
 import json
@@ -22,7 +22,7 @@ RATE = 16000
 
 @pytest.fixture(scope="module")
 def texts() -> list[str]:
-    """What is said in the clips."""
+    """The texts of the clips."""
     lines = [json.loads(line) for line in REFERENCES.read_text().splitlines()]
     said = {Path(line["wav"]).name: line["txt"] for line in lines}
     return [said[clip.name] for clip in CLIPS]
@@ -34,7 +34,7 @@ def sound(place: int) -> np.ndarray:
 
 @pytest.fixture
 def cut(tmp_path: Path) -> Path:
-    """A WAV whose header promises twice as much as there is."""
+    """A WAV whose header promises twice as many samples as the file has."""
     content = io.BytesIO()
     soundfile.write(content, sound(0), RATE, format="WAV", subtype="PCM_16")
     data = bytearray(content.getvalue())
@@ -68,7 +68,7 @@ def test_align_says_what_is_missing(run_command: RunCommand, cut: Path, texts: l
 
 @pytest.fixture
 def call(tmp_path: Path) -> Path:
-    """Two speakers, a channel each: clip 1, then clip 2, then clip 3 on the side of clip 1."""
+    """Two speakers on two channels: clip 1, then clip 2 on the other channel, then clip 3 on the first again."""
     first, second, third = sound(0), sound(1), sound(2)
     hum = np.random.default_rng(0).normal(0, 5, (2, len(first) + len(second) + len(third) + RATE)).astype(np.int16)
     hum[0, : len(first)] += first
@@ -126,7 +126,7 @@ def test_a_channel_that_there_is_not(run_command: RunCommand) -> None:
 
 
 def unichoir(command: str, **variables: str) -> subprocess.CompletedProcess[bytes]:
-    """As a shell runs it, where `unichoir` stands for the command with the small model."""
+    """Run a shell command in which `unichoir` stands for the command with the small model."""
     start = f'"{sys.executable}" -m unichoir transcribe {" ".join(WITH_SMALL_MODEL)}'
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "LANG", "PYTHON"))}
     environment["PYTHONPATH"] = os.environ.get("PYTHONPATH", "")

@@ -42,7 +42,7 @@ def dense(tmp_path: Path) -> Path:
 
 
 def wenet_dense(moe: Path, folder: Path) -> Path:
-    """A dense checkpoint of WeNet's: of one with experts the first of each layer."""
+    """A dense WeNet checkpoint: made from one with experts by keeping the first expert of each layer."""
     shutil.copytree(moe, folder)
     conf = yaml.safe_load((folder / "train.yaml").read_text())
     for part in ("encoder_conf", "decoder_conf"):
@@ -152,7 +152,7 @@ def speech(tmp_path: Path) -> Path:
 
 
 def with_two_decoders(dense: Path) -> Path:
-    """The right-to-left decoder of this one has no part in its loss."""
+    """A model whose right-to-left decoder does not contribute to its loss."""
     model, sections = load_checkpoint(dense)
     config = dataclasses.replace(model.config, decoder=dataclasses.replace(model.config.decoder, num_reverse_blocks=1))
     save_checkpoint(dense, AsrModel(config), {"fbank": sections["fbank"]})

@@ -1,5 +1,5 @@
 # ruff: noqa: RUF001 - full-width and typographic characters are part of what is published
-"""Small folders with the layout of each corpus as it is published: file names, lists and metadata; speech is tones."""
+"""Small folders with the published layout of each corpus: file names, lists and metadata; tones replace speech."""
 
 import json
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ LIBRISPEECH = ("train-clean-100", "train-other-500", "dev-clean", "test-clean")
 
 @dataclass(frozen=True)
 class Spoken:
-    """What a manifest is to say of an utterance, and the pitch by which its audio is known."""
+    """The expected entry of an utterance in a manifest, and the pitch that identifies its audio."""
 
     key: str
     txt: str
@@ -28,7 +28,7 @@ class Spoken:
 
 @dataclass
 class Layout:
-    """What `unichoir prepare NAME FOLDER OPTIONS` is to make of it."""
+    """A folder, and the expected result of `unichoir prepare NAME FOLDER OPTIONS`."""
 
     name: str
     folder: Path

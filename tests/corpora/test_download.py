@@ -1,4 +1,4 @@
-"""`unichoir prepare --download` from a server of the test's own that holds what the corpora's hosts hold."""
+"""`unichoir prepare --download` from a local server with the files of the corpora's hosts."""
 
 import tarfile
 import threading
@@ -17,7 +17,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 class Mirror:
-    """Files by path; `requests` are (path, first byte asked for)."""
+    """A server of files by path; `requests` are (path, first requested byte)."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
@@ -49,7 +49,7 @@ class Mirror:
         self.url = f"http://127.0.0.1:{self.server.server_port}/corpora/"
 
     def add(self, name: str, folder: Path, *members: str) -> bytes:
-        """A gzipped tar of members of a folder."""
+        """Add a gzipped tar of members of a folder."""
         archive = folder.parent / Path(name).name
         with tarfile.open(archive, "w:gz") as tar:
             for member in members:

@@ -1,4 +1,4 @@
-"""Each corpus as published becomes the manifests that its layout promises; what is wrong is named and costs little."""
+"""Each corpus in its published layout becomes the right manifests; errors are named and cost only their part."""
 
 import gc
 import json
@@ -24,13 +24,13 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def lhotse_leaves_files_open() -> Iterator[None]:
-    """Of audio that it cannot read; they are closed here, where that is no error."""
+    """Close the files that lhotse leaves open if it cannot read their audio."""
     yield
     gc.collect()
 
 
 def pitch(utterance: Utterance) -> float:
-    """The strongest frequency of its audio in Hz."""
+    """Return the strongest frequency of an utterance's audio in Hz."""
     samples = load_utterance(utterance)
     spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples)), n=4 * RATE))
     return float(np.argmax(spectrum)) / 4

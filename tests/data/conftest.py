@@ -17,7 +17,7 @@ def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WebServer]:
 
 @pytest.fixture(scope="session")
 def object_store() -> Iterator[str]:
-    """An S3 server (moto) found through the environment, as users of such services do; yields the URL of a bucket."""
+    """An S3 server (moto), configured through the environment as users do; yields the URL of a bucket."""
     boto3 = pytest.importorskip("boto3")
     server_module = pytest.importorskip("moto.server")
     with pytest.MonkeyPatch.context() as patch:
@@ -36,7 +36,7 @@ def object_store() -> Iterator[str]:
 
 
 def upload(folder: Path, url: str) -> None:
-    """All files of a folder, by another client than the one that reads them."""
+    """Upload all files of a folder, with a different client than the one that reads them."""
     import boto3
 
     bucket, _, prefix = url.removeprefix("s3://").partition("/")

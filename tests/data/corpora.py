@@ -1,4 +1,4 @@
-"""Small corpora for tests, and what is in their tars as Python's own tarfile has it."""
+"""Small corpora for tests, and the content of their tars according to Python's tarfile."""
 
 import json
 import tarfile
@@ -25,7 +25,7 @@ def make_utterances(folder, count, container="WAV"):
 
 
 def members(path):
-    """[(name, content)] as Python's tarfile has them."""
+    """Return [(name, content)] as read by Python's tarfile."""
     with tarfile.open(path, "r:") as archive:
         return [(member.name, archive.extractfile(member).read()) for member in archive]
 

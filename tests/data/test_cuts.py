@@ -1,4 +1,4 @@
-"""Cuts as lhotse writes them, read without it, give the audio and the texts that lhotse gives."""
+"""Cuts written by lhotse, read without it, have the same audio and texts as with lhotse."""
 
 import gzip
 import json
@@ -41,7 +41,7 @@ def cuts(tmp_path: Path) -> Any:
 
 
 def check(found: list[Utterance], cuts: Any) -> None:
-    """Against what lhotse reads: samples, and what is said."""
+    """Compare samples and texts with lhotse's."""
     by_id = {cut.id: cut for cut in cuts}
     assert [utterance.key for utterance in found] == list(by_id)
     for utterance in found:

@@ -46,7 +46,7 @@ NOISY = AugmentConfig(
 
 
 class Letters:
-    """One token a character, from 3."""
+    """A tokenizer with one token for each character, from 3 on."""
 
     def encode(self, text):
         return [3 + ord(character) % 64 for character in text]

@@ -16,7 +16,7 @@ from unichoir.errors import ConfigError, ManifestError
 
 
 def wenets_shards(folder, count=3):
-    """Tars as WeNet's tool makes them, and their list."""
+    """Tars in the form of WeNet's tool, and their list."""
     folder.mkdir(parents=True, exist_ok=True)
     utterances = make_utterances(folder.parent / "audio", 2 * count)
     for number in range(count):

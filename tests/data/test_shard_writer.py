@@ -22,7 +22,7 @@ from unichoir.errors import ConfigError, ManifestError
 
 
 def contents(folder):
-    """What a corpus consists of; the journal of its making is not part of it."""
+    """Return the files of a corpus, without the journal of its creation."""
     names = sorted(path.name for path in folder.iterdir() if path.name not in ("journal.jsonl", "plan.json"))
     return {name: (folder / name).read_bytes() for name in names}
 

@@ -35,7 +35,7 @@ CONSTANT_GAPS = [Silence(seconds=0.5), Silence(seconds=0.25, level_db=-60.0), Si
 
 
 class Letters:
-    """One token a character, from 3."""
+    """A tokenizer with one token for each character, from 3 on."""
 
     def encode(self, text):
         return [3 + ord(character) % 64 for character in text]
@@ -151,7 +151,7 @@ def test_echoes_go_on_into_open_silence():
 
 
 def spectrum_peaks(samples):
-    """Which of the corpus' tones are heard, at least as loud as a twentieth of the loudest."""
+    """Return the corpus' tones in the audio that have at least a twentieth of the loudest one's level."""
     power = np.abs(np.fft.rfft(samples * np.hanning(len(samples)))) ** 2
     tones = [power[round(500 * number * len(samples) / RATE) - 2 :][:5].max() for number in range(1, 6)]
     return {number for number, tone in enumerate(tones) if tone > max(tones) / 20}

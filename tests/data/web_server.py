@@ -1,4 +1,4 @@
-"""A web server on loopback that tests read data from."""
+"""A web server on loopback that serves data to tests."""
 
 import re
 import threading
@@ -13,7 +13,7 @@ from pathlib import Path
 
 @dataclass
 class WebServer:
-    """Serves a folder with byte ranges, notes every request, and misbehaves where it is told to."""
+    """Serves a folder with byte ranges, records every request, and misbehaves on demand."""
 
     folder: Path
     url: str
@@ -57,7 +57,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving(folder: Path) -> Iterator[WebServer]:
-    """Serve `folder`, which is made if need be."""
+    """Serve `folder`, which is created if necessary."""
     folder.mkdir(exist_ok=True)
     handler = type("Handler", (_Handler,), {})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:

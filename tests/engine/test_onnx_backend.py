@@ -1,4 +1,4 @@
-"""The ONNX Runtime engine: WeNet's reference arrays, and what is wrong with a model directory."""
+"""The ONNX Runtime engine: WeNet's reference arrays, and errors about model directories."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ def onnx(model_directory: Path) -> OnnxBackend:
 
 @pytest.fixture
 def copied(model_directory: Path, tmp_path: Path) -> Path:
-    """To be damaged, without the sums that would tell at once."""
+    """A copy to damage, without the checksums that would expose it at once."""
     return Path(shutil.copytree(model_directory, tmp_path / "model", ignore=shutil.ignore_patterns(SUMS_FILE)))
 
 

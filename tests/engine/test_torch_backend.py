@@ -110,7 +110,7 @@ def test_gradients_and_devices(backend) -> None:
 
 
 def exercise(backend: TorchBackend, reference) -> Iterator[np.ndarray]:
-    """All that decoding asks of an engine; yields what it gets."""
+    """Call everything that decoding needs from an engine; yields the results."""
     feats = reference["feats"][:, :60]
     encoder_out, lens, _ = backend.encode_chunk(feats, np.array([60, 41]))
     yield from (encoder_out, lens)
@@ -141,7 +141,7 @@ def test_nothing_is_made_on_the_default_device(backend, reference, top_k: int | 
 
 
 class OneDevice(TorchDispatchMode):
-    """Fails where an operation has tensors of two devices; a single number may come from the CPU, as CUDA allows."""
+    """Fails if an operation mixes devices; scalars may come from the CPU, as CUDA allows."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         tensors = [each for each in tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor) and each.dim()]
@@ -151,7 +151,7 @@ class OneDevice(TorchDispatchMode):
 
 
 class Readable(TorchFunctionMode):
-    """Tensors without values, read as zeros: what leaves the device is counted by where it is asked for."""
+    """Tensors without values, read as zeros: counts copies from the device, by caller."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func in (torch.Tensor.cpu, torch.Tensor.tolist):

@@ -1,4 +1,4 @@
-"""A decoder's tree of hypotheses, against hypotheses one by one."""
+"""A decoder's tree of hypotheses, compared with hypotheses one by one."""
 
 import numpy as np
 from hypothesis import given
@@ -12,7 +12,7 @@ HYPOTHESES = st.lists(st.lists(st.integers(0, 3), max_size=6), min_size=1, max_s
 
 
 class Engine:
-    """Its state of a token is the token and its position; what follows is a number for all that the token sees."""
+    """An engine whose state is a token and its position, and whose output is a number for all visible tokens."""
 
     def __init__(self) -> None:
         self.computed = 0
@@ -33,7 +33,7 @@ class Engine:
 
 
 def text_number(tokens: list[int]) -> int:
-    """Another one for every sequence."""
+    """Return a different number for every sequence."""
     return int("".join(str(token + 1) for token in tokens) or "0")
 
 

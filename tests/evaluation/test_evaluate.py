@@ -28,7 +28,7 @@ def recognizer(tiny_model: Path) -> Recognizer:
 
 @pytest.fixture(scope="module")
 def utterances(tmp_path_factory: pytest.TempPathFactory) -> list[Utterance]:
-    """Three readable utterances, one of them a part of a file, and two that are not."""
+    """Three readable utterances, one of them a part of a file, and two unreadable ones."""
     folder = tmp_path_factory.mktemp("set")
     rng = np.random.default_rng(11)
     time = np.arange(2 * RATE) / RATE
@@ -54,7 +54,7 @@ def evaluation(recognizer: Recognizer, utterances: list[Utterance]) -> Evaluatio
 
 
 def distance(reference: list[str], hypothesis: list[str]) -> int:
-    """Levenshtein's distance as in any textbook."""
+    """Levenshtein distance, as in textbooks."""
     rows = [[i + j if i * j == 0 else 0 for j in range(len(hypothesis) + 1)] for i in range(len(reference) + 1)]
     for i in range(1, len(reference) + 1):
         for j in range(1, len(hypothesis) + 1):

@@ -1,4 +1,4 @@
-"""Expert load of a real model, against what must be true of it."""
+"""The expert load of a real model, checked by invariants."""
 
 import math
 from pathlib import Path
@@ -35,5 +35,5 @@ def test_load_of_an_encoder_is_its_frames_times_top_k(tiny_checkpoint: Path) -> 
 
 
 def test_onnx_models_do_not_know(tiny_model: Path) -> None:
-    with pytest.raises(DecodingError, match="only torch checkpoints"):
+    with pytest.raises(DecodingError, match="only available for torch checkpoints"):
         expert_load(load_recognizer(tiny_model, 1).backend)

@@ -1,4 +1,4 @@
-"""Manifests of several languages: each normalised by its own rules and scored for itself, experts counted apart."""
+"""Manifests in several languages: each is normalised by its own rules, scored separately, and its experts counted."""
 
 import json
 from pathlib import Path
@@ -39,7 +39,7 @@ def utterances(tmp_path: Path) -> list[Utterance]:
 
 @pytest.fixture
 def scored(utterances: list[Utterance], tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Evaluation:
-    """As if a model had written the third column."""
+    """An evaluation of a model whose output is the third column."""
     heard = iter(SAID)
     monkeypatch.setattr(
         evaluation,

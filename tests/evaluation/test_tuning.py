@@ -1,4 +1,4 @@
-"""Which weights are tried and which are kept, with errors that are a known function of them."""
+"""Which weights are tried and kept, with errors that are a known function of the weights."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ SETS = {name: [Utterance(key="a", wav="a.wav", txt="A")] for name in ("first", "
 def tuned(
     monkeypatch: pytest.MonkeyPatch, surface: Surface, broken: Mapping[str, Mapping[str, str]] | None = None
 ) -> tuple[tuning.Errors, list[tuple[int, int]]]:
-    """What `tune` gives where recognition has these errors, and the progress that it tells."""
+    """Run `tune` with recognition replaced by these errors; return its result and the reported progress."""
 
     def score(name: str, options: DecodingOptions) -> SetScore:
         weights = options.lm_weight or 0.0, options.length_bonus or 0.0, options.oov_penalty or 0.0
@@ -57,7 +57,7 @@ def tuned(
 
 
 def bowl(weight: float, bonus: float, penalty: float = 0.0) -> Surface:
-    """Errors that are fewest there, in both sets together: each alone has its fewest elsewhere."""
+    """Errors whose sum over both sets has its minimum here; each set alone has its minimum elsewhere."""
 
     def errors(name: str, w: float, b: float, p: float) -> tuple[int, int]:
         aside = 0.3 if name == "first" else -0.3

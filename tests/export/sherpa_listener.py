@@ -1,4 +1,4 @@
-"""What sherpa-onnx makes of recordings, in a process of its own: where metadata are missing it ends the process.
+"""Recognise recordings with sherpa-onnx in a separate process, because it exits if metadata are missing.
 
 Standard input: {"streaming": bool, "model", "tokens", "feature_dim", "recordings": [paths of float32 samples]}.
 Standard output: for each recording its text and tokens, as JSON.

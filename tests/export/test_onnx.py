@@ -312,7 +312,7 @@ def test_graphs_are_standard_and_tell_nothing_about_the_machine(exports) -> None
 
 @pytest.fixture
 def checkpoint(exports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A checkpoint directory of `rotary_moe`, whose export takes the graphs that are there instead of tracing anew."""
+    """A checkpoint directory of `rotary_moe` whose export reuses the existing graphs instead of tracing again."""
     good, folder = exports["rotary_moe"], tmp_path / "checkpoint"
     folder.mkdir()
     shutil.copy(good.directory / "units.txt", folder)

@@ -21,7 +21,7 @@ NAME = "options_int8"
 
 
 def assert_same(found: np.ndarray, expected: np.ndarray) -> None:
-    """A value at the border of two codes may fall to either side, so few values may differ by more."""
+    """Assert near equality. A value between two codes may be rounded to either, so a few may differ by more."""
     difference = np.abs(found - expected)
     assert difference.max() < 0.05
     assert np.median(difference) < 1e-5

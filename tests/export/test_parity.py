@@ -42,7 +42,7 @@ def test_a_wrong_weight_is_found(model, weight: str, part: str, value: float) ->
 
 
 class Forgetful(TorchBackend):
-    """Right for whole utterances; in streaming it forgets one frame of its left context."""
+    """Correct for whole utterances; in streaming it loses one frame of its left context."""
 
     def encode_chunk(self, feats, feats_lengths, state, num_left_frames):
         return super().encode_chunk(feats, feats_lengths, state, max(num_left_frames - 1, -1))
@@ -54,7 +54,7 @@ def test_a_wrong_state_is_found(model) -> None:
 
 
 class OneWrongChoice(TorchBackend):
-    """Wrong in a single call of all, as when a router's tie is broken the other way."""
+    """Wrong in a single call, as if a router broke a tie differently."""
 
     calls = 0
 

@@ -1,4 +1,4 @@
-"""Int8: the arithmetic against whole numbers counted by hand, the graphs against it, frames against their company."""
+"""Int8: the arithmetic against plain integers, the graphs against the arithmetic, frames alone against batches."""
 
 import copy
 import json
@@ -51,7 +51,7 @@ def quantized(model: AsrModel) -> AsrModel:
 
 
 def naive_linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, zero: int, scales: list[float]) -> np.ndarray:
-    """One whole number after the other, in Python's integers."""
+    """The product one number at a time, with Python's integers."""
     y = np.empty((len(x), len(weight)))
     for n, (frame, scale) in enumerate(zip(x.tolist(), scales, strict=True)):
         codes = [min(max(round(value / scale) + zero, 0), 255) for value in frame]

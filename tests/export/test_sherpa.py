@@ -1,4 +1,4 @@
-"""sherpa-onnx from PyPI loads what we export, and hears what our own greedy CTC hears in the same features."""
+"""sherpa-onnx loads exported models and recognises the same as unichoir's greedy CTC search on the same features."""
 
 import dataclasses
 import json
@@ -93,7 +93,7 @@ def loud(samples: np.ndarray) -> np.ndarray:
 
 
 def listen(directory: Path, folder: Path, recordings: list[np.ndarray], streaming: bool) -> list[dict[str, Any]]:
-    """What sherpa-onnx finds in recordings (N,) at 16 kHz."""
+    """Recognise recordings (N,) at 16 kHz with sherpa-onnx."""
     for number, samples in enumerate(recordings):
         samples.astype(np.float32).tofile(folder / f"{number}.raw")
     job = {
@@ -109,7 +109,7 @@ def listen(directory: Path, folder: Path, recordings: list[np.ndarray], streamin
 
 
 def ours(recognizer: Recognizer, samples: np.ndarray, chunk_size: int | None, frames: int | None = None) -> list[str]:
-    """Tokens of our greedy CTC; frames: of so many encoder frames only."""
+    """Return the tokens of unichoir's greedy CTC search; frames: use only so many encoder frames."""
     left = LEFT if chunk_size else -1
     options = DecodingOptions(mode="ctc_greedy_search", chunk_size=chunk_size, num_left_chunks=left)
     feats = compute_fbank(samples, recognizer.fbank_config)
@@ -129,7 +129,7 @@ def padded(samples: np.ndarray) -> np.ndarray:
 
 
 def assert_heard(found: list[dict[str, Any]], expected: list[list[str]], most_errors: float = 0.0) -> None:
-    """most_errors: the part of the tokens that may differ."""
+    """Assert equal tokens; most_errors: the fraction that may differ."""
     for result, tokens in zip(found, expected, strict=True):
         heard = [token.strip().replace("\u2581", "") for token in result["tokens"]]
         wanted = [token.replace("\u2581", "") for token in tokens]

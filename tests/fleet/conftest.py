@@ -19,7 +19,7 @@ RATE = 16000
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Ray leaves sockets and files to the garbage collector and warns of its own future."""
+    """Ignore Ray's warnings: it leaves sockets and files to the garbage collector, and warns about its own changes."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             for kind in ("ResourceWarning", "FutureWarning", "DeprecationWarning"):
@@ -29,9 +29,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[str]:
-    """The address of a cluster of this process, which is a driver of it; others can be drivers, too.
+    """The address of a cluster whose driver is this process; other processes can also be drivers.
 
-    It says that it has GPUs, which only counts for those that ask for one.
+    It claims to have GPUs, which only affects workers that request one.
     """
     ray = pytest.importorskip("ray")
     context = ray.init(
@@ -43,7 +43,7 @@ def cluster() -> Iterator[str]:
 
 @pytest.fixture
 def clips(tmp_path: Path) -> list[Path]:
-    """Copies of recordings, and pieces of them: twelve, of different lengths."""
+    """Twelve copies and parts of recordings, of different lengths."""
     folder = tmp_path / "audio"
     folder.mkdir()
     paths = []

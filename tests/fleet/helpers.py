@@ -1,4 +1,4 @@
-"""What tests of the served fleet share."""
+"""Helpers for the tests of the served fleet."""
 
 import socket
 from contextlib import suppress
@@ -17,7 +17,7 @@ def free_port() -> int:
 
 
 def replicas() -> set[int]:
-    """The processes of the replicas that serve."""
+    """Return the process IDs of the replicas."""
     found = set()
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):  # zombies are of this kind, too

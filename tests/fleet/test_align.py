@@ -1,4 +1,4 @@
-"""Alignment of manifests with a model of several languages."""
+"""Alignment of manifests with a multilingual model."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ WORD = 5
 
 
 class Tones(ModelSource):
-    """A model of English and Arabic that hears tones."""
+    """A model for English and Arabic that recognises tones."""
 
     def load(self) -> Recognizer:
         tokens = [*TOKENS[:3], "<|en|>", "<|ar|>", "H"]

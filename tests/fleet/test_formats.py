@@ -1,4 +1,4 @@
-"""Results of a cluster in other formats: made of the joined results, without a cluster."""
+"""Results in other formats, written from the joined results without a cluster."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`--ray --device cuda` on a cluster that says it has two GPUs: where workers are put, and what there is none for."""
+"""`--ray --device cuda` on a cluster that claims to have two GPUs: where workers run, and when none can run."""
 
 import json
 import os
@@ -29,7 +29,7 @@ PATIENCE = 60
 
 @dataclass(frozen=True)
 class Witness(ModelSource):
-    """The model on the CPU, for whoever has been given a GPU; each says which, and waits for the others."""
+    """A model on the CPU for workers that got a GPU; each records which GPU, and waits for the others."""
 
     folder: str = ""
     expected: int = 1
@@ -50,7 +50,7 @@ class Witness(ModelSource):
 
 @pytest.fixture(scope="module")
 def gpu_cluster(cluster: str) -> str:
-    """Its workers have no tests to import."""
+    """A cluster whose workers cannot import the tests."""
     from ray import cloudpickle
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -58,7 +58,7 @@ def gpu_cluster(cluster: str) -> str:
 
 
 def given(folder: Path) -> list[str]:
-    """The GPU of each worker, which is also the one that CUDA will show it."""
+    """Return the GPU of each worker, which must also be the one visible to CUDA."""
     found = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")]
     assert all(ids == [visible] for ids, visible in found)
     return sorted(visible for _, visible in found)

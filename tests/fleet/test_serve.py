@@ -29,7 +29,7 @@ SETTINGS = {"language": "en", "max_message_bytes": MAX_MESSAGE_BYTES}
 
 @pytest.fixture(scope="module")
 def url(cluster: str) -> Iterator[str]:
-    """Of two replicas, and a third one when there are more than four sessions."""
+    """The address of two replicas; a third starts when there are more than four sessions."""
     settings = Settings(model_name=SMALL_MODEL.name, **SETTINGS)
     scaling = Scaling(
         min_replicas=2, max_replicas=3, sessions_per_replica=2, look_back=2, upscale_delay=0, downscale_delay=600
@@ -136,7 +136,7 @@ def test_many_sessions_have_more_replicas(url: str) -> None:
                 await client.play(clip[len(clip) // 2 :])
             return [await client.end() for client in clients]
 
-    with pytest.raises(UnichoirError, match="serves an application 'unichoir' already"):
+    with pytest.raises(UnichoirError, match="already serves an application 'unichoir'"):
         deploy(make_application(ModelSource(str(SMALL_MODEL), 1), Settings(model_name=SMALL_MODEL.name), Scaling()), {})
     assert asyncio.run(hold_sessions()) == [["SIX OH FOUR FIVE NINE ONE TWO"]] * 8
     assert len(replicas()) == 3

@@ -1,4 +1,4 @@
-"""`unichoir serve --ray` from its start to its end."""
+"""`unichoir serve --ray` from start to end."""
 
 import asyncio
 import json

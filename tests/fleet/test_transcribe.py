@@ -35,7 +35,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="named pipes and
 
 
 def write_manifest(path: Path, recordings: list[Path]) -> Path:
-    """Durations are given, so that recordings are opened once only."""
+    """Write a manifest with durations, so that each recording is opened only once."""
     lines = [{"key": each.stem, "wav": str(each), "txt": "", "duration": 1.0 + n} for n, each in enumerate(recordings)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     return path
@@ -47,12 +47,12 @@ def model() -> unichoir.Model:
 
 
 def expected_results(model: unichoir.Model, recordings: list[Path]) -> list[dict[str, Any]]:
-    """What `transcribe` of each recording by itself gives, through JSON."""
+    """Return the results of `transcribe` for each recording alone, converted through JSON."""
     return [{"key": each.stem, **json.loads(json.dumps(model.transcribe(each).to_dict()))} for each in recordings]
 
 
 def wait_for(condition: Callable[[], T | None]) -> T:
-    """What the condition gives once it gives something."""
+    """Wait until the condition returns something; return that."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         if (found := condition()) is not None:
@@ -66,7 +66,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def files_of(output: Path) -> dict[str, tuple[int, int, bytes]]:
-    """Of each part: inode, time of its last change, content."""
+    """Return the inode, modification time and content of each part."""
     return {
         str(path): (path.stat().st_ino, path.stat().st_mtime_ns, path.read_bytes())
         for path in output.glob("parts/*/*.jsonl")
@@ -74,7 +74,7 @@ def files_of(output: Path) -> dict[str, tuple[int, int, bytes]]:
 
 
 class Trap:
-    """A recording that is a named pipe: the worker that opens it hangs, in the middle of its work for sure."""
+    """A recording that is a named pipe: a worker that opens it hangs in the middle of its work."""
 
     def __init__(self, recording: Path) -> None:
         self.path = recording
@@ -83,7 +83,7 @@ class Trap:
         os.mkfifo(recording)
 
     def wait_for_worker(self) -> int:
-        """The process that is opening the pipe, where it hangs for as long as nobody writes."""
+        """Return the process that opens the pipe; it hangs there until something is written."""
         return wait_for(self._reader)
 
     def _reader(self) -> int | None:
@@ -96,7 +96,7 @@ class Trap:
         return None
 
     def disarm(self) -> None:
-        """From now on there is a recording in the place of the pipe."""
+        """Replace the pipe by a recording."""
         good = self.path.with_suffix(".good")
         good.write_bytes(self._content)
         os.replace(good, self.path)
@@ -118,7 +118,7 @@ def test_results_are_those_of_each_recording_alone(
     assert failure["key"] == "broken"
     assert str(broken) in failure["error"]
     assert f"error: broken: {failure['error']}" in err
-    assert "13 utterances: 13 in this run, 0 from before, 1 failed, 0 retries" in err
+    assert "13 utterances: 13 in this run, 0 from earlier runs, 1 failed, 0 retries" in err
     assert [result["key"] for result in found] == [each.stem for each in (*clips[:6], broken, *clips[6:])]
     assert [result for result in found if result is not failure] == expected_results(model, clips)
     # Once more: nothing is computed, and what has failed can be tried again.
@@ -128,12 +128,12 @@ def test_results_are_those_of_each_recording_alone(
     expected = [f"{each.stem} {model.transcribe(each).text}".strip() for each in clips]
     assert [line.strip() for line in (output / "results.txt").read_text(encoding="utf-8").splitlines()] == expected
     assert sorted(path.stem for path in (output / "srt").iterdir()) == sorted(each.stem for each in clips)
-    assert "0 in this run, 13 from before, 1 failed" in err
+    assert "0 in this run, 13 from earlier runs, 1 failed" in err
     assert files_of(output) == before
     broken.write_bytes(clips[5].read_bytes())
     code, _, err = run_command(*arguments, "--retry-failed")
     assert code == 0
-    assert "1 in this run, 12 from before, 0 failed" in err
+    assert "1 in this run, 12 from earlier runs, 0 failed" in err
     assert "error" not in (output / "results.jsonl").read_text(encoding="utf-8")
 
 
@@ -205,7 +205,7 @@ def test_an_utterance_that_kills_its_workers_is_given_up(
     thread.join(PATIENCE)
     assert not thread.is_alive()
     found = read_lines(tmp_path / "output" / "results.jsonl")
-    assert found.pop(5) == {"key": clips[5].stem, "error": "2 workers died over it"}
+    assert found.pop(5) == {"key": clips[5].stem, "error": "2 workers died while recognising it"}
     del expected[5]
     assert found == expected
     assert list(reports[0].failed) == [clips[5].stem]
@@ -228,7 +228,7 @@ def test_a_killed_driver_goes_on_where_it_was(
     trap.disarm()
     code, _, err = run_command(*command)
     assert code == 0, err
-    assert f"{12 - len(before)} in this run, {len(before)} from before" in err
+    assert f"{12 - len(before)} in this run, {len(before)} from earlier runs" in err
     after = files_of(output)
     assert {path: after[path] for path in before} == before
     assert read_lines(output / "results.jsonl") == expected
@@ -284,14 +284,14 @@ def test_a_folder_belongs_to_its_hotwords_and_its_language_model(tmp_path: Path)
     options = DecodingOptions(hotwords=(Hotword("OCTOBER"), Hotword("TWENTY", 2.0)))
     for _ in range(2):  # the second time it is compared with what the first has written
         transcribe([], output, source, options)
-    with pytest.raises(unichoir.UnichoirError, match="another 'decoding'"):
+    with pytest.raises(unichoir.UnichoirError, match="different 'decoding'"):
         transcribe([], output, source, DecodingOptions(hotwords=(Hotword("OCTOBER"),)))
     Path(f"{lm}.json").write_text("{}")
-    with pytest.raises(unichoir.UnichoirError, match="another 'language_model'"):
+    with pytest.raises(unichoir.UnichoirError, match="different 'language_model'"):
         transcribe([], output, source, options)
     Path(f"{lm}.json").unlink()
     lm.write_text("two")
-    with pytest.raises(unichoir.UnichoirError, match="another 'language_model'"):
+    with pytest.raises(unichoir.UnichoirError, match="different 'language_model'"):
         transcribe([], output, source, options)
 
 
@@ -301,9 +301,9 @@ def test_results_of_something_else_are_refused(clips: list[Path], tmp_path: Path
     job = {"model": "one", "decoding": {"mode": "attention", "beam_size": 10}}
     results = Results(tmp_path / "output", chunks, job)
     Results(tmp_path / "output", chunks, job)
-    with pytest.raises(unichoir.UnichoirError, match='another \'model\': "one", now "two"'):
+    with pytest.raises(unichoir.UnichoirError, match='different \'model\': "one", now "two"'):
         Results(tmp_path / "output", chunks, {**job, "model": "two"})
-    with pytest.raises(unichoir.UnichoirError, match="another 'utterances'"):
+    with pytest.raises(unichoir.UnichoirError, match="different 'utterances'"):
         Results(tmp_path / "output", make_chunks(utterances[1:]), job)
     with pytest.raises(unichoir.UnichoirError, match="not empty"):
         Results(tmp_path / "audio", chunks, job)

@@ -1,4 +1,4 @@
-"""An imported WeNet checkpoint is fine-tuned, upcycled, quantised and served, as any of ours."""
+"""An imported WeNet checkpoint can be fine-tuned, upcycled, quantised and served like any other."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ SHERPA = {"high_freq": -400.0, "snip_edges": False}
 
 
 def smaller(wenet: Path, folder: Path) -> None:
-    """WeNet's checkpoint with one block, one decoder and letters for tokens, which takes less time to export."""
+    """WeNet's checkpoint reduced to one block, one decoder and letters as tokens, which is faster to export."""
     folder.mkdir()
     conf = yaml.safe_load((wenet / "train.yaml").read_text())
     conf["encoder_conf"]["num_blocks"] = 1
@@ -44,7 +44,7 @@ def smaller(wenet: Path, folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def fine_tuned(fixtures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The average of a run of two updates, for the frontend of sherpa-onnx, from a checkpoint of WeNet's."""
+    """The average of a run of two updates that starts from a WeNet checkpoint, with sherpa-onnx's frontend."""
     folder = tmp_path_factory.mktemp("fine-tuning")
     smaller(fixtures / TINY, folder / "wenet")
     import_wenet(folder / "wenet", folder / "imported")

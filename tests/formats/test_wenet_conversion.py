@@ -1,4 +1,4 @@
-"""WeNet's checkpoints become ours and come back: with WeNet's outputs, to the bit, or refused by name."""
+"""WeNet's checkpoints are imported and exported again: with WeNet's outputs, bit for bit, or refused by name."""
 
 import dataclasses
 import json
@@ -171,7 +171,7 @@ def own_checkpoint(
     folder: Path, tokenizer: Any = None, fbank: dict[str, Any] | None = None, model: dict[str, Any] | None = None,
     decoder: dict[str, Any] | None = None, **encoder: Any,
 ) -> Path:  # fmt: skip
-    """A small checkpoint of ours that WeNet can express, but for what is changed."""
+    """A small unichoir checkpoint that WeNet can express, except for the changed settings."""
     tokenizer = tokenizer or CharTokenizer([*SPECIAL, *"ABCDEF"])
     layer = FeedForwardConfig(hidden_dim=12)
     sizes: dict[str, Any] = {"input_dim": 80, "dim": 8, "num_blocks": 1, "num_heads": 2, "conv_kernel": 5}

@@ -103,7 +103,7 @@ def test_the_encoder_equals_ctranslate2s(folders: dict[str, Path], tmp_path: Pat
 
 
 def encode(checkpoint: Path, feats: Tensor) -> Tensor:
-    """Two frames of zeros before the utterance (`lead_frames`), one behind."""
+    """Encode with two frames of zeros before the utterance (`lead_frames`) and one after it."""
     from unichoir.configuration import from_mapping
     from unichoir.network.config import ModelConfig
     from unichoir.network.encoder import Encoder

@@ -1,4 +1,4 @@
-"""WeNet's checkpoints with reference outputs, and the comparison with them."""
+"""WeNet's checkpoints with reference outputs, and comparisons with these."""
 
 import re
 from pathlib import Path
@@ -17,7 +17,7 @@ NAMES = [TINY, "wenet_dense", "wenet_moe", "wenet_moe_top1_nobias"]
 
 
 def reference_checkpoint(request: pytest.FixtureRequest, name: str) -> Path:
-    """The folder of a checkpoint with `reference.npz`; the test is skipped where it is not there."""
+    """Return the folder of a checkpoint with `reference.npz`; skips the test if it does not exist."""
     if name == TINY:
         return Path(request.getfixturevalue("fixtures")) / TINY
     return Path(request.getfixturevalue("shared")) / "fixtures" / "wenet" / name
@@ -30,7 +30,7 @@ def assert_rows_close(ours: Tensor, reference: Tensor, lengths: Tensor, toleranc
 
 @torch.no_grad()
 def assert_every_reference_array(model: AsrModel, checkpoint: Path) -> None:
-    """Encoder to 1e-4, log-probabilities and losses to 1e-3."""
+    """Compare all reference arrays: the encoder to 1e-4, log-probabilities and losses to 1e-3."""
     arrays = np.load(checkpoint / "reference.npz")
     reference = {name: torch.from_numpy(arrays[name]) for name in arrays}
     feats, lengths = reference["feats"], reference["feats_lengths"]

@@ -1,4 +1,4 @@
-"""A tiny Whisper with random weights under OpenAI's names, written in each format, and its formulas written out."""
+"""A tiny Whisper with random weights under OpenAI's names, written in each format, and its formulas in plain code."""
 
 import json
 import math
@@ -121,7 +121,7 @@ def _huggingface_name(name: str) -> str:
 
 
 def write_ctranslate2(folder: Path, state: dict[str, Tensor], quantization: str | None = None) -> Path:
-    """By CTranslate2's own writer."""
+    """Write the model with CTranslate2's own writer."""
     from ctranslate2.specs import WhisperSpec
 
     state = {name: tensor.clone() for name, tensor in state.items()}  # quantising writes into what it is given

@@ -1,4 +1,4 @@
-"""Checkpoint directories: exact on the way back, and refused by name when anything is off."""
+"""Checkpoint directories: restored exactly, and refused by name if anything is wrong."""
 
 import dataclasses
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Configurations: strict on reading, and of the sizes they are named after."""
+"""Configurations are read strictly, and named configurations have the sizes in their names."""
 
 import dataclasses
 

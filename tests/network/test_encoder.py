@@ -72,12 +72,12 @@ def encoder(request: pytest.FixtureRequest) -> Encoder:
 
 
 def needed(config: EncoderConfig, num_frames: int) -> int:
-    """Feature frames for so many encoder frames."""
+    """Return the number of feature frames needed for so many encoder frames."""
     return config.subsampling_rate * (num_frames - 1) + config.right_context + 1 if num_frames else 0
 
 
 def places(encoder: Encoder, state: EncoderState, num_frames: int, num_left_frames: int) -> torch.Tensor:
-    """What the next state holds after so many feature frames more."""
+    """Return the content of the next state after so many more feature frames."""
     kept = places_kept(state.num_past, encoder.config.num_frames(num_frames), num_left_frames)
     return torch.tensor(kept, dtype=torch.int64)
 
@@ -103,7 +103,7 @@ def test_chunk_by_chunk_equals_the_whole_under_the_same_mask(encoder: Encoder, s
 
 
 def merge(states: list[EncoderState]) -> EncoderState:
-    """Several streams' states as one batch: shorter pasts are filled up on the left."""
+    """Merge the states of several streams into a batch: shorter pasts are padded on the left."""
 
     def join(caches: tuple[Tensor, ...]) -> Tensor:
         width = max(cache.shape[2] for cache in caches)
@@ -205,7 +205,7 @@ def test_dynamic_chunks_are_full_half_of_the_time_and_else_1_to_25_frames() -> N
 
 
 class Told:
-    """A generator of the number that it is told."""
+    """A generator that returns a given number."""
 
     def __init__(self, number: int) -> None:
         self.number, self.bounds = number, []

@@ -139,7 +139,7 @@ def test_biases_move_by_the_sign_of_what_is_missing() -> None:
     calls = []
 
     def total(counts: Tensor) -> Tensor:
-        """Another process has had one frame more in expert 2 of the first layer, the same in the last."""
+        """Simulate a process with one more frame in expert 2 of the first layer, and equal counts in the last layer."""
         calls.append(counts.clone())
         return counts + torch.tensor([0, 0, 4, 0, 5, 0, 4])
 

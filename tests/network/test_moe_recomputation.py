@@ -1,4 +1,4 @@
-"""What training at scale does to a model, with every option on: recomputed activations, sharded parameters."""
+"""Recomputed activations and sharded parameters, as in training at scale, with every option on."""
 
 import contextlib
 import dataclasses
@@ -71,7 +71,7 @@ def step(model: AsrModel, in_thread: bool = False) -> tuple[LossOutput, dict[str
 
 
 def counts(model: AsrModel) -> dict[str, list[int]]:
-    """Both counters of each layer."""
+    """Return both counters of each layer."""
     loads = {name: load.tolist() for name, load in expert_load(model).items()}
     updates = {n: m.update_load.tolist() for n, m in model.named_modules() if isinstance(m, MoE)}
     assert loads == updates
@@ -88,7 +88,7 @@ def assert_equal(found: tuple, expected: tuple) -> None:
 
 
 def recompute(model: AsrModel, record_once: bool) -> None:
-    """Let the backward pass compute every block again."""
+    """Make the backward pass recompute every block."""
 
     def contexts() -> tuple[contextlib.AbstractContextManager, contextlib.AbstractContextManager]:
         return contextlib.nullcontext(), recomputing() if record_once else contextlib.nullcontext()
@@ -153,7 +153,7 @@ def test_recomputing_ends_with_an_error_too() -> None:
 
 @pytest.fixture
 def alone() -> Iterator[None]:
-    """A process group of this process."""
+    """A process group that consists of this process."""
     distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
     yield
     distributed.destroy_process_group()

@@ -100,7 +100,7 @@ def test_sizes() -> None:
 
 
 def structured(num_groups: int, seed: int = 0) -> tuple[FeedForward, Tensor]:
-    """A layer whose units are active in groups, shuffled, and frames of which each wakes one group."""
+    """A layer with shuffled groups of units, and frames that each activate one group."""
     torch.manual_seed(seed)
     dim, units = 16, 48
     layer = FeedForward(dim, FeedForwardConfig(hidden_dim=units, activation="relu"), 0.0).eval()

@@ -1,4 +1,4 @@
-"""An upcycled model computes what the dense one does, and can part from it."""
+"""An upcycled model computes the same as the dense one, and can diverge from it in training."""
 
 import dataclasses
 
@@ -22,7 +22,7 @@ VARIANTS = {
 
 
 def dense_model(bias: bool = True, conv_norm: str = "layer_norm") -> AsrModel:
-    """Without dropout, whose draws would not be the same for experts."""
+    """A dense model without dropout, which would draw different numbers for experts."""
     layer = FeedForwardConfig(hidden_dim=24, bias=bias)
     config = ModelConfig(
         vocab_size=11,

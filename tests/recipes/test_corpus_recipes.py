@@ -52,7 +52,7 @@ def test_the_two_models_of_a_recipe_differ_in_experts_alone(recipe: str, dense: 
 
 
 def run(recipe: str, config: str, data: Path, folder: Path, **environment: str) -> str:
-    """What it says on standard error."""
+    """Run a recipe; return its standard error."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     changes = [part for key, value in TINY.items() for part in ("--set", f"{key}={value}")]
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""The recipe of the included model, from a Whisper to error rates, with next to no speech and weights."""
+"""The recipe of the included model, from Whisper to error rates, with very little speech and a tiny model."""
 
 import json
 import lzma
@@ -50,7 +50,7 @@ SMALL = {"VOCAB": "200", "IMPORT": "--top-blocks 1", "WRITTEN_HOURS": "1e-7"}
 
 
 def write_data(folder: Path) -> None:
-    """Recordings, in which other things are said, and a text."""
+    """Write recordings whose speech differs from their texts, and a text file."""
     rng = random.Random(0)
     words = ["".join(rng.choices("abdeghiklmnoprstu", k=rng.randint(2, 6))) for _ in range(150)]
     clips = read_manifest(REFERENCES)
@@ -77,7 +77,7 @@ def write_data(folder: Path) -> None:
 
 @pytest.fixture
 def whisper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Random weights in the shape of base, but for one block and frames of 32 numbers."""
+    """Random weights in the shape of Whisper base, except for one block and a dimension of 32."""
     for name, value in {"HEADS": 8, "HIDDEN": 2048, "BLOCKS": 1, "POSITIONS": 448}.items():
         monkeypatch.setattr(whisper_reference, name, value)
     folder = whisper_reference.write_huggingface(tmp_path / "whisper", whisper_reference.random_weights())

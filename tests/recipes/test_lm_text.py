@@ -1,4 +1,4 @@
-"""The texts of the English language model: written as transcripts are, and never of dev or test."""
+"""The texts of the English language model: written like transcripts, and never from dev or test sets."""
 
 import importlib.util
 import json

@@ -1,4 +1,4 @@
-"""The recipe of several languages, on next to no speech: every language scored, and drawn with its experts."""
+"""The multilingual recipe on very little speech: every language is scored and drawn with its experts."""
 
 import json
 import os
@@ -28,7 +28,7 @@ TINY = {
 
 
 def write_corpora(folder: Path) -> None:
-    """Recordings in which other things are said."""
+    """Write recordings whose speech differs from their texts."""
     clips = read_manifest(REFERENCES)
     for name, (lang, texts) in TEXTS.items():
         (folder / name).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Every recipe runs from manifests to word error rates, on a folder of the same layout with next to no speech."""
+"""Every recipe runs from manifests to word error rates, on a folder of the same layout with very little speech."""
 
 import itertools
 import json
@@ -23,7 +23,7 @@ TINY = {
 
 
 def write_corpus(folder: Path, seed: int) -> None:
-    """train, dev and test.jsonl whose recordings are few and short; what is said in them does not matter here."""
+    """Write train, dev and test.jsonl with few and short recordings, whose content doesn't matter here."""
     rng = random.Random(seed)
     words = ["".join(pair).upper() for pair in itertools.permutations(SYLLABLES, 2)]
     clips = read_manifest(REFERENCES)

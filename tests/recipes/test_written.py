@@ -1,4 +1,4 @@
-"""The script that trains marks and case: what it reads, and that the graph computes what the network does."""
+"""The script that trains punctuation and case: its input, and the equality of graph and network."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ LINES = [
 
 @pytest.fixture(autouse=True)
 def _beside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The script's other half lies in its folder."""
+    """Make the modules in the script's folder importable."""
     monkeypatch.syspath_prepend(ROOT / "recipes" / "english")
 
 

@@ -1,4 +1,4 @@
-"""Endpoints against the rules counted out frame by frame, and the longest pause against all pauses there are."""
+"""Endpoints against the rules applied frame by frame, and the longest pause against an exhaustive search."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -30,7 +30,7 @@ def ends(rules: EndpointRules, blanks: list[float], words: list[bool]) -> bool:
 
 
 def pauses(blanks: list[float], threshold: float) -> list[tuple[int, int]]:
-    """Every run of silence in the second half, first frame and the one after the last, found by trying all."""
+    """Find every run of silence in the second half, by trying all: first frame, and the frame after the last."""
     frames = range(len(blanks) // 2, len(blanks) + 1)
     silent = [blank > threshold for blank in blanks]
     return [(a, b) for a in frames for b in frames if a < b and all(silent[a:b])]

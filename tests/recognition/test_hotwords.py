@@ -27,7 +27,7 @@ TONES = [(3, 0.2, 0.5), (4, 0.9, 1.3), (5, 1.3, 1.6), (3, 3.4, 3.9), (4, 4.1, 4.
 
 
 class EveryToken:
-    """A language model that likes one token, and texts of no more than two."""
+    """A language model that prefers one token, and texts of at most two."""
 
     def __init__(self, token: int) -> None:
         self.token = token

@@ -25,7 +25,7 @@ SAID = [(EN, 0.2, 0.4), (HIGH, 0.6, 0.9), (HIGH, 1.4, 1.7)]
 
 @pytest.fixture
 def recognizer(backend: ToneBackend) -> Recognizer:
-    """Of the word `high` in English (announced by a low tone) and in Arabic (by one in the middle)."""
+    """Recognises the word `high` in English (announced by a low tone) and in Arabic (by a middle tone)."""
     return Recognizer(backend, BpeTokenizer([*TOKENS[:3], "<|en|>", "<|ar|>", "\u2581high"], None), FbankConfig())
 
 

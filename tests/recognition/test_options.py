@@ -1,4 +1,4 @@
-"""Options that make no sense are refused with their name."""
+"""Invalid options are refused by name."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Which pieces there are, what CTC takes for speech, and what goes through the encoder together."""
+"""How recordings are cut into pieces, where CTC finds speech, and which pieces are encoded together."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""Final results from the whole utterance, which the encoder hears once more without chunks."""
+"""Final results from the whole utterance, which is encoded again without chunks."""
 
 import json
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ def spoken() -> np.ndarray:
 
 
 def frames_and_tokens(recognizer: Recognizer, stream: Stream) -> Iterator[tuple[int, int, tuple[int, ...]]]:
-    """First frame, number of frames and tokens of each final result, while samples come."""
+    """Return first frame, number of frames and tokens of each final result, while samples arrive."""
     while recognizer.streams.is_ready(stream) or recognizer.streams.is_endpoint(stream):
         if not recognizer.streams.is_endpoint(stream):
             recognizer.streams.decode_streams([stream])

@@ -1,4 +1,4 @@
-"""Pieces follow each other without gap, keep their bounds and are cut in pauses, however the audio arrives."""
+"""Pieces have no gaps between them, respect the limits and are cut at pauses, in whatever blocks audio arrives."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ HOP = 0.02
 
 
 class Said:
-    """A detector that has been told: the probability of each hop, which it knows `late` samples late."""
+    """A scripted detector: returns the given probability of each hop, `late` samples late."""
 
     hop_seconds = HOP
 
@@ -52,7 +52,7 @@ def check_tiling(pieces: Sequence[Piece], samples: np.ndarray) -> None:
 
 
 def cut_as_a_whole(samples: np.ndarray, rate: int, limit: int) -> Iterator[tuple[int, int]]:
-    """Cuts at the quietest places, by somebody who has all of the recording: the sum of squares around each hop."""
+    """Cut at the quietest places, from the complete recording: the sum of squares around each hop."""
     start, hop = 0, rate // 100
     while (left := len(samples) - start) > limit:
         earliest = min(max(left - limit, limit // 4), limit // 2)
@@ -135,7 +135,7 @@ def spoken(pieces: Sequence[Piece], rate: int = 1000) -> list[tuple[float, float
 
 
 def probabilities(seconds: float, *speech: tuple[float, float], value: float = 0.9) -> list[float]:
-    """0.05 but for `value` in the stretches of speech."""
+    """Return 0.05, but `value` within speech."""
     found = np.full(round(seconds / HOP), 0.05)
     for begin, end in speech:
         found[round(begin / HOP) : round(end / HOP)] = value

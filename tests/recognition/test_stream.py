@@ -35,7 +35,7 @@ Listen = Callable[..., Any]
 
 @pytest.fixture(scope="module")
 def tiny(tiny_checkpoint: Path) -> Iterator[Recognizer]:
-    """In one thread: two of them wait for each other longer than such a small model takes."""
+    """A tiny model in one thread: synchronising two would take longer than the model itself."""
     num_threads = torch.get_num_threads()
     yield load_recognizer(tiny_checkpoint, num_threads=1)
     torch.set_num_threads(num_threads)
@@ -52,7 +52,7 @@ def clips() -> list[np.ndarray]:
 
 
 def noise(seconds: float, rate: int, seed: int) -> np.ndarray:
-    """Noise under a moving envelope, quiet in places, in steps of int16."""
+    """Noise with a varying envelope, partly quiet, rounded to int16."""
     rng = np.random.default_rng(seed)
     envelope = np.interp(np.linspace(0, 12, round(seconds * rate)), np.arange(13), rng.choice([0.0, 0.05, 0.3], 13))
     return np.round(envelope * rng.uniform(-1, 1, len(envelope)) * 32767).astype(np.int16)
@@ -175,7 +175,7 @@ def test_a_stream_of_whispers_features_finds_words_when_they_are_said(
 def check_equals_recognition(
     recognizer: Recognizer, samples: np.ndarray, final: StreamResult, options: StreamingOptions
 ) -> None:
-    """Without rules a stream gives what the recording would give, chunk by chunk."""
+    """Without endpoint rules, a stream gives the same results as the recording, chunk by chunk."""
     names = ("mode", "beam_size", "chunk_size", "num_left_chunks", "ctc_weight", "reverse_weight")
     chosen = {name: getattr(options, name) for name in names}
     transcript = recognizer.recordings.recognize(samples, DecodingOptions(**chosen, max_segment_seconds=None))
@@ -211,7 +211,7 @@ def test_without_rules_a_stream_is_recognised_like_a_recording(
 
 
 def interleave(recognizer: Recognizer, streams: list[tuple[Stream, list[np.ndarray]]], heard: list[Any], seed: int):
-    """Feed and decode in any order: each time some of the streams get a block, and some of the ready go together."""
+    """Feed and decode in random order: in each step some streams get a block, and some ready streams are batched."""
     rng = np.random.default_rng(seed)
     waiting = {place: list(blocks) for place, (_, blocks) in enumerate(streams)}
     decoding = dict(enumerate(stream for stream, _ in streams))

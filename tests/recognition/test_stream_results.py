@@ -29,7 +29,7 @@ NAMES = {3: "low", 4: "mid"}
 
 
 def talk(seconds: float, seed: int) -> list[tuple[int, float, float]]:
-    """Words with pauses of all lengths: short for up to half a minute, then one that ends an utterance."""
+    """Words with pauses of all lengths: short ones for up to half a minute, then one that ends an utterance."""
     rng = np.random.default_rng(seed)
     tones, now = [], 0.5
     while now < seconds - 1:
@@ -39,7 +39,7 @@ def talk(seconds: float, seed: int) -> list[tuple[int, float, float]]:
 
 
 def reachable(stream: Stream) -> tuple[int, int]:
-    """Bytes of the arrays and number of objects that hang on a stream, without the model and the classes."""
+    """Return the bytes of arrays and the number of objects reachable from a stream, without model and classes."""
     seen = {id(stream._backend), id(stream._search), id(stream.options), id(stream._config)}
     left: list[Any] = [stream]
     num_bytes = num_objects = 0
@@ -231,7 +231,7 @@ def included() -> Recognizer:
 
 
 def stays(before: StreamResult, after: StreamResult) -> int:
-    """Checks every word that keeps its text, with those before it and the two after; how many there are."""
+    """Check the times of every word whose text, predecessors and next two words are unchanged; return their number."""
     kept = 0
     for place, (old, new) in enumerate(zip(before.words[:-2], after.words, strict=False)):
         if texts(before.words[: place + 3]) != texts(after.words[: place + 3]):

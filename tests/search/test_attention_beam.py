@@ -1,4 +1,4 @@
-"""Attention beam search against all sequences there are."""
+"""Attention beam search against an exhaustive search of all sequences."""
 
 import math
 from itertools import product
@@ -89,7 +89,7 @@ def test_a_margin_ends_what_is_much_worse(backend, encoder_out: np.ndarray) -> N
 
 
 class Counting:
-    """A backend whose decoders count how often they are asked."""
+    """A backend whose decoders count their calls."""
 
     def __init__(self, backend: Backend) -> None:
         self.backend, self.info, self.asked = backend, backend.info, 0

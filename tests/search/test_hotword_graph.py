@@ -1,4 +1,4 @@
-"""Hotwords: the automaton against a search of every phrase at every place, and the lists against what they say."""
+"""Hotwords: the automaton against a search for every phrase at every position, and the parsing of lists."""
 
 import math
 import re

@@ -13,7 +13,7 @@ from unichoir.search.scoring import JointScorer, PrefixScorer
 
 
 class Pairs:
-    """Adds a random number, often a large one, for each pair of neighbours, and one for the last token."""
+    """A scorer that adds a random number, often a large one, for each pair of neighbours and for the last token."""
 
     def __init__(self, seed: int, vocab: int, scale: float = 2.0) -> None:
         rng = np.random.default_rng(seed)
@@ -40,7 +40,7 @@ def total(scorer: PrefixScorer, tokens: tuple[int, ...], is_final: bool = True) 
 
 
 def hotwords(*phrases: str) -> ContextGraph:
-    """Over the tokens 3 to 5."""
+    """Hotwords made of the tokens 3 to 5."""
     tokenizer = SpelledTokenizer(["<blank>", "<unk>", "<sos/eos>", "\u2581a", "b", "\u2581c"])
     return ContextGraph([Hotword(phrase, 1.5) for phrase in phrases], tokenizer)
 

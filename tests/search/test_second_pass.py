@@ -1,4 +1,4 @@
-"""Rescoring with hypotheses of the decoder's own: the joint score by hand, CTC in plain ways."""
+"""Rescoring with the decoder's own hypotheses: the joint score computed by hand, CTC by plain code."""
 
 from collections.abc import Callable
 from functools import partial
@@ -42,7 +42,7 @@ def noise() -> np.ndarray:
 def proposals(
     backend: Backend, encoder_out: np.ndarray, width: int, ctc_length: int, **more: Any
 ) -> set[tuple[int, ...]]:
-    """What the decoder finds by itself."""
+    """Return the decoder's own hypotheses."""
     most = min(len(encoder_out), int(rescoring.LONGER * ctc_length) + rescoring.MORE)
     decoder = backend.decoder(encoder_out)
     found = attention_beam_search(decoder, backend.info, width, most, margin=rescoring.MARGIN)
@@ -177,7 +177,7 @@ def test_the_model_has_a_weight_of_ctc(backend, tokenizer: BpeTokenizer, encoder
 
 
 class Pairs:
-    """Adds something for every pair of tokens and for the end."""
+    """A scorer that adds something for every pair of tokens and for the end."""
 
     most = 2.0
 

@@ -1,4 +1,4 @@
-"""What a prefix beam search must find, worked out in plain ways: over all alignments, and step by step."""
+"""Plain implementations of prefix beam search: by summing over all alignments, and step by step."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -25,8 +25,10 @@ def sum_over_alignments(log_probs: np.ndarray) -> dict[tuple[int, ...], float]:
 def grow(
     beam: Mapping[tuple[int, ...], tuple[float, float]], row: np.ndarray, num_tokens: int
 ) -> dict[tuple[int, ...], list[float]]:
-    """One step of Hannun et al. 2014 in plain probabilities, every extension computed, without any shortcut: of each
-    prefix how probable it is with a blank at the end and without."""
+    """Compute one step of Hannun et al. 2014 in plain probabilities, with every extension and without shortcuts.
+
+    Returns the probability of each prefix with and without a final blank.
+    """
     grown: dict[tuple[int, ...], list[float]] = defaultdict(lambda: [0.0, 0.0])
     for token in np.argsort(-row)[:num_tokens].tolist():
         for prefix, (blank, no_blank) in beam.items():

@@ -21,14 +21,14 @@ def included() -> Recognizer:
 
 @pytest.fixture(scope="session")
 def server(included: Recognizer) -> Iterator[Running]:
-    """One server for all tests that need no settings of their own."""
+    """One server for all tests without special settings."""
     with running(included) as found:
         yield found
 
 
 @pytest.fixture
 def serve(included: Recognizer) -> Iterator[Callable[..., Running]]:
-    """Starts servers with settings of their own: serve(max_sessions=2)."""
+    """Starts servers with special settings, for example serve(max_sessions=2)."""
     with ExitStack() as stack:
         yield lambda **options: stack.enter_context(running(included, **options))
 
@@ -41,5 +41,5 @@ def clips() -> list[np.ndarray]:
 
 @pytest.fixture(scope="session")
 def expected(included: Recognizer, clips: list[np.ndarray]) -> list[str]:
-    """What a stream of the recogniser finds in each clip, by itself."""
+    """The text that a single stream of the recogniser finds in each clip."""
     return [" ".join(stream_texts(included, clip)) for clip in clips]

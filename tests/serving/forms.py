@@ -1,4 +1,4 @@
-"""Clients for uploads: OpenAI's own, and one that writes every byte of a form by hand."""
+"""Clients for uploads: OpenAI's own, and one that writes forms byte by byte."""
 
 import io
 import json
@@ -104,7 +104,7 @@ def audio(seconds: float = 0.5, rate: int = RATE, kind: str = "WAV", subtype: st
 
 
 def wait_for(server: Running, condition: Callable[[], bool]) -> None:
-    """Asks again and again, each time after the server's event loop has gone on."""
+    """Wait until the condition holds, letting the server's event loop run between checks."""
     late = threading.Event()
     timer = threading.Timer(PATIENCE, late.set)
     timer.start()
@@ -115,12 +115,12 @@ def wait_for(server: Running, condition: Callable[[], bool]) -> None:
 
 
 def client_of(server: Running) -> openai.OpenAI:
-    """OpenAI's client, which does not try again."""
+    """Return OpenAI's client without retries."""
     return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=PATIENCE)
 
 
 def write_long_recording(path: Path, clips: list[np.ndarray]) -> Path:
-    """Long enough for several pieces, with a silent one at the beginning; clips: int16 at 16 kHz."""
+    """Write a recording of several pieces, the first of them silent; clips: int16 at 16 kHz."""
     silence = np.zeros(RATE, dtype=np.int16)
     parts = [silence] * 21 + [part for clip in clips * 2 for part in (clip, silence)]
     soundfile.write(path, np.concatenate(parts), RATE)

@@ -42,7 +42,7 @@ class Running:
         return self.url.replace("http", "ws", 1)
 
     def call(self, function: Callable[[], Any]) -> Any:
-        """What the function returns in the server's event loop."""
+        """Run a function in the server's event loop and return its result."""
 
         async def called() -> Any:
             return function()
@@ -50,13 +50,13 @@ class Running:
         return asyncio.run_coroutine_threadsafe(called(), self.loop).result(PATIENCE)
 
     def metric(self, name: str, **labels: str) -> float:
-        """The value of a sample, 0 if there is none."""
+        """Return the value of a metric, 0 if it does not exist."""
         return self.call(lambda: self.engine.metrics.registry.get_sample_value(name, labels) or 0.0)
 
 
 @contextmanager
 def running(recognizer: Recognizer, **options: Any) -> Iterator[Running]:
-    """A server with these settings; it is stopped at the end, whatever its clients do."""
+    """Run a server with these settings; it is stopped at the end, whatever its clients do."""
     settings = Settings(**{"model_name": SMALL_MODEL.name, "language": "en", **options})
     server = make_server(recognizer, settings, host="127.0.0.1", port=0)
     started, loops = threading.Event(), []
@@ -80,7 +80,7 @@ def running(recognizer: Recognizer, **options: Any) -> Iterator[Running]:
 
 
 def stream_texts(recognizer: Recognizer, samples: np.ndarray, rate: int = RATE, **options: Any) -> list[str]:
-    """The final texts of a stream, without a server."""
+    """Return the final texts of a stream, without a server."""
     stream = recognizer.streams.create_stream(replace(StreamingOptions(), **options))
     stream.accept_waveform(samples, rate)
     stream.input_finished()
@@ -95,7 +95,7 @@ def stream_texts(recognizer: Recognizer, samples: np.ndarray, rate: int = RATE, 
 
 
 class WenetClient:
-    """A client written to WeNet's protocol, with nothing of the server in it."""
+    """A client for WeNet's protocol that shares no code with the server."""
 
     def __init__(self, socket: "websockets.ClientConnection") -> None:
         self.socket = socket
@@ -105,12 +105,12 @@ class WenetClient:
         self.is_ended = False
 
     async def start(self, **options: Any) -> dict[str, Any]:
-        """The answer to the start signal."""
+        """Send the start signal; return the answer."""
         await self.socket.send(json.dumps({"signal": "start", **options}))
         return await self.receive()
 
     async def receive(self) -> dict[str, Any]:
-        """The next message, which is also taken account of."""
+        """Receive and record the next message."""
         message = json.loads(await asyncio.wait_for(self.socket.recv(), PATIENCE))
         if message["status"] == "failed":
             self.error = message["message"]
@@ -122,17 +122,17 @@ class WenetClient:
         return message
 
     async def play(self, samples: np.ndarray, block: int = 1600) -> None:
-        """Send int16 samples in blocks, as fast as they are taken."""
+        """Send int16 samples in blocks, as fast as possible."""
         for start in range(0, len(samples), block):
             await self.socket.send(samples[start : start + block].astype("<i2").tobytes())
 
     async def end(self) -> list[str]:
-        """Send the end signal; the sentences of the final results once the server has said its last."""
+        """Send the end signal and wait for the last message; return the sentences of the final results."""
         await self.socket.send(json.dumps({"signal": "end"}))
         return await self.listen()
 
     async def listen(self) -> list[str]:
-        """The same without an end signal."""
+        """Wait for the last message as `end` does, without an end signal."""
         while not self.is_ended and self.error is None:
             await self.receive()
         return [nbest[0]["sentence"] for nbest in self.finals if nbest[0]["sentence"]]

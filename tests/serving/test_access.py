@@ -1,4 +1,4 @@
-"""Who may use the server from where, and requests that mean two things."""
+"""Who may use the server from where, and ambiguous requests."""
 
 import asyncio
 import json

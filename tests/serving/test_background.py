@@ -1,4 +1,4 @@
-"""The threads beside the engine: what is done first, and what is never done at once."""
+"""The threads beside the engine: the order of tasks, and which never run at the same time."""
 
 import threading
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from unichoir.serving.background import Background
 
 
 class Tasks:
-    """Tasks that wait until the test lets them go on, and what has begun so far."""
+    """Tasks that wait for the test, and the list of those that have begun."""
 
     def __init__(self) -> None:
         self.begun: list[str] = []
@@ -33,7 +33,7 @@ class Tasks:
             self._changed.notify_all()
 
     def wait(self, *names: str) -> None:
-        """Until these have begun, in any order, and nothing else."""
+        """Wait until exactly these tasks have begun, in any order."""
         with self._changed:
             assert self._changed.wait_for(lambda: set(self.begun) == set(names), PATIENCE), self.begun
 

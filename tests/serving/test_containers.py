@@ -1,4 +1,4 @@
-"""What browsers and cameras record goes through the server as it is."""
+"""The server accepts recordings in the formats of browsers and cameras."""
 
 from pathlib import Path
 

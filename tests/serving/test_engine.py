@@ -1,4 +1,4 @@
-"""The engine's thread: who waits for whom, and what one failure costs the others."""
+"""The engine's thread: who waits for whom, and the effect of one failure on others."""
 
 import asyncio
 import contextlib
@@ -35,7 +35,7 @@ async def recognise(server: Running, samples: np.ndarray, **options: object) -> 
 
 
 def blocks_of(samples: np.ndarray) -> Blocks:
-    """A recording that is there already."""
+    """The blocks of a complete recording."""
     return lambda stop: [samples]
 
 
@@ -110,7 +110,7 @@ def test_too_many_recordings_are_refused(serve: Callable[..., Running]) -> None:
 
 @pytest.fixture
 def records() -> Iterator[list[logging.LogRecord]]:
-    """What the server logs."""
+    """The server's log records."""
     found: list[logging.LogRecord] = []
 
     class Keep(logging.Handler):

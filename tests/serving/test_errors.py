@@ -1,4 +1,4 @@
-"""Every error has OpenAI's shape, whoever finds it."""
+"""Every error has the form of OpenAI's API, wherever it occurs."""
 
 import asyncio
 from typing import Annotated, Any
@@ -17,7 +17,7 @@ from unichoir.serving.errors import ApiError, add_error_handlers, shown
 
 
 def answer(path: str) -> httpx.Response:
-    """Of a small application with one route for each kind of error."""
+    """Request a small application with one route for each kind of error."""
     app = FastAPI()
     add_error_handlers(app)
 

@@ -1,4 +1,4 @@
-"""Whatever clients do, the server tells them or closes, others get their words, and nothing of it stays behind."""
+"""Whatever clients do, the server reports errors or closes, other clients get their results, and nothing leaks."""
 
 import asyncio
 import base64
@@ -40,7 +40,7 @@ class RawSocket:
         self.writer.transport.abort()
 
     async def upgrade(self, path: str = "/") -> None:
-        """Become a WebSocket."""
+        """Upgrade the connection to a WebSocket."""
         key = base64.b64encode(os.urandom(16)).decode()
         self.send(HANDSHAKE.format(path=path, host=f"{self.host}:{self.port}", key=key).encode())
         answer = await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), PATIENCE)
@@ -50,7 +50,7 @@ class RawSocket:
         self.writer.write(content)
 
     def frame(self, opcode: int, payload: bytes, *, masked: bool = True, length: int | None = None) -> None:
-        """A WebSocket frame; `length`: what its header says of it."""
+        """Send a WebSocket frame; `length`: the length in its header."""
         size = len(payload) if length is None else length
         mask = 0x80 if masked else 0
         if size < 126:
@@ -62,14 +62,14 @@ class RawSocket:
         self.send(head + (b"\0\0\0\0" if masked else b"") + payload)
 
     async def rest(self) -> bytes:
-        """All that the server sends until it closes."""
+        """Return everything that the server sends until it closes."""
         try:
             return await asyncio.wait_for(self.reader.read(), PATIENCE)
         except ConnectionError:
             return b""
 
     def reset(self) -> None:
-        """Vanish: the server gets a reset instead of an end."""
+        """Reset the connection instead of closing it."""
         raw = self.writer.get_extra_info("socket")
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
@@ -85,7 +85,7 @@ async def no_http(server: Running) -> None:
 
 
 async def pings_and_never_reads(server: Running) -> None:
-    """What answers them would wait in the server's memory."""
+    """Send pings without reading: the answers would accumulate in the server's memory."""
     async with RawSocket(server) as raw:
         await raw.upgrade()
         raw.writer.transport.pause_reading()
@@ -202,7 +202,7 @@ async def floods_of_connections(server: Running) -> None:
 
 
 async def signals_in_any_order(server: Running) -> None:
-    """What the two protocols know, in random order, with values of random types."""
+    """Signals of both protocols in random order, with values of random types."""
     rng = random.Random(0)
     values = [None, True, -1, 1e99, "", "start", [], {}, {"a": [1]}, "\u0000", "x" * 3000]
     keys = ["signal", "nbest", "continuous_decoding", "type", "session", "audio", "event_id"]
@@ -318,7 +318,7 @@ def test_hundreds_of_idle_connections_keep_no_one_out(serve: Callable[..., Runni
 
 
 def wait_until_empty(server: Running) -> None:
-    """Until the server has noticed that all its clients are gone."""
+    """Wait until the server has noticed that all clients are gone."""
 
     async def empty() -> None:
         engine = server.engine

@@ -1,4 +1,4 @@
-"""Limits, refusals, and the end of a server: each clear to the client, and without harm to other sessions."""
+"""Limits, refusals and shutdown: each is clear to the client and does not affect other sessions."""
 
 import asyncio
 import contextlib
@@ -24,14 +24,14 @@ BEARER = {"Authorization": "Bearer secret"}
 
 
 async def refused(url: str, **options: object) -> httpx.Response:
-    """The answer to a WebSocket that is not accepted."""
+    """Return the response to a WebSocket that is not accepted."""
     with pytest.raises(websockets.InvalidStatus) as info:
         await websockets.connect(url, **options)
     return info.value.response
 
 
 async def to_the_end(client: "websockets.ClientConnection") -> tuple[list[dict], int]:
-    """All messages until the server closes, and its close code."""
+    """Return all messages until the server closes, and the close code."""
     messages = []
     with contextlib.suppress(websockets.ConnectionClosed):
         while True:
@@ -244,7 +244,7 @@ def test_draining_gives_open_sessions_their_last_words(serve: Callable[..., Runn
 
 @pytest.fixture
 def process() -> Iterator[tuple[subprocess.Popen[str], dict]]:
-    """The command itself and the record that says where it listens."""
+    """The process of the command, and its log record with the address."""
     limits = ["--threads", "1", "--max-sessions", "1"]
     command = [sys.executable, "-m", "unichoir", "serve", *WITH_SMALL_MODEL, "--port", "0", *limits]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:

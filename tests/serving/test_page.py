@@ -36,7 +36,7 @@ pytestmark = [
 
 @contextmanager
 def browsing(url: str, microphone: Path | None = None, **options: object) -> Iterator[Page]:
-    """A page in a fresh browser; whatever goes wrong in its console fails the test."""
+    """Open a page in a fresh browser; errors in its console fail the test."""
     flags = [*FLAGS, f"--use-file-for-fake-audio-capture={microphone}%noloop"] if microphone else FLAGS
     problems: list[str] = []
 
@@ -59,7 +59,7 @@ def browsing(url: str, microphone: Path | None = None, **options: object) -> Ite
 
 @pytest.fixture
 def microphone(tmp_path: Path, clips) -> Path:
-    """What is said into it: a pause, the second clip, a pause.
+    """The audio of the microphone: a pause, the second clip, a pause.
 
     Pauses are of faint noise, as those of real microphones: where digital silence ends in a chunk, the small model
     mishears the first words in many ways.
@@ -149,7 +149,7 @@ def test_uploading_a_file_and_keeping_its_words(server: Running, included, clips
 
 
 def download(page: Page, selector: str) -> str:
-    """What the button saves."""
+    """Return the text that the button saves."""
     with page.expect_download() as info:
         page.locator(selector).click()
     return Path(info.value.path()).read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What a client may choose: every parameter does something or is refused by name."""
+"""The parameters of requests: each has an effect or is refused by name."""
 
 import io
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""The command as a process of its own: memory, open files and its end while clients do their worst."""
+"""The command as a separate process: memory, open files and shutdown with badly behaved clients."""
 
 import asyncio
 import io
@@ -37,14 +37,14 @@ class Child(NamedTuple):
         return family.samples[0].value
 
     def log(self) -> list[dict]:
-        """All that it has said since it listens; waits for its end."""
+        """Wait for the end of the process; return its log since it began to listen."""
         assert self.process.stderr is not None
         return [json.loads(line) for line in self.process.stderr.read().splitlines()]
 
 
 @contextmanager
 def serving(*options: str, max_files: int | None = None) -> Iterator[Child]:
-    """`unichoir serve` on a free port; max_files: that it may open."""
+    """Run `unichoir serve` on a free port; max_files: its limit of open files."""
 
     def limit() -> None:
         if max_files is not None:
@@ -60,7 +60,7 @@ def serving(*options: str, max_files: int | None = None) -> Iterator[Child]:
 
 
 def silence(seconds: float, rate: int, channels: int) -> bytes:
-    """As FLAC, of which a few bytes stand for much."""
+    """Return silence as FLAC, in which a few bytes can hold long audio."""
     content, block = io.BytesIO(), np.zeros((1 << 20, channels), np.int16)
     with soundfile.SoundFile(content, "w", rate, channels, format="FLAC", subtype="PCM_16") as sound:
         for start in range(0, round(seconds * rate), len(block)):

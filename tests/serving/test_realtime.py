@@ -36,7 +36,7 @@ async def receive(connection: AsyncRealtimeConnection) -> Any:
 
 
 async def until(connection: AsyncRealtimeConnection, kind: str) -> list[Any]:
-    """Events up to the first of this type."""
+    """Return all events up to the first of this type."""
     events = [await receive(connection)]
     while events[-1].type != kind:
         events.append(await receive(connection))

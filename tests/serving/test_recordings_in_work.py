@@ -1,4 +1,4 @@
-"""Recordings in work: clients that go away, too many at once, a server that stops, a recogniser that fails."""
+"""Transcriptions in progress: clients disconnect, there are too many, the server stops, the recogniser fails."""
 
 import io
 import threading
@@ -32,12 +32,12 @@ from unichoir.serving.uploads import UploadedFile
 
 @pytest.fixture(scope="session")
 def long_recording(clips: list[np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of several pieces."""
+    """A recording of several pieces."""
     return write_long_recording(tmp_path_factory.mktemp("long") / "long.flac", clips)
 
 
 class Gate:
-    """Holds the recogniser before each piece of a recording until it may pass."""
+    """Holds the recogniser before each piece of a recording until the test lets it pass."""
 
     def __init__(self, recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch) -> None:
         self.num_pieces = 0

@@ -1,4 +1,4 @@
-"""A session's mailbox and its backpressure, with the test in the place of the engine."""
+"""A session's mailbox and its backpressure, with the test in the role of the engine."""
 
 import asyncio
 
@@ -13,7 +13,7 @@ SECOND = np.zeros(16000, np.int16)
 
 
 class Engine:
-    """What a session tells its engine."""
+    """Records what a session sends to its engine."""
 
     def __init__(self, **settings: object) -> None:
         self.notified = 0

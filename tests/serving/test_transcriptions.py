@@ -1,4 +1,4 @@
-"""The endpoint for recordings through OpenAI's own client, against the model used without a server."""
+"""The endpoint for recordings, used by OpenAI's client and compared with the model without a server."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -31,13 +31,13 @@ def create(server: Running) -> Iterator[Callable[..., Any]]:
 
 @pytest.fixture(scope="session")
 def long_recording(clips: list[np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of several pieces."""
+    """A recording of several pieces."""
     return write_long_recording(tmp_path_factory.mktemp("long") / "long.flac", clips)
 
 
 @pytest.fixture(scope="session")
 def long_transcript(included: Recognizer, long_recording: Path) -> Transcript:
-    """What is said in it, found without a server."""
+    """The transcript of the long recording, computed without a server."""
     return transcribe(included, long_recording)
 
 

@@ -1,4 +1,4 @@
-"""Forms as no well-meaning client sends them."""
+"""Malformed and malicious upload forms."""
 
 import errno
 import io
@@ -32,14 +32,14 @@ def connect(server: Running) -> Iterator[Client]:
 
 @pytest.fixture
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the server, which is in this process, keeps temporary files."""
+    """The folder for temporary files of the server, which runs in this process."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return tmp_path
 
 
 @pytest.fixture
 def on_disk(monkeypatch: pytest.MonkeyPatch) -> list[BinaryIO]:
-    """The files without names that the server makes."""
+    """Return the unnamed temporary files of the server."""
     made: list[BinaryIO] = []
     real: Any = tempfile.TemporaryFile
 

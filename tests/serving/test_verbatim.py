@@ -1,4 +1,4 @@
-"""What servers write for a model that comes with marks and case, and how a client asks for the bare words."""
+"""Servers with a model for punctuation and case, and clients that request the bare words."""
 
 from collections.abc import Iterator
 
@@ -17,7 +17,7 @@ from unichoir.serving.settings import Settings
 
 @pytest.fixture(scope="module")
 def recognizer(included: Recognizer, tmp_path_factory: pytest.TempPathFactory) -> Recognizer:
-    """Whatever it hears is a question."""
+    """A recogniser that turns everything into a question."""
     file = save_english_model(tmp_path_factory.mktemp("marks"), {"<unk>": (LOWER, QUESTION)}) / "punctuation.onnx"
     return Recognizer(included.backend, included.tokenizer, included.fbank_config, punctuation=file)
 

@@ -1,4 +1,4 @@
-"""WeNet's protocol, spoken by a client that knows nothing of the server's code."""
+"""WeNet's protocol, tested with a client that shares no code with the server."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""ARPA files, read and understood by their definition alone."""
+"""ARPA files, read and evaluated by their definition alone."""
 
 import io
 
@@ -23,7 +23,7 @@ def to_arpa(model: NgramModel) -> str:
 
 
 def log10_probability(entries: Entries, context: tuple[str, ...], word: str) -> float:
-    """The recursion by which ARPA files are defined."""
+    """Compute a probability by the recursion that defines ARPA files."""
     if (*context, word) in entries:
         return entries[(*context, word)][0]
     return entries.get(context, (0.0, 0.0))[1] + log10_probability(entries, context[1:], word)

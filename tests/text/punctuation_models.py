@@ -1,4 +1,4 @@
-"""Punctuation models in our format and in sherpa-onnx's two whose weights say plainly what follows a word."""
+"""Punctuation models in unichoir's and sherpa-onnx's formats, whose weights are simple tables of words."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ CJK_MARKS = ("<unk>", "_", "，", "。", "？", "、")
 
 
 def save_cased_model(folder: Path, words: dict[str, tuple[int, int]], metadata: dict[str, int] | None = None) -> Path:
-    """As sherpa-onnx-online-punct-en: (case, mark) of each word, whatever is around it; of others nothing.
+    """Save a model in sherpa-onnx-online-punct-en's format: (case, mark) of each known word, in any context.
 
     The graph takes token_ids and valid_ids (N, 200) and label_lens (N,) and gives logits (words, 4) twice.
     """
@@ -52,7 +52,7 @@ def save_cased_model(folder: Path, words: dict[str, tuple[int, int]], metadata: 
 
 
 def save_cjk_model(folder: Path, tokens: dict[str, str], metadata: dict[str, object] | None = None) -> Path:
-    """As sherpa-onnx-punct-ct-transformer-zh-en: the mark after each token (`_`: none), whatever is around it.
+    """Save a model in sherpa-onnx-punct-ct-transformer-zh-en's format: the mark after each token (`_`: none).
 
     The graph takes ids (1, T) and their number (1,) and gives logits (1, T, 6).
     """
@@ -77,9 +77,9 @@ def save_english_model(
     before: dict[str, int] | None = None,
     metadata: dict[str, object] | None = None,
 ) -> Path:
-    """As `punctuation.onnx` of a model directory: (case, mark) of each word; of others, as of `<unk>`, nothing.
+    """Save a model in the format of `punctuation.onnx`: (case, mark) of each word; other words are like `<unk>`.
 
-    before: marks that stand before a word, whatever the one there says: what a look ahead is for. The graph takes rows
+    before: marks before a word that override the previous word's own, to test the look-ahead. The graph takes rows
     (N, 8), of which it sees the first column, and gives marks (N, 4) and cases (N, 3).
     """
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Where words can be parted."""
+"""Where lines can be broken."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Vocabularies with bytes and with languages: all of Unicode there and back, sentencepiece as the witness."""
+"""Vocabularies with bytes and languages: all of Unicode round trips, compared with sentencepiece."""
 
 from collections.abc import Callable
 from pathlib import Path

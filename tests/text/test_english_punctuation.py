@@ -1,4 +1,4 @@
-"""Marks and case by the model that comes with a recogniser: how its answers become text, whatever they are."""
+"""Punctuation and case by a model directory's own model: how any of its outputs become text."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Numbers in written form against numbers that are put in words here."""
+"""Numbers in written form against numbers spelled out by the tests."""
 
 import random
 import re
@@ -42,7 +42,7 @@ def chinese(number: int) -> str:
 
 
 def digits(text: str) -> str:
-    """Those of numbers below a hundred in words, the longest first (`forty two` is 42), and of those in digits."""
+    """Return the digits of a text: numbers below 100 in words (longest match first, `forty two` is 42) or in digits."""
     for number in sorted(range(100), key=lambda number: -len(english(number))):
         text = re.sub(rf"\b{english(number)}\b", str(number), text)
     return re.sub(r"\D", "", re.sub(r"\b0(\d:)", r"\1", text))

@@ -1,4 +1,4 @@
-"""N-gram models against KenLM's lmplz, against what probabilities are, and against the paper by hand."""
+"""N-gram models against KenLM's lmplz, the axioms of probability, and the paper's equations."""
 
 from collections.abc import Sequence
 from itertools import product

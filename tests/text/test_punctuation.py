@@ -1,4 +1,4 @@
-"""Marks and case by real sherpa-onnx, from models whose weights say what follows a word."""
+"""Punctuation and case with the real sherpa-onnx, from models whose weights are simple tables of words."""
 
 import sys
 from collections.abc import Callable

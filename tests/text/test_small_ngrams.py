@@ -1,4 +1,4 @@
-"""N-gram models made small (pruned, packed) and mixed, against ARPA's definition and against sums over all words."""
+"""Pruned, packed and mixed n-gram models, against ARPA's definition and sums over all words."""
 
 import io
 import math
@@ -22,7 +22,7 @@ Sentences = list[list[str]]
 
 
 def drawn(words: str, count: int, seed: int) -> Sentences:
-    """Sentences in which a word often brings the next one of the list along."""
+    """Random sentences in which a word is often followed by the next one in the list."""
     choose = random.Random(seed)
     made = []
     for _ in range(count):
@@ -43,7 +43,7 @@ def entries_of(model: NgramModel) -> Entries:
 
 
 def predicted(entries: Entries) -> list[str]:
-    """Every word that can follow."""
+    """Return all words that can follow."""
     return [key[0] for key in entries if len(key) == 1 and key != ("<s>",)]
 
 

@@ -12,7 +12,7 @@ words = st.lists(st.sampled_from("abcd"), max_size=9)
 
 
 def fewest_errors(reference: Sequence[str], hypothesis: Sequence[str]) -> tuple[int, int]:
-    """(errors, substitutions) of the best alignment, straight from the definition."""
+    """Return (errors, substitutions) of the best alignment, straight from the definition."""
 
     @functools.cache
     def best(i: int, j: int) -> tuple[int, int]:

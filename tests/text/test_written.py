@@ -1,4 +1,4 @@
-"""Numbers, marks and case together."""
+"""Numbers, punctuation and case combined."""
 
 import pickle
 from pathlib import Path

@@ -34,7 +34,7 @@ def write_corpus(folder: Path, name: str, count: int, seed: int) -> Path:
 
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes longer than the runs do; test_plot.py draws, and so does a whole run in test_trainer.py."""
+    """Disable drawing, which takes longer than the runs; test_plot.py and a run in test_trainer.py do draw."""
     monkeypatch.setattr("unichoir.training.trainer.plot_training", lambda folder: folder / "training.png")
 
 
@@ -50,14 +50,14 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def world() -> Iterator[World]:
-    """This process alone."""
+    """A world of this process alone."""
     with join_world(torch.device("cpu")) as joined:
         yield joined
 
 
 @pytest.fixture
 def experiment(corpus: Path) -> Callable[..., ExperimentConfig]:
-    """Builds an experiment with every source of randomness on; keyword arguments are merged into its sections."""
+    """Builds an experiment with every source of randomness; keyword arguments are merged into its sections."""
 
     def build(**sections: dict[str, Any]) -> ExperimentConfig:
         experts = {"hidden_dim": 16, "num_experts": 3}

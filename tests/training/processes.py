@@ -1,4 +1,4 @@
-"""Functions run by several processes that form one world, as torchrun would start them."""
+"""Run functions in several processes that form one world, like those of torchrun."""
 
 import warnings
 from collections.abc import Callable
@@ -13,7 +13,7 @@ PRELOADED = ["pytest", "torch.distributed.fsdp", "torch._dynamo", "unichoir.trai
 
 
 def run_processes(count: int, folder: Path, function: Callable[..., None], *arguments: Any) -> None:
-    """Call `function(*arguments)` in `count` new processes with a process group; raises when one of them fails."""
+    """Call `function(*arguments)` in `count` new processes with a process group; raises if one of them fails."""
     meeting = folder / f"meeting-{function.__name__}-{count}"
     multiprocessing.set_forkserver_preload(PRELOADED)
     multiprocessing.start_processes(

@@ -1,4 +1,4 @@
-"""A frozen encoder that sees everything teaches one that sees chunks."""
+"""Distillation from a frozen full-context encoder to one that sees chunks."""
 
 from collections.abc import Callable
 from dataclasses import replace

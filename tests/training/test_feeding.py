@@ -37,7 +37,7 @@ def setup(experiment: Callable[..., ExperimentConfig], corpus: Path) -> Setup:
 
 @pytest.fixture
 def shards() -> ShardedCorpus:
-    """Ten shards of which number 4 cannot be read."""
+    """Ten shards; number 4 is unreadable."""
     rng = np.random.default_rng(0)
     seconds = rng.uniform(0.5, 6.0, (10, PER_SHARD))
 

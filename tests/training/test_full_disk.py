@@ -1,4 +1,4 @@
-"""A disk that becomes full while a model is trained: one line says so, and the run goes on from its last checkpoint."""
+"""A disk that fills up during training: one line says so, and the run can continue from its last checkpoint."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Training with language tokens: what the decoders see, and what is refused before anything is computed."""
+"""Training with language tokens: the decoders' input, and what is refused before training begins."""
 
 import json
 from pathlib import Path

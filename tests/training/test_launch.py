@@ -1,4 +1,4 @@
-"""`unichoir train --nproc`: real processes under torchrun, one of which is killed, and all of which are stopped."""
+"""`unichoir train --nproc`: real processes under torchrun; one is killed, and all are stopped."""
 
 import json
 import signal

@@ -49,7 +49,7 @@ FOUR: Layouts = {
 
 
 class StopAt(StopRequest):
-    """Asks to stop after so many updates: it is looked at once before each of them."""
+    """Requests a stop after so many updates; it is checked once before each."""
 
     def __init__(self, updates: int) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class StopAt(StopRequest):
 
 
 def train_all(content: dict[str, Any], corpus: Path, output: Path, layouts: Layouts, stop_at: int | None) -> None:
-    """One run after another, in folders named after the layouts."""
+    """Train one run after another, in folders named after the layouts."""
     with pytest.MonkeyPatch.context() as patch:
         # As in conftest.py, here in other processes.
         patch.setattr("unichoir.training.trainer.plot_training", lambda folder: folder / "training.png")

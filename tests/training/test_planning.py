@@ -1,4 +1,4 @@
-"""Plans against what torch really keeps, computes and stores."""
+"""Plans compared with what torch really keeps, computes and stores."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +29,7 @@ from unichoir.training.planning import Workload, forward_flops, make_plan
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Models so small are computed faster by one; which experts they use is drawn alike."""
+    """Use one thread, which is faster for models this small; the same experts are drawn."""
     torch.manual_seed(0)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -46,7 +46,7 @@ def named(name: str, **encoder: Any) -> ModelConfig:
 
 
 def mostly_decoders(name: str) -> ModelConfig:
-    """One block of the encoder and six of decoders, so that what they take shows."""
+    """One encoder block and six decoder blocks, to make the decoders' share visible."""
     config = named(name, num_blocks=1, subsampling_channels=4)
     return replace(config, decoder=replace(config.decoder, num_blocks=4, num_reverse_blocks=2))
 

@@ -1,4 +1,4 @@
-"""The picture of a run, from event files as a run writes them."""
+"""The picture of a run, from the event files of a run."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def write_run(output: Path, steps: range, experts: int = 0) -> None:
 
 
 def size_of(picture: Path) -> tuple[int, int]:
-    """Height and width; there is something on it."""
+    """Return height and width of the picture, which must not be blank."""
     pixels = imread(picture)
     assert (pixels[..., 0] < 0.5).sum() > 100  # dark ones: letters and lines on white
     return pixels.shape[:2]

@@ -1,4 +1,4 @@
-"""A run that is stopped or killed and started again ends with the very weights of one that was not."""
+"""A run that is stopped or killed and resumed ends with exactly the weights of an uninterrupted run."""
 
 import json
 import signal
@@ -31,7 +31,7 @@ print("finished" if result.finished else "stopped")
 
 
 class StopAfter(StopRequest):
-    """Asks to stop when it has been looked at so many times: between updates and within validations."""
+    """Requests a stop after so many checks, between updates and within validations."""
 
     def __init__(self, looks: int) -> None:
         super().__init__()
@@ -49,14 +49,14 @@ def run(config: ExperimentConfig, corpus: Path, output: Path, stop: StopRequest 
 
 
 def newest_state(output: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Progress and tensors of the last state of a run, read by torch's own converter."""
+    """Return progress and tensors of a run's last state, read by torch's own converter."""
     folder = max((output / "state").glob("step-*"), key=lambda path: path.stat().st_mtime_ns)
     dcp_to_torch_save(folder, output / "converted.pt")
     return json.loads((folder / "run.json").read_text())["progress"], torch.load(output / "converted.pt")
 
 
 def assert_same(first: Path, second: Path) -> None:
-    """Weights, optimizer state and averaged weights are equal to the bit."""
+    """Assert that weights, optimizer state and averaged weights are equal bit for bit."""
     (progress, state), (other_progress, other) = map(newest_state, (first, second))
     assert progress["step"] == other_progress["step"]
     assert progress["position"] == other_progress["position"]

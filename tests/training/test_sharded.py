@@ -1,4 +1,4 @@
-"""Training on shards: the same from a disk, from a web server and in several processes; broken parts lose nothing
+"""Training on shards: equal from a disk, from a web server and in several processes; broken parts lose nothing
 else."""
 
 from collections.abc import Callable

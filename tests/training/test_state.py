@@ -1,4 +1,4 @@
-"""States of a run on disk: written in the background, complete or not there, and never read when damaged."""
+"""States of a run on disk: written in the background, complete or absent, and never read if damaged."""
 
 import hashlib
 import io
@@ -148,7 +148,7 @@ def test_a_state_of_another_model_is_refused(tmp_path: Path, world: World) -> No
 
 
 class Evil:
-    """Whoever unpickles this makes a folder."""
+    """An object that creates a folder when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -35,7 +35,7 @@ NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0, "hidden_dropout": 0.0}
 
 @pytest.fixture
 def build(corpus: Path, tmp_path: Path, world: World) -> Iterator[Callable[..., Trainer]]:
-    """Makes trainers that have not begun, in the folder `name` of tmp_path."""
+    """Creates trainers that have not started, in the folder `name` of tmp_path."""
     with ExitStack() as stack:
 
         def make(config: ExperimentConfig, name: str = "run") -> Trainer:

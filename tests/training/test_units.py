@@ -1,4 +1,4 @@
-"""Texts that the vocabulary cannot write: counted before training, named, refused."""
+"""Texts that the vocabulary cannot represent are counted before training, named, and refused."""
 
 import json
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from unichoir.training.setup import prepare
 
 
 def with_texts(corpus: Path, folder: Path, texts: list[str]) -> Path:
-    """The manifest of the corpus with other texts."""
+    """Write the manifest of the corpus with other texts."""
     lines = [json.loads(line) for line in (corpus / "train.jsonl").read_text().splitlines()]
     lines = [{**line, "wav": str(corpus / line["wav"]), "txt": text} for line, text in zip(lines, texts, strict=False)]
     (folder / "other.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

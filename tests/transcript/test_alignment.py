@@ -1,4 +1,4 @@
-"""Forced alignment against the best of all alignments."""
+"""Forced alignment against an exhaustive search of all alignments."""
 
 from itertools import groupby, product
 
@@ -82,7 +82,7 @@ def test_blocks_of_any_size_give_the_alignment_of_all_scores_kept(
 
 
 def naive_spans(log_probs: np.ndarray, tokens: list[int]) -> list[tuple[int, int]]:
-    """First and last frame of each token in the best path, by remembering the whole path of every state."""
+    """Return first and last frame of each token in the best path, keeping the whole path of every state."""
     labels = [0, *(label for token in tokens for label in (token, 0))]
     paths: dict[int, tuple[float, list[int]]] = {0: (0.0, [])}
     for row in log_probs:

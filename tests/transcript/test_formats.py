@@ -1,4 +1,4 @@
-"""Formats of transcripts, read back by praatio, by OpenAI's client, and by the rules of NIST and Whisper."""
+"""Formats of transcripts, read back with praatio, OpenAI's client, and the rules of NIST and Whisper."""
 
 import json
 import math
@@ -46,7 +46,7 @@ HOSTILE = [
 
 
 def visible(text: str) -> list[str]:
-    """Its words, as every format has them: white space and control characters only part them."""
+    """Return the words as in every format: white space and control characters only separate them."""
     return "".join(each if each.isprintable() or each.isspace() or ord(each) > 0x9F else " " for each in text).split()
 
 
@@ -82,7 +82,7 @@ SIMPLE = make_transcript([*spoken("GOOD MORNING."), *spoken("HOW ARE YOU", start
 
 @st.composite
 def transcripts(draw: st.DrawFn) -> Transcript:
-    """Words in order, with any text and some times that are not sound: overlapping, without length."""
+    """Words in order, with any text and some invalid times: overlapping or without length."""
     words, time = [], draw(st.integers(0, 3000))
     texts = st.sampled_from(HOSTILE) | st.text(st.characters(codec="utf-8"), min_size=1, max_size=8)
     for _ in range(draw(st.integers(0, 12))):
@@ -98,7 +98,7 @@ def is_visible(word: Word) -> bool:
 
 
 def squeezed(text: str) -> str:
-    """Without the spaces, which may differ next to CJK characters."""
+    """Remove the spaces, which may differ next to CJK characters."""
     return "".join(text.split())
 
 
@@ -112,7 +112,7 @@ class CtmWord(NamedTuple):
 
 
 def parse_ctm(content: str) -> list[CtmWord]:
-    """By the rules of sclite: comments begin with ;; and six fields are parted by blanks."""
+    """Parse CTM by sclite's rules: comments begin with ;; and blanks separate six fields."""
     found = []
     assert not content or content.endswith("\n")
     for line in content.split("\n")[:-1]:
@@ -130,7 +130,7 @@ Spoken = tuple[float, float, str]
 
 
 def parse_textgrid(content: str) -> tuple[list[Spoken], list[Spoken], float]:
-    """By Praat's manual: free numbers, texts in quotes (doubled inside) and flags count, the rest does not."""
+    """Parse a TextGrid by Praat's manual: only free numbers, quoted texts (quotes doubled inside) and flags count."""
     free = re.findall(r'"(?:[^"]|"")*"|<[^>\n]*>|(?<!\S)-?\d+(?:\.\d+)?(?!\S)', content)
     values = iter(each[1:-1].replace('""', '"') if each[0] == '"' else each for each in free)
     assert [next(values) for _ in range(3)] == ["ooTextFile", "TextGrid", "0"]
@@ -146,7 +146,7 @@ def parse_textgrid(content: str) -> tuple[list[Spoken], list[Spoken], float]:
 
 
 def read_textgrid(content: str, folder: Path) -> tuple[list[Spoken], list[Spoken], float]:
-    """By praatio, which parts intervals where a text says so, too."""
+    """Read a TextGrid with praatio, which also splits intervals where a text looks like a separator."""
     path = folder / "read.TextGrid"
     path.write_text(content, encoding="utf-8", newline="\n")
     grid = textgrid.openTextgrid(str(path), includeEmptyIntervals=True, reportingMode="error")

@@ -1,4 +1,4 @@
-"""Transcripts in written form: the times and the confidence of what was said."""
+"""Transcripts in written form keep the times and confidence of the spoken words."""
 
 import json
 from dataclasses import replace
@@ -24,7 +24,7 @@ WORDS = (
 
 
 def timed(text: str, confidences: list[float] | None = None) -> tuple[Word, ...]:
-    """Words of 100 ms with 20 ms between them."""
+    """Return words of 100 ms with gaps of 20 ms."""
     words = text.split()
     confidences = confidences or [0.5] * len(words)
     return tuple(

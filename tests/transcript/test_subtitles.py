@@ -1,4 +1,4 @@
-"""Subtitles, read back by parsers that are stricter than any player."""
+"""Subtitles, read back with parsers that are stricter than any player."""
 
 import html
 import re
@@ -86,7 +86,7 @@ def evenly(text: str, seconds: float = 0.3) -> list[Word]:
 
 @st.composite
 def timed_words(draw: st.DrawFn) -> list[Word]:
-    """As bad as it gets: without length, overlapping, going back, far apart, very long."""
+    """Words with the worst possible times: without length, overlapping, backwards, far apart, very long."""
     alphabet = st.sampled_from("AB'&<>-é")
     words, time = [], draw(st.integers(0, 4_000_000))
     for _ in range(draw(st.integers(0, 40))):
@@ -112,7 +112,7 @@ def options(draw: st.DrawFn) -> SubtitleOptions:
 
 
 def clipped(words: list[Word]) -> list[Word]:
-    """The same where times never go back and no word goes on when the next one begins."""
+    """The same words, clipped to ascending times without overlaps."""
     starts = list(accumulate((word.start_ms for word in words), max))
     ends = [max(word.end_ms, start) for word, start in zip(words, starts, strict=True)]
     limits = [*starts, 10**12][1:]
@@ -120,7 +120,7 @@ def clipped(words: list[Word]) -> list[Word]:
 
 
 def divided(words: list[Word], cues: list[Cue]) -> list[list[Word]]:
-    """The words of each cue. Fails where one is lost, doubled, or not in its place."""
+    """Return the words of each cue. Fails if a word is lost, doubled or misplaced."""
     rest, parts = list(words), []
     for cue in cues:
         texts = " ".join(cue.lines).split()
@@ -161,14 +161,14 @@ def reading_seconds(width: int, limits: SubtitleOptions) -> float:
 
 
 def cheapest(words: list[Word], limits: SubtitleOptions) -> float:
-    """The least that any division costs, by trying all."""
+    """Return the lowest cost of any division, by trying all."""
     places = range(1, len(words))
     divisions = (cuts for size in range(len(words)) for cuts in combinations(places, size))
     return min(division_cost([words[a:b] for a, b in pairwise([0, *cuts, len(words)])], limits) for cuts in divisions)
 
 
 def parted_by(before: Word, after: Word, limits: SubtitleOptions) -> float:
-    """What it costs to part two words."""
+    """Return the cost of a break between two words."""
     pause = (after.start_ms - before.end_ms) / 1000
     if pause > limits.max_pause_seconds:
         return 0
@@ -176,7 +176,7 @@ def parted_by(before: Word, after: Word, limits: SubtitleOptions) -> float:
 
 
 def division_cost(parts: list[list[Word]], limits: SubtitleOptions) -> float:
-    """As it is defined, infinite where a limit is broken."""
+    """Compute the cost by its definition; infinite if a limit is exceeded."""
     cost = 0.0
     for part, following in zip(parts, [*parts[1:], None], strict=True):
         text = " ".join(word.text for word in part)

@@ -1,4 +1,4 @@
-"""Words are those of the text; the clock agrees with the filterbank; combinations are the best ones."""
+"""Words are those of the text, times agree with the filterbank, and combinations are the best ones."""
 
 from itertools import pairwise, product
 

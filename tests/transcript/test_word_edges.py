@@ -1,4 +1,4 @@
-"""Edges of words in sounds whose loud and quiet places are known."""
+"""Edges of words in audio with known loud and quiet parts."""
 
 import warnings
 
@@ -20,7 +20,7 @@ RATE = INFO.subsampling_rate
 
 
 def sound(length: int, *loud: tuple[int, int], dips: dict[int, float] | None = None) -> Loudness:
-    """0 dB in the given stretches of frames, else -50 dB and quiet. dips: levels in dB of single loud frames."""
+    """Frame levels: 0 dB in the given ranges, otherwise -50 dB and quiet. dips: levels of single loud frames in dB."""
     quiet = np.ones(length, dtype=np.bool_)
     for start, end in loud:
         quiet[start:end] = False
@@ -118,7 +118,7 @@ def test_edges_are_in_order_and_around_what_is_certain_in_any_sound(seed: int) -
 
 
 def measured(levels_db: np.ndarray, num_frames: int) -> Loudness:
-    """No warning, such as of a division by nothing, is allowed."""
+    """Run without allowing warnings, for example about a division by zero."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         return measure_loudness(levels_db.astype(np.float32), INFO, num_frames)

@@ -1,4 +1,7 @@
-"""The sound that is measured with: a file, a manifest, or noise shaped like speech."""
+"""Load the audio that models are measured on: a file, a manifest, or noise shaped like speech.
+
+Called by the command for `run`; the server's benchmark uses the noise, workers use `rotated`.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +16,7 @@ SEED = 7
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkAudio:
-    """Samples and what the report says of them."""
+    """Samples, and their description in the report."""
 
     samples: Samples
     """(N,) in [-1, 1]."""
@@ -21,8 +24,10 @@ class BenchmarkAudio:
 
 
 def load_benchmark_audio(source: Path | None, seconds: float, sample_rate: int) -> BenchmarkAudio:
-    """At least `seconds` of sound, cut to that: of an audio file, of a manifest's utterances one after the other, or
-    noise without a source. Raises AudioError or ManifestError."""
+    """Load `seconds` of audio from a file or a manifest's consecutive utterances, or make noise if there is no source.
+
+    Shorter audio is looped. Raises AudioError or ManifestError.
+    """
     count = round(seconds * sample_rate)
     if source is None:
         description = f"noise shaped like speech, {seconds:g} s (fixed seed)"
@@ -38,13 +43,16 @@ def load_benchmark_audio(source: Path | None, seconds: float, sample_rate: int) 
                 break
         samples = np.concatenate(parts)
         what = f"{len(parts)} utterances of {source.name}"
-    looped = f", looped: there are only {len(samples) / sample_rate:.1f} s" if len(samples) < count else ""
+    looped = f", looped: the source has only {len(samples) / sample_rate:.1f} s" if len(samples) < count else ""
     return BenchmarkAudio(samples=np.resize(samples, count), description=f"{what}, {seconds:g} s{looped}")
 
 
 def speech_like_noise(count: int, sample_rate: int) -> Samples:
-    """(count,) samples: syllables of 80 to 250 ms of noise in three bands that move from one to the next, as formants
-    do, in phrases of 5 to 15 syllables with pauses of 0.2 to 0.6 s, over a faint noise floor."""
+    """Make (count,) samples of noise with the rhythm and spectrum of speech, always the same.
+
+    A syllable is 80 to 250 ms of noise in three bands, which move between syllables as formants do. Phrases of 5 to 15
+    syllables are separated by pauses of 0.2 to 0.6 s, over a faint noise floor.
+    """
     rng = np.random.default_rng(SEED)
     samples = 1e-3 * rng.standard_normal(count)
     begin = 0
@@ -59,7 +67,7 @@ def speech_like_noise(count: int, sample_rate: int) -> Samples:
 
 
 def _syllable(rng: np.random.Generator, size: int, sample_rate: int) -> Samples:
-    """(size,) noise in three bands of 300 to 3400 Hz, loud in its middle."""
+    """Make (size,) samples of noise in three bands between 300 and 3400 Hz, loudest in the middle."""
     frequencies = np.fft.rfftfreq(size, 1 / sample_rate)
     centres = rng.uniform((300, 900, 2200), (900, 2200, 3400))
     envelope = sum(np.exp(-0.5 * ((frequencies - centre) / 120) ** 2) for centre in centres)
@@ -69,5 +77,5 @@ def _syllable(rng: np.random.Generator, size: int, sample_rate: int) -> Samples:
 
 
 def rotated(values: Samples, rows: int) -> list[Samples]:
-    """`rows` versions of an array, each beginning at another place: a batch whose rows are not the same sound."""
+    """Return `rows` copies of an array, each starting at a different position, for a batch with different rows."""
     return [np.roll(values, -len(values) * row // rows, axis=0) for row in range(rows)]

@@ -1,7 +1,9 @@
-"""Random weights made to behave like trained ones where that decides how long a computation takes.
+"""Make random weights behave like trained ones where this affects the speed.
 
-Two things do: how unevenly frames are spread over experts, since an expert's product over few frames is slower for
-each of them, and how many tokens the searches find, since they compute only where something is said.
+Two properties matter: how unevenly frames are distributed over experts, because an expert that processes few frames is
+slower per frame; and how many tokens the searches find, because they only do work where there is speech.
+
+Called by `prepare`, and by `worker` to build the same model in its own process.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,11 +25,11 @@ from unichoir.network.router import Router
 
 SEED = 20240424
 TRAINED_SHARES = (0.359, 0.259, 0.171, 0.09, 0.056, 0.032, 0.022, 0.011)
-"""Of a layer's frame copies what each of 8 experts computes, the busiest first."""
+"""The share of a layer's frame copies that each of 8 experts processes, the busiest first."""
 BLANK_SHARE = 0.82
-"""Of the encoder's frames those whose best token is blank: leaves 45 tokens in 10 seconds, as English speech has."""
+"""The share of encoder frames whose best token is blank: leaves 45 tokens in 10 seconds, as in English speech."""
 LOGIT_SPREAD = 6.0
-"""Standard deviation of the CTC logits: a trained model is sure of most frames."""
+"""Standard deviation of the CTC logits: a trained model is confident about most frames."""
 NUM_TOKENS = 250
 """Length of the random hypothesis that the decoders' routers see."""
 _TOLERANCE = 0.01
@@ -36,23 +38,23 @@ _MAX_STEPS = 200
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """What was changed of a model made with `SEED`: enough to make the same model again."""
+    """The changes to a model made with `SEED`, from which the calibrated model can be rebuilt."""
 
     cmvn: NDArray[np.float32]
-    """(2, M): mean of the features, and one over their standard deviation."""
+    """(2, M): the mean of the features, and the inverse of their standard deviation."""
     routers: Mapping[str, NDArray[np.float32]]
-    """Weights (E, D) of each router, by the name of its layer."""
+    """The weights (E, D) of each router, by layer name."""
     uniform_routers: Mapping[str, NDArray[np.float32]]
-    """Those of the encoder with which every expert computes as much as any other."""
+    """The weights of the encoder's routers with which all experts process equally many frames."""
     shares: Mapping[str, tuple[float, ...]]
-    """Of each layer's frame copies what each expert computed, with `routers`."""
+    """The share of each layer's frame copies that each expert processed with `routers`, by layer name."""
     ctc_scale: float
-    """What the CTC weights are multiplied by."""
+    """The factor applied to the CTC weights."""
     ctc_bias: NDArray[np.float32]
     """(V,)"""
 
     def apply(self, model: AsrModel) -> None:
-        """Make of a model from `build_model` the one that was calibrated."""
+        """Calibrate a model from `build_model` in place."""
         layers = dict(model.named_modules())
         with torch.no_grad():
             _normalize(model, self.cmvn)
@@ -62,7 +64,7 @@ class Calibration:
             model.ctc.ctc_lo.bias.copy_(torch.from_numpy(self.ctc_bias))
 
     def save(self, path: Path) -> None:
-        """To one .npz file."""
+        """Save to an .npz file."""
         arrays = {f"router {name}": weight for name, weight in self.routers.items()}
         arrays |= {f"uniform {name}": weight for name, weight in self.uniform_routers.items()}
         arrays |= {f"shares {name}": np.array(shares) for name, shares in self.shares.items()}
@@ -70,7 +72,7 @@ class Calibration:
 
     @staticmethod
     def load(path: Path) -> "Calibration":
-        """Raises CheckpointError for a file that is damaged."""
+        """Load a file written by `save`. Raises CheckpointError if it is damaged."""
         try:
             with np.load(path) as stored:
                 arrays = dict(stored)
@@ -82,8 +84,8 @@ class Calibration:
                 ctc_scale=float(arrays["ctc_scale"]),
                 ctc_bias=arrays["ctc_bias"],
             )
-        except Exception as error:  # zipfile and numpy have several ways to say that a file is damaged
-            raise CheckpointError(f"{path}: cannot be read ({error}); delete it") from None
+        except Exception as error:  # zipfile and numpy raise many types of exception for damaged files
+            raise CheckpointError(f"{path}: cannot be read ({error}); delete the file and run again") from None
 
 
 def _named(arrays: Mapping[str, NDArray[np.float32]], prefix: str) -> dict[str, NDArray[np.float32]]:
@@ -91,16 +93,16 @@ def _named(arrays: Mapping[str, NDArray[np.float32]], prefix: str) -> dict[str, 
 
 
 def build_model(config: ModelConfig) -> AsrModel:
-    """The model of a configuration with the random weights of `SEED`, in evaluation mode."""
+    """Build the model of a configuration with random weights from `SEED`, in evaluation mode."""
     torch.manual_seed(SEED)
     return AsrModel(config).eval()
 
 
 def calibrate(model: AsrModel, feats: NDArray[np.float32]) -> Calibration:
-    """Change `model`, made by `build_model`, as this module says; feats: (T, M) log-mel frames, about 10 seconds.
+    """Calibrate `model`, made by `build_model`, in place; feats: (T, M) log-mel frames, about 10 seconds.
 
-    Each router is adjusted to what reaches it when all layers before it are done, so one pass is enough. The experts
-    that are popular are other ones in each layer.
+    Each router is adjusted to its input after all layers before it have been adjusted, so one pass is enough. Each
+    layer has different popular experts.
     """
     cmvn = np.stack([feats.mean(axis=0), 1 / feats.std(axis=0)])
     frames, lens = torch.from_numpy(feats)[None], torch.tensor([len(feats)])
@@ -144,7 +146,7 @@ def _router(module: nn.Module) -> Router:
 
 @contextmanager
 def _balancing(model: nn.Module, profile: Sequence[float] | None) -> Iterator[dict[str, tuple[float, ...]]]:
-    """While it lasts every MoE layer that is run adjusts its router first; yields the shares that result, by layer."""
+    """In the block, each MoE layer adjusts its router before it runs; yields the resulting shares, by layer name."""
     shares: dict[str, tuple[float, ...]] = {}
     hooks = []
     for place, (name, module) in enumerate(model.named_modules()):
@@ -168,7 +170,7 @@ def _balancing(model: nn.Module, profile: Sequence[float] | None) -> Iterator[di
 
 
 def target_shares(profile: Sequence[float] | None, num_experts: int) -> NDArray[np.float64]:
-    """(E,) shares that sum to 1: those of `profile` by rank, stretched to any number of experts; None: all the same."""
+    """Return (E,) shares that sum to 1: `profile` interpolated by rank to the number of experts; None: equal shares."""
     if profile is None:
         return np.full(num_experts, 1 / num_experts)
     ranks = (np.arange(num_experts) + 0.5) / num_experts
@@ -178,16 +180,16 @@ def target_shares(profile: Sequence[float] | None, num_experts: int) -> NDArray[
 
 
 def balance(router: Router, x_ND: Tensor, target_E: Tensor) -> Tensor:
-    """Adjust the router until each expert's share of the frame copies is within 1 % of all of its target.
+    """Adjust the router until each expert's share of all frame copies is within one percentage point of its target.
 
-    Frames (they come out of a norm) have a mean in common, so adding a multiple of it to an expert's weights raises or
-    lowers that expert's logit for all of them: what a bias would do, and the router has none. Returns the shares (E,).
+    Frames come out of a norm and have a common mean. Adding a multiple of it to an expert's weights raises or lowers
+    the expert's logit for all frames, as a bias would; routers have no bias. Returns the shares (E,).
     """
     weight, top_k = router.gate.weight, router.top_k
     mean_D = x_ND.mean(dim=0)
     direction_D = mean_D / mean_D.square().sum().clamp(min=1e-12)
     target_E = target_E.to(weight.dtype)
-    # Few frames have no finer shares; and no expert can be among the chosen more than once for a frame.
+    # With few frames, shares can't be finer; and a frame chooses each expert at most once.
     tolerance = max(_TOLERANCE, 2 / (len(x_ND) * top_k))
     target_E = target_E.clamp(max=1 / top_k)
     best, best_error = weight.detach().clone(), float("inf")
@@ -200,7 +202,7 @@ def balance(router: Router, x_ND: Tensor, target_E: Tensor) -> Tensor:
             best, best_error, best_shares = weight.detach().clone(), error, shares_E
         if error <= tolerance or step == _MAX_STEPS:
             break
-        pace = 3.0 / (1 + step / 20)  # smaller and smaller, or the last frames would go back and forth
+        pace = 3.0 / (1 + step / 20)  # decreasing, or the last frames would oscillate between experts
         spread = logits_NE.std(dim=0).mean()
         weight += pace * spread * (target_E - shares_E).unsqueeze(1) * direction_D
     weight.copy_(best)
@@ -208,10 +210,10 @@ def balance(router: Router, x_ND: Tensor, target_E: Tensor) -> Tensor:
 
 
 def sharpen(ctc: Ctc, encoder_out: Tensor) -> float:
-    """Make the CTC layer as sure as a trained one on encoder_out (T', D): see `LOGIT_SPREAD` and `BLANK_SHARE`.
+    """Make the CTC layer as confident as a trained one on encoder_out (T', D): see `LOGIT_SPREAD` and `BLANK_SHARE`.
 
-    What all frames have in common is taken away first: a random layer would else find one token in all of them.
-    Returns what the weights were multiplied by.
+    The mean of all frames is subtracted first; otherwise a random layer would find the same token in all of them.
+    Returns the factor applied to the weights.
     """
     weight, bias, blank = ctc.ctc_lo.weight, ctc.ctc_lo.bias, ctc.blank_id
     mean_D = encoder_out.mean(dim=0)
@@ -223,6 +225,6 @@ def sharpen(ctc: Ctc, encoder_out: Tensor) -> float:
 
 
 def blank_shift(logits: NDArray[np.float32], blank: int) -> float:
-    """What has to be added to blank's logits for it to be best in `BLANK_SHARE` of the frames; logits: (T', V)."""
+    """Return the bias that makes blank the best token in `BLANK_SHARE` of the frames; logits: (T', V)."""
     others = np.delete(logits, blank, axis=1)
     return float(np.quantile(others.max(axis=1) - logits[:, blank], BLANK_SHARE))

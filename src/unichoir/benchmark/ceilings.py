@@ -1,4 +1,7 @@
-"""How fast this machine can be: reading memory, products in int8 and in fp32, by micro-benchmarks."""
+"""Micro-benchmarks of the machine's limits: memory bandwidth, and matrix products in int8 and fp32.
+
+`run` calls them first; `roofline` compares the models' times with them.
+"""
 
 import time
 from collections.abc import Callable, Mapping
@@ -10,29 +13,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 FRAMES, INPUTS, OUTPUTS = 1500, 640, 2560
-"""Of the product whose rate counts: a minute of speech through one layer of moe-1b."""
+"""The shape of the measured matrix product: one layer of moe-1b on a minute of speech."""
 READ_BYTES = 1 << 30
 _REPEATS = 7
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ceilings:
-    """The best of several runs of each."""
+    """The machine's limits; each is the best of several runs."""
 
     bandwidth: float
-    """Bytes read from memory in a second."""
+    """Bytes read from memory per second."""
     products: Mapping[str, float]
-    """By precision, multiply-accumulates in a second."""
+    """Multiply-accumulates per second, by precision."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CeilingsWorker:
-    """Measures in a process of its own, so that its memory is free afterwards."""
+    """Measures the limits in a separate process, which frees its memory when it ends."""
 
     threads: int
 
     def run(self) -> Ceilings:
-        """Takes some seconds."""
+        """Measure all limits; takes some seconds."""
         return Ceilings(
             bandwidth=READ_BYTES / _best_time(_reader(self.threads)),
             products={
@@ -52,11 +55,11 @@ def _best_time(function: Callable[[], object]) -> float:
 
 
 def _reader(threads: int) -> Callable[[], object]:
-    """Reads an array far larger than any cache, each thread its part."""
+    """Return a function that reads an array far larger than any cache, split over the threads."""
     values = np.ones(READ_BYTES // 8, dtype=np.int64)
     parts = np.array_split(values, threads)
     pool = ThreadPoolExecutor(threads)
-    return lambda: list(pool.map(np.bitwise_or.reduce, parts))  # numpy lets go of the interpreter's lock
+    return lambda: list(pool.map(np.bitwise_or.reduce, parts))  # numpy releases the GIL
 
 
 def _product(precision: str, threads: int) -> Callable[[], object]:

@@ -1,4 +1,4 @@
-"""What a report says of where it was made."""
+"""Describe the machine for a report; called by `run`, and by `serving.run`."""
 
 import os
 import platform
@@ -8,13 +8,13 @@ from datetime import datetime, timezone
 from importlib import metadata
 
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd", "asimddp", "i8mm", "sve")
-"""Those that products of vectors depend on, as Linux names them."""
+"""Instruction sets that affect the speed of vector products, by their names in Linux."""
 
 PACKAGES = ("unichoir", "torch", "onnxruntime", "numpy", "uvicorn", "websockets")
 
 
 def describe_machine(threads: int | None) -> dict[str, str]:
-    """Processor, system, versions, command line and date."""
+    """Return processor, instruction sets, system, versions, command line and date, by name."""
     names, cores, flags = _processor()
     versions = [f"{name} {version}" for name in PACKAGES if (version := _version(name))]
     return {
@@ -28,7 +28,7 @@ def describe_machine(threads: int | None) -> dict[str, str]:
 
 
 def _version(package: str) -> str:
-    """Empty where it is not installed."""
+    """Return the version of a package; empty if it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -36,7 +36,7 @@ def _version(package: str) -> str:
 
 
 def _processor() -> tuple[str, int, set[str]]:
-    """Name, cores and instruction sets; /proc knows them on Linux."""
+    """Return the processor's name, number of cores and instruction sets, from /proc on Linux."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
             text = file.read()

@@ -1,4 +1,7 @@
-"""What is measured: the models, what each is asked to compute, what is compared, and the memory it takes."""
+"""Plan a benchmark: the models, what to measure on each, what to compare, and the memory needed.
+
+`run` makes a plan; `prepare`, `worker`, `results` and `tables` use its types.
+"""
 
 import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -13,35 +16,35 @@ from unichoir.network.counts import count_weights
 ENGINES = ("torch", "onnx")
 PRECISIONS = ("fp32", "int8")
 LARGE = 500_000_000
-"""Weights from which a model in fp32 takes more time and memory to export than it has been worth so far."""
+"""Models with more weights than this are not exported in fp32 by default: it takes much time and memory."""
 GB = 1e9
 PARENT_MEMORY = 0.4 * GB
 
 Load = Literal["trained", "uniform"]
-"""How frames are spread over experts: as in a trained model, or evenly."""
+"""How frames are distributed over experts: as in a trained model, or evenly."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkOptions:
-    """What to measure, and on what; configurations are given beside it. Raises ConfigError for what makes no sense."""
+    """What to measure, apart from the configurations. Raises ConfigError for invalid or contradictory values."""
 
     engines: tuple[str, ...] = ENGINES
     precisions: tuple[str, ...] = PRECISIONS
     threads: int = 2
     seconds: tuple[float, ...] = (10.0, 60.0)
-    """Lengths of the utterances that are recognised as a whole; the first also in batches."""
+    """Lengths of the utterances; the first is also measured in batches."""
     batch: tuple[int, ...] = (1, 8)
     chunk_size: int = 16
-    """Encoder frames of a chunk of streaming; 0: no streaming."""
+    """Encoder frames per streaming chunk; 0: no streaming."""
     left_chunks: int = 4
     streams: tuple[int, ...] = (1, 16)
-    """Streams that are computed together."""
+    """Numbers of streams that are processed together."""
     repeats: int | None = None
-    """Of every measurement; None: as many as its time allows, 3 at least."""
+    """Repetitions of each measurement; None: as many as fit in `run.CELL_SECONDS`, at least 3."""
     memory_gb: float = 12.0
-    """Of all processes together."""
+    """Limit for all processes together."""
     full: bool = False
-    """Measure also what takes more time than it tells: see `plan_variants` and `plan_cells`."""
+    """Include the measurements that are skipped to save time: see `plan_variants` and `plan_cells`."""
 
     def __post_init__(self) -> None:
         for kind, given, known in (
@@ -50,19 +53,19 @@ class BenchmarkOptions:
         ):
             unknown = [name for name in given if name not in known]
             if unknown or not given:
-                raise ConfigError(f"unknown {kind} '{''.join(unknown[:1])}' (there are: {', '.join(known)})")
+                raise ConfigError(f"unknown {kind} '{''.join(unknown[:1])}' (known: {', '.join(known)})")
         if self.engines == ("torch",) and "fp32" not in self.precisions:
-            raise ConfigError("the torch engine is the fp32 reference: for int8 the engine must be onnx")
+            raise ConfigError("the torch engine only computes in fp32: for int8 the engine must be onnx")
         if not self.seconds or min(self.seconds) < 1:
-            raise ConfigError("seconds: utterances of at least 1 s are needed")
+            raise ConfigError("seconds: utterances must have at least 1 s")
         for name in ("batch", "streams"):
             if any(value < 1 for value in getattr(self, name)):
-                raise ConfigError(f"{name}: numbers from 1 on are needed")
+                raise ConfigError(f"{name}: expected numbers of at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A configuration by the name that reports give it."""
+    """A configuration to measure, with its name in reports."""
 
     name: str
     model: ModelConfig
@@ -71,7 +74,7 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """A configuration on an engine: what one worker process measures."""
+    """A configuration with engine, precision and load; one worker process measures it."""
 
     config: str
     engine: str
@@ -80,37 +83,37 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """As reports call it."""
+        """The name in reports."""
         load = ", uniform load" if self.load == "uniform" else ""
         return f"{self.config} {self.engine} {self.precision}{load}"
 
     @property
     def exported(self) -> bool:
-        """Whether it needs a model directory; the torch engine needs the calibration alone."""
+        """Whether it needs a model directory; the torch engine only needs the calibration."""
         return self.engine == "onnx"
 
     @property
     def folder(self) -> str:
-        """Name of its model directory among those of its configuration."""
+        """The name of its model directory in the folder of its configuration."""
         return f"{self.precision}-uniform" if self.load == "uniform" else self.precision
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One thing to measure.
+    """A single measurement.
 
-    utterance: features, encoder, searches, rescoring of one; encoder: that alone on `rows` utterances at once;
-    chunk: one chunk of each of `rows` streams.
+    utterance: features, encoder, searches and rescoring of one utterance; encoder: the encoder alone, on a batch of
+    `rows` utterances; chunk: the encoder on one chunk of each of `rows` streams.
     """
 
     kind: Literal["utterance", "encoder", "chunk"]
     seconds: float
-    """Of audio in each row."""
+    """Audio in each row."""
     rows: int = 1
 
     @property
     def name(self) -> str:
-        """As reports call it."""
+        """The name in reports."""
         if self.kind == "chunk":
             return f"chunk of {self.seconds:g} s" + (f", {self.rows} streams" if self.rows > 1 else "")
         kind = "encoder, " if self.kind == "encoder" else ""
@@ -119,14 +122,14 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Two measurements whose ratio of times, for each row, is reported."""
+    """Two measurements; reports give the ratio of their times per row."""
 
     numerator: tuple[Variant, Cell]
     denominator: tuple[Variant, Cell]
 
     @property
     def title(self) -> str:
-        """What is divided by what."""
+        """The title in reports: numerator / denominator."""
         (over, cell), (under, other) = self.numerator, self.denominator
         if over == under:
             return f"{over.name}: each of {cell.rows} streams / {other.rows} stream"
@@ -135,27 +138,27 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """What is measured in turn, in this order; workers start in their first session and end after their last."""
+    """Measurements that alternate, in this order. Workers start in their first session and end after their last."""
 
     work: tuple[tuple[Variant, Cell], ...]
     ends: tuple[Variant, ...]
-    """Those that no later session needs."""
+    """The variants that no later session needs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """All that is measured."""
+    """All measurements of a benchmark."""
 
     cells: Mapping[Variant, tuple[Cell, ...]]
     comparisons: tuple[Comparison, ...]
     left_out: tuple[str, ...]
-    """What was asked for and is not measured, with the reason."""
+    """The requested measurements that are skipped, with the reasons."""
 
     def sessions(self) -> list[Session]:
-        """What is measured in turn, so that few models are in memory at a time.
+        """Split the measurements into sessions, to keep few models in memory at a time.
 
-        First all trained int8 variants measure everything. Then each of the others does, beside those that it is
-        compared with, which repeat what is compared.
+        First, all trained int8 variants measure everything. Then each other variant does, together with the variants
+        it is compared with, which repeat the compared measurements.
         """
         main = [variant for variant in self.cells if variant.precision == "int8" and variant.load == "trained"]
         work = [_by_cell({variant: self.cells[variant] for variant in main})] if main else []
@@ -178,20 +181,23 @@ class Plan:
 
 
 def _by_cell(work: Mapping[Variant, Sequence[Cell]]) -> list[tuple[Variant, Cell]]:
-    """The same cell of all variants one after the other: what is compared is measured at neighbouring moments."""
+    """Group the measurements by cell: measurements to compare are then close together in time."""
     cells = dict.fromkeys(itertools.chain.from_iterable(work.values()))
     return [(variant, cell) for cell in cells for variant in work if cell in work[variant]]
 
 
 def make_plan(candidates: Sequence[Candidate], options: BenchmarkOptions) -> Plan:
-    """Raises ConfigError when it would take more memory than there may be, or nothing is left to measure."""
+    """Plan the measurements of the candidates.
+
+    Raises ConfigError if they need more memory than `memory_gb`, or if nothing is left to measure.
+    """
     variants, left_out = plan_variants(candidates, options)
     by_name = {candidate.name: candidate for candidate in candidates}
     if not options.full and any(variant.precision == "fp32" for variant in variants):
         more = [f"utterances of {seconds:g} s" for seconds in options.seconds[1:]]
         more += [f"batches of {rows}" for rows in options.batch if rows > 1]
         if more:
-            left_out.append(f"fp32: {' and '.join(more)}, to save time (--full measures them)")
+            left_out.append(f"fp32: {' and '.join(more)}, to save time (--full includes them)")
     cells = {variant: plan_cells(variant, by_name[variant.config].model, options) for variant in variants}
     plan = Plan(cells=cells, comparisons=tuple(compare(cells, options)), left_out=tuple(left_out))
     check_memory(plan, by_name, options)
@@ -199,7 +205,7 @@ def make_plan(candidates: Sequence[Candidate], options: BenchmarkOptions) -> Pla
 
 
 def plan_variants(candidates: Sequence[Candidate], options: BenchmarkOptions) -> tuple[list[Variant], list[str]]:
-    """The variants of the configurations, and what is left out and why."""
+    """Return the variants of the configurations, and what is skipped, with the reasons."""
     variants, left_out = [], []
     for candidate in candidates:
         large = count_weights(candidate.model) > LARGE
@@ -209,18 +215,18 @@ def plan_variants(candidates: Sequence[Candidate], options: BenchmarkOptions) ->
                 if engine == "torch" and precision != "fp32":
                     continue
                 if engine == "onnx" and precision == "fp32" and large and not options.full:
-                    left_out.append(f"{variant.name}: exporting it takes long and much memory (--full measures it)")
+                    left_out.append(f"{variant.name}: exporting it needs much time and memory (--full includes it)")
                     continue
                 variants.append(variant)
                 if precision == "int8" and candidate.model.encoder.feed_forward.num_experts:
                     variants.append(Variant(config=candidate.name, engine=engine, precision=precision, load="uniform"))
     if "torch" in options.engines and "fp32" not in options.precisions:
-        left_out.append("torch: it is the fp32 reference, and fp32 was not asked for")
+        left_out.append("torch: the engine only computes in fp32, which is not among the precisions")
     return variants, left_out
 
 
 def plan_cells(variant: Variant, config: ModelConfig, options: BenchmarkOptions) -> tuple[Cell, ...]:
-    """What one variant measures. Unless all is wanted, fp32 leaves long utterances and batches to int8."""
+    """Return what to measure on one variant. Without `full`, long utterances and batches are measured in int8 only."""
     first, everything = options.seconds[0], options.full or variant.precision == "int8"
     encoder = Cell(kind="encoder", seconds=first)
     if variant.load == "uniform":
@@ -236,7 +242,7 @@ def plan_cells(variant: Variant, config: ModelConfig, options: BenchmarkOptions)
 
 
 def compare(cells: Mapping[Variant, Sequence[Cell]], options: BenchmarkOptions) -> Iterator[Comparison]:
-    """The comparisons this benchmark is for, of those whose two sides are measured."""
+    """Yield the comparisons of interest for which both sides are measured."""
     moe, fine, same_cost, same_size = "moe-1b", "moe-1b-fine", "dense-225m", "dense-1b"
     short = Cell(kind="utterance", seconds=options.seconds[0])
     long = Cell(kind="utterance", seconds=options.seconds[-1])
@@ -266,7 +272,7 @@ def compare(cells: Mapping[Variant, Sequence[Cell]], options: BenchmarkOptions) 
 
 
 def check_memory(plan: Plan, candidates: Mapping[str, Candidate], options: BenchmarkOptions) -> None:
-    """Raises ConfigError naming what does not fit."""
+    """Raise ConfigError, naming the step, if the plan needs too much memory."""
     limit = options.memory_gb * GB
 
     def refuse(what: str, needed: float) -> None:
@@ -275,7 +281,7 @@ def check_memory(plan: Plan, candidates: Mapping[str, Candidate], options: Bench
             raise ConfigError(f"{what} needs {sizes}: measure fewer configurations at once")
 
     if not plan.cells:
-        raise ConfigError("nothing is left to measure (--full leaves nothing out)")
+        raise ConfigError("nothing is left to measure (--full includes everything)")
     for name, candidate in candidates.items():
         folders = {variant.folder for variant in plan.cells if variant.config == name and variant.exported}
         refuse(f"preparing {name}", preparation_memory(candidate, folders))
@@ -290,7 +296,7 @@ def check_memory(plan: Plan, candidates: Mapping[str, Candidate], options: Bench
 
 
 def worker_memory(candidate: Candidate, variant: Variant, cells: Sequence[Cell]) -> float:
-    """Bytes that a worker takes, estimated: its libraries, weights, and what the longest call computes."""
+    """Estimate the memory of a worker in bytes: libraries, weights, and the activations of the longest call."""
     weights = count_weights(candidate.model) * (1.4 if variant.precision == "int8" else 4.4)
     libraries = 0.3 * GB if variant.engine == "torch" else 0.1 * GB
     audio = max(cell.seconds * cell.rows for cell in cells)
@@ -298,5 +304,5 @@ def worker_memory(candidate: Candidate, variant: Variant, cells: Sequence[Cell])
 
 
 def preparation_memory(candidate: Candidate, folders: Collection[str]) -> float:
-    """Bytes that preparing a configuration takes, estimated; an export in fp32 holds the weights several times."""
+    """Estimate the memory for preparing a configuration in bytes; fp32 exports hold several copies of the weights."""
     return 0.5 * GB + (15 if "fp32" in folders else 5) * count_weights(candidate.model)

@@ -1,4 +1,7 @@
-"""Models to measure: random weights, calibrated, exported; whole folders or none."""
+"""Prepare the models to measure: random weights, calibrated and exported, in folders that are complete or absent.
+
+Called by `run`, and by `serving.prepared` for the server's benchmark.
+"""
 
 import contextlib
 import hashlib
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
 
 CALIBRATION_FILE = "calibration.npz"
 CALIBRATION_SECONDS = 10.0
-"""Of audio, the beginning of what is measured with, for the model in torch."""
+"""The torch model is calibrated on this much audio, the beginning of the benchmark's audio."""
 
 
 @contextlib.contextmanager
@@ -41,11 +44,12 @@ def prepared_models(
     models: Path | None,
     progress: Callable[[str], None],
 ) -> Iterator[dict[str, Path]]:
-    """The folder of each configuration's models, with all that the variants need.
+    """Prepare the models for all variants; yield the folder of each configuration, by name.
 
-    models: where they stay, and are found again by a later run with the same settings; None: nowhere. Configurations
-    are prepared side by side, each in a process of its own, as far as the memory allows.
-    progress: called when the preparation of one begins.
+    models: folder that keeps the models for later runs with the same settings; None: they are deleted at the end.
+    progress: called when the preparation of a configuration begins.
+
+    Configurations are prepared in parallel, each in its own process, as far as memory allows.
     """
     with contextlib.ExitStack() as stack:
         root = models or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="unichoir-benchmark-")))
@@ -64,7 +68,7 @@ def prepared_models(
 
 
 def _run_all(jobs: Sequence["Preparation"], options: BenchmarkOptions, progress: Callable[[str], None]) -> None:
-    """Two at a time if there are two threads, the largest first, and less when both do not fit."""
+    """Run up to `options.threads` jobs at a time, the largest first, and fewer if memory does not allow it."""
     pending = sorted(jobs, key=lambda job: job.memory, reverse=True)
     running: dict[Child, Preparation] = {}
     try:
@@ -92,18 +96,18 @@ def _run_all(jobs: Sequence["Preparation"], options: BenchmarkOptions, progress:
 
 @dataclass(frozen=True, kw_only=True)
 class Preparation:
-    """Of one configuration. The parent knows where it happens; `run` is called in a process whose memory it frees."""
+    """The preparation of one configuration. `run` is called in a separate process, to free its memory afterwards."""
 
     candidate: Candidate
     samples: Samples
-    """All that is measured with."""
+    """The benchmark's audio."""
     folders: frozenset[str]
-    """Names of the model directories that are needed (`Variant.folder`)."""
+    """Names of the required model directories (`Variant.folder`)."""
     root: Path
 
     @property
     def home(self) -> Path:
-        """The configuration's folder; its name changes with all that the models depend on."""
+        """The configuration's folder; its name contains a hash of everything that the models depend on."""
         from unichoir.benchmark.calibrate import SEED, TRAINED_SHARES
 
         candidate = self.candidate
@@ -113,26 +117,26 @@ class Preparation:
 
     @property
     def partial(self) -> Path:
-        """Where it is written until it is whole."""
+        """The temporary folder that is written until it is complete."""
         return self.root / f".{self.home.name}.partial"
 
     @property
     def memory(self) -> float:
-        """Bytes, estimated."""
+        """The estimated memory in bytes."""
         return preparation_memory(self.candidate, self.folders)
 
     def missing(self) -> list[str]:
-        """What is not there yet; the calibration comes first, as nothing is of use without it."""
+        """Return what does not exist yet, the calibration first: everything else depends on it."""
         return [name for name in (CALIBRATION_FILE, *sorted(self.folders)) if not (self.home / name).exists()]
 
     def run(self) -> None:
-        """Write what is missing into `partial`."""
+        """Write everything that is missing into `partial`."""
         import torch
 
         from unichoir.benchmark.calibrate import build_model, calibrate
         from unichoir.export.onnx import write_graphs
 
-        torch.set_num_threads(1)  # others are prepared beside it
+        torch.set_num_threads(1)  # other configurations are prepared in parallel
         model, missing, fbank = build_model(self.candidate.model), self.missing(), self.candidate.fbank
         if CALIBRATION_FILE in missing:
             samples = self.samples[: round(CALIBRATION_SECONDS * fbank.sample_rate)]
@@ -154,7 +158,7 @@ class Preparation:
             exchange(source / ENCODER_FILE, target / ENCODER_FILE, calibration.routers, calibration.uniform_routers)
 
     def _calibrate_blank(self, folder: Path, calibration: "Calibration") -> None:
-        """Give CTC's blank its share again: rounding moves the frames of a random model far, as they differ little."""
+        """Restore the blank share: a random model's frames differ little, so rounding to int8 changes it a lot."""
         from unichoir.benchmark.calibrate import blank_shift
 
         backend = OnnxBackend(folder, num_threads=1)
@@ -169,7 +173,7 @@ class Preparation:
         return home if home.exists() else self.partial / name
 
     def publish(self) -> None:
-        """Move what was written to its place."""
+        """Move the finished files from `partial` to `home`."""
         self.home.mkdir(exist_ok=True)
         for name in self.missing():
             os.replace(self.partial / name, self.home / name)
@@ -177,7 +181,7 @@ class Preparation:
 
 
 def load_calibration(home: Path) -> "Calibration":
-    """That of the configuration whose folder this is. Raises CheckpointError."""
+    """Load the calibration from a configuration's folder. Raises CheckpointError if it is damaged."""
     from unichoir.benchmark.calibrate import Calibration
 
     return Calibration.load(home / CALIBRATION_FILE)
@@ -189,10 +193,10 @@ def exchange(
     old: Mapping[str, NDArray[np.float32]],
     new: Mapping[str, NDArray[np.float32]],
 ) -> None:
-    """Write the graph `source` to `target` with other weights: old[name] (or its transpose) becomes new[name].
+    """Write the graph `source` to `target`, replacing the weights old[name] (or their transpose) by new[name].
 
-    Saves a second export of the same model, which takes a hundred times longer. Raises CheckpointError when one of
-    those to change cannot be told in the graph.
+    Avoids a second export of the same model, which takes a hundred times longer. Raises CheckpointError if the graph
+    does not contain one of the old weights exactly once.
     """
     import onnx_ir as ir
 
@@ -211,5 +215,5 @@ def exchange(
                     found += 1
                     break
         if found != 1:
-            raise CheckpointError(f"{source}: the weights of {name} are there {found} times")
+            raise CheckpointError(f"{source}: expected the weights of {name} once, found them {found} times")
     graph.save(model, target)

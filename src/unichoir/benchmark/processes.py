@@ -1,4 +1,7 @@
-"""Processes that hold a model and answer one request at a time; while they wait they take no processor time."""
+"""Child processes that hold a model and answer one request at a time, using no processor time while they wait.
+
+Used by `run` and `prepare`, and by `serving.run` for its clients.
+"""
 
 import contextlib
 import multiprocessing
@@ -12,7 +15,7 @@ from unichoir.errors import UnichoirError
 
 
 class Child:
-    """A process of its own with a copy of `worker`, whose methods it runs when asked."""
+    """A separate process with a copy of `worker` that runs the worker's methods on request."""
 
     def __init__(self, worker: object, name: str) -> None:
         self.name = name
@@ -23,17 +26,20 @@ class Child:
         theirs.close()
 
     def call(self, method: str, *arguments: object) -> Any:
-        """What the method returns there. Raises what it raises, and UnichoirError when the process is no more."""
+        """Call a method in the process and return its result.
+
+        Raises any UnichoirError of the method, and UnichoirError for other exceptions and if the process has died.
+        """
         self.ask(method, *arguments)
         return self.answer()
 
     def ask(self, method: str, *arguments: object) -> None:
-        """Begin a call; `first_to_answer` tells when it is done."""
+        """Start a call without waiting; `first_to_answer` waits for its end, `answer` returns its result."""
         with self._alive():
             self.connection.send((method, arguments))
 
     def answer(self) -> Any:
-        """Wait for the end of the call that was begun."""
+        """Wait for the call started by `ask`, and return its result."""
         with self._alive():
             result, error = self.connection.recv()
         if error is not None:
@@ -48,7 +54,7 @@ class Child:
             raise UnichoirError(f"{self.name}: its process died (out of memory?)") from None
 
     def close(self) -> None:
-        """End the process, whatever it is doing."""
+        """Terminate the process, even during a call."""
         self.connection.close()
         self._process.terminate()
         self._process.join()
@@ -56,7 +62,7 @@ class Child:
 
 @contextlib.contextmanager
 def child(worker: object, name: str) -> Iterator[Child]:
-    """A `Child` that is ended when it is left."""
+    """A `Child` that is terminated at the end of the block."""
     process = Child(worker, name)
     try:
         yield process
@@ -65,7 +71,7 @@ def child(worker: object, name: str) -> Iterator[Child]:
 
 
 def first_to_answer(children: Collection[Child]) -> Child:
-    """Wait for one of them to be done with what it was asked."""
+    """Wait until one of the children has finished its call, and return it."""
     ready = wait([each.connection for each in children])
     return next(each for each in children if each.connection in ready)
 
@@ -88,7 +94,7 @@ def _serve(connection: Connection, worker: object) -> None:
 
 
 def memory_peak() -> int:
-    """Most bytes this process has had in memory so far."""
+    """Return the peak memory of this process so far, in bytes; 0 if unknown."""
     try:
         with open("/proc/self/status", encoding="ascii") as status:
             for line in status:

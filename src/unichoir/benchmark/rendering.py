@@ -1,4 +1,4 @@
-"""A report of tables: on a terminal, as Markdown, in files."""
+"""Render tables for a terminal, as Markdown and in files; called by `report`, and by `serving.report`."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -13,11 +13,11 @@ from unichoir.benchmark.tables import Table
 from unichoir.bundle.replacing import replace_text
 
 Head = Iterable[tuple[str, str]]
-"""Where and how it was measured."""
+"""Where and how the benchmark was run: names and values."""
 
 
 def as_markdown(title: str, head: Head, tables: Sequence[Table]) -> str:
-    """Title, head and every table with its note."""
+    """Return title, head and all tables with their notes as Markdown."""
     lines = [f"# {title}", "", *(f"- {name}: {text}" for name, text in head), ""]
     for table in tables:
         rule = ["---"] + ["---:"] * (len(table.columns) - 1)
@@ -29,7 +29,7 @@ def as_markdown(title: str, head: Head, tables: Sequence[Table]) -> str:
 
 
 def for_terminal(head: Head, tables: Sequence[Table]) -> Group:
-    """The same for a terminal."""
+    """Return head and tables for a terminal."""
     parts: list[Any] = [f"{name}: {text}" for name, text in head]
     for table in tables:
         shown = RichTable(title=table.title, title_justify="left", caption=table.note or None, box=SIMPLE_HEAD)

@@ -1,4 +1,4 @@
-"""What a benchmark looks like: tables for terminals, Markdown, JSON."""
+"""Reports of a benchmark for terminals, in Markdown and in JSON; called by the command."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -15,17 +15,17 @@ from unichoir.configuration import to_mapping
 
 
 def to_markdown(results: Results) -> str:
-    """Where and how it was measured, then every table."""
+    """Return the report in Markdown: where and how it was measured, and all tables."""
     return as_markdown("Benchmark", head(results), tables(results))
 
 
 def to_terminal(results: Results) -> Group:
-    """The same for a terminal."""
+    """Return the same report for a terminal."""
     return for_terminal(head(results), tables(results))
 
 
 def to_json(results: Results) -> dict[str, Any]:
-    """Everything, with every single repetition; times in seconds, sizes in bytes."""
+    """Return all results, including every repetition; times in seconds, sizes in bytes."""
     return {
         "machine": dict(results.machine),
         "audio": results.audio,

@@ -1,4 +1,4 @@
-"""What was measured, and what follows from it: medians, quartiles, ratios."""
+"""The results of a benchmark, with medians, quartiles and ratios; returned by `run`, shown by `tables` and `report`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,26 +14,26 @@ SUMS = {
     "whole rescoring": ("features", "encoder", "beam", "rescoring"),
     "search": ("beam", "rescoring"),
 }
-"""What is summed over the parts of an utterance."""
+"""Sums over the parts of an utterance."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One repetition."""
+    """One repetition of a measurement."""
 
     round: int
-    """Samples of the same round were taken at neighbouring moments."""
+    """Samples of the same round were taken close together in time."""
     parts: Mapping[str, float]
     """Seconds."""
 
     def seconds(self, part: str) -> float:
-        """Of a part or of a sum of parts."""
+        """Return the time of a part or of a sum in `SUMS`."""
         return sum(self.parts[name] for name in SUMS.get(part, (part,)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
-    """Median and quartiles of repetitions."""
+    """The median and quartiles of repetitions."""
 
     median: float
     low: float
@@ -42,27 +42,27 @@ class Spread:
 
     @staticmethod
     def of(values: Sequence[float]) -> "Spread":
-        """Of at least one value; quartiles between two values are interpolated."""
+        """Compute the spread of at least one value; quartiles between two values are interpolated."""
         low, median, high = np.quantile(values, (0.25, 0.5, 0.75)).tolist()
         return Spread(median=median, low=low, high=high, count=len(values))
 
     def scaled(self, factor: float) -> "Spread":
-        """In another unit."""
+        """Return the spread multiplied by a factor."""
         return Spread(median=self.median * factor, low=self.low * factor, high=self.high * factor, count=self.count)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFacts:
-    """What is known of a variant beside its speed."""
+    """Facts about a variant other than its speed."""
 
     loaded: Loaded
     memory: int
-    """Most bytes in memory after all was measured."""
+    """Peak memory after all measurements, in bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """Everything a report is made of."""
+    """Everything that a report contains."""
 
     machine: Mapping[str, str]
     audio: str
@@ -72,17 +72,17 @@ class Results:
     facts: Mapping[Variant, ModelFacts]
     samples: Mapping[tuple[Variant, Cell], Sequence[Sample]]
     shares: Mapping[str, Mapping[str, Sequence[float]]]
-    """Of each configuration with experts, of each layer: of its frame copies what each expert computed."""
+    """For each configuration with experts, and each layer, the share of its frame copies that each expert processed."""
     ceilings: Ceilings
     seconds: float
-    """That the whole benchmark took."""
+    """Duration of the whole benchmark."""
 
     def spread(self, variant: Variant, cell: Cell, part: str) -> Spread:
-        """Seconds of one part for all rows of a cell."""
+        """Return the time of one part, in seconds, for all rows of a cell together."""
         return Spread.of([sample.seconds(part) for sample in self.samples[variant, cell]])
 
     def ratio(self, comparison: Comparison, part: str) -> Spread | None:
-        """Of times for each row, round by round; None if the two sides share no round or have no such part."""
+        """Return the ratio of the times per row within each round; None without common rounds or without the part."""
         (_, over), (_, under) = comparison.numerator, comparison.denominator
         above = {sample.round: sample for sample in self.samples[comparison.numerator]}
         below = {sample.round: sample for sample in self.samples[comparison.denominator]}
@@ -95,12 +95,12 @@ class Results:
         return Spread.of(ratios) if ratios else None
 
     def mean_shares(self, config: str) -> list[float]:
-        """Over the layers the mean of the busiest expert's share, of the second's, and so on; empty without experts."""
+        """Return the share of the busiest expert, the second, etc., averaged over layers; empty without experts."""
         layers = self.shares.get(config, {})
         return np.mean([sorted(each, reverse=True) for each in layers.values()], axis=0).tolist() if layers else []
 
 
 def entropy(shares: Sequence[float]) -> float:
-    """Of shares, divided by its maximum: 1 is even, 0 one expert for all."""
+    """Return the normalised entropy of shares: 1 if they are equal, 0 if one expert processes everything."""
     positive = np.array([share for share in shares if share > 0])
     return float(-(positive * np.log(positive)).sum() / np.log(max(len(shares), 2)))

@@ -1,4 +1,4 @@
-"""The least time that what was measured could take, at the machine's measured ceilings."""
+"""The minimum time of a measurement at the machine's measured limits; called by `tables` and `report`."""
 
 from unichoir.benchmark.plan import Cell, Variant
 from unichoir.benchmark.results import Results
@@ -6,14 +6,14 @@ from unichoir.network.counts import Work, encoder_work
 
 
 def encoder_load(results: Results, variant: Variant) -> list[float]:
-    """(E,) shares, the busiest first, that the frames of a variant are spread by."""
+    """Return the share of the frames that each expert processes: (E,), the busiest first."""
     experts = results.candidates[variant.config].model.encoder.feed_forward.num_experts
     even = variant.load == "uniform" or not experts
     return [1 / experts] * experts if even and experts else results.mean_shares(variant.config)
 
 
 def work_of(results: Results, variant: Variant, cell: Cell) -> Work:
-    """What the encoder computes in a cell of one row: an utterance with CTC, or a chunk."""
+    """Return the work of the encoder for one row of a cell: an utterance with CTC, or a chunk."""
     candidate, options, shares = results.candidates[variant.config], results.options, encoder_load(results, variant)
     if cell.kind == "chunk":
         past = options.chunk_size * options.left_chunks
@@ -23,12 +23,12 @@ def work_of(results: Results, variant: Variant, cell: Cell) -> Work:
 
 
 def weight_bytes(variant: Variant) -> int:
-    """Of one weight."""
+    """Return the bytes per weight."""
     return 1 if variant.precision == "int8" else 4
 
 
 def ideal_seconds(results: Results, variant: Variant, work: Work) -> tuple[float, float]:
-    """What the operations would take at the measured rates, and reading the weights at the measured bandwidth."""
+    """Return the seconds for the operations at the measured rates, and for reading the weights at the bandwidth."""
     ceilings = results.ceilings
     operations = work.products / ceilings.products[variant.precision] + work.attention / ceilings.products["fp32"]
     return operations, work.weights * weight_bytes(variant) / ceilings.bandwidth

@@ -1,4 +1,7 @@
-"""The benchmark from beginning to end: prepare, measure in turn, gather."""
+"""Run a benchmark from beginning to end: prepare the models, measure in alternating order, collect the results.
+
+Called by the command; the server's benchmark has its own `serving.run`.
+"""
 
 import contextlib
 import time
@@ -17,10 +20,10 @@ from unichoir.benchmark.worker import Loaded, Worker
 
 MIN_REPEATS, MAX_REPEATS = 3, 15
 CELL_SECONDS = 4.0
-"""For the repetitions of one cell of one variant in a session; slow ones take longer, for the sake of `MIN_REPEATS`."""
+"""Time for the repetitions of one cell of a variant in a session; `MIN_REPEATS` slow ones may take longer."""
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, the steps done and those known so far."""
+"""Called with the current step, the number of finished steps, and the number of steps known so far."""
 
 
 def run_benchmark(
@@ -32,8 +35,8 @@ def run_benchmark(
 ) -> Results:
     """Measure configurations with random weights.
 
-    models: folder for the exported models, where later runs find them; None: they are thrown away.
-    Raises ConfigError for what cannot be measured, before anything is done, and UnichoirError when a process fails.
+    models: folder that keeps the exported models for later runs; None: they are deleted.
+    Raises ConfigError, before anything is measured, for an impossible plan, and UnichoirError if a process fails.
     """
     begin = time.perf_counter()
     plan = make_plan(candidates, options)
@@ -64,7 +67,7 @@ def run_benchmark(
 
 
 class _Steps:
-    """Counts what is done. Repetitions are known only when the first measurement of each cell has shown its time."""
+    """Counts steps for `progress`. The number of repetitions is known only after each cell has been measured once."""
 
     def __init__(self, progress: Progress, plan: Plan, configs: int) -> None:
         self._progress = progress
@@ -72,7 +75,7 @@ class _Steps:
         self._total = 1 + configs + sum(len(session.work) for session in plan.sessions()) * (1 + MIN_REPEATS)
 
     def begin(self, what: str, more: int = 0) -> None:
-        """The next step begins, so the one before is done; `more` than was known are to come."""
+        """Finish the current step and begin the next; `more` steps are added to the total."""
         self._done += 1
         self._total += more
         self._progress(what, self._done, self._total)
@@ -81,7 +84,7 @@ class _Steps:
 def _measure(
     plan: Plan, workers: Mapping[Variant, Worker], options: BenchmarkOptions, steps: _Steps
 ) -> tuple[dict[tuple[Variant, Cell], list[Sample]], dict[Variant, ModelFacts]]:
-    """All sessions, each worker in memory from its first to its last."""
+    """Run all sessions; each worker stays in memory from its first session to its last."""
     samples: dict[tuple[Variant, Cell], list[Sample]] = defaultdict(list)
     facts: dict[Variant, ModelFacts] = {}
     loaded: dict[Variant, Loaded] = {}
@@ -106,9 +109,9 @@ def _measure_session(
     samples: dict[tuple[Variant, Cell], list[Sample]],
     steps: _Steps,
 ) -> None:
-    """Round after round, in each of which everything is measured once, as the machine's speed drifts over minutes.
+    """Measure everything once per round, in alternating order, because the machine's speed drifts over minutes.
 
-    The first round warms up; it also tells how many repetitions each has time for.
+    The first round is a warm-up that also determines how many repetitions each measurement has time for.
     """
     repeats = {}
     for variant, cell in work:

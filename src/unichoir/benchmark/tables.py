@@ -1,4 +1,4 @@
-"""The tables of a report, as text."""
+"""The tables of a report as text; called by `report`. `serving.tables` uses the same `Table`."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from unichoir.benchmark.worker import PARTS
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """The first column is text, the others are numbers."""
+    """A table whose first column is text and whose other columns are numbers."""
 
     title: str
     columns: tuple[str, ...]
@@ -20,7 +20,7 @@ class Table:
 
 
 def tables(results: Results) -> list[Table]:
-    """Those with at least one row."""
+    """Return all tables that have at least one row."""
     makers: list[Callable[[Results], Table]] = [
         _ratios,
         _utterances,
@@ -46,7 +46,7 @@ def _ratios(results: Results) -> Table:
         found = [results.ratio(comparison, part) for part in ("whole greedy", "encoder")]
         rows.append((comparison.title, *(_ratio(each) for each in found)))
     note = "Medians of the ratios within each round, with quartiles. Whole: features, encoder, greedy search."
-    return Table(title="Ratios", columns=("times of", "whole", "encoder"), rows=tuple(rows), note=note)
+    return Table(title="Ratios", columns=("ratio of times", "whole", "encoder"), rows=tuple(rows), note=note)
 
 
 def _utterances(results: Results) -> Table:
@@ -70,7 +70,7 @@ def _utterances(results: Results) -> Table:
         )
     columns = ("model", "s", *PARTS, "whole greedy", "RTF", "whole rescoring", "RTF", "search %", "repeats")
     note = (
-        "Times in ms, medians; of the whole also the quartiles. Whole greedy: features, encoder, greedy search; "
+        "Times in ms: medians, and for the whole also quartiles. Whole greedy: features, encoder, greedy search; "
         "whole rescoring: features, encoder, prefix beam search, rescoring by the decoders; search: the last two."
     )
     return Table(title="Whole utterances", columns=columns, rows=tuple(rows), note=note)
@@ -81,8 +81,8 @@ def _batches(results: Results) -> Table:
     for variant, cell in _cells(results, "encoder"):
         each = results.spread(variant, cell, "encoder").scaled(1 / cell.rows)
         rows.append((variant.name, f"{cell.seconds:g}", str(cell.rows), _ms_spread(each), str(each.count)))
-    columns = ("model", "s", "utterances", "ms for each", "repeats")
-    return Table(title="The encoder alone, on utterances at once", columns=columns, rows=tuple(rows))
+    columns = ("model", "s", "utterances", "ms per utterance", "repeats")
+    return Table(title="Batches of utterances, encoder only", columns=columns, rows=tuple(rows))
 
 
 def _streams(results: Results) -> Table:
@@ -101,10 +101,10 @@ def _streams(results: Results) -> Table:
         )
     options = results.options
     note = (
-        f"Chunks of {options.chunk_size} encoder frames ({options.chunk_size * 40} ms), {options.left_chunks} before "
-        "them in view. The encoder alone."
+        f"Chunks of {options.chunk_size} encoder frames ({options.chunk_size * 40} ms) with {options.left_chunks} left "
+        "chunks. The encoder only."
     )
-    columns = ("model", "streams", "ms for a chunk of all", "ms for each", "RTF of each", "repeats")
+    columns = ("model", "streams", "ms per batch of chunks", "ms per stream", "RTF per stream", "repeats")
     return Table(title="Streaming", columns=columns, rows=tuple(rows), note=note)
 
 
@@ -123,9 +123,9 @@ def _models(results: Results) -> Table:
                 str(loaded.tokens),
             )
         )
-    columns = ("model", "parameters (M)", "MB on disk", "s to load", "MB loaded", "MB at most", "tokens found")
+    columns = ("model", "parameters (M)", "MB on disk", "s to load", "MB loaded", "MB peak", "tokens found")
     note = (
-        "Loading: in a new process, files in the system's cache; the torch models are made of random numbers instead. "
+        "Loading: in a new process, with the files in the system's cache; torch models are generated, not loaded. "
         f"Tokens: by greedy search in the first {results.options.seconds[0]:g} s."
     )
     return Table(title="Models", columns=columns, rows=tuple(rows), note=note)
@@ -138,16 +138,16 @@ def _load(results: Results) -> Table:
         entropies = [entropy(shares) for shares in layers.values()]
         shares = " ".join(f"{100 * share:.0f}" for share in mean)
         rows.append((config, str(len(layers)), shares, f"{sum(entropies) / len(entropies):.3f}"))
-    note = "Of a layer's frames what each expert computes, the busiest first, in %; mean over the layers."
+    note = "The share of a layer's frames that each expert processes, in %, the busiest first; mean over the layers."
     columns = ("model", "layers", "shares", "entropy")
-    return Table(title="Load of the experts", columns=columns, rows=tuple(rows), note=note)
+    return Table(title="Expert load", columns=columns, rows=tuple(rows), note=note)
 
 
 def _roofline(results: Results) -> Table:
     rows = []
     for variant, cells in results.plan.cells.items():
         for cell in cells:
-            repeated = cell.kind == "encoder" and variant.load == "trained"  # measured with the utterance already
+            repeated = cell.kind == "encoder" and variant.load == "trained"  # already measured with the utterance
             if cell.rows > 1 or repeated or (cell.kind == "utterance" and cell.seconds != results.options.seconds[0]):
                 continue
             seconds = results.spread(variant, cell, "encoder").median
@@ -169,10 +169,11 @@ def _roofline(results: Results) -> Table:
     note = (
         f"Ceilings measured in this run: {ceilings.products['int8'] / 1e9:.0f} GMAC/s in int8, "
         f"{ceilings.products['fp32'] / 1e9:.0f} in fp32, {ceilings.bandwidth / 1e9:.1f} GB/s read from memory. The "
-        "last columns are the time that operations alone, and reading each weight once, would take at those."
+        "last two columns are the times for the operations alone, and for reading each weight once, at these rates, "
+        "in % of the measured time."
     )
-    columns = ("encoder of", "what", "GMAC", "GMAC attention", "MB weights", "ms", "operations %", "reading %")
-    return Table(title="Against what the machine can do", columns=columns, rows=tuple(rows), note=note)
+    columns = ("encoder of", "input", "GMAC", "GMAC attention", "MB weights", "ms", "operations %", "reading %")
+    return Table(title="Roofline", columns=columns, rows=tuple(rows), note=note)
 
 
 def _ms(seconds: float) -> str:
@@ -188,10 +189,10 @@ def _ratio(spread: Spread | None) -> str:
 
 
 def head(results: Results) -> Sequence[tuple[str, str]]:
-    """What the numbers were measured on and with."""
+    """Return where and how the benchmark was run: names and values."""
     return [
         *results.machine.items(),
         ("audio", results.audio),
-        ("duration", f"{results.seconds:.0f} s in all"),
-        *(("left out", reason) for reason in results.plan.left_out),
+        ("duration", f"{results.seconds:.0f} s in total"),
+        *(("skipped", reason) for reason in results.plan.left_out),
     ]

@@ -1,4 +1,4 @@
-"""What a worker process does: load one variant of a model, then measure what it is asked for."""
+"""A worker process, started by `run`: loads one variant of a model and measures the requested cells."""
 
 import time
 from dataclasses import dataclass, field
@@ -22,39 +22,39 @@ from unichoir.search.rescoring import Rescorer
 
 PARTS = ("features", "encoder", "greedy", "beam", "rescoring")
 MAX_CHUNKS, MAX_CHUNK_SECONDS = 8, 2.0
-"""Chunks measured at a time, of which the median counts: so many, or fewer if they take longer than this."""
+"""A measurement is the median of `MAX_CHUNKS` chunks, or of fewer if they take longer than `MAX_CHUNK_SECONDS`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """What loading took."""
+    """Facts about a loaded model."""
 
     seconds: float | None
-    """In a new process, without imports, files in the system's cache; None: not loaded but made of random numbers."""
+    """Time to load in a new process, without imports, with files in the system's cache; None: generated, not loaded."""
     bytes_on_disk: int | None
     parameters: int
     memory: int
-    """Most bytes in memory until then."""
+    """Peak memory after loading, in bytes."""
     tokens: int
-    """That greedy search finds in the first utterance."""
+    """Tokens that greedy search finds in the first utterance."""
 
 
 @dataclass
 class Worker:
-    """Made by the parent, used in the process of its own; times are in seconds."""
+    """Measures one variant. Created by the parent, used in its own process; times are in seconds."""
 
     variant: Variant
     candidate: Candidate
     folder: Path
-    """Of the prepared models of its configuration."""
+    """The folder with the prepared models of its configuration."""
     samples: Samples
     options: BenchmarkOptions
     _backend: Any = None
     _streams: dict[int, tuple[Any, int]] = field(default_factory=dict)
-    """For each number of streams the state and the number of chunks that led to it."""
+    """The encoder's state for each number of streams, with the number of chunks processed so far."""
 
     def load(self) -> Loaded:
-        """Once, before anything else."""
+        """Load the model; must be called once, first."""
         seconds = size = None
         if self.variant.engine == "torch":
             self._backend = _torch_backend(self.candidate, self.folder, self.options.threads)
@@ -72,14 +72,14 @@ class Worker:
         return Loaded(seconds=seconds, bytes_on_disk=size, parameters=parameters, memory=memory, tokens=tokens)
 
     def memory(self) -> int:
-        """Most bytes in memory so far."""
+        """Return the peak memory so far, in bytes."""
         return memory_peak()
 
     def measure(self, cell: Cell) -> dict[str, float]:
-        """Seconds of each part, for all rows together: of an utterance `PARTS`, else the encoder."""
+        """Return the seconds of each part for all rows together: `PARTS` for an utterance, otherwise the encoder."""
         if cell.kind == "chunk":
             return {"encoder": self._chunks(cell.rows)}
-        # Once for nothing: meanwhile other processes have had the caches.
+        # A warm-up run: other processes have used the caches since the last call.
         if cell.kind == "utterance":
             self._encode(self._features(cell.seconds)[None])
             return self._utterance(cell.seconds)
@@ -94,7 +94,7 @@ class Worker:
         return compute_fbank(self.samples[: round(seconds * fbank.sample_rate)], fbank)
 
     def _encode(self, feats: Floats) -> tuple[Floats, Floats]:
-        """(B, T, M) to encoder_out (B, T', D) and CTC log-probabilities (B, T', V), all frames at once."""
+        """Encode features (B, T, M) with full context to encoder_out (B, T', D) and CTC log-probs (B, T', V)."""
         backend: Backend = self._backend
         encoder_out, _ = encode_utterance(backend, feats, np.full(len(feats), feats.shape[1]))
         return encoder_out, backend.ctc_log_probs(encoder_out)
@@ -114,7 +114,7 @@ class Worker:
         return dict(zip(PARTS, np.diff(times).tolist(), strict=True))
 
     def _chunks(self, streams: int) -> float:
-        """Median time of a chunk of so many streams, all of whose left chunks are full."""
+        """Return the median time of one chunk for all streams, once all left chunks are filled."""
         info, options = self._backend.info, self.options
         hop = info.subsampling_rate * options.chunk_size
         width = hop - info.subsampling_rate + info.right_context + 1
@@ -136,7 +136,7 @@ class Worker:
 
 
 def _read(path: Path) -> int:
-    """Read a file so that the system has it in its cache; its size."""
+    """Read a file into the system's cache; return its size."""
     size = 0
     with path.open("rb") as file:
         while block := file.read(1 << 20):

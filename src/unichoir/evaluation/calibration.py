@@ -1,4 +1,4 @@
-"""Whether confidence can be believed: of the words with confidence 0.8, are four of five right?"""
+"""How well confidence is calibrated: are four out of five words with confidence 0.8 correct?"""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from unichoir.text.wer import align
 from unichoir.transcript.results import Word
 
 Judged = Sequence[tuple[float, bool]]
-"""Confidences of words, and whether each is right."""
+"""The confidence of each word, and whether the word is correct."""
 NUM_BINS = 10
 LEAST = 1e-4
-"""Of a confidence and of its distance from 1, for logarithms: NIST's tool has no such limit and may say infinity."""
+"""Confidences are clipped to this distance from 0 and 1 before taking logarithms. NIST's tool has no limit and may
+return infinity."""
 
 
 @dataclass(frozen=True)
@@ -29,41 +30,42 @@ class Bin:
 
     count: int
     confidence: float
-    """Their mean."""
+    """The mean confidence."""
     accuracy: float
-    """The share of them that is right."""
+    """The share of correct words."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Of the recognised words of a set."""
+    """The calibration of the recognised words of a set."""
 
     bins: tuple[Bin, ...]
-    """Of equal width from 0 to 1, those with words."""
+    """Bins of equal width from 0 to 1; empty bins are omitted."""
     num_words: int
     accuracy: float
     mean_confidence: float
     ece: float
-    """Expected calibration error (Naeini et al., 2015): mean distance of confidence and accuracy over bins, 0 to 1."""
+    """Expected calibration error (Naeini et al., 2015): the mean difference between confidence and accuracy over the
+    bins, 0 to 1."""
     nce: float | None
-    """Normalised cross entropy (NIST): 1 for an oracle, 0 for who says `accuracy` of each word, below 0 for worse. None
-    where all words are right or all are wrong."""
+    """Normalised cross entropy (NIST): 1 for an oracle, 0 if every confidence equals `accuracy`, negative if worse than
+    that. None if all words are correct or all are wrong."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dicts, lists and numbers, ready for JSON."""
+        """Convert to plain dicts, lists and numbers, ready for JSON."""
         return {**asdict(self), "bins": [asdict(each) for each in self.bins]}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Calibration:
-        """What `to_dict` was made of."""
+        """Invert `to_dict`."""
         return cls(**{**content, "bins": tuple(Bin(**each) for each in content["bins"])})
 
 
 def correct_words(reference: str, words: Sequence[Word], language: str | None = None) -> list[tuple[float, bool]]:
-    """For each word of a hypothesis its confidence and whether the best alignment finds it right.
+    """Return the confidence of each word of a hypothesis, and whether the word is correct in the best alignment.
 
-    Both sides are compared as the word error rate does. What that splits into several words counts for each, and what
-    it leaves nothing of for none.
+    Both sides are normalised as for the word error rate. A word that normalisation splits counts once for each part; a
+    word that it removes doesn't count.
     """
     parts = [
         (part, word.confidence) for word in words for part in split_words(normalize_for_scoring(word.text, language))
@@ -75,7 +77,7 @@ def correct_words(reference: str, words: Sequence[Word], language: str | None = 
 
 
 def measure_calibration(judged: Judged) -> Calibration | None:
-    """Of words as `correct_words` judges them; None where there are none."""
+    """Measure the calibration of words judged by `correct_words`; None without words."""
     if not judged:
         return None
     confidence = np.array([value for value, _ in judged], dtype=np.float64)
@@ -108,12 +110,12 @@ def _normalised_cross_entropy(confidence: NDArray[np.float64], right: NDArray[np
 
 
 def format_nce(calibration: Calibration) -> str:
-    """To two places; a dash where it is not defined."""
+    """Format the NCE with two decimals, or as a dash if it is undefined."""
     return "-" if calibration.nce is None else f"{calibration.nce:.2f}"
 
 
 def plot_calibration(sets: Mapping[str, Calibration], path: Path) -> None:
-    """Reliability diagrams, one for each named set, as a picture of any kind that matplotlib writes."""
+    """Draw one reliability diagram for each named set, in any picture format that matplotlib writes."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -132,7 +134,7 @@ def plot_calibration(sets: Mapping[str, Calibration], path: Path) -> None:
                 textcoords="offset points",
             )
         title = f"{name}\nECE {one.ece:.3f}, NCE {format_nce(one)}"
-        axes.set(title=title, xlim=(0, 1), ylim=(0, 1.02), xlabel="confidence", ylabel="share of words that are right")
+        axes.set(title=title, xlim=(0, 1), ylim=(0, 1.02), xlabel="confidence", ylabel="share of correct words")
         axes.title.set_fontsize(9)
     with matplotlib.rc_context({"svg.hashsalt": "calibration"}), replacing(path) as file:
         figure.savefig(file, format=path.suffix[1:], metadata={"Date": None} if path.suffix == ".svg" else None)

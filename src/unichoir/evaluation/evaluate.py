@@ -1,4 +1,4 @@
-"""Measure a model on manifests: every mode and chunk size on every utterance, each piece of work done once."""
+"""Measure a model on manifests, with every mode and chunk size on every utterance; shared work is done only once."""
 
 import dataclasses
 import multiprocessing
@@ -33,12 +33,12 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 Load = Callable[[], Recognizer]
-"""Makes the recogniser in the process that needs it; must be picklable."""
+"""Creates the recogniser in the process that needs it; must be picklable."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class UtteranceScore:
-    """One utterance under one setting; texts as they were compared (`normalize_for_scoring` of its language)."""
+    """The score of one utterance with one setting; texts are normalised (`normalize_for_scoring` of its language)."""
 
     key: str
     reference: str
@@ -46,41 +46,41 @@ class UtteranceScore:
     words: ErrorCounts
     characters: ErrorCounts
     language: str = ""
-    """As its manifest says."""
+    """The language in the manifest."""
     judged: Judged = ()
-    """The recognised words' confidences, and which of them are right."""
+    """The confidence of each recognised word, and whether the word is correct."""
 
 
 def calibration_of(utterances: Sequence[UtteranceScore]) -> Calibration | None:
-    """Whether the words' confidences can be believed; None where no word was recognised."""
+    """Measure the calibration of the words' confidences; None if no word was recognised."""
     return measure_calibration([word for utterance in utterances for word in utterance.judged])
 
 
 @dataclass(frozen=True, kw_only=True)
 class SetScore:
-    """One set of utterances under one setting."""
+    """The score of one set of utterances with one setting."""
 
     name: str
     options: DecodingOptions
     utterances: tuple[UtteranceScore, ...]
     audio_seconds: float
     seconds: float
-    """Time for features, encoder and search, summed over utterances; without reading the audio. An encoder pass that
-    several modes share counts in full for each."""
+    """Time for features, encoder and search, summed over utterances; reading the audio is excluded. If several modes
+    share an encoder pass, it counts in full for each."""
 
     @property
     def words(self) -> ErrorCounts:
-        """Word errors of the whole set."""
+        """The word errors of the whole set."""
         return sum((utterance.words for utterance in self.utterances), ErrorCounts())
 
     @property
     def characters(self) -> ErrorCounts:
-        """Character errors of the whole set."""
+        """The character errors of the whole set."""
         return sum((utterance.characters for utterance in self.utterances), ErrorCounts())
 
     @property
     def by_language(self) -> dict[str, tuple[UtteranceScore, ...]]:
-        """The utterances of each language in alphabetical order; empty for a set of one language."""
+        """The utterances of each language, in alphabetical order of the languages; empty for a set in one language."""
         languages = sorted({utterance.language for utterance in self.utterances})
         if len(languages) < 2:
             return {}
@@ -88,23 +88,23 @@ class SetScore:
 
     @property
     def real_time_factor(self) -> float:
-        """Seconds of work per second of audio."""
+        """Seconds of computation per second of audio."""
         return self.seconds / self.audio_seconds if self.audio_seconds else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """All sets of which something can be read, under all settings, set by set."""
+    """The scores of all sets with readable audio, with all settings, set by set."""
 
     scores: tuple[SetScore, ...]
     broken: Mapping[str, Mapping[str, str]]
-    """Of each set, the utterances whose audio cannot be read, by key, and why. They are in no score."""
+    """For each set, the keys of utterances whose audio cannot be read, with the reasons. No score includes them."""
 
 
 def plan(
     base: DecodingOptions, chunk_sizes: Iterable[int | None], modes: Sequence[Mode]
 ) -> tuple[tuple[DecodingOptions, ...], ...]:
-    """`base` with every chunk size (None or 0: full context) in every mode; one group for each chunk size."""
+    """Combine `base` with every chunk size (None or 0: full context) and every mode; one group for each chunk size."""
     return tuple(
         tuple(
             dataclasses.replace(
@@ -129,18 +129,18 @@ def evaluate(
     progress: Callable[[int, int], None] | None = None,
     watch: Callable[[Utterance], None] | None = None,
 ) -> Evaluation:
-    """Recognise the utterances of each named set under all options, and count the errors.
+    """Recognise the utterances of each named set with all options, and count the errors.
 
     Args:
-        recognizer: used in this process; or what makes one in each of the processes.
-        groups: from `plan`; the options of a group differ in nothing that the encoder sees, so it runs once for them,
-            and once more for those that want `reencode`.
-        jobs: processes, where `recognizer` is of the second kind.
+        recognizer: a recogniser to use in this process, or a function that creates one in each worker process.
+        groups: from `plan`. The options of a group need the same encoder output, so the encoder runs once per group,
+            and once more if any of them use `reencode`.
+        jobs: the number of worker processes; used only if `recognizer` is a function.
         progress: called with (done, total) after each utterance.
-        watch: called after each utterance that was recognised, before the next one; with a recogniser in this process.
+        watch: called after each recognised utterance, before the next one; needs a recogniser in this process.
 
     Raises:
-        UnichoirError: for a model or options that cannot work. Audio that cannot be read is only noted.
+        UnichoirError: for a model or options that cannot work. Unreadable audio is only recorded in `broken`.
     """
     total, done = sum(map(len, sets.values())), 0
     scores: list[SetScore] = []
@@ -166,7 +166,7 @@ def evaluate(
 
 @dataclass(frozen=True, kw_only=True)
 class _Measured:
-    """What one utterance gave under each of the options."""
+    """The scores and times of one utterance with each of the options."""
 
     audio_seconds: float
     scores: Mapping[DecodingOptions, UtteranceScore]
@@ -186,7 +186,7 @@ def _set_score(name: str, options: DecodingOptions, measured: Sequence[_Measured
 def _measure(
     recognizer: Recognizer, groups: Sequence[Sequence[DecodingOptions]], utterance: Utterance
 ) -> _Measured | str:
-    """The scores of one utterance, or why its audio cannot be read."""
+    """Score one utterance, or return why its audio cannot be read."""
     rate = recognizer.fbank_config.sample_rate
     try:
         samples = load_utterance(utterance, rate)
@@ -214,7 +214,7 @@ def _score(utterance: Utterance, found: "Recognised") -> UtteranceScore:
 
 
 class Recognised(NamedTuple):
-    """What was recognised in one recording, and the seconds of work it took; times of words are rough."""
+    """The text recognised in one recording, and the seconds that took; the words' times are approximate."""
 
     text: str
     words: list[Word]
@@ -224,11 +224,11 @@ class Recognised(NamedTuple):
 def recognize_all(
     recognizer: Recognizer, samples: NDArray[np.float32], groups: Sequence[Sequence[DecodingOptions]]
 ) -> dict[DecodingOptions, Recognised]:
-    """One recording under each of the options; samples: (N,) at the recogniser's rate.
+    """Recognise one recording with each of the options; samples: (N,) at the recogniser's rate.
 
-    Texts and confidences are those of `RecordingRecognizer.recognize`, but features are computed once and the encoder
-    runs once for each group, and once more where some of its options want `reencode`. To align words is no part of the
-    time: only who wants their times and confidences needs it.
+    Texts and confidences equal those of `RecordingRecognizer.recognize`, but features are computed once, and the
+    encoder runs once per group, and once more if any options of the group use `reencode`. The measured time excludes
+    aligning the words, which not every caller needs.
     """
     texts: dict[DecodingOptions, list[str]] = {options: [] for group in groups for options in group}
     words: dict[DecodingOptions, list[Word]] = {options: [] for options in texts}
@@ -268,7 +268,7 @@ def _timed(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> tuple
 def _search(
     recognizer: Recognizer, encoder_out: Floats, log_probs: Floats, options: DecodingOptions
 ) -> list[Hypothesis]:
-    """None for too few frames."""
+    """Return the hypotheses; an empty list if there are too few frames."""
     return recognizer.search(encoder_out, log_probs, options) if len(encoder_out) else []
 
 
@@ -276,11 +276,11 @@ def _search(
 def _workers(
     recognizer: Recognizer | Load, groups: Sequence[Sequence[DecodingOptions]], jobs: int
 ) -> Iterator[Callable[[Sequence[Utterance]], Iterator[_Measured | str]]]:
-    """A function from utterances to what `_measure` makes of them, in order, here or in `jobs` processes."""
+    """Yield a function that applies `_measure` to utterances, in order, in this process or in `jobs` processes."""
     if isinstance(recognizer, Recognizer):
         yield partial(map, partial(_measure, recognizer, groups))
         return
-    # Started afresh, not forked: the threads of an inference engine do not survive a fork.
+    # Spawned, not forked: the threads of an inference engine do not survive a fork.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(jobs, context, initializer=_leave_interrupt_to_parent)
     try:
@@ -297,7 +297,7 @@ _recognizer_of_worker: Recognizer | None = None
 def _measure_in_worker(
     load: Load, groups: Sequence[Sequence[DecodingOptions]], utterance: Utterance
 ) -> _Measured | str:
-    # Loaded here, not when the worker starts: only so do errors reach the parent as what they are.
+    # Loaded here, not when the worker starts: errors then reach the parent with their own type and message.
     global _recognizer_of_worker
     if _recognizer_of_worker is None:
         _recognizer_of_worker = load()

@@ -1,4 +1,4 @@
-"""How evenly a model used its experts: needs torch, because only the torch engine counts."""
+"""How evenly a model uses its experts. Needs torch, because only the torch engine counts frames per expert."""
 
 from collections.abc import Mapping
 
@@ -9,23 +9,23 @@ from unichoir.network.load import LayerLoad
 
 
 def expert_load(backend: Backend) -> Mapping[str, LayerLoad]:
-    """The load of each layer since the model was loaded, by layer name.
+    """Return the load of each layer since the model was loaded, by layer name.
 
-    Raises DecodingError when the backend is not a torch model with experts.
+    Raises DecodingError if the backend is not a torch model with experts.
     """
     from unichoir.engine.torch_backend import TorchBackend
     from unichoir.network import moe
 
     loads = moe.expert_load(backend.model) if isinstance(backend, TorchBackend) else {}
     if not loads:
-        raise DecodingError("expert load: only torch checkpoints with a Mixture of Experts report it")
+        raise DecodingError("expert load: only available for torch checkpoints with a Mixture of Experts")
     return {name: LayerLoad(frames=tuple(load.tolist())) for name, load in loads.items()}
 
 
 class ExpertsByLanguage:
-    """Counts for each language what experts do: an observer for `evaluate`.
+    """An observer for `evaluate` that counts the load of the experts for each language.
 
-    `loads`: of each language the load of each layer, by layer name. Raises as `expert_load` does.
+    `loads` maps each language to the load of each layer, by layer name. Raises DecodingError as `expert_load` does.
     """
 
     def __init__(self, backend: Backend) -> None:
@@ -34,7 +34,7 @@ class ExpertsByLanguage:
         self._before = expert_load(backend)
 
     def __call__(self, utterance: Utterance) -> None:
-        """All that was computed since the last call was for this utterance."""
+        """Attribute everything computed since the last call to this utterance."""
         after = expert_load(self._backend)
         language = self.loads.setdefault(utterance.lang, {})
         for name, load in after.items():

@@ -1,4 +1,4 @@
-"""Which experts serve which language, as a picture."""
+"""A picture of which experts serve which language."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _PARTS = {
 
 
 def plot_experts(loads: Mapping[str, Mapping[str, LayerLoad]], path: Path) -> None:
-    """Draw for each layer the share of each expert in what the layer computed for each language.
+    """Draw, for each layer and language, the share of the layer's computation that each expert does.
 
-    loads: of each language the load of each layer, by layer name (`ExpertsByLanguage`); layers that computed nothing
-    are left out. path: a picture of any kind that matplotlib writes; the same loads give the same SVG.
+    loads: for each language the load of each layer, by layer name (`ExpertsByLanguage`); idle layers are omitted.
+    path: the picture, in any format that matplotlib writes; the same loads give the same SVG.
     """
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -47,13 +47,13 @@ def plot_experts(loads: Mapping[str, Mapping[str, LayerLoad]], path: Path) -> No
     for axes in grid.flat[len(shares) :]:
         axes.axis("off")
     if shares:
-        figure.colorbar(image, ax=grid, label="% of what is computed for the language", shrink=0.8)
+        figure.colorbar(image, ax=grid, label="% of the language's computation", shrink=0.8)
     with matplotlib.rc_context({"svg.hashsalt": "experts"}), replacing(path) as file:
         figure.savefig(file, format=path.suffix[1:], metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 def layer_title(name: str) -> str:
-    """The name of a layer in words."""
+    """Return the name of a layer in words."""
     block = re.search(r"\d+", name)
     number = f" {int(block[0]) + 1}" if block else ""
     part = _PARTS.get(name.rpartition(".")[2], "") if name.startswith("encoder") else ""

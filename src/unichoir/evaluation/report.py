@@ -1,4 +1,4 @@
-"""What an evaluation looks like: a table for terminals, Markdown, JSON, and the alignments."""
+"""Reports of an evaluation: a table for terminals, Markdown, JSON, and the alignments."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,18 +20,18 @@ from unichoir.text.wer import ErrorCounts, align, format_alignment
 COLUMNS = ("set", "mode", "chunk", "WER %", "S", "D", "I", "words", "CER %", "S", "D", "I", "ECE", "NCE", "RTF")
 NUM_TEXT_COLUMNS = 2
 PICTURE = "experts.svg"
-"""Which experts serve which language."""
+"""Shows which experts serve which language."""
 
 
 def chunk_name(score: SetScore) -> str:
-    """`full`, `16`, or with limited past `16, left 4`."""
+    """Return `full`, `16`, or, with a limited number of left chunks, `16, left 4`."""
     options = score.options
     left = f", left {options.num_left_chunks}" if options.num_left_chunks >= 0 else ""
     return f"{options.chunk_size}{left}" if options.chunk_size else "full"
 
 
 def rows(evaluation: Evaluation) -> list[tuple[str, ...]]:
-    """One row of `COLUMNS` for each set and setting, then one for each language of a set that has several."""
+    """Return one row of `COLUMNS` for each set and setting, each followed by one per language of a multilingual set."""
     table = []
     for score in evaluation.scores:
         factor = f"{score.real_time_factor:.3f}"
@@ -50,7 +50,7 @@ def _row(score: SetScore, name: str, utterances: Sequence[UtteranceScore], facto
 
 
 def _errors(utterances: Sequence[UtteranceScore]) -> tuple[ErrorCounts, ErrorCounts]:
-    """In words and in characters."""
+    """Return the errors in words and in characters."""
     words = sum((utterance.words for utterance in utterances), ErrorCounts())
     return words, sum((utterance.characters for utterance in utterances), ErrorCounts())
 
@@ -60,7 +60,7 @@ def _cells(counts: ErrorCounts) -> tuple[str, ...]:
 
 
 def to_table(evaluation: Evaluation) -> Table:
-    """For a terminal, narrower: errors as `substitutions/deletions/insertions`."""
+    """Build a narrower table for a terminal, with errors as `substitutions/deletions/insertions`."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for place, name in enumerate(("set", "mode", "chunk", "WER %", "S/D/I", "CER %", "S/D/I", "ECE", "RTF")):
         justify: JustifyMethod = "left" if place < NUM_TEXT_COLUMNS else "right"
@@ -71,7 +71,7 @@ def to_table(evaluation: Evaluation) -> Table:
 
 
 def to_markdown(evaluation: Evaluation) -> str:
-    """The same table in Markdown."""
+    """Return all `rows` as a Markdown table."""
     rule = ["---"] * NUM_TEXT_COLUMNS + ["---:"] * (len(COLUMNS) - NUM_TEXT_COLUMNS)
     lines = [COLUMNS, rule, *rows(evaluation)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
@@ -84,7 +84,7 @@ def to_json(
     by_language: Mapping[str, Mapping[str, LayerLoad]] | None = None,
     language_model: str | None = None,
 ) -> dict[str, Any]:
-    """Totals of each set and setting, broken files and, if known, the experts' load, also by language; for JSON."""
+    """Return the totals of each set and setting, broken files and, if known, the experts' load as JSON values."""
     content: dict[str, Any] = {
         "model": model,
         "language_model": language_model,
@@ -171,9 +171,9 @@ def write_report(
     by_language: Mapping[str, Mapping[str, LayerLoad]] | None = None,
     language_model: str | None = None,
 ) -> None:
-    """Write results.json, results.md, utterances.jsonl (errors and alignment of each) and alignments.txt (to read).
+    """Write results.json, results.md, utterances.jsonl (errors and alignment of each) and the readable alignments.txt.
 
-    Where the experts' load is known by language, also experts.svg.
+    If the experts' load is known by language, also write experts.svg.
     """
     directory.mkdir(parents=True, exist_ok=True)
     content = json.dumps(to_json(evaluation, model, experts, by_language, language_model), indent=2, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""The weights of a language model, chosen on utterances that were set aside for such choices."""
+"""Choose the weights of a language model on development utterances."""
 
 import dataclasses
 import json
@@ -18,12 +18,12 @@ from unichoir.text.wer import ErrorCounts
 COARSE_WEIGHTS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.4)
 COARSE_BONUSES = (-1.0, 0.0, 1.0, 2.0, 3.0)
 FINE_STEPS = (-0.1, 0.0, 0.1), (-0.5, 0.0, 0.5)
-"""Around the best of the coarse ones."""
+"""Offsets from the best coarse weights: those of the weight, and those of the length bonus."""
 OOV_PENALTIES = (1.0, 2.0, 4.0, 8.0)
-"""With the best of the fine ones."""
+"""Tried with the best fine weights."""
 
 Errors = dict[FusionWeights, tuple[ErrorCounts, ErrorCounts]]
-"""Word and character errors with each pair of weights."""
+"""Word and character errors with each set of weights."""
 
 
 def tune(
@@ -34,12 +34,14 @@ def tune(
     jobs: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Errors:
-    """Word and character errors of a recogniser with a language model, the best weights first.
+    """Measure the word and character errors of a recogniser with its language model; the best weights come first.
 
-    A coarse grid (and no language model at all: all 0), then a finer one around its best point, then penalties for
-    words that the model does not know. In each, audio is encoded once. Best is the fewest word errors, then the fewest
-    character errors, then the smallest weights. options: several, as of several chunk sizes, have their errors summed.
-    Raises as `evaluate` does, and UnichoirError where an utterance cannot be read.
+    Three passes try a coarse grid (including no language model: all weights 0), a finer grid around its best point,
+    and penalties for words that the language model does not know. Each pass encodes the audio once. The best weights
+    have the fewest word errors; ties are broken by character errors, then by the smallest weights. The errors of
+    several `options`, for example with several chunk sizes, are summed.
+
+    Raises as `evaluate` does, and UnichoirError if an utterance cannot be read.
     """
     coarse = {(weight, bonus, 0.0) for weight in COARSE_WEIGHTS for bonus in COARSE_BONUSES if weight or not bonus}
     part = sum(map(len, sets.values()))
@@ -85,9 +87,9 @@ def tune(
 
 
 def write_weights(path: str, mode: Mode, weights: FusionWeights, how: Mapping[str, object]) -> Path:
-    """Keep weights for a mode beside their language model, with how they were chosen; returns the file.
+    """Write the weights for a mode beside their language model, with how they were chosen; return the file.
 
-    Those of the other mode stay. Raises CheckpointError for a file there that holds no weights.
+    The weights for the other mode are kept. Raises CheckpointError if the existing file does not hold weights.
     """
     file = weights_file(path)
     read_weights(path)

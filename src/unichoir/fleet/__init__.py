@@ -1,1 +1,1 @@
-"""Many recordings into folders of results, and transcription and serving on many machines with Ray."""
+"""Work on many recordings, with folders of results, and transcription and serving on many machines with Ray."""

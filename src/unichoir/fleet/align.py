@@ -1,4 +1,4 @@
-"""Align the utterances of manifests with their texts, in this process, into a folder of results like a cluster's."""
+"""Align the utterances of manifests with their texts in this process, into a folder of `Results`."""
 
 import dataclasses
 import hashlib
@@ -29,18 +29,18 @@ def align(
     retry_failed: bool = False,
     progress: Progress | None = None,
 ) -> list[Result]:
-    """Align all that has no result in the folder yet; the results of all, in the order of the utterances.
+    """Align all utterances without a result in the folder; return all results, in the order of the utterances.
 
     Args:
-        utterances: their `txt` is what is said.
-        output: the folder; see `Results`. At the end `results.jsonl` holds what is returned.
-        options: as for `Model.align`; without a language in them, that of each utterance counts, if the model has it.
-        retry_failed: align chunks anew in which an utterance has failed.
+        utterances: the recordings; `txt` is the spoken text.
+        output: the folder; see `Results`. At the end `results.jsonl` holds the returned results.
+        options: as for `Model.align`. If they name no language, each utterance's own is used, if the model supports it.
+        retry_failed: repeat chunks that contain a failed utterance.
         progress: called after each utterance.
 
     Raises:
-        UnichoirError: for a model or options that cannot work, and for a folder with other results. What is wrong with
-            an utterance is its result.
+        UnichoirError: for a model or options that cannot work, and for a folder with other results. An error in an
+            utterance becomes its result.
     """
     source = dataclasses.replace(source, name_or_dir=portable_name(source.name_or_dir))
     texts = json.dumps([(utterance.txt, utterance.lang) for utterance in utterances])
@@ -66,7 +66,7 @@ def align(
 def write_alignments(
     folder: Path, utterances: Sequence[Utterance], formats: Sequence[Format], subtitles: SubtitleOptions
 ) -> None:
-    """Write what `align` has found in these formats, as `write_formats` does; segments are the lines of the texts."""
+    """Write the results of `align` in these formats, as `write_formats` does; each line of a text is a segment."""
     texts = {utterance.key: utterance.txt for utterance in utterances}
 
     def lines(key: str, transcript: Transcript) -> list[list[Word]]:
@@ -77,13 +77,13 @@ def write_alignments(
 
 def _load(source: ModelSource, options: DecodingOptions) -> Model:
     model = Model(source.load())
-    # What the model cannot do is no fault of the recordings.
+    # A language that the model does not support must fail the whole job, not each recording.
     model.recognizer.search.languages.check(options.language)
     return model
 
 
 def _align(model: Model, utterance: Utterance, options: DecodingOptions) -> Result:
-    """What `Transcript.to_dict` gives or, under `error`, why there is none."""
+    """Return the values of `Transcript.to_dict`, or the reason for the failure under `error`."""
     if options.language is None and utterance.lang in model.recognizer.search.languages.ids:
         options = dataclasses.replace(options, language=utterance.lang)
     try:

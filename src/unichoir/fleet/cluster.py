@@ -1,4 +1,4 @@
-"""The Ray cluster that does the work: one that runs already, or one of this machine's processes."""
+"""The Ray cluster that does the work: a running one, or one started on this machine."""
 
 import logging
 import os
@@ -16,13 +16,13 @@ CONNECT_SECONDS = 10.0
 
 @contextmanager
 def connected(address: str) -> Iterator[None]:
-    """Within it, this process is the driver of a cluster.
+    """Connect this process to a cluster, as its driver, for the duration of the block.
 
-    address: `auto`, the cluster that runs on this machine or that RAY_ADDRESS names; `local`, one that is started here
-    and ends with the block; or HOST:PORT of a cluster's head. A process that is a driver already stays the one it is.
-    Raises UnichoirError where there is no such cluster, when the cluster fails, and without Ray.
+    address: `auto` for the cluster that runs on this machine or that RAY_ADDRESS names; `local` for one that starts now
+    and ends with the block; or HOST:PORT of a cluster's head node. A process that is already a driver stays connected.
+    Raises UnichoirError if there is no such cluster, if the cluster fails, or if Ray is not installed.
     """
-    # Set before Ray is imported, which is when it looks: nothing of a cluster of ours is reported to Ray's authors.
+    # Ray reads this when it is imported; it disables reports to Ray's authors about the cluster.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     with cluster_extras("--ray"):
         import ray
@@ -40,22 +40,23 @@ def connected(address: str) -> Iterator[None]:
 
 
 def processors() -> tuple[int, int]:
-    """Of the largest machine of the cluster, and of all its machines together."""
+    """Return the number of processors of the cluster's largest machine, and of all its machines together."""
     of_machines = [int(resources.get("CPU", 0)) for resources in _machines()]
     return max(of_machines, default=1), sum(of_machines)
 
 
 def places(processors_each: int, gpus_each: float) -> int:
-    """How many workers there is room for, 1 or more; each has so many processors of a machine and this share of a GPU.
+    """Return how many workers the cluster has room for, 1 or more.
 
-    Raises UnichoirError where they have a GPU each and there is no such machine, for which Ray would wait for ever.
+    Each worker needs `processors_each` processors of one machine and `gpus_each` of one GPU. Raises UnichoirError if
+    workers need GPUs and no machine has room for one, for which Ray would wait forever.
     """
     if not gpus_each:
         return max(processors()[1] // processors_each, 1)
-    in_gpu = int(1 / gpus_each + 1e-6)  # a worker's share is of one GPU; 1 / 0.1 may be less than 10
+    in_gpu = int(1 / gpus_each + 1e-6)  # a worker uses one GPU only; 1 / 0.1 may be less than 10
     machines = [(int(each.get("CPU", 0)), int(each.get("GPU", 0))) for each in _machines()]
     if not any(gpus for _, gpus in machines):
-        raise UnichoirError("device cuda: this cluster has no GPU (`ray start --num-gpus N` where Ray does not see it)")
+        raise UnichoirError("device cuda: this cluster has no GPU (`ray start --num-gpus N` if Ray doesn't detect it)")
     found = sum(min(cpus // processors_each, gpus * in_gpu) for cpus, gpus in machines)
     if not found:
         raise UnichoirError(f"device cuda: no machine of this cluster has a GPU and {processors_each} processors")
@@ -63,7 +64,7 @@ def places(processors_each: int, gpus_each: float) -> int:
 
 
 def _machines() -> list[dict[str, float]]:
-    """What each of them has."""
+    """Return the resources of each machine in the cluster."""
     import ray
 
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
@@ -87,7 +88,7 @@ def _connect(address: str) -> None:
 
 
 def _check_reachable(address: str) -> None:
-    """Raises OSError or ValueError at once, where Ray would try for ten minutes."""
+    """Raise OSError or ValueError immediately if the address is unreachable; Ray would try for ten minutes."""
     if address in (AUTO, LOCAL):
         return
     host, _, port = address.rpartition(":")

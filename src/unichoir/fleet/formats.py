@@ -1,4 +1,4 @@
-"""The results of a cluster in the formats of other programs."""
+"""Write a folder of results in the formats of other programs."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from unichoir.transcript.results import Alternative, Token, Transcript, Word
 from unichoir.transcript.subtitles import SubtitleOptions
 
 MAX_NAME_BYTES = 200
-"""File systems allow 255; a suffix and that of a file in work come to the name."""
+"""File systems allow 255; the rest is for the format's suffix and that of a temporary file."""
 
 
 def write_formats(
@@ -22,13 +22,13 @@ def write_formats(
     subtitles: SubtitleOptions,
     segments: Callable[[str, Transcript], Segments] | None = None,
 ) -> None:
-    """Write all that has been recognised, from the joined results in the folder; json is there already.
+    """Write the joined results in the folder in each of the formats, except json, which already exists.
 
-    segments: of a key and its transcript; None: as `write_transcript` finds them.
+    segments: returns the segments for a key and its transcript; None: `write_transcript` chooses them.
 
-    Formats that can tell recordings apart come as one file, `results.txt` with the key before each text,
-    `results.verbose.jsonl`, `results.ctm`; the others as a file for each utterance, as `srt/KEY.srt`. What might
-    not do in a file name is written in percents, as in a URL; of a very long key only the beginning, and a hash.
+    Formats that identify recordings become one file: `results.txt` with the key before each text,
+    `results.verbose.jsonl`, and `results.ctm`. The others become one file per utterance, such as `srt/KEY.srt`.
+    Characters that are unsafe in file names are percent-encoded, as in URLs; very long keys are shortened, with a hash.
     """
     joined: list[Format] = [
         output_format for output_format in formats if output_format in ("text", "verbose_json", "ctm")
@@ -65,7 +65,7 @@ def _file_name(key: str) -> str:
 
 
 def _read(path: Path) -> Iterator[tuple[str, Transcript]]:
-    """Keys and transcripts of what did not fail."""
+    """Yield the key and transcript of each utterance that did not fail."""
     with path.open(encoding="utf-8") as file:
         for line in file:
             result = json.loads(line)
@@ -74,8 +74,8 @@ def _read(path: Path) -> Iterator[tuple[str, Transcript]]:
 
 
 def _transcript(result: Result) -> Transcript:
-    """What `Transcript.to_dict` was made of."""
-    result = {name: value for name, value in result.items() if name != "spoken"}  # the n-best list has it as well
+    """Invert `Transcript.to_dict`."""
+    result = {name: value for name, value in result.items() if name != "spoken"}  # also in the n-best list
     return Transcript(
         **{
             **result,

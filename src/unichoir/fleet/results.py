@@ -1,7 +1,7 @@
-"""The folder of results: one file for each chunk of the utterances, whole or not there, and all of them joined.
+"""The folder of results: one complete file for each finished chunk of utterances, and one file that joins them.
 
-A chunk is always the same utterances under the same file name, so that an utterance can have no second result: whoever
-computes a chunk anew takes the place of the file.
+A chunk always holds the same utterances under the same file name, so no utterance can have two results: recomputing a
+chunk replaces its file.
 """
 
 import hashlib
@@ -17,31 +17,31 @@ from unichoir.data.utterance import Utterance
 from unichoir.errors import UnichoirError
 
 MAX_CHUNK = 64
-"""Utterances of a chunk: what is lost, at most, when its worker dies."""
+"""Utterances per chunk: the most that is lost when a worker dies."""
 MIN_CHUNKS = 64
-"""Of small sets: enough for workers that end together."""
+"""Chunks of a small set: enough for all workers to finish at about the same time."""
 MAX_CHUNKS = 100_000
-"""Of large sets, whose chunks have more utterances instead."""
+"""Chunks of a large set; beyond this, chunks get more utterances instead."""
 MAX_CHUNK_SECONDS = 1800.0
-"""Of audio, where durations are known."""
+"""Audio per chunk, if durations are known."""
 CHUNKS_IN_FOLDER = 1000
 JOINED = "results.jsonl"
-"""All results, beside the folder of the chunks."""
+"""The file with all results, beside the folder of the chunks."""
 
 Result = dict[str, Any]
-"""`key`, and either what `Transcript.to_dict` gives or `error`."""
+"""`key`, and either the values of `Transcript.to_dict` or `error`."""
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some utterances that follow each other."""
+    """Some consecutive utterances."""
 
     number: int
     utterances: tuple[Utterance, ...]
 
 
 def make_chunks(utterances: Sequence[Utterance]) -> list[Chunk]:
-    """Cut into chunks; how depends on nothing but the utterances."""
+    """Cut the utterances into chunks. The result depends on the utterances alone."""
     most = max(min(MAX_CHUNK, len(utterances) // MIN_CHUNKS), len(utterances) // MAX_CHUNKS, 1)
     chunks: list[Chunk] = []
     current: list[Utterance] = []
@@ -61,8 +61,8 @@ def make_chunks(utterances: Sequence[Utterance]) -> list[Chunk]:
 class Results:
     """The results of one job, on disk.
 
-    job: what decides the results beside the utterances, as JSON values. Raises UnichoirError for a folder that holds
-    something else, or results of another job: what differs is named.
+    job: everything except the utterances that determines the results, as JSON values. Raises UnichoirError if the
+    folder holds something else, or results of another job; the message names the difference.
     """
 
     def __init__(self, folder: Path, chunks: Sequence[Chunk], job: Mapping[str, Any]) -> None:
@@ -70,7 +70,7 @@ class Results:
         self.chunks = chunks
         self._parts = folder / "parts"
         for pattern in ("job.json.*.tmp", "results.*.tmp", "parts/*/*.jsonl.*.tmp", "*/*.tmp"):
-            for leftover in folder.glob(pattern):  # of a driver that was killed
+            for leftover in folder.glob(pattern):  # from a driver that was killed
                 leftover.unlink()
         self._check_job({**job, "utterances": _digest(chunks)})
 
@@ -80,11 +80,11 @@ class Results:
         return self.folder / JOINED
 
     def path(self, chunk: Chunk) -> Path:
-        """The file of a chunk."""
+        """Return the path of a chunk's file."""
         return self._parts / f"{chunk.number // CHUNKS_IN_FOLDER:03d}" / f"{chunk.number:06d}.jsonl"
 
     def read(self, chunk: Chunk) -> list[Result] | None:
-        """The results of a chunk; None where they are not there, or damaged."""
+        """Read the results of a chunk; None if they are missing or damaged."""
         try:
             *lines, rest = self.path(chunk).read_text(encoding="utf-8").split("\n")
             results = [json.loads(line) for line in lines]
@@ -94,12 +94,12 @@ class Results:
         return None if rest or keys != [utterance.key for utterance in chunk.utterances] else results
 
     def write(self, chunk: Chunk, results: Sequence[Result]) -> None:
-        """Of all utterances of a chunk, in their order."""
+        """Write the results of all utterances of a chunk, in order."""
         with whole_file(self.path(chunk)) as file:
             file.writelines(json.dumps(result, ensure_ascii=False) + "\n" for result in results)
 
     def join(self) -> None:
-        """Write the results of all chunks, which must be there, into one file."""
+        """Join the results of all chunks, which must exist, into one file."""
         with whole_file(self.joined) as file:
             for chunk in self.chunks:
                 file.write(self.path(chunk).read_text(encoding="utf-8"))
@@ -109,7 +109,7 @@ class Results:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             if any(self.folder.iterdir()):
-                raise UnichoirError(f"{self.folder}: not empty, and without a job.json to go on with")
+                raise UnichoirError(f"{self.folder}: not empty, and has no job.json of an earlier run to continue")
             with whole_file(path) as file:
                 file.write(json.dumps(job, indent=1) + "\n")
             return
@@ -122,11 +122,11 @@ class Results:
         for name in {**before, **job}:
             if before.get(name) != job.get(name):
                 was, now = (json.dumps(each.get(name)) for each in (before, job))
-                raise UnichoirError(f"{self.folder}: holds results with another '{name}': {was}, now {now}")
+                raise UnichoirError(f"{self.folder}: holds results with a different '{name}': {was}, now {now}")
 
 
 def _digest(chunks: Sequence[Chunk]) -> str:
-    """Of all that decides which audio is recognised, and how it is cut into chunks."""
+    """Hash everything that determines which audio is recognised and how it is cut into chunks."""
     digest = hashlib.sha256()
     for chunk in chunks:
         places = [(each.key, each.wav, each.start, each.end, each.byte_range) for each in chunk.utterances]
@@ -136,8 +136,8 @@ def _digest(chunks: Sequence[Chunk]) -> str:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[TextIO]:
-    """A file that takes its name when it is complete, and otherwise never was."""
+    """Open a file that gets its name only when it is complete; on an error it is discarded."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Names of files may hold what is no character: an error that names one is written all the same.
+    # File names, and so error messages, may contain bytes that are not valid text.
     with replacing_text(path, errors="backslashreplace") as text:
         yield text

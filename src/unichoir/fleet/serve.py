@@ -1,4 +1,4 @@
-"""The server of `unichoir.serving` as replicas on a Ray cluster, as many as the open sessions need."""
+"""Run the server of `unichoir.serving` on a Ray cluster, with as many replicas as the open sessions need."""
 
 import logging
 import time
@@ -18,27 +18,27 @@ if TYPE_CHECKING:
     from unichoir.serving.settings import Settings
 
 NAME = "unichoir"
-"""Of the application, among those of a cluster."""
+"""The name of the application on the cluster."""
 OTHER_REQUESTS = 16
-"""Of a replica, beside sessions and recordings: health, metrics, the page."""
+"""Concurrent requests to a replica apart from sessions and recordings: health, metrics, the page."""
 POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scaling:
-    """How many replicas there are. Raises ConfigError for numbers that contradict each other."""
+    """The limits of the number of replicas. Raises ConfigError for inconsistent numbers."""
 
     min_replicas: int = 1
     max_replicas: int = 1
     sessions_per_replica: int = 50
-    """Open sessions and recordings in work that a replica should have, on average; below the limit at which it refuses
-    more, `Settings.max_sessions`."""
+    """The target for the average number of open sessions and running transcriptions per replica; less than
+    `Settings.max_sessions`, at which a replica refuses more."""
     look_back: float = 15.0
-    """Seconds over which their number is averaged; Ray counts them every 10 s."""
+    """Seconds over which that number is averaged; Ray counts every 10 s."""
     upscale_delay: float = 5.0
-    """Seconds for which they must have been too many."""
+    """Seconds that the number must exceed the target before replicas are added."""
     downscale_delay: float = 300.0
-    """Seconds for which they must have been too few."""
+    """Seconds that the number must stay below the target before replicas are removed."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_replicas <= self.max_replicas:
@@ -49,29 +49,29 @@ class Scaling:
 
 
 class Replica:
-    """What a replica knows beside its application: Ray Serve asks for its health, we for its end."""
+    """The methods of a replica besides its application: Ray Serve checks its health, `serve_until` drains it."""
 
     app: "FastAPI"
 
     def check_health(self) -> None:
-        """Raises RuntimeError when the engine has stopped: Ray then puts another replica in the place."""
+        """Raise RuntimeError if the engine has stopped; Ray then replaces the replica."""
         if not self.app.state.engine.is_alive:
             raise RuntimeError("the engine has stopped")
 
     async def drain(self) -> None:
-        """Take nothing new, and let open sessions have their last results."""
+        """Refuse new work, and let open sessions receive their last results."""
         self.app.state.engine.drain()
 
 
 class MessageLimit:
-    """ASGI middleware: ends WebSockets at too long a message, which Ray's proxy lets through up to 16 MiB."""
+    """ASGI middleware that closes a WebSocket if a message is too long. Ray's own proxy allows up to 16 MiB."""
 
     def __init__(self, app: "ASGIApp", max_bytes: int) -> None:
         self.app = app
         self.max_bytes = max_bytes
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
-        """Looks at what a client sends."""
+        """Check the length of each message from the client."""
 
         async def receive_limited() -> "Message":
             message = await receive()
@@ -85,14 +85,17 @@ class MessageLimit:
 
 
 def make_application(source: ModelSource, settings: "Settings", scaling: Scaling) -> "Application":
-    """The deployment, for `serve.run`; needs a cluster's driver, and on all workers model and extras."""
+    """Return the deployment for `serve.run`.
+
+    This process must be a cluster's driver; all workers need the model and the extras.
+    """
     from ray import serve
 
     resources: dict[str, float] = {"num_cpus": source.threads or 1}
     if source.num_gpus:
         resources["num_gpus"] = source.num_gpus
 
-    def build() -> "FastAPI":  # in the replica, which starts and stops the engine by the application's lifespan
+    def build() -> "FastAPI":  # runs in the replica; the application's lifespan starts and stops the engine
         from unichoir.serving.app import create_app
         from unichoir.serving.logs import configure_logs
 
@@ -104,7 +107,7 @@ def make_application(source: ModelSource, settings: "Settings", scaling: Scaling
     deployment = serve.deployment(
         name=NAME,
         ray_actor_options=resources,
-        # The application itself refuses what is too much, as its protocols say it.
+        # The application itself refuses excess requests, in the way that its protocols prescribe.
         max_ongoing_requests=settings.max_sessions + settings.max_waiting_uploads + OTHER_REQUESTS,
         autoscaling_config={
             "min_replicas": scaling.min_replicas,
@@ -114,7 +117,7 @@ def make_application(source: ModelSource, settings: "Settings", scaling: Scaling
             "upscale_delay_s": scaling.upscale_delay,
             "downscale_delay_s": scaling.downscale_delay,
         },
-        # A replica that is no longer needed stays for as long as a session may last.
+        # A replica that is no longer needed keeps running for as long as a session may last.
         graceful_shutdown_timeout_s=settings.max_session_seconds,
         graceful_shutdown_wait_loop_s=0.5,
         logging_config={"enable_access_log": False},
@@ -123,16 +126,16 @@ def make_application(source: ModelSource, settings: "Settings", scaling: Scaling
 
 
 def deploy(application: "Application", http_options: dict[str, Any]) -> "DeploymentHandle[Any]":
-    """Run the replicas behind the cluster's HTTP proxies, one on each node, and wait until the first can be used.
+    """Run the replicas behind the cluster's HTTP proxies, one on each node, and wait until the first is ready.
 
-    http_options: those of `ray.serve.config.HTTPOptions`; they count only where the cluster serves nothing yet. Raises
-    UnichoirError where replicas cannot start, with the reason that Ray gives, and where the application runs already.
+    http_options: those of `ray.serve.config.HTTPOptions`; ignored if the cluster already serves an application.
+    Raises UnichoirError if replicas cannot start, with Ray's reason, and if the application is already running.
     """
     from ray import serve
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     if NAME in serve.status().applications:
-        raise UnichoirError(f"this cluster serves an application '{NAME}' already; `serve shutdown` would end it")
+        raise UnichoirError(f"this cluster already serves an application '{NAME}'; `serve shutdown` ends it")
     serve.start(http_options=http_options)
     try:
         return serve.run(application, name=NAME, route_prefix="/")
@@ -144,9 +147,9 @@ def deploy(application: "Application", http_options: dict[str, Any]) -> "Deploym
 
 
 def serve_until(is_over: Callable[[], bool], handle: "DeploymentHandle[Any]", drain_timeout: float) -> None:
-    """Wait for the end, then let open sessions have their last results and remove the replicas.
+    """Wait until `is_over` returns True, then let open sessions receive their last results and remove the replicas.
 
-    drain_timeout: seconds that the sessions have.
+    drain_timeout: the seconds that sessions get to finish.
     """
     while not is_over():
         time.sleep(POLL_SECONDS)
@@ -155,8 +158,8 @@ def serve_until(is_over: Callable[[], bool], handle: "DeploymentHandle[Any]", dr
 
 
 def remove(timeout: float) -> None:
-    """Remove the replicas when they have nothing left to do, or after so many seconds; and Ray Serve, where it serves
-    nothing else."""
+    """Remove the replicas when they are idle, or after `timeout` seconds; also stop Ray Serve if it serves nothing
+    else."""
     from ray import serve
 
     deadline = time.monotonic() + timeout

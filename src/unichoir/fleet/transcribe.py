@@ -1,4 +1,4 @@
-"""Recognise manifests on the workers of a Ray cluster: every utterance once, whoever dies in between."""
+"""Recognise manifests on the workers of a Ray cluster. Every utterance gets one result, even if workers die."""
 
 import dataclasses
 import hashlib
@@ -23,12 +23,12 @@ from unichoir.recognition.options import DecodingOptions
 from unichoir.search.language_model import weights_file
 
 Progress = Callable[[int, int], None]
-"""Called with the utterances done and the utterances in all."""
+"""Called with the number of finished utterances and the total number."""
 
 
 @dataclass
 class Load:
-    """What one worker has done."""
+    """The work done by one worker."""
 
     audio_seconds: float = 0.0
     seconds: float = 0.0
@@ -36,25 +36,25 @@ class Load:
 
 @dataclass
 class Report:
-    """What a run has done, and what came of the whole job."""
+    """The work of one run, and the state of the whole job."""
 
     utterances: int
-    """Of the manifests."""
+    """Utterances in the manifests."""
     kept: int = 0
-    """Of these, with results of an earlier run."""
+    """Utterances with results from an earlier run."""
     audio_seconds: float = 0.0
-    """Recognised in this run."""
+    """Audio recognised in this run."""
     seconds: float = 0.0
-    """From the start of the workers to the last result."""
+    """Time from the start of the workers to the last result."""
     retries: int = 0
-    """Chunks that were begun again because their worker had died."""
+    """Chunks that were restarted because their worker died."""
     workers: dict[str, Load] = field(default_factory=dict)
-    """By address and process; one that was started anew has a new one."""
+    """By host and process ID; a restarted worker gets a new entry."""
     failed: dict[str, str] = field(default_factory=dict)
-    """Utterances without a transcript, by key, and why; those of earlier runs included."""
+    """Keys of utterances without a transcript, with the reasons; includes those of earlier runs."""
 
     def add(self, done: Done) -> None:
-        """A chunk of this run."""
+        """Add a chunk of this run."""
         audio_seconds = _audio_seconds(done.results)
         self.audio_seconds += audio_seconds
         self.retries += done.attempt - 1
@@ -63,7 +63,7 @@ class Report:
         worker.seconds += done.seconds
 
     def add_failures(self, results: Sequence[Result]) -> None:
-        """Those of a chunk of any run."""
+        """Add the failures in a chunk of any run."""
         self.failed.update({result["key"]: result["error"] for result in results if "error" in result})
 
     @property
@@ -71,19 +71,22 @@ class Report:
         """The report as text."""
         speed = self.audio_seconds / self.seconds if self.seconds else 0.0
         lines = [
-            f"{self.utterances} utterances: {self.utterances - self.kept} in this run, {self.kept} from before, "
+            f"{self.utterances} utterances: {self.utterances - self.kept} in this run, {self.kept} from earlier runs, "
             f"{len(self.failed)} failed, {self.retries} retries",
-            f"{self.audio_seconds / 3600:.2f} h of audio in {self.seconds:.1f} s: {speed:.1f} seconds in a second, "
+            f"{self.audio_seconds / 3600:.2f} h of audio in {self.seconds:.1f} s: {speed:.1f} times real time, "
             f"real-time factor {1 / speed if speed else 0.0:.5f}",
         ]
         for name, load in sorted(self.workers.items()):
             speed = load.audio_seconds / load.seconds if load.seconds else 0.0
-            lines.append(f"worker {name}: {load.audio_seconds / 3600:.2f} h of audio, {speed:.1f} seconds in a second")
+            lines.append(f"worker {name}: {load.audio_seconds / 3600:.2f} h of audio, {speed:.1f} times real time")
         return lines
 
 
 def read_utterances(manifests: Sequence[str]) -> list[Utterance]:
-    """Of all manifests, with paths that hold in any folder. Raises ManifestError, also for a key that occurs twice."""
+    """Read the utterances of all manifests and make their paths absolute.
+
+    Raises ManifestError, also for duplicate keys.
+    """
     return [
         utterance if is_url(utterance.wav) else dataclasses.replace(utterance, wav=os.path.abspath(utterance.wav))
         for utterance in read_manifests(manifests)
@@ -100,18 +103,19 @@ def transcribe(
     retry_failed: bool = False,
     progress: Progress | None = None,
 ) -> Report:
-    """Recognise all that has no result in the folder yet, on the cluster to which this process is connected.
+    """Recognise all utterances without a result in the folder, on the cluster to which this process is connected.
 
     Args:
         output: the folder; see `Results`. At the end `results.jsonl` holds all results in the order of the utterances.
-        source: the model; audio and model must be reachable under their paths for all workers.
-        workers: at most; None: as many as the cluster has processors for, `source.threads` or one for each, and GPUs.
-        retry_failed: recognise chunks anew in which an utterance has failed.
+        source: the model. All workers must be able to read the model and the audio under the same paths.
+        workers: the maximum number; None: as many as the cluster has processors (`source.threads` or one each) and
+            GPUs for.
+        retry_failed: repeat chunks that contain a failed utterance.
         progress: called after each chunk.
 
     Raises:
-        UnichoirError: for a model, options or device that cannot work, and for a folder with other results. What is
-            wrong with an utterance is its result, and in the report.
+        UnichoirError: for a model, options or device that cannot work, and for a folder with other results. An error
+            in an utterance becomes its result and is part of the report.
     """
     source = dataclasses.replace(source, name_or_dir=portable_name(source.name_or_dir))
     results = Results(output, make_chunks(utterances), describe_job(source, options))
@@ -139,9 +143,9 @@ def transcribe(
 
 
 def describe_job(source: ModelSource, options: DecodingOptions) -> dict[str, object]:
-    """What decides the results beside the audio, as JSON has it, so that it equals itself when it is read again.
+    """Describe everything except the audio that determines the results, as JSON values that survive a round trip.
 
-    Raises UnichoirError for a model or language model that is not there.
+    Raises UnichoirError if the model or language model does not exist.
     """
     directory = find_model(source.name_or_dir)
     lm = find_language_model(source.language_model, directory)
@@ -171,7 +175,7 @@ def _digest(files: Iterable[Path]) -> str:
 def _recognized(
     chunks: Sequence[Chunk], source: ModelSource, options: DecodingOptions, workers: int | None
 ) -> Iterator[tuple[Chunk, Done]]:
-    """The chunks as they are done, in any order. Raises UnichoirError for a model that cannot work."""
+    """Yield the chunks as they finish, in any order. Raises UnichoirError for a model that cannot work."""
     if not chunks:
         return
     import ray
@@ -187,9 +191,9 @@ def _recognized(
     most = min(workers or room, len(chunks))
     rows = ray.data.from_items([{"chunk": pickle.dumps(chunk)} for chunk in chunks], override_num_blocks=len(chunks))
     outcomes = rows.map(
-        Worker,  # type: ignore[arg-type]  # Ray makes the actors of the class
+        Worker,  # type: ignore[arg-type]  # Ray creates actors of this class
         fn_constructor_args=(dataclasses.replace(source, threads=threads), options, attempts),
-        # Where there is no room for all of them, those that there are begin.
+        # If there is no room for all workers, those that fit start.
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most, initial_size=most),
         num_cpus=threads,
         num_gpus=source.num_gpus or None,

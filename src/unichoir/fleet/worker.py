@@ -1,4 +1,4 @@
-"""What a worker of the fleet does: recognise the utterances of one chunk after the other."""
+"""A worker of the fleet: recognises the utterances of one chunk after another."""
 
 import os
 import pickle
@@ -26,26 +26,27 @@ if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
 MAX_BATCH = 8
-"""Recordings recognised together; more gained nothing on a CPU (docs/results/fleets.md)."""
+"""Recordings recognised together; larger batches were no faster on a CPU (docs/results/fleets.md)."""
 MAX_BATCH_SECONDS = 160.0
-"""Of audio in a batch, as long as its longest recording would make it: memory has a limit."""
+"""Seconds of audio in a batch, including padding to its longest recording; limits memory."""
 MAX_DEATHS = 2
-"""Workers that one utterance may take with it while nothing else is in work."""
+"""Workers that may die while they recognise the same single utterance; after that it fails."""
 MIN_GPU_SHARE = 0.01
+"""The smallest share of a GPU that a worker can have."""
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Which model, as all workers can load it. Raises ConfigError for a share of a GPU that is none."""
+    """A model in a form that all workers can load. Raises ConfigError for an invalid share of a GPU."""
 
     name_or_dir: str
     threads: int | None = None
     top_k: int | None = None
     device: Device = "cpu"
     gpu_share: float = 1.0
-    """Of one GPU, with `cuda`: as many workers as it has room for share its memory."""
+    """The share of one GPU that a worker uses, with `cuda`; workers on the same GPU share its memory."""
     language_model: str | None = DEFAULT_LM
-    """As `api.load_model` takes it."""
+    """As in `api.load_model`."""
 
     def __post_init__(self) -> None:
         if not MIN_GPU_SHARE <= self.gpu_share <= 1:
@@ -53,52 +54,53 @@ class ModelSource:
 
     @property
     def num_gpus(self) -> float:
-        """What a worker asks the cluster for."""
+        """The GPUs that a worker requests from the cluster."""
         return self.gpu_share if self.device == "cuda" else 0.0
 
     def load(self) -> Recognizer:
-        """As `api.load_recognizer` does."""
+        """Load the model; raises as `api.load_recognizer` does."""
         return load_recognizer(self.name_or_dir, self.threads, self.top_k, self.device, self.language_model)
 
 
 @dataclass(frozen=True)
 class Done:
-    """What became of a chunk."""
+    """The outcome of a chunk."""
 
     number: int
     results: list[Result]
     attempt: int
-    """1, or more when workers have died."""
+    """1, or more if workers have died."""
     seconds: float
-    """In which the worker had the chunk."""
+    """Time that the worker spent on the chunk."""
     worker: str
+    """Host and process ID."""
 
 
 @dataclass
 class Attempts:
-    """An actor beside the driver, which outlives the workers: it knows what they were doing when they died."""
+    """An actor on the driver's node that outlives the workers and records what they were doing when they died."""
 
     _attempts: Counter[int] = field(default_factory=Counter)
     _in_work: dict[int, list[str]] = field(default_factory=dict)
     _deaths: Counter[str] = field(default_factory=Counter)
 
     def start(self, number: int) -> tuple[int, set[str]]:
-        """A worker takes a chunk: which attempt this is, and the utterances not to be tried again."""
+        """Record that a worker starts a chunk; return the attempt's number and the keys of utterances to give up."""
         self._attempts[number] += 1
         keys = self._in_work.pop(number, [])
-        if len(keys) == 1:  # of several nobody knows which it was: alone they will tell
+        if len(keys) == 1:  # with several, the cause is unknown; the next attempt runs them one by one
             self._deaths.update(keys)
         return self._attempts[number], {key for key, deaths in self._deaths.items() if deaths >= MAX_DEATHS}
 
     def begin(self, number: int, keys: list[str]) -> None:
-        """The worker of a chunk goes on to these utterances."""
+        """Record that the worker of a chunk begins these utterances."""
         self._in_work[number] = keys
 
 
 class Worker:
-    """An actor with the model. Ray Data calls it with a row whose `chunk` is a pickled Chunk.
+    """An actor that holds the model. Ray Data calls it with a row whose `chunk` is a pickled Chunk.
 
-    The row that it gives back has a pickled Done under `done` or, where the model cannot work at all, the message.
+    The returned row has a pickled Done under `done`, or the error message if the model cannot work at all.
     """
 
     def __init__(self, source: ModelSource, options: DecodingOptions, attempts: "ActorHandle[Attempts]") -> None:
@@ -110,7 +112,7 @@ class Worker:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Recognise a chunk."""
         try:
-            # Loaded here, not when the worker starts: only so do errors reach the driver as what they are.
+            # Loaded here, not when the worker starts: errors then reach the driver with their own message.
             if self._recognizer is None:
                 self._recognizer = self._load()
         except UnichoirError as error:
@@ -119,7 +121,7 @@ class Worker:
 
     def _load(self) -> Recognizer:
         recognizer = self._source.load()
-        # What the model cannot do shows with any audio, and is no fault of the recordings.
+        # Options that the model does not support must fail the whole job, not each recording.
         recognizer.recordings.recognize(np.zeros(recognizer.fbank_config.sample_rate, np.float32), self._options)
         return recognizer
 
@@ -128,7 +130,9 @@ class Worker:
 
         begun = time.perf_counter()
         attempt, given_up = ray.get(self._attempts.start.remote(chunk.number))
-        found: dict[str, Result] = {key: {"error": f"{MAX_DEATHS} workers died over it"} for key in given_up}
+        found: dict[str, Result] = {
+            key: {"error": f"{MAX_DEATHS} workers died while recognising it"} for key in given_up
+        }
         left = [utterance for utterance in chunk.utterances if utterance.key not in given_up]
         for batch in make_batches(left, MAX_BATCH if attempt == 1 else 1):
             ray.get(self._attempts.begin.remote(chunk.number, [utterance.key for utterance in batch]))
@@ -144,7 +148,7 @@ class Worker:
 
 
 def make_batches(utterances: Sequence[Utterance], most: int) -> list[list[Utterance]]:
-    """At most so many of similar length each, so that little is filled up, and not too much audio at once."""
+    """Group utterances of similar length, at most `most` each and within `MAX_BATCH_SECONDS`, to keep padding small."""
     batches: list[list[Utterance]] = []
     for seconds, utterance in sorted(((_seconds(each), each) for each in utterances), key=lambda pair: pair[0]):
         if batches and len(batches[-1]) < most and seconds * (len(batches[-1]) + 1) <= MAX_BATCH_SECONDS:
@@ -155,16 +159,16 @@ def make_batches(utterances: Sequence[Utterance], most: int) -> list[list[Uttera
 
 
 def _seconds(utterance: Utterance) -> float:
-    if utterance.duration is None and is_url(utterance.wav):  # to be fetched once only, then, and by itself
+    if utterance.duration is None and is_url(utterance.wav):  # measuring it would download it twice: a batch of its own
         return MAX_BATCH_SECONDS
     try:
         return estimated_duration(utterance)
-    except AudioError:  # which will be told when it is loaded
+    except AudioError:  # reported when the audio is loaded
         return 0.0
 
 
 def recognize(recognizer: Recognizer, batch: Sequence[Utterance], options: DecodingOptions) -> list[Result]:
-    """For each utterance what `Transcript.to_dict` gives or, under `error`, why there is none."""
+    """Return, for each utterance, the values of `Transcript.to_dict`, or the reason for its failure under `error`."""
     rate = recognizer.fbank_config.sample_rate
     loaded = [_load(utterance, rate) for utterance in batch]
     recordings = [samples for samples, _ in loaded if not isinstance(samples, str)]
@@ -175,7 +179,7 @@ def recognize(recognizer: Recognizer, batch: Sequence[Utterance], options: Decod
 
 
 def _load(utterance: Utterance, sample_rate: int) -> tuple[Samples | str, Result]:
-    """The samples, or why there are none; and under `warnings` what is missing, if something is."""
+    """Return the samples, or the reason for failure; and, if parts of the audio are missing, `warnings`."""
     warnings: list[str] = []
     try:
         samples = load_utterance(utterance, sample_rate, warnings.append)
@@ -187,7 +191,7 @@ def _load(utterance: Utterance, sample_rate: int) -> tuple[Samples | str, Result
 def _recognize_together(
     recognizer: Recognizer, recordings: Sequence[Samples], options: DecodingOptions
 ) -> list[Result]:
-    """What fails for one recording is the error of that one: the others are recognised by themselves."""
+    """Recognise a batch; if it fails, recognise each recording separately to find the failing ones."""
     if not recordings:
         return []
     try:

@@ -1,4 +1,4 @@
-"""Clients against a scripted server that keeps the protocol, breaks it or goes away."""
+"""Clients against a scripted server that keeps the protocol, violates it or disconnects."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ def result(kind: str, sentence: str) -> str:
 
 
 async def serve_well(socket: ServerConnection) -> list[bytes]:
-    """What a good server does: two utterances, with a partial result in the first; returns the audio."""
+    """Behave as a server should: two utterances, with a partial result in the first; returns the received audio."""
     assert json.loads(await socket.recv()) == {"signal": "start", "nbest": 1, "continuous_decoding": True}
     await socket.send(json.dumps(READY))
     audio = []
@@ -46,7 +46,7 @@ async def serve_well(socket: ServerConnection) -> list[bytes]:
 
 
 def with_server(handler: Handler, work: Callable[[Target], Awaitable[Sequence[SessionResult]]]) -> list[SessionResult]:
-    """Sessions with a server whose connections the handler serves."""
+    """Run sessions against a server whose connections `handler` serves."""
 
     async def run() -> list[SessionResult]:
         async with serve(handler, "127.0.0.1", 0) as server:
@@ -137,11 +137,11 @@ def say(message: str | bytes) -> Handler:
 @pytest.mark.parametrize(
     ("handler", "outcome", "reason"),
     [
-        (refuse, "refused", "the server says: no room"),
+        (refuse, "refused", "the server reports: no room"),
         (hang_up_at_once, "failed", "1013"),
         (close_early, "failed", "1011"),
         (vanish, "failed", "no close frame received"),
-        (fail_later, "failed", "the server says: no more"),
+        (fail_later, "failed", "the server reports: no more"),
         (end_too_soon, "failed", "speech_end before the end of the audio"),
         (say(b"\x00\x01"), "failed", "not a message of the protocol"),
         (say("{"), "failed", "not a message of the protocol"),
@@ -184,7 +184,7 @@ def test_silence_is_not_waited_for_forever(monkeypatch: pytest.MonkeyPatch) -> N
 
     session = talk(silent)
     assert session.outcome == "failed"
-    assert "not over 0.2 s after" in session.reason
+    assert "not finished 0.2 s after" in session.reason
 
 
 def test_no_server_and_no_websocket() -> None:
@@ -307,7 +307,7 @@ def test_a_burst_keeps_to_its_limit() -> None:
 def test_parsing() -> None:
     assert parse_message(json.dumps(READY)) == ("server_ready", "")
     assert parse_message(result("partial_result", "ONE")) == ("partial_result", "ONE")
-    with pytest.raises(Misbehaviour, match="the server says: None"):
+    with pytest.raises(Misbehaviour, match="the server reports: None"):
         parse_message("{}")
 
 

@@ -103,7 +103,7 @@ def test_server_is_seen_as_the_system_sees_it(full_server: Server) -> None:
 
 
 def test_a_server_that_does_not_come_up() -> None:
-    with pytest.raises(UnichoirError, match="did not come up: error: nix: neither a model"):
+    with pytest.raises(UnichoirError, match="did not start: error: nix: neither a model"):
         Server(["--model", "nix"])
 
 

@@ -1,4 +1,4 @@
-"""The parser against what prometheus_client writes, quantiles of histograms against the values that went in."""
+"""The parser against prometheus_client's output, quantiles of histograms against the original values."""
 
 import bisect
 import math

@@ -1,4 +1,4 @@
-"""What clients say, and the texts that are expected of it."""
+"""The recordings of clients, and the texts expected for them."""
 
 import json
 from pathlib import Path

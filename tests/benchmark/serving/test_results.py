@@ -1,4 +1,4 @@
-"""Verdicts and quantiles of made-up measurements."""
+"""Verdicts and quantiles of invented measurements."""
 
 import json
 import math
@@ -90,8 +90,8 @@ def test_latency_decides() -> None:
         ({"0.5": 103.0, "0.75": 103.0, "+Inf": 103.0}, None),
         ({"0.5": 101.0, "0.75": 103.0, "+Inf": 103.0}, None),  # half of the bucket: 0.625 s
         ({"0.5": 100.0, "0.75": 103.0, "+Inf": 103.0}, "partial lag p99 0.67 s"),
-        ({"0.5": 101.0, "0.75": 101.0, "+Inf": 103.0}, "partial lag p99 beyond all buckets"),
-        ({}, "the server does not tell its partial lag"),
+        ({"0.5": 101.0, "0.75": 101.0, "+Inf": 103.0}, "partial lag p99 above the largest bucket"),
+        ({}, "the server does not report its partial lag"),
     ],
 )
 def test_partial_lag_decides(lags: dict[str, float], objection: str | None) -> None:
@@ -130,7 +130,7 @@ def test_soak() -> None:
     assert soak(session(), session(text="ONE")).objections() == ["1 with wrong words"]
     assert soak(session(), session(outcome="failed", reason="x")).objections() == ["1 failed"]
     blind = Soak(sessions=(session(),), warm_sessions=0, warm=snapshot(), end=snapshot())
-    assert blind.objections() == ["the server does not tell its open sessions"]
+    assert blind.objections() == ["the server does not report its open sessions"]
 
 
 def test_report_tells_everything() -> None:
@@ -155,19 +155,19 @@ def test_report_tells_everything() -> None:
         "| real time | no |",
         "| sessions completed | 2 |",
         "| refused, failed | 0, 1 |",
-        "| words right | 1 of 2 |",
+        "| words correct | 1 of 2 |",
         "| WER % | 50.0 |",
         "| final, ms: p50, p95, p99, max | 100, 100, 100, 100 |",
-        "| partial lag, ms: p50, p95, p99 | beyond all buckets, beyond all buckets, beyond all buckets |",
+        f"| partial lag, ms: p50, p95, p99 | {', '.join(['above the largest bucket'] * 3)} |",
         "| 4 clients | 1 x failed: connection lost |",
         "| 4 clients | b: 'NINE \\| TEN' instead of 'ONE TWO' |",
         "| MB in memory | 100.0 | 102.0 | +2.0 |",
-        "- its end: exit code 0 after SIGTERM, 1 errors in its log",
+        "- server's end: exit code 0 after SIGTERM, 1 errors in its log",
     ):
         assert line in lines, line
     content = json.loads(json.dumps(to_json(results), allow_nan=False))
     (found,) = content["loads"]
-    assert found["objections"] == ["1 failed", "1 with wrong words", "partial lag p99 beyond all buckets"]
+    assert found["objections"] == ["1 failed", "1 with wrong words", "partial lag p99 above the largest bucket"]
     assert found["real_time"] is False
     assert [each["outcome"] for each in found["sessions"]] == ["completed", "completed", "failed"]
     assert found["partial_lag"]["p99"] == "inf"

@@ -1,4 +1,4 @@
-"""One session with a server in WeNet's protocol, as its client sees it."""
+"""A client that runs one session in WeNet's protocol and measures it; called by `load`."""
 
 import asyncio
 import json
@@ -18,28 +18,28 @@ from unichoir.benchmark.serving.recordings import SAMPLE_RATE, Recording, join_t
 from unichoir.errors import UnichoirError
 
 BLOCK_SECONDS = 0.1
-"""Of audio in one message."""
+"""Audio per message."""
 PATIENCE_SECONDS = 30.0
-"""After the last audio should have been sent; a session that is not over by then has failed."""
+"""A session fails if it is not over this long after its last audio was due."""
 START = {"signal": "start", "nbest": 1, "continuous_decoding": True}
 END = {"signal": "end"}
 
 Outcome = Literal["completed", "refused", "failed", "dropped", "repelled"]
-"""refused: turned away before any audio; dropped: cut off by the client on purpose; repelled: hostile, and refused or
-cut off as it should be."""
+"""refused: the server rejected it before any audio; dropped: the client cut it off on purpose; repelled: a hostile
+client, which the server refused or cut off as it should."""
 Drop = Literal["before audio", "in audio"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """A server."""
+    """The server to measure."""
 
     url: str
-    """Of WebSockets in WeNet's protocol: ws:// or wss://."""
+    """The WebSocket address for WeNet's protocol: ws:// or wss://."""
     api_key: str = ""
 
     def fetch(self, path: str, timeout: float) -> str:
-        """One of its pages. Raises UnichoirError without an answer, urllib's HTTPError for one that is an error."""
+        """Fetch a page by HTTP. Raises UnichoirError without a response, urllib's HTTPError for an error status."""
         parts = urlsplit(self.url)
         address = urlunsplit(("https" if parts.scheme == "wss" else "http", parts.netloc, path, "", ""))
         try:
@@ -52,7 +52,7 @@ class Target:
         return content.decode("utf-8", "replace")
 
     def connect(self, origin: str | None = None) -> connect:
-        """Opens a connection, without limits of its own: the session has one. origin: of a web page."""
+        """Open a WebSocket without timeouts, because sessions have their own. origin: the Origin header to send."""
         headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else None
         return connect(
             self.url,
@@ -68,50 +68,50 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True)
 class SessionResult:
-    """What became of a session; times in seconds."""
+    """The outcome of a session; times in seconds."""
 
     key: str
-    """Of its recording."""
+    """The key of its recording."""
     outcome: Outcome
     reason: str = ""
-    """Why it was not completed."""
+    """The reason if it was not completed."""
     reference: str = ""
     expected: str = ""
     text: str = ""
-    """Its final results, joined."""
+    """The joined text of its final results."""
     audio_seconds: float = 0.0
-    """That were sent."""
+    """The audio sent."""
     first_partial: float | None = None
-    """From when the first word had been sent whole to the first result with words; below 0: a word was recognised
-    before its end. None: nothing to recognise, or nothing recognised."""
+    """From sending the last audio of the first word to the first result with words; negative if the word was recognised
+    before its end. None if there were no words, or none were recognised."""
     final_latency: float | None = None
-    """From when the end was sent to the last final result or, when none followed the end, to speech_end."""
+    """From sending the end to the last final result, or to speech_end if no final result followed the end."""
     partial_intervals: tuple[float, ...] = ()
-    """From one result to the next, partial or final, until the end was sent."""
+    """From one partial or final result to the next, until the end was sent."""
     lateness: tuple[float, ...] = ()
-    """Of each block: from when its audio was over in real time to when it had been sent."""
+    """For each block, from the end of its audio in real time to the moment it was sent."""
 
     @property
     def is_right(self) -> bool:
-        """Whether the text is that of a single stream, word for word."""
+        """Whether the session was completed with the same words as a single stream."""
         return self.outcome == "completed" and self.text == self.expected
 
 
 class Refusal(Exception):
-    """The server turned the session away."""
+    """The server refused the session."""
 
 
 class Misbehaviour(Exception):
-    """The server broke the protocol, or said that it failed."""
+    """The server violated the protocol or reported a failure."""
 
 
 async def run_session(
     target: Target, recording: Recording, start: float | None = None, drop: Drop | None = None
 ) -> SessionResult:
-    """Send a recording as a session and wait for its end; whatever goes wrong is told in the result.
+    """Send a recording in a session and wait for its end; the result reports all failures.
 
-    start: when its audio begins, by the event loop's clock, as one who speaks sends it; None: sent at once.
-    drop: cut the connection off, without closing it, before the first audio or in the middle.
+    start: send the audio in real time from this moment on, by the event loop's clock; None: as fast as possible.
+    drop: cut the connection, without closing it, before the first audio or in the middle.
     """
     talk = _Talk(recording, start)
     delay = max(start - asyncio.get_running_loop().time(), 0) if start is not None else 0.0
@@ -124,14 +124,14 @@ async def run_session(
     except InvalidStatus as error:
         outcome, reason = "refused", f"HTTP {error.response.status_code}"
     except asyncio.TimeoutError:
-        outcome, reason = "failed", f"not over {PATIENCE_SECONDS:g} s after its last audio was due"
+        outcome, reason = "failed", f"not finished {PATIENCE_SECONDS:g} s after its last audio was due"
     except (Misbehaviour, WebSocketException, OSError) as error:
         outcome, reason = "failed", str(error) or type(error).__name__
     return talk.result(outcome, reason)
 
 
 class _Talk:
-    """A session while it goes on: two tasks, one that sends and one that receives."""
+    """A running session with two tasks: one sends, the other receives."""
 
     def __init__(self, recording: Recording, start: float | None) -> None:
         self._recording = recording
@@ -158,7 +158,7 @@ class _Talk:
             try:
                 await self._receive(socket)
             finally:
-                # A connection that is lost is told to both tasks; what came before that, only the one here has read.
+                # Both tasks notice a lost connection, but only this one has read the messages before it.
                 sending.cancel()
                 await asyncio.gather(sending, return_exceptions=True)
 
@@ -172,11 +172,11 @@ class _Talk:
 
     async def _send(self, socket: ClientConnection) -> None:
         await self._send_audio(socket, self._recording.seconds)
-        self._end_sent = self._now()  # before, as the answer may be there before this task goes on
+        self._end_sent = self._now()  # taken before sending: the answer may arrive before this task continues
         await socket.send(json.dumps(END))
 
     async def _send_audio(self, socket: ClientConnection, seconds: float) -> None:
-        """The recording up to there; each block when its last sample would have been spoken."""
+        """Send the first `seconds` of the recording; in real time, each block is sent when its last sample is due."""
         samples, size = self._recording.samples.astype("<i2"), round(BLOCK_SECONDS * SAMPLE_RATE)
         last = min(round(seconds * SAMPLE_RATE), len(samples))
         for begin in range(0, last, size):
@@ -189,7 +189,7 @@ class _Talk:
             if due is not None:
                 self._lateness.append(now - due)
             word_end = self._recording.first_word_end
-            # A word may reach to the very end of the audio, and be rounded to a millisecond behind it.
+            # A word at the very end of the audio may end up to a millisecond after it, by rounding.
             if word_end is not None and self._word_sent is None and (word_end <= self._sent_seconds or end == last):
                 self._word_sent = now
 
@@ -235,9 +235,9 @@ class _Talk:
 
 
 def parse_message(message: str | bytes) -> tuple[str, str]:
-    """Type of a server's message and, of a result, the best sentence.
+    """Return the type of a server's message and, for a result, its best sentence.
 
-    Raises Misbehaviour for what the protocol does not know, and for a failure that the server reports.
+    Raises Misbehaviour for messages that violate the protocol, and for failures that the server reports.
     """
     content: Any
     try:
@@ -247,7 +247,7 @@ def parse_message(message: str | bytes) -> tuple[str, str]:
     if not isinstance(content, dict):
         raise Misbehaviour(f"not a message of the protocol: {message[:60]!r}")
     if content.get("status") != "ok":
-        raise Misbehaviour(f"the server says: {content.get('message')}")
+        raise Misbehaviour(f"the server reports: {content.get('message')}")
     kind = content.get("type")
     if kind in ("server_ready", "speech_end"):
         return str(kind), ""

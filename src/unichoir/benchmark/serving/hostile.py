@@ -1,4 +1,7 @@
-"""Clients that do what they must not. A good server refuses them or cuts them off, and nobody else notices."""
+"""Clients that attack or violate the protocol; called by `load`, planned by `soak`.
+
+A good server refuses them or cuts them off, and other clients don't notice.
+"""
 
 import asyncio
 import base64
@@ -17,23 +20,23 @@ from unichoir.benchmark.serving.client import Misbehaviour, SessionResult, Targe
 from unichoir.benchmark.serving.recordings import SAMPLE_RATE, Recording
 
 PATIENCE_SECONDS = 120.0
-"""In which a server must have dealt with any of them."""
+"""The time in which a server must end any attack."""
 BOUNDARY = "hostile"
 HUGE_BYTES = (20 << 20) + 1
-"""One more than a message may have."""
+"""One more than the maximum size of a message."""
 MAX_PING_BYTES = 64 << 20
-"""Of pings, whose answers nobody reads, that a server may take."""
+"""A server fails if it accepts this many bytes of pings while the client does not read the answers."""
 FIRST_BYTES, DRIP_SECONDS = 1000, 0.5
-"""Of a slow upload: sent at once, and between two of the bytes that follow."""
+"""A slow upload sends this many bytes at once, and then one byte per interval."""
 SILENCE_SECONDS = 60
 
 
 async def run_attack(target: Target, recording: Recording, kind: str) -> SessionResult:
-    """One hostile client of a kind of `ATTACKS`: `repelled`, if the server does with it as it should, else `failed`."""
+    """Run one of `ATTACKS`; the outcome is `repelled` if the server reacts as it should, otherwise `failed`."""
     try:
         await asyncio.wait_for(ATTACKS[kind](target, recording), PATIENCE_SECONDS)
     except asyncio.TimeoutError:
-        reason = f"{kind}: still there after {PATIENCE_SECONDS:g} s"
+        reason = f"{kind}: not ended by the server after {PATIENCE_SECONDS:g} s"
     except (Misbehaviour, WebSocketException, OSError, EOFError) as error:
         reason = f"{kind}: {error or type(error).__name__}"
     else:
@@ -42,7 +45,7 @@ async def run_attack(target: Target, recording: Recording, kind: str) -> Session
 
 
 def _saying(message: str | bytes) -> "Attack":
-    """A WebSocket whose first message must be answered by an error or, if it is huge, by the end."""
+    """An attack on a WebSocket whose first message must be answered by an error or by closing the connection."""
 
     async def attack(target: Target, _: Recording) -> None:
         async with target.connect() as socket:
@@ -53,15 +56,15 @@ def _saying(message: str | bytes) -> "Attack":
                 return
             try:
                 found = parse_message(answer)
-            except Misbehaviour:  # in words: the server says that it failed
+            except Misbehaviour:  # the expected error message
                 return
-            raise Misbehaviour(f"it is answered by {found[0]}")
+            raise Misbehaviour(f"expected an error, got {found[0]}")
 
     return attack
 
 
 def _uploading(make: Callable[[Recording], bytes], status: int, words: str) -> "Attack":
-    """An upload that must be answered by that status and have those words in its answer, or find no room."""
+    """An upload that must be answered with this status and these words, or with 429 if the server is busy."""
 
     async def attack(target: Target, recording: Recording) -> None:
         found, answer = await _ask(target, await _upload(target, make(recording)))
@@ -84,7 +87,7 @@ async def _slow_upload(target: Target, recording: Recording) -> None:
 
 
 def _leaving(part: float) -> "Attack":
-    """An upload whose client leaves when that part of it is sent: all of it, before it is recognised."""
+    """An upload whose client disconnects after sending this part of it; 1.0: all of it, without waiting for results."""
 
     async def attack(target: Target, recording: Recording) -> None:
         request = await _upload(target, _wav(recording))
@@ -104,7 +107,7 @@ async def _wrong_host(target: Target, _: Recording) -> None:
 async def _wrong_origin(target: Target, _: Recording) -> None:
     try:
         async with target.connect(origin="http://evil.example"):
-            raise Misbehaviour("a page of another origin is let in")
+            raise Misbehaviour("a page from another origin is accepted")
     except InvalidStatus as error:
         if error.response.status_code != 403:
             raise
@@ -125,11 +128,11 @@ async def _pings(target: Target, _: Recording) -> None:
                 await raw.writer.drain()
         except ConnectionError:
             return
-    raise Misbehaviour(f"{MAX_PING_BYTES} bytes of pings are taken from who does not read")
+    raise Misbehaviour(f"accepts {MAX_PING_BYTES} bytes of pings from a client that does not read")
 
 
 async def _half_open(target: Target, _: Recording) -> None:
-    """Half a request, and no more."""
+    """Send half a request, and nothing more."""
     async with _Raw(target) as raw:
         raw.writer.write(b"GET / HTTP/1.1\r\nHost")
         try:
@@ -155,11 +158,11 @@ ATTACKS: dict[str, Attack] = {
     "pings without reading": _pings,
     "half-open connection": _half_open,
 }
-"""By their names."""
+"""All attacks, by name."""
 
 
 class _Raw:
-    """A TCP connection to a server. It is cut off, not closed."""
+    """A TCP connection to a server that is aborted at the end of the block, not closed."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
@@ -177,16 +180,16 @@ class _Raw:
         self.writer.transport.abort()
 
     async def status(self) -> int:
-        """Of the next answer. Raises Misbehaviour for what is none."""
+        """Read the status of the next response. Raises Misbehaviour if it is not HTTP."""
         line = await self.reader.readline()
         words = line.split()
         if len(words) < 2 or not words[1].isdigit():
-            raise Misbehaviour(f"not an answer of HTTP: {line[:60]!r}")
+            raise Misbehaviour(f"not an HTTP response: {line[:60]!r}")
         return int(words[1])
 
 
 async def _ask(target: Target, request: bytes) -> tuple[int, str]:
-    """Status and body of the answer."""
+    """Send a request; return the status and body of the response."""
     async with _Raw(target) as raw:
         raw.writer.write(request)
         status, size = await raw.status(), 0
@@ -204,7 +207,7 @@ def _head(target: Target, what: str) -> bytes:
 
 
 async def _upload(target: Target, content: bytes) -> bytes:
-    """The request with that file, for the model of the server."""
+    """Return a request that uploads a file with this content, for the server's model."""
     status, models = await _ask(target, _head(target, "GET /v1/models") + b"\r\n")
     if status != 200:
         raise Misbehaviour(f"HTTP {status}: {models[:200]}")

@@ -1,4 +1,4 @@
-"""Clients in real time, in a process of their own."""
+"""Run many clients at once, in real time or as fast as possible, in a separate process; started by `run`."""
 
 import asyncio
 import time
@@ -10,33 +10,33 @@ from unichoir.benchmark.serving.hostile import run_attack
 from unichoir.benchmark.serving.recordings import Recording
 
 LEAD_SECONDS = 0.2
-"""From the beginning to the first audio."""
+"""Delay before the first audio."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A session of a burst."""
+    """One session of a burst."""
 
     recording: Recording
     drop: Drop | None = None
     attack: str = ""
-    """A kind of hostile client; empty: an honest one."""
+    """The name of an attack in `ATTACKS`; empty: a normal client."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Played:
-    """What clients have seen."""
+    """The outcome of clients in real time."""
 
     sessions: tuple[SessionResult, ...]
     seconds: float
-    """From the first audio to the end of the last session."""
+    """Time from the first audio to the end of the last session."""
     cpu_seconds: float
-    """That the process of the clients has computed."""
+    """Processor time of the clients' process."""
 
 
 @dataclass(frozen=True)
 class Clients:
-    """Made by the parent, used in a process of its own, so that clients and measurements do not hold each other up."""
+    """Created by the parent, used in a separate process: clients and measurements don't delay each other."""
 
     target: Target
 
@@ -52,17 +52,17 @@ class Clients:
 async def play(
     target: Target, recordings: Sequence[Recording], clients: int, seconds: float, chunk_seconds: float
 ) -> Played:
-    """So many clients for so long, each sending one recording after the other, each as a session of its own.
+    """Run `clients` clients for `seconds`; each sends one recording after another, in separate sessions.
 
-    The audio of a client never pauses: its next recording begins when the last sample of the one before is spoken,
-    whether or not the server is done with that. So the load is what it is said to be, however slow the server is.
-    Clients begin within one chunk at even distances, each with another recording. Begun sessions are finished.
+    The audio of a client never pauses: its next recording begins with the last sample of the previous one, even if the
+    server has not finished that one. The load therefore doesn't depend on the speed of the server. Clients start at
+    regular intervals within `chunk_seconds`, each with a different recording. Sessions that have begun are finished.
     """
     cpu_seconds, now = time.process_time(), asyncio.get_running_loop().time
     first = now() + LEAD_SECONDS
 
     async def client(number: int, start: float) -> list[SessionResult]:
-        """number: of its first recording; start: when that begins."""
+        """Run one client. number: the index of its first recording; start: when that recording begins."""
         sessions, end = [], start + seconds
         while start < end:
             recording = recordings[number % len(recordings)]
@@ -84,8 +84,8 @@ async def play(
 
 
 async def burst(target: Target, jobs: Sequence[Job], at_a_time: int) -> list[SessionResult]:
-    """Sessions as fast as they go, so many at a time; some are cut off. Hostile clients come beside those, all at once:
-    some of them stay for long."""
+    """Run the sessions as fast as possible, `at_a_time` in parallel. Hostile clients all start at once in addition,
+    because some of them take long."""
     room = asyncio.Semaphore(at_a_time)
 
     async def run(job: Job) -> SessionResult:

@@ -1,4 +1,4 @@
-"""What a server's /metrics says: parsed, subtracted, and quantiles from the buckets of its histograms."""
+"""Parse and subtract a server's /metrics, and compute quantiles of its histograms; called by `probe` and `results`."""
 
 import math
 from collections.abc import Mapping
@@ -7,21 +7,21 @@ from dataclasses import dataclass
 from prometheus_client.parser import text_string_to_metric_families
 
 Key = tuple[str, tuple[tuple[str, str], ...]]
-"""Name and sorted labels."""
+"""The name and the sorted labels of a sample."""
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """The samples of one reading."""
+    """The samples of one reading of /metrics."""
 
     samples: Mapping[Key, float]
 
     @staticmethod
     def parse(text: str) -> "Metrics":
-        """Prometheus' text format. Raises ValueError for what is not."""
+        """Parse Prometheus' text format. Raises ValueError for other text."""
         try:
             families = list(text_string_to_metric_families(text))
-        except Exception as error:  # its parser raises whatever its slicing meets
+        except Exception as error:  # the parser raises many types of exception
             raise ValueError(f"not in Prometheus' format ({error})") from None
         return Metrics(
             {
@@ -32,16 +32,16 @@ class Metrics:
         )
 
     def since(self, before: "Metrics") -> "Metrics":
-        """What counters and histograms have counted since an earlier reading; gauges become differences."""
+        """Subtract an earlier reading: counters and histograms since then; gauges become differences."""
         return Metrics({key: value - before.samples.get(key, 0.0) for key, value in self.samples.items()})
 
     def total(self, name: str) -> float | None:
-        """The sum over all labels; None: there is none of that name."""
+        """Return the sum of a metric over all labels; None if it does not exist."""
         values = [value for (found, _), value in self.samples.items() if found == name]
         return sum(values) if values else None
 
     def buckets(self, name: str) -> dict[float, float]:
-        """Of a histogram: to each upper bound, ascending, the number of values up to it; over all other labels."""
+        """Return a histogram's cumulative counts by ascending upper bound, summed over all other labels."""
         counts: dict[float, float] = {}
         for (found, labels), value in self.samples.items():
             if found == f"{name}_bucket":
@@ -50,16 +50,16 @@ class Metrics:
         return dict(sorted(counts.items()))
 
     def mean(self, name: str) -> float | None:
-        """Of a histogram's values; None without any."""
+        """Return the mean of a histogram's values; None without values."""
         total, count = self.total(f"{name}_sum"), self.total(f"{name}_count")
         return total / count if total is not None and count else None
 
 
 def bucket_quantile(buckets: Mapping[float, float], quantile: float) -> float | None:
-    """A quantile of the values of a histogram, taken to be spread evenly over their buckets, as Prometheus does.
+    """Estimate a quantile of a histogram, assuming as Prometheus does that values are evenly spread in each bucket.
 
-    buckets: as from `Metrics.buckets`, the last bound infinite; quantile: above 0, at most 1. Infinite when it lies
-    beyond the last finite bound; None without values.
+    buckets: from `Metrics.buckets`, with an infinite last bound; quantile: above 0, at most 1. Returns infinity if the
+    quantile lies beyond the last finite bound, None without values.
     """
     total = max(buckets.values(), default=0.0)
     if not total:
@@ -73,6 +73,6 @@ def bucket_quantile(buckets: Mapping[float, float], quantile: float) -> float | 
 
 
 def largest_bound(buckets: Mapping[float, float]) -> float | None:
-    """What no value of a histogram exceeds: infinite if one lies beyond the last finite bound, None without values."""
+    """Return the smallest bound that no value exceeds: infinity beyond the last finite bound, None without values."""
     total = max(buckets.values(), default=0.0)
     return next(bound for bound, count in buckets.items() if count >= total) if total else None

@@ -1,4 +1,4 @@
-"""What became of many sessions."""
+"""Count the outcomes of many sessions; the base of `results.Load` and `soak.Soak`."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -8,26 +8,26 @@ from unichoir.benchmark.serving.client import SessionResult
 
 @dataclass(frozen=True, kw_only=True)
 class Outcomes:
-    """Of the sessions of one measurement."""
+    """The outcomes of all sessions in a measurement."""
 
     sessions: tuple[SessionResult, ...]
 
     def count(self, outcome: str) -> int:
-        """Sessions with that outcome."""
+        """Return the number of sessions with this outcome."""
         return sum(session.outcome == outcome for session in self.sessions)
 
     @property
     def wrong(self) -> list[SessionResult]:
-        """Completed sessions whose text is not that of a single stream."""
+        """The completed sessions with other words than a single stream."""
         return [session for session in self.sessions if session.outcome == "completed" and not session.is_right]
 
     @property
     def reasons(self) -> Counter[str]:
-        """Why sessions were not completed."""
+        """The reasons why sessions were not completed, with their counts."""
         return Counter(f"{session.outcome}: {session.reason}" for session in self.sessions if session.reason)
 
     def objections(self) -> list[str]:
-        """What went wrong; empty: nothing."""
+        """Return everything that went wrong; empty if nothing did."""
         found = [f"{self.count(outcome)} {outcome}" for outcome in ("refused", "failed") if self.count(outcome)]
         if not self.count("completed"):
             found.append("no session was completed")

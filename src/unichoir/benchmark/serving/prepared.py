@@ -1,4 +1,4 @@
-"""A model of a configuration with random weights, as a directory that can be served."""
+"""Prepare a model directory with random weights that can be served; called by the command."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -14,10 +14,10 @@ from unichoir.text.tokenizer import SPACE, SPECIAL_TOKENS, BpeTokenizer
 def prepared_model(
     candidate: Candidate, samples: Samples, threads: int, models: Path | None, progress: Callable[[str], None]
 ) -> Iterator[Path]:
-    """The model directory, in int8; what it recognises are words without meaning, one for each token.
+    """Yield a model directory in int8 that recognises meaningless words, one for each token.
 
-    samples: what the weights are adjusted to, so that as much is found as in speech. models, progress: as in
-    `prepared_models`.
+    samples: the audio for calibration, after which the model finds as many tokens as in speech. models, progress: as
+    in `prepared_models`.
     """
     variant = Variant(config=candidate.name, engine="onnx", precision="int8")
     options = BenchmarkOptions(threads=threads)

@@ -1,4 +1,4 @@
-"""What a server takes: from its /metrics, and the threads of one that is our child from the system."""
+"""Read the resources that a server uses, from its /metrics and from the system; called by `run` and `soak`."""
 
 import contextlib
 import re
@@ -12,54 +12,54 @@ from unichoir.benchmark.serving.metrics import Metrics
 from unichoir.errors import UnichoirError
 
 TIMEOUT_SECONDS = 30.0
-"""For one answer, and for the sessions of clients that are gone to be gone from the server."""
+"""Timeout for a response, and for the server to end the sessions of clients that have disconnected."""
 INTERVAL_SECONDS = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """A server at one moment; None: not known."""
+    """The state of a server at one moment; None means unknown."""
 
     metrics: Metrics
-    """Empty for a server that has none."""
+    """Empty if the server has no metrics."""
     threads: float | None = None
-    """Those of the system or, where it does not tell, of Python."""
+    """The system's count of threads or, if it is unknown, Python's."""
 
     @property
     def memory(self) -> float | None:
-        """Resident, in bytes."""
+        """Resident memory in bytes."""
         return self.metrics.total("process_resident_memory_bytes")
 
     @property
     def cpu_seconds(self) -> float | None:
-        """That it has computed since its start."""
+        """Processor time since the server's start."""
         return self.metrics.total("process_cpu_seconds_total")
 
     @property
     def files(self) -> float | None:
-        """Open file descriptors, sockets among them."""
+        """Open file descriptors, including sockets."""
         return self.metrics.total("process_open_fds")
 
     @property
     def open_sessions(self) -> float | None:
-        """Live sessions."""
+        """Open live sessions."""
         return self.metrics.total("unichoir_sessions")
 
     @property
     def tasks(self) -> float | None:
-        """Of its event loop."""
+        """Tasks of the event loop."""
         return self.metrics.total("unichoir_tasks")
 
 
 class Probe:
-    """Reads a server. pid: of its process, if that is on this machine."""
+    """Reads the state of a server. pid: its process ID if it runs on this machine."""
 
     def __init__(self, target: Target, pid: int | None) -> None:
         self._target = target
         self._pid = pid
 
     def snapshot(self) -> Snapshot:
-        """Now. Raises UnichoirError for a server that does not answer."""
+        """Read the current state. Raises UnichoirError if the server does not respond."""
         try:
             metrics = Metrics.parse(self._target.fetch("/metrics", TIMEOUT_SECONDS))
         except HTTPError:
@@ -70,7 +70,7 @@ class Probe:
         return Snapshot(metrics=metrics, threads=metrics.total("unichoir_threads") if threads is None else threads)
 
     def idle_snapshot(self) -> Snapshot:
-        """When the server has no session open any more, or has had enough time for that."""
+        """Wait until no session is open, at most `TIMEOUT_SECONDS`, and read the state."""
         deadline = time.monotonic() + TIMEOUT_SECONDS
         while (snapshot := self.snapshot()).open_sessions and time.monotonic() < deadline:
             time.sleep(INTERVAL_SECONDS)
@@ -78,7 +78,7 @@ class Probe:
 
 
 def _threads(pid: int) -> int | None:
-    """Of a process, where the system has /proc."""
+    """Return the number of threads of a process from /proc; None if it is not available."""
     with contextlib.suppress(OSError):
         found = re.search(r"^Threads:\s*(\d+)", Path(f"/proc/{pid}/status").read_text(encoding="ascii"), re.MULTILINE)
         return int(found[1]) if found else None

@@ -1,4 +1,4 @@
-"""What clients say, and what the server must make of it: the texts of the same model over a single stream."""
+"""The recordings that clients send, and the texts the server must return: those of a single stream; called by `run`."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,37 +16,37 @@ from unichoir.text.normalize import canonical_text
 from unichoir.transcript.results import StreamResult
 
 SAMPLE_RATE = 16000
-"""In Hz, of WeNet's protocol."""
+"""The rate of WeNet's protocol, in Hz."""
 MAX_SECONDS = 600.0
-"""Of audio that clients share; a manifest's further recordings are left out."""
+"""The most audio to load; further recordings of a manifest are ignored."""
 NOISE_RECORDINGS, NOISE_SECONDS = 8, 5.0
 SHORT_RECORDINGS, SHORT_SECONDS = 8, 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recording:
-    """What a client says in one session."""
+    """The audio that a client sends in one session."""
 
     key: str
     samples: NDArray[np.int16]
     """(N,) at 16 kHz."""
     reference: str = ""
-    """What was said, where that is known."""
+    """The spoken text, if it is known."""
     expected: str = ""
-    """What the model makes of it in a single stream."""
+    """The text that the model recognises in a single stream."""
     first_word_end: float | None = None
-    """In seconds, in that stream; None: it has no words."""
+    """The end of the first word in that stream, in seconds; None without words."""
 
     @property
     def seconds(self) -> float:
-        """Its length."""
+        """The duration."""
         return len(self.samples) / SAMPLE_RATE
 
 
 def load_recordings(source: Path | None) -> tuple[list[Recording], str]:
-    """An audio file, a manifest's utterances, or noise without a source; and what the report says of them.
+    """Load an audio file or a manifest's utterances, or make noise if there is no source.
 
-    Raises AudioError or ManifestError.
+    Returns the recordings and their description in the report. Raises AudioError or ManifestError.
     """
     if source is None:
         size = round(NOISE_SECONDS * SAMPLE_RATE)
@@ -69,7 +69,7 @@ def load_recordings(source: Path | None) -> tuple[list[Recording], str]:
 
 
 def short_recordings(recordings: Sequence[Recording]) -> list[Recording]:
-    """The first second of the first ones, for sessions that are over soon."""
+    """Return the first second of the first recordings, for short sessions."""
     size = round(SHORT_SECONDS * SAMPLE_RATE)
     return [
         Recording(key=f"{recording.key}, {SHORT_SECONDS:g} s", samples=recording.samples[:size])
@@ -80,7 +80,10 @@ def short_recordings(recordings: Sequence[Recording]) -> list[Recording]:
 def with_expected_texts(
     recordings: Sequence[Recording], recognizer: Recognizer, options: StreamingOptions, progress: Callable[[int], None]
 ) -> list[Recording]:
-    """The recordings with what the recogniser makes of each in a stream of its own; progress: called with how many."""
+    """Return the recordings with the text that the recogniser finds in each, as a single stream.
+
+    progress: called with the number of finished recordings.
+    """
     decoded = []
     for done, recording in enumerate(recordings):
         progress(done)
@@ -99,7 +102,7 @@ def with_expected_texts(
 def decode_stream(
     recognizer: Recognizer, samples: NDArray[np.int16], options: StreamingOptions
 ) -> Iterator[StreamResult]:
-    """The final results of a single stream of samples (N,) at 16 kHz."""
+    """Yield the final results of a single stream of samples (N,) at 16 kHz."""
     stream = recognizer.streams.create_stream(options)
     stream.accept_waveform(samples, SAMPLE_RATE)
     stream.input_finished()
@@ -107,10 +110,10 @@ def decode_stream(
 
 
 def join_texts(texts: Sequence[str]) -> str:
-    """One text of the final results of a session."""
+    """Join the texts of a session's final results."""
     return canonical_text(" ".join(texts))
 
 
 def _to_int16(samples: Samples) -> NDArray[np.int16]:
-    # The inverse of how files are read, so that 16-bit files are sent as they are.
+    # The inverse of reading a file: 16-bit files are sent unchanged.
     return np.clip(np.round(samples * 32768), -32768, 32767).astype(np.int16)

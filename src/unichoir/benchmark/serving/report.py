@@ -1,4 +1,4 @@
-"""What the benchmark of a server looks like: tables for terminals, Markdown, JSON."""
+"""Reports of a server's benchmark for terminals, in Markdown and in JSON; called by the command."""
 
 import math
 from dataclasses import asdict
@@ -19,17 +19,17 @@ HISTOGRAMS = ("batch_size", "step_seconds", "first_partial_seconds", "partial_la
 
 
 def to_markdown(results: ServingResults) -> str:
-    """Where and how it was measured, then every table."""
+    """Return the report in Markdown: where and how it was measured, and all tables."""
     return as_markdown("Benchmark of the server", head(results), tables(results))
 
 
 def to_terminal(results: ServingResults) -> Group:
-    """The same for a terminal."""
+    """Return the same report for a terminal."""
     return for_terminal(head(results), tables(results))
 
 
 def to_json(results: ServingResults) -> dict[str, Any]:
-    """Everything, with every single session; times in seconds, sizes in bytes."""
+    """Return all results, including every session; times in seconds, sizes in bytes."""
     return {
         "machine": dict(results.machine),
         "model": results.model,
@@ -89,7 +89,7 @@ def _soak(soak: Soak) -> dict[str, Any]:
 
 
 def _session(session: SessionResult) -> dict[str, Any]:
-    """Of the blocks' lateness only the largest."""
+    """Return the session as a dict that keeps only the largest lateness of its blocks."""
     content = asdict(session)
     lateness = content.pop("lateness")
     return {**content, "max_lateness": max(lateness, default=None)}

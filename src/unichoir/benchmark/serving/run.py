@@ -1,4 +1,4 @@
-"""The benchmark of a server from beginning to end: expected texts, the server, its clients."""
+"""Run the benchmark of a server from beginning to end: expected texts, server, clients; called by the command."""
 
 import contextlib
 import time
@@ -37,14 +37,14 @@ def run_serving_benchmark(
 ) -> ServingResults:
     """Measure a server.
 
-    model: what `unichoir serve --model` gets; load_recognizer: loads the same for the expected texts; target: a server
-    that runs already; None: one of our own. Raises UnichoirError for what cannot be measured and for a server that does
-    not come up, dies, or does not end.
+    model: the argument for `unichoir serve --model`; load_recognizer: loads the same model for the expected texts;
+    target: a running server; None: start one. Raises UnichoirError for recordings or models that cannot be loaded, and
+    for a server that does not start, dies, or does not end.
     """
     begin = time.perf_counter()
     machine = describe_machine(options.threads)
     if target:
-        Probe(target, None).snapshot()  # fails now rather than after the work
+        Probe(target, None).snapshot()  # fails early if the server is unreachable
     recordings, description = load_recordings(audio)
     short = short_recordings(recordings) if options.sessions else []
     recordings = recordings if options.clients else []
@@ -81,7 +81,7 @@ def run_serving_benchmark(
 
 
 def _server_arguments(model: str, options: ServingOptions) -> list[str]:
-    # The next session of a client begins while the last one waits for its result, so there may be more than clients.
+    # A client starts its next session while the last one waits for its result: there may be more sessions than clients.
     max_sessions = max(DEFAULT_MAX_SESSIONS, 2 * max(options.clients, default=0))
     numbers = {
         "--chunk-size": options.chunk_size,
@@ -98,7 +98,7 @@ def _with_expected_texts(
     options: ServingOptions,
     progress: Progress,
 ) -> list[Recording]:
-    """The model is forgotten afterwards: the server has its own."""
+    """Add the expected texts; the model is freed afterwards, as the server loads its own."""
     progress("loading the model", 0, len(recordings))
     streaming = StreamingOptions(chunk_size=options.chunk_size, num_left_chunks=options.left_chunks)
     return with_expected_texts(

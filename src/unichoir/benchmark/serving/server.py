@@ -1,4 +1,4 @@
-"""`unichoir serve` as a process of ours, from its start to its end."""
+"""Run `unichoir serve` as a child process, from start to end; called by `run`."""
 
 import contextlib
 import json
@@ -16,26 +16,28 @@ from unichoir.benchmark.serving.client import Target
 from unichoir.errors import UnichoirError
 
 START_SECONDS = 300.0
-"""To load the model and listen."""
+"""Timeout for loading the model and listening."""
 STOP_SECONDS = 60.0
+"""Timeout for ending after SIGTERM."""
 DEATH_SECONDS = 1.0
-"""From when a process that dies does not answer any more until it is dead."""
+"""A dying process may stop responding this long before it has ended."""
 INTERVAL_SECONDS = 0.1
 
 
 class Server:
-    """A server that listens.
+    """A server that accepts connections.
 
-    arguments: of `unichoir serve`. Raises UnichoirError, with the server's last words, when it does not come up.
+    arguments: the options of `unichoir serve`. Raises UnichoirError, with the server's last output, if it does not
+    start.
     """
 
     def __init__(self, arguments: Sequence[str]) -> None:
         self.errors: list[str] = []
-        """What its log calls errors."""
+        """The log lines of level error and above."""
         self.target = Target(url="")
         self._last: deque[str] = deque(maxlen=3)
         self._changed = threading.Event()
-        # The key is for servers of others; whoever set it would otherwise close this one to us.
+        # The variable holds the key of another server; with it, this one would require the key.
         environment = {name: value for name, value in os.environ.items() if name != "UNICHOIR_API_KEY"}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "unichoir", "serve", "--host", "127.0.0.1", "--port", "0", *arguments],
@@ -56,13 +58,13 @@ class Server:
 
     @property
     def pid(self) -> int:
-        """Of its process."""
+        """The process ID."""
         return self._process.pid
 
     def stop(self) -> int:
-        """Ask it to end, as an operator would (SIGTERM), and wait. Its exit code, negative for a signal's number.
+        """Send SIGTERM, as an operator would, and wait; return the exit code, or the negative number of a signal.
 
-        Raises UnichoirError when it does not end.
+        Raises UnichoirError if the server does not end.
         """
         self._process.terminate()
         try:
@@ -74,14 +76,14 @@ class Server:
         return code
 
     def check(self) -> None:
-        """Raises UnichoirError, with its last words, when it is no more."""
+        """Raise UnichoirError, with the last output, if the server has died."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             code = self._process.wait(DEATH_SECONDS)
             self._reader.join()
             raise UnichoirError(f"the server died with exit code {code}: {self._last_words()}") from None
 
     def kill(self) -> None:
-        """End it at once, if it has not ended."""
+        """Kill the server if it has not ended."""
         self._process.kill()
         self._process.wait()
         self._reader.join()
@@ -89,7 +91,7 @@ class Server:
             self._process.stderr.close()
 
     def _read_log(self) -> None:
-        """All of it: a server whose log is not read stands still when the pipe is full."""
+        """Read the log until its end: a server whose pipe is full would block."""
         for line in self._process.stderr or ():
             self._last.append(line.strip())
             entry = _parse(line)
@@ -108,10 +110,10 @@ class Server:
                 self.target.fetch("/readyz", START_SECONDS)
                 return
             time.sleep(INTERVAL_SECONDS)
-        raise UnichoirError(f"unichoir serve did not come up: {self._last_words()}")
+        raise UnichoirError(f"unichoir serve did not start: {self._last_words()}")
 
     def _last_words(self) -> str:
-        return " / ".join(self._last) or "it said nothing"
+        return " / ".join(self._last) or "no output"
 
 
 def _parse(line: str) -> dict[str, Any]:
@@ -124,7 +126,7 @@ def _parse(line: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def running(arguments: Sequence[str]) -> Iterator[Server]:
-    """A `Server` that does not outlive the block. Where something fails because it has died, the error says that."""
+    """Run a `Server` in the block. If an error in the block is caused by the server's death, that is raised instead."""
     server = Server(arguments)
     try:
         yield server

@@ -1,4 +1,4 @@
-"""Many short sessions, some of them cut off and some of them hostile: whether the server stays as it was."""
+"""The soak test: many short sessions, some cut off and some hostile, and the server's growth; called by `run`."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,34 +12,37 @@ from unichoir.benchmark.serving.probe import Probe, Snapshot
 from unichoir.benchmark.serving.recordings import Recording
 
 AT_A_TIME = 8
+"""Sessions in parallel."""
 WARM_SESSIONS = 500
-"""After which the server has what it needs; what it takes more from then on is growth."""
+"""After this many sessions the server is warm; resources that it takes later count as growth."""
 STEP = 250
-"""Sessions between two reports of progress; the longest of each 250, as hostile clients have them, is waited for."""
+"""Sessions between two reports of progress. Each step waits for its longest session, usually a hostile one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Soak(Outcomes):
-    """What became of the sessions and of the server."""
+    """The outcomes of the sessions, and the state of the server before and after."""
 
     warm_sessions: int
-    """After which `warm` was taken, with no session open; half of all, if there are not enough."""
+    """The number of sessions before `warm` was read, with no session open; at most half of all."""
     warm: Snapshot
     end: Snapshot
 
     def objections(self) -> list[str]:
-        """What went wrong; empty: nothing."""
+        """Return everything that went wrong; empty if nothing did."""
         found = super().objections()
         if self.end.open_sessions is None:
-            found.append("the server does not tell its open sessions")
+            found.append("the server does not report its open sessions")
         elif self.end.open_sessions:
             found.append(f"{self.end.open_sessions:g} sessions still open at the end")
         return found
 
 
 def make_jobs(recordings: Sequence[Recording], sessions: int, dropped: int, hostile: int = 0) -> list[Job]:
-    """So many whole sessions, with so many dropped ones, half of these before any audio, and so many hostile clients of
-    all kinds evenly among them."""
+    """Plan whole sessions, dropped ones (half of them before any audio) and hostile clients of all kinds, evenly mixed.
+
+    sessions, dropped, hostile: how many of each.
+    """
     drops: tuple[Drop, ...] = ("before audio", "in audio")
     attacks = list(ATTACKS)
     kinds: list[tuple[Drop | None, str]] = [(None, "")] * sessions
@@ -54,7 +57,7 @@ def make_jobs(recordings: Sequence[Recording], sessions: int, dropped: int, host
 
 
 def run_soak(clients: Child, probe: Probe, jobs: Sequence[Job], progress: Callable[[int], None]) -> Soak:
-    """clients: a process of `Clients`; progress: called with how many sessions are done."""
+    """Run the soak test. clients: a process of `Clients`; progress: called with the number of finished sessions."""
     results: list[SessionResult] = []
     warm_sessions = min(WARM_SESSIONS, len(jobs) // 2)
     warm = probe.idle_snapshot()

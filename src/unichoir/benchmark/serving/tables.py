@@ -1,4 +1,4 @@
-"""The tables of a report on a server, as text."""
+"""The tables of a report on a server as text; called by `report`."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -10,32 +10,32 @@ from unichoir.benchmark.serving.soak import AT_A_TIME
 from unichoir.benchmark.tables import Table
 
 MAX_EXAMPLES = 5
-"""Of wrong texts, and of lines of the server's log."""
+"""The most wrong texts, and lines of the server's log, to show."""
 BATCH_SIZE = "unichoir_batch_size"
 
 
 def head(results: ServingResults) -> Sequence[tuple[str, str]]:
-    """What was measured, on what."""
-    end = "not ours to end" if results.exit_code is None else f"exit code {results.exit_code} after SIGTERM"
+    """Return where and how the benchmark was run: names and values."""
+    end = "not stopped" if results.exit_code is None else f"exit code {results.exit_code} after SIGTERM"
     errors = f", {len(results.server_errors)} errors in its log" if results.server_errors else ""
     return [
         *results.machine.items(),
         ("model", results.model),
         ("server", results.server),
-        ("its end", end + errors),
+        ("server's end", end + errors),
         ("audio", results.audio),
-        ("duration", f"{results.seconds:.0f} s in all"),
+        ("duration", f"{results.seconds:.0f} s in total"),
     ]
 
 
 def tables(results: ServingResults) -> list[Table]:
-    """Those with at least one row."""
+    """Return all tables that have at least one row."""
     made = [_clients(results), _server(results), _trouble(results), _soak(results)]
     return [table for table in made if table.rows]
 
 
 def _by_load(title: str, rows: Mapping[str, Callable[[Load], str]], results: ServingResults, note: str) -> Table:
-    """A column for each number of clients."""
+    """Make a table with one column for each number of clients."""
     columns = ("clients", *(str(load.clients) for load in results.loads))
     filled = tuple((name, *(show(load) for load in results.loads)) for name, show in rows.items())
     return Table(title=title, columns=columns, rows=filled if results.loads else (), note=note)
@@ -46,7 +46,7 @@ def _clients(results: ServingResults) -> Table:
         "real time": lambda load: "no" if load.objections() else "yes",
         "sessions completed": lambda load: str(load.count("completed")),
         "refused, failed": lambda load: f"{load.count('refused')}, {load.count('failed')}",
-        "words right": lambda load: f"{load.count('completed') - len(load.wrong)} of {load.count('completed')}",
+        "words correct": lambda load: f"{load.count('completed') - len(load.wrong)} of {load.count('completed')}",
         "WER %": lambda load: "-" if load.word_errors is None else f"{100 * load.word_errors.rate:.1f}",
         "final, ms: p50, p95, p99, max": lambda load: _milliseconds(load.final_latency, "p50", "p95", "p99", "max"),
         "first partial, ms: p50, p95, p99": lambda load: _milliseconds(load.first_partial, "p50", "p95", "p99"),
@@ -56,15 +56,15 @@ def _clients(results: ServingResults) -> Table:
         "cores busy": lambda load: f"{load.clients_cpu:.2f}",
     }
     note = (
-        f"Clients speak without a pause for {results.options.play_seconds:g} s, one session after the other, in blocks "
-        "of 100 ms by the clock. Real time: no session refused or failed, all words right, final p95 under "
+        f"Clients send audio without pauses for {results.options.play_seconds:g} s, one session after another, in real "
+        "time, in blocks of 100 ms. Real time: no session refused or failed, all words correct, final p95 under "
         f"{1000 * MAX_FINAL_SECONDS:g} ms and the server's partial lag p99 under one chunk "
-        f"({results.options.chunk_size * 40} ms). Words right: the text is that of the same model over a single "
-        "stream in another process. Final: from sending the end to the last final result. First partial: from when the "
-        "first word had been sent whole to the first result with words; below 0: recognised before its end. Interval: "
-        "from one result to the next while audio is sent. Sent late: from when a block was due to when it had been "
-        "sent; if that is long, clients, or a server that does not read, are late, and other figures with them. "
-        "Quantiles are measured values (nearest rank)."
+        f"({results.options.chunk_size * 40} ms). Words correct: the text equals that of the same model with a single "
+        "stream in another process. Final: from sending the end to the last final result. First partial: from sending "
+        "the last audio of the first word to the first result with words; negative if the word was recognised before "
+        "its end. Interval: from one result to the next while audio is sent. Sent late: from when a block was due to "
+        "when it was sent; if this is long, the clients or a server that does not read are too slow, and the other "
+        "figures are affected. Quantiles are measured values (nearest rank)."
     )
     return _by_load("Clients", rows, results, note)
 
@@ -72,7 +72,7 @@ def _clients(results: ServingResults) -> Table:
 def _server(results: ServingResults) -> Table:
     rows: dict[str, Callable[[Load], str]] = {
         "RTF": lambda load: _number(load.real_time_factor, ".4f"),
-        "streams in a batch: mean, at most": lambda load: ", ".join(
+        "streams per batch: mean, max": lambda load: ", ".join(
             (_number(load.counted.mean(BATCH_SIZE), ".1f"), _bound(largest_bound(load.counted.buckets(BATCH_SIZE))))
         ),
         "partial lag, ms: p50, p95, p99": lambda load: ", ".join(
@@ -85,9 +85,9 @@ def _server(results: ServingResults) -> Table:
         "cores busy": lambda load: _number(load.server_cpu, ".2f"),
     }
     note = (
-        "By its own metrics. RTF: seconds of work per second of audio. Batch: streams in one call of the encoder; at "
-        "most: rounded up to a bucket of the histogram. Partial lag: how far results are behind the audio that has "
-        "arrived; quantiles of a histogram, interpolated within its buckets."
+        "From the server's own metrics. RTF: seconds of computation per second of audio. Batch: streams in one encoder "
+        "call; the maximum is rounded up to a bucket of the histogram. Partial lag: the delay of results behind the "
+        "received audio; quantiles of a histogram, interpolated within its buckets."
     )
     return _by_load("The server", rows, results, note)
 
@@ -98,13 +98,13 @@ def _trouble(results: ServingResults) -> Table:
         measured.append(("soak", results.soak))
     rows = []
     for where, outcomes in measured:
-        rows += [(where, f"not well: {objection}") for objection in outcomes.objections()]
+        rows += [(where, f"problem: {objection}") for objection in outcomes.objections()]
         rows += [(where, f"{count} x {reason}") for reason, count in outcomes.reasons.most_common()]
         wrong = [f"{each.key}: '{each.text}' instead of '{each.expected}'" for each in outcomes.wrong]
         rows += [(where, text) for text in wrong[:MAX_EXAMPLES]]
     rows += [("the server's log", line) for line in results.server_errors[:MAX_EXAMPLES]]
     safe = tuple((where, " ".join(what.replace("|", "\\|").split())) for where, what in rows)
-    return Table(title="What went wrong", columns=("in", "what"), rows=safe)
+    return Table(title="Problems", columns=("where", "what"), rows=safe)
 
 
 def _soak(results: ServingResults) -> Table:
@@ -123,10 +123,10 @@ def _soak(results: ServingResults) -> Table:
     ]
     completed = soak.count("completed")
     note = (
-        f"{len(soak.sessions)} sessions of about a second of audio, sent as fast as it is taken, {AT_A_TIME} at a "
-        f"time: {completed} completed, of which {completed - len(soak.wrong)} with the words of a single stream, "
-        f"{soak.count('dropped')} dropped by the client without a close, half of them before any audio, "
-        f"{soak.count('repelled')} hostile ones refused or cut off as they should be, "
+        f"{len(soak.sessions)} sessions with about a second of audio, sent as fast as possible, {AT_A_TIME} at a time: "
+        f"{completed} completed, {completed - len(soak.wrong)} of them with the words of a single stream, "
+        f"{soak.count('dropped')} cut off by the client, half of them before any audio, "
+        f"{soak.count('repelled')} hostile and refused or cut off as they should be, "
         f"{soak.count('refused')} refused, {soak.count('failed')} failed. The server was read with no session open."
     )
     columns = ("the server", f"after {soak.warm_sessions} sessions", "at the end", "growth %")
@@ -138,7 +138,9 @@ def _number(value: float | None, form: str) -> str:
 
 
 def _bound(value: float | None, factor: float = 1.0) -> str:
-    return "beyond all buckets" if value == math.inf else _number(None if value is None else factor * value, ".0f")
+    return (
+        "above the largest bucket" if value == math.inf else _number(None if value is None else factor * value, ".0f")
+    )
 
 
 def _mega(size: float | None) -> float | None:

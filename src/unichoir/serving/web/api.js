@@ -1,8 +1,8 @@
-// The server: where it is, the key for it, and what it says about itself.
+// The server: its address, its key, and its model.
 
 import { Problem } from "./problems.js";
 
-// The page lies at the server's root and this file in web/ below it, so a reverse proxy may add any prefix.
+// The page is at the server's root and this file in web/ below it, so a reverse proxy may add any prefix.
 const BASE = new URL("../", import.meta.url);
 const KEY = "unichoir-key";
 
@@ -21,7 +21,7 @@ export const forgetKey = () => sessionStorage.removeItem(KEY);
 
 export const headers = () => (key() ? { Authorization: `Bearer ${key()}` } : {});
 
-// Browsers cannot set headers on a WebSocket; the key travels as a subprotocol, as OpenAI's clients do it.
+// Browsers cannot set headers on a WebSocket. The key is sent as a subprotocol, as in OpenAI's clients.
 export const subprotocols = () => (key() ? ["realtime", `openai-insecure-api-key.${key()}`] : ["realtime"]);
 
 async function get(path, options) {
@@ -32,7 +32,7 @@ async function get(path, options) {
   }
 }
 
-/** The id of the model that the server offers. */
+/** Returns the id of the server's model. */
 export async function fetchModel() {
   const response = await get("v1/models", { headers: headers() });
   const body = await response.json().catch(() => null);
@@ -42,14 +42,14 @@ export async function fetchModel() {
   return id;
 }
 
-/** Why a WebSocket did not open: the browser does not tell (1006), so the server is asked. */
+/** Finds out why a WebSocket did not open. The browser does not tell (1006), so this asks the server. */
 export async function diagnose() {
   try {
     const response = await get("readyz");
     const body = await response.json().catch(() => null);
     if (body?.status === "draining") return new Problem("draining");
     if (!body?.status) return Problem.fromServer(null, { status: response.status });
-    // Only a POST carries the page's origin, which the server may have refused. This one has nothing to be transcribed.
+    // Only a POST carries the page's origin, which the server may have refused. This one contains no recording.
     const probe = await get("v1/audio/transcriptions", { method: "POST", headers: headers() });
     if (probe.status === 401 || probe.status === 403) {
       return Problem.fromServer(null, { status: probe.status, hasKey: Boolean(key()) });

@@ -10,10 +10,10 @@ import { transcribe } from "./upload.js";
 const $ = (id) => document.getElementById(id);
 const transcript = new Transcript($("lines"), showTranscript);
 let model = null;
-let activity = null; // what runs: {kind: "listening" or "uploading", controller, stopping}
+let activity = null; // the current activity: {kind: "listening" or "uploading", controller, stopping}
 let restore = null; // undoes the last "Clear"
 
-// --- what the page says
+// --- status, errors and controls
 
 function say(text) {
   if ($("status").textContent !== text) $("status").textContent = text;
@@ -22,10 +22,10 @@ function say(text) {
 function complain(problem, again = null) {
   if (!(problem instanceof Problem)) {
     console.error(problem);
-    const advice = "Copy the words, then load the page again.";
+    const advice = "Copy the transcript, then reload the page.";
     problem = new Problem("broken", `Something went wrong on this page (${problem.message}). ${advice}`);
   }
-  if (problem.code === "model_not_found") model = null; // the server may have been restarted with another one
+  if (problem.code === "model_not_found") model = null; // the server may have been restarted with another model
   if (problem.code === "key_needed" || problem.code === "key_wrong") askForKey();
   $("error").querySelector("p").textContent = problem.message;
   $("error").hidden = false;
@@ -57,13 +57,13 @@ function showActivity() {
   $("file").disabled = Boolean(kind);
   $("clear").disabled = $("undo").disabled = Boolean(kind);
   $("upload").hidden = kind !== "uploading";
-  // Who works with the keyboard stays where the work is.
+  // Keyboard users keep the focus on the relevant control.
   if (hadFocus === $("file") && kind) $("cancel").focus();
   if (hadFocus === $("cancel") && !kind) $("file").focus();
 }
 
 function showLevel(level) {
-  // -60 dB to 0 dB become 0 to 100.
+  // Maps -60 dB to 0 dB onto 0 to 100.
   const percent = Math.round(Math.max(0, Math.min(100, 100 + (20 * Math.log10(level + 1e-6)) / 0.6)));
   $("level").style.setProperty("--level", percent / 100);
   $("level").setAttribute("aria-valuenow", percent);
@@ -82,8 +82,8 @@ async function findModel() {
 }
 
 function askForKey() {
-  model = null; // to be asked for again, with the new key
-  $("model").textContent = "unknown yet";
+  model = null; // fetched again with the new key
+  $("model").textContent = "unknown";
   $("login").hidden = false;
   $("key").focus();
 }
@@ -95,7 +95,7 @@ async function useKey(event) {
   try {
     await findModel();
     $("key").value = "";
-    say("The key is accepted. Ready.");
+    say("Key accepted. Ready.");
     $("listen").focus();
   } catch (problem) {
     forgetKey();
@@ -103,7 +103,7 @@ async function useKey(event) {
   }
 }
 
-// --- what runs: one thing at a time
+// --- activities: one at a time
 
 function stop() {
   activity.stopping = true;
@@ -123,7 +123,7 @@ async function run(kind, again, work) {
     await findModel();
     await work(controller.signal);
   } catch (problem) {
-    say(transcript.empty ? "Stopped." : "Stopped. The words so far are kept.");
+    say(transcript.empty ? "Stopped." : "Stopped. The transcript so far is kept.");
     if (problem.code !== "cancelled") complain(problem, again);
   } finally {
     activity = null;
@@ -163,27 +163,27 @@ function upload(files) {
         $("upload-detail").textContent = text;
       };
       $("upload-name").textContent = file.name;
-      say(`Sending ${file.name}.`);
-      progress(0, "is being sent");
+      say(`Uploading ${file.name}.`);
+      progress(0, "uploading");
       const warnings = await transcribe(file, model, stop, {
         sent: (fraction) => {
-          if (fraction < 1) return progress(fraction, `is being sent: ${Math.floor(fraction * 100)} %`);
+          if (fraction < 1) return progress(fraction, `uploading, ${Math.floor(fraction * 100)} %`);
           say(`Recognising ${file.name}.`);
-          progress(null, "has been sent and waits to be recognised");
+          progress(null, "waiting to be recognised");
         },
         recognised: (position, duration) => {
           recording.duration = duration;
-          progress(position / duration, `is being recognised: ${clock(position)} of ${clock(duration)}`);
+          progress(position / duration, `recognising, ${clock(position)} of ${clock(duration)}`);
         },
         line: (line) => transcript.add(recording, line),
       });
       const found = recording.lines.length > 0 ? [] : ["No words were recognised."];
-      say([`${file.name} is done.`, ...found, ...warnings.map((warning) => `Note: ${warning}.`)].join(" "));
+      say([`Finished ${file.name}.`, ...found, ...warnings.map((warning) => `Note: ${warning}.`)].join(" "));
     }
   });
 }
 
-// --- keeping the words
+// --- saving the transcript
 
 function download(extension, type, content) {
   const [first, ...others] = transcript.recordings;
@@ -205,9 +205,9 @@ async function copy() {
     await navigator.clipboard.writeText(text);
     say("Copied.");
   } catch {
-    // The clipboard is closed to insecure pages; a selection is not.
+    // Insecure pages cannot use the clipboard API, but they can copy a selection.
     getSelection().selectAllChildren($("lines"));
-    const refused = "The browser refused to copy. The transcript is selected: copy it with the keyboard.";
+    const refused = "The browser did not allow copying. The transcript is selected; copy it with the keyboard.";
     say(document.execCommand("copy") ? "Copied." : refused);
   }
 }
@@ -216,14 +216,14 @@ function clear() {
   restore = transcript.clear();
   $("undo").hidden = false;
   $("undo").focus();
-  say("The transcript is cleared.");
+  say("Transcript cleared.");
 }
 
 function undo() {
   restore();
   $("undo").hidden = true;
   $("clear").focus();
-  say("The transcript is back.");
+  say("Transcript restored.");
 }
 
 // --- controls
@@ -241,10 +241,10 @@ $("listen").onclick = () => (activity ? stop() : startListening());
 $("cancel").onclick = stop;
 $("file").onchange = ({ target }) => {
   upload([...target.files]);
-  target.value = ""; // so that the same file can be chosen again
+  target.value = ""; // allows choosing the same file again
 };
 $("file").onkeydown = ({ key, target }) => {
-  if (key === "Enter") target.click(); // as it looks like a button
+  if (key === "Enter") target.click(); // it looks like a button
 };
 $("dismiss").onclick = () => ($("error").hidden = true);
 $("login").onsubmit = useKey;
@@ -253,7 +253,7 @@ $("copy").onclick = copy;
 $("clear").onclick = clear;
 $("undo").onclick = undo;
 
-let dragDepth = 0; // dragenter and dragleave come for every element on the way
+let dragDepth = 0; // dragenter and dragleave fire for every nested element
 const showDrop = (change) => {
   dragDepth = change ? dragDepth + change : 0;
   $("drop").hidden = dragDepth === 0 || Boolean(activity);
@@ -271,9 +271,9 @@ document.addEventListener("drop", (event) => {
 
 window.addEventListener("beforeunload", (event) => activity && event.preventDefault());
 showActivity();
-$("times").dispatchEvent(new Event("change")); // browsers keep the box over a reload
+$("times").dispatchEvent(new Event("change")); // browsers keep the checkbox's state when the page is reloaded
 findModel().catch((problem) => {
-  $("model").textContent = "unknown yet";
-  say("Not connected yet.");
+  $("model").textContent = "unknown";
+  say("Not connected.");
   complain(problem);
 });

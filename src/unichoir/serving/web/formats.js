@@ -1,19 +1,19 @@
 // The transcript as text, SRT, VTT and JSON.
 //
 // A recording is {source, started: Date, duration, lines}, a line {start, end, text, words}, a word {word, start, end,
-// confidence}; times are in seconds from the start of the recording. Subtitles show recordings one after another on one
-// time line.
+// confidence}; times are in seconds from the start of the recording. Subtitles place the recordings one after another
+// on a single time line.
 
-const PAUSE = 0.8;
-const LONGEST = 7;
-const WIDEST = 84; // two rows of 42 characters
-const SHORTEST = 0.7;
+const PAUSE = 0.8; // s between two words of a cue, at most
+const LONGEST = 7; // s of a cue
+const WIDEST = 84; // characters of a cue: two rows of 42
+const SHORTEST = 0.7; // s of a cue
 
 const lineText = (recording) => recording.lines.map(({ text }) => text).join("\n");
 
 export const toText = (recordings) => recordings.map(lineText).join("\n\n") + "\n";
 
-/** The words of a line; where the server gave no times they are spread evenly. */
+/** Returns the words of a line with times. If the server sent none, the words are spread evenly over the line. */
 function timedWords({ start, end, text, words }) {
   if (words.length > 0) return words;
   const parts = text.split(/\s+/);
@@ -43,7 +43,7 @@ export function cues(recordings) {
     offset += duration;
   }
   result.forEach((cue, i) => {
-    // Long enough to be read, but never into the next one.
+    // Long enough to read, but never overlapping the next cue.
     const limit = Math.max(result[i + 1]?.start ?? Infinity, cue.start + 0.001);
     cue.end = Math.min(Math.max(cue.end, cue.start + SHORTEST), limit);
   });
@@ -57,7 +57,7 @@ function clock(seconds, separator) {
   return `${pad(h)}:${pad(m)}:${pad(s)}${separator}${pad(ms % 1000, 3)}`;
 }
 
-/** Two rows of about equal length. */
+/** Breaks a long text into two rows of about equal length. */
 function rows(text) {
   if (text.length <= WIDEST / 2) return text;
   const spaces = [...text.matchAll(/ /g)].map(({ index }) => index);

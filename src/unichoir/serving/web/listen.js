@@ -1,21 +1,21 @@
-// From "Start listening" to the last word after "Stop".
+// Live recognition, from "Start listening" to the last word after "Stop".
 
 import { Microphone } from "./microphone.js";
 import { Problem } from "./problems.js";
 import { Realtime } from "./realtime.js";
 
-const RATE = 16_000; // of the model's own features
-const SILENCE = 1e-4; // -80 dB: no working microphone is that quiet
+const RATE = 16_000; // Hz, as the model's features
+const SILENCE = 1e-4; // -80 dB: no working microphone is this quiet
 const SILENCE_SECONDS = 4;
 const BACKLOG_SECONDS = 3;
 
 /**
- * Recognises the microphone until `stop` is aborted. `on`: {status(text), level(0 to 1), partial(text), line(line),
- * notice(problem), duration(seconds)}.
+ * Recognises speech from the microphone until `stop` is aborted. `on`: {status(text), level(0 to 1), partial(text),
+ * line(line), notice(problem), duration(seconds)}.
  */
 export async function listen(model, stop, on) {
   const stopped = new Promise((resolve) => stop.addEventListener("abort", resolve));
-  const early = []; // blocks from before `live`
+  const early = []; // blocks recorded before `live` exists
   let live = null;
   let listening = false;
   let silence = 0;
@@ -41,17 +41,17 @@ export async function listen(model, stop, on) {
     throw new Problem("cancelled");
   }
 
-  // A phone that turns off its screen would turn off the microphone, too.
+  // A phone that turns off its screen would also turn off the microphone.
   const awake = navigator.wakeLock?.request("screen").catch(() => null);
   try {
-    on.status("Connecting. You can speak already.");
+    on.status("Connecting. You can already speak.");
     live = new Realtime(model, RATE, on);
     early.forEach((pcm) => live.append(pcm));
     await Promise.race([live.opened, stopped]);
     listening = true;
     const end = await Promise.race([stopped, lost, live.closed]);
     listening = false;
-    on.status("Finishing the last words.");
+    on.status("Recognising the last words.");
     await microphone.finish();
     on.level(0);
     await live.finish();

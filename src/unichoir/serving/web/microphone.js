@@ -11,7 +11,7 @@ const NAMES = {
   AbortError: "in_use",
 };
 
-// What was said just before "Stop" is still on its way from the microphone.
+// Audio from just before "Stop" is still on its way from the microphone.
 const TAIL_MS = 300;
 const FLUSH_MS = 1000;
 
@@ -23,13 +23,13 @@ export class Microphone {
   #node;
   #flushed;
 
-  /** Opens the microphone; `onblock(pcm, level)` gets each 100 ms, `onended` is called when the device goes away. */
+  /** Opens the microphone. `onblock(pcm, level)` gets blocks of 100 ms; `onended` is called if the device goes away. */
   static async open(rate, { onblock, onended }) {
     if (!window.isSecureContext) throw new Problem("insecure");
     if (!navigator.mediaDevices?.getUserMedia || !window.AudioWorkletNode) throw new Problem("unsupported");
     const microphone = new Microphone();
     try {
-      // Filters made for calls would take away parts of speech. The gain control stays: it helps quiet microphones.
+      // Filters for calls would remove parts of the speech. Gain control stays on: it helps quiet microphones.
       microphone.#stream = await navigator.mediaDevices.getUserMedia({
         audio: { channelCount: 1, echoCancellation: false, noiseSuppression: false, autoGainControl: true },
       });
@@ -46,7 +46,7 @@ export class Microphone {
   async #connect(rate, onblock, onended) {
     const source = this.#source(rate);
     await this.#context.audioWorklet.addModule(new URL("worklet.js", import.meta.url)).catch(() => {
-      throw new Problem("unreachable"); // it comes from the server, too
+      throw new Problem("unreachable"); // the worklet also comes from the server
     });
     this.#node = new AudioWorkletNode(this.#context, "recorder", { numberOfOutputs: 0, processorOptions: { rate } });
     this.#flushed = new Promise((resolve) => {
@@ -61,8 +61,8 @@ export class Microphone {
   }
 
   #source(rate) {
-    // The browser resamples best, where it can: Firefox refuses a microphone in a context of another rate, and then the
-    // worklet does it.
+    // The browser resamples best. Firefox refuses a microphone in a context with another rate; the worklet then
+    // resamples.
     try {
       this.#context = new AudioContext({ sampleRate: rate });
       return this.#context.createMediaStreamSource(this.#stream);
@@ -73,7 +73,7 @@ export class Microphone {
     }
   }
 
-  /** Waits for what was said until now; when it returns, the last block has been handed over. */
+  /** Waits for the audio recorded so far; when it returns, `onblock` has received the last block. */
   async finish() {
     await sleep(TAIL_MS);
     this.#node.port.postMessage("end");

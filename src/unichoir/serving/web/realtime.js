@@ -3,22 +3,22 @@
 import { diagnose, socketAddress, subprotocols } from "./api.js";
 import { Problem } from "./problems.js";
 
-const OPEN_MS = 15_000; // until the session exists
-const ANSWER_MS = 30_000; // of silence from the server, after "Stop"
-const SURE_MS = 300;
-const UNSURE_MS = 3000;
+const OPEN_MS = 15_000; // timeout for creating the session
+const ANSWER_MS = 30_000; // timeout for the server's next message, after "Stop"
+const SURE_MS = 300; // wait for stray messages when the session is certainly complete
+const UNSURE_MS = 3000; // the same when it may be incomplete
 const INPUT = "input_audio_buffer.";
 const RESULT = "conversation.item.input_audio_transcription.";
 
 function base64(pcm) {
-  // Every machine that runs a browser is little-endian, as the protocol wants it.
+  // The protocol requires little-endian samples; every machine that runs a browser is little-endian.
   return btoa(String.fromCharCode(...new Uint8Array(pcm.buffer, pcm.byteOffset, pcm.byteLength)));
 }
 
 function deferred() {
   const result = {};
   result.promise = new Promise((resolve, reject) => Object.assign(result, { resolve, reject }));
-  result.promise.catch(() => {}); // not everyone waits for each of them
+  result.promise.catch(() => {}); // avoids errors about rejections that nobody awaits
   return result;
 }
 
@@ -27,11 +27,11 @@ export class Realtime {
   #rate;
   #on;
   #samples = 0;
-  #waiting = []; // events from before the session was there
-  #items = new Map(); // those begun and not completed: id -> {start, stable, partial}
-  #fatal = null; // the last error of the server's; why it closes, if it does
+  #waiting = []; // events from before the session existed
+  #items = new Map(); // items that are not completed: id -> {start, stable, partial}
+  #fatal = null; // the server's last error, the reason if it now closes the connection
   #finishing = false;
-  #answer = null; // to the commit of `finish`: null, "unsure", "sure"
+  #answer = null; // the answer to the commit of `finish`: null, "unsure", "sure"
   #numEmpty = 0;
   #timer;
   #opened = deferred();
@@ -57,7 +57,7 @@ export class Realtime {
     return this.#opened.promise;
   }
 
-  /** Resolves when the session has ended as wished, rejects with a Problem. */
+  /** Resolves when the session has ended normally, rejects with a Problem. */
   get closed() {
     return this.#closed.promise;
   }
@@ -66,7 +66,7 @@ export class Realtime {
     return this.#samples / this.#rate;
   }
 
-  /** Seconds of audio that the network has not taken yet. */
+  /** Seconds of audio that are not sent yet. */
   get backlog() {
     return (this.#socket.bufferedAmount * 3) / 4 / 2 / this.#rate; // base64, int16
   }
@@ -79,8 +79,8 @@ export class Realtime {
   /** Ends the last item and waits for its words. */
   async finish() {
     this.#finishing = true;
-    // An item that the server ends by itself at this moment looks like the answer to our commit. So another commit
-    // follows: nothing is left for it, and once it is refused we know that the server has read the first.
+    // An item that the server ends on its own at this moment looks like the answer to the commit. A second commit has
+    // nothing left to end; its error shows that the server has processed the first.
     for (let i = 0; i < 2; i++) this.#send({ type: `${INPUT}commit` });
     this.#progress();
     await this.closed;
@@ -94,7 +94,7 @@ export class Realtime {
     this.#socket.close(1000);
   }
 
-  /** What was heard of items that never completed. */
+  /** Returns the partial texts of items that were never completed, as lines. */
   unfinished() {
     return [...this.#items.values()]
       .map(({ start, partial, stable }) => ({ start, end: this.seconds, text: partial ?? stable }))
@@ -108,7 +108,7 @@ export class Realtime {
   }
 
   #receive(event) {
-    this.#fatal = null; // only an error directly before the end is its cause
+    this.#fatal = null; // an error is the reason for closing only if it comes directly before
     switch (event.type) {
       case "session.created":
         this.#configure();
@@ -179,7 +179,7 @@ export class Realtime {
   #error(error) {
     if (error.code === "input_audio_buffer_commit_empty") {
       this.#numEmpty += 1;
-      if (this.#numEmpty === 2) this.#answer = "sure"; // not even the first had anything to end
+      if (this.#numEmpty === 2) this.#answer = "sure"; // even the first had nothing to end
       return;
     }
     this.#fatal = Problem.fromServer(error);
@@ -191,7 +191,7 @@ export class Realtime {
     return this.#answer !== null && this.#items.size === 0;
   }
 
-  /** After "Stop": closes when all has come. */
+  /** After "Stop": closes the session when all results have arrived. */
   #progress() {
     if (!this.#finishing || this.#waiting) return;
     if (this.#isComplete) this.#wait(this.#answer === "sure" ? SURE_MS : UNSURE_MS, () => this.close());

@@ -1,6 +1,6 @@
-// The final lines: what is kept, and how it is shown.
+// The final lines of the transcript, and how they are displayed.
 
-const UNSURE = 0.5; // below this confidence a word is marked
+const UNSURE = 0.5; // words with lower confidence are marked
 
 export function clock(seconds) {
   const whole = Math.floor(seconds);
@@ -21,7 +21,7 @@ function wordElement({ word, start, end, confidence }) {
   const unsure = known && confidence < UNSURE;
   const percent = known ? `${Math.round(confidence * 100)} %` : "";
   const times = `${start.toFixed(2)}–${end.toFixed(2)}`;
-  // The style sheet shows data-times and data-confidence when they are wanted; so copying a line gives its words alone.
+  // The style sheet displays data-times and data-confidence on request; copying a line therefore copies only its words.
   return element(
     "span",
     {
@@ -46,14 +46,14 @@ function lineElement(recording, line, first) {
     const time = recording.started.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
     item.prepend(element("p", { class: "source" }, `${recording.source}, ${time}`));
   }
-  if (line.unfinished) item.append(element("p", { class: "note" }, "Not finished: the connection ended here."));
+  if (line.unfinished) item.append(element("p", { class: "note" }, "Incomplete: the connection ended here."));
   return item;
 }
 
 export class Transcript {
   #list;
   #onchange;
-  recordings = []; // only those with lines
+  recordings = []; // recordings with at least one line
 
   constructor(list, onchange) {
     this.#list = list;
@@ -64,7 +64,7 @@ export class Transcript {
     return this.recordings.length === 0;
   }
 
-  /** A recording to add lines to; it appears with its first. */
+  /** Returns a recording to add lines to; it appears with its first line. */
   begin(source) {
     return { source, started: new Date(), duration: 0, lines: [] };
   }
@@ -78,7 +78,7 @@ export class Transcript {
     this.#onchange();
   }
 
-  /** Empties the page; the returned function brings everything back. */
+  /** Clears the transcript; returns a function that restores it. */
   clear() {
     const cleared = this.recordings;
     this.#show([]);

@@ -1,9 +1,9 @@
-// A recording to the server's /v1/audio/transcriptions, and its words back as they are recognised.
+// Uploads a recording to /v1/audio/transcriptions and receives its words as they are recognised.
 
 import { address, diagnose, headers, key } from "./api.js";
 import { Problem } from "./problems.js";
 
-/** Hands over the `data:` events of a text that grows. */
+/** Returns a function that takes a growing text and passes its new `data:` events to `onevent`. */
 function eventReader(onevent) {
   let read = 0;
   return (text) => {
@@ -33,12 +33,12 @@ function parse(text) {
 }
 
 /**
- * Resolves when all is recognised, with the server's warnings, such as that the recording is cut off; rejects with a
- * Problem. `on`: {sent(fraction), recognised(position, duration), line({start, end, text, words})}.
+ * Resolves when everything is recognised, with the server's warnings, for example about a truncated recording; rejects
+ * with a Problem. `on`: {sent(fraction), recognised(position, duration), line({start, end, text, words})}.
  */
 export async function transcribe(file, model, signal, on) {
   if (file.size === 0) throw new Problem("empty_file");
-  // A folder, or a file that is gone, fails here and not as if the network had failed.
+  // A folder or a deleted file fails here; otherwise it would look like a network error.
   await file.slice(0, 1).arrayBuffer().catch(() => {
     throw new Problem("file_lost");
   });
@@ -47,7 +47,7 @@ export async function transcribe(file, model, signal, on) {
   form.append("stream", "true");
   form.append("include[]", "words");
   form.append("file", file, file.name);
-  // XMLHttpRequest, as fetch does not tell how much has been sent.
+  // XMLHttpRequest, because fetch does not report upload progress.
   const request = new XMLHttpRequest();
   request.open("POST", address("v1/audio/transcriptions"));
   for (const [name, value] of Object.entries(headers())) request.setRequestHeader(name, value);
@@ -90,7 +90,7 @@ export async function transcribe(file, model, signal, on) {
     request.onabort = () => reject(new Problem("cancelled"));
     request.onerror = async () => {
       if (request.status === 200) reject(new Problem("lost"));
-      // A server that refuses an upload may hang up before the browser has read why.
+      // A server that refuses an upload may close the connection before the browser has read the reason.
       const problem = await diagnose();
       reject(problem.code === "busy" ? new Problem("upload_lost") : problem);
     };

@@ -1,7 +1,7 @@
-// Runs on the audio thread: mixes to mono, converts to the wanted rate and to int16, and posts blocks of 100 ms.
+// Runs on the audio thread: mixes to mono, resamples, converts to int16, and posts blocks of 100 ms.
 
 const BLOCK_SECONDS = 0.1;
-const ZERO_CROSSINGS = 24; // of the sinc on either side: a steep filter, and still little work
+const ZERO_CROSSINGS = 24; // of the sinc on each side: a steep filter at low cost
 
 const gcd = (a, b) => (b === 0 ? a : gcd(b, a % b));
 
@@ -15,7 +15,7 @@ class Resampler {
     this.half = Math.ceil(ZERO_CROSSINGS / cutoff);
     this.filters = Array.from({ length: this.up }, (_, phase) => this.filter(phase / this.up, cutoff));
     this.history = new Float32Array(this.half - 1); // silence before the first sample
-    this.skip = 0; // from the start of `history` to the window of the next output
+    this.skip = 0; // samples from the start of `history` to the next output's window
     this.phase = 0;
   }
 
@@ -51,7 +51,7 @@ class Resampler {
     return output;
   }
 
-  /** The samples that still wait for what comes after them. */
+  /** Returns the samples that still wait for later input. */
   flush() {
     return this.push(new Float32Array(this.half));
   }
