@@ -16,8 +16,8 @@ from tests.samples import CLIPS, REFERENCES, SMALL_MODEL, WITH_SMALL_MODEL
 
 from unichoir.api import load_model
 from unichoir.audio.io import load_audio
+from unichoir.cli._shared.stream_output import TextLines
 from unichoir.cli.stream import Session, play
-from unichoir.cli.stream_output import TextLines
 from unichoir.data.manifest import read_manifest
 from unichoir.recognition.latency import LatencyReport
 from unichoir.recognition.options import EndpointRules, StreamingOptions

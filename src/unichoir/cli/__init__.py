@@ -1,4 +1,4 @@
-"""The command `unichoir`: one module for each group of commands, collected here."""
+"""The command `unichoir`: one module for each command or group, collected here."""
 
 import os
 import sys
@@ -12,7 +12,12 @@ from unichoir.cli import (
     align,
     benchmark,
     card,
+    cmvn,
     evaluate,
+    export,
+    export_wenet,
+    import_wenet,
+    import_whisper,
     lm,
     models,
     plan,
@@ -24,10 +29,8 @@ from unichoir.cli import (
     train,
     transcribe,
     upcycle,
-    wenet,
-    whisper,
 )
-from unichoir.cli.common import ClosedStream, print_error
+from unichoir.cli._shared.common import ClosedStream, print_error
 from unichoir.errors import UnichoirError
 
 app = typer.Typer(
@@ -46,15 +49,15 @@ app.command("prepare")(prepare.prepare)
 app.command("shard")(shard.shard)
 app.command("upcycle")(upcycle.upcycle)
 app.command("plan")(plan.plan)
-app.command("export")(models.export)
-app.command("import-whisper")(whisper.import_whisper)
-app.command("import-wenet")(wenet.import_wenet)
-app.command("export-wenet")(wenet.export_wenet)
+app.command("export")(export.export)
+app.command("import-whisper")(import_whisper.import_whisper)
+app.command("import-wenet")(import_wenet.import_wenet)
+app.command("export-wenet")(export_wenet.export_wenet)
 app.command("serve")(serve.serve)
 app.command("benchmark")(benchmark.benchmark)
 app.command("models")(models.models)
 app.command("card")(card.card)
-app.command("cmvn")(train.cmvn)
+app.command("cmvn")(cmvn.cmvn)
 app.add_typer(tokenizer.app, name="tokenizer")
 app.add_typer(lm.app, name="lm")
 

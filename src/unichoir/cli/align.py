@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 
 import typer
 
-from unichoir.cli.arguments import (
+from unichoir.cli._shared.arguments import (
     ChannelOption,
     DeviceOption,
     LanguageOption,
@@ -16,10 +16,10 @@ from unichoir.cli.arguments import (
     StrictOption,
     parse_channel,
 )
-from unichoir.cli.common import STANDARD_INPUT, note, progress_bar, refuse, warn, write_whole
-from unichoir.cli.fleet import MAX_NAMED, model_source, report_failures
-from unichoir.cli.formats import SubtitleArguments, parse_formats
-from unichoir.cli.grouping import grouped
+from unichoir.cli._shared.common import STANDARD_INPUT, note, progress_bar, refuse, warn, write_whole
+from unichoir.cli._shared.fleet import MAX_NAMED, model_source, report_failures
+from unichoir.cli._shared.formats import SubtitleArguments, parse_formats
+from unichoir.cli._shared.grouping import grouped
 from unichoir.engine.device import Device
 from unichoir.errors import DecodingError
 from unichoir.recognition.options import DecodingOptions

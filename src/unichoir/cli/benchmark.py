@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 from rich.console import Console
 
-from unichoir.cli.benchmark_serving import (
+from unichoir.cli._shared.benchmark_serving import (
     ClientsOption,
     DroppedOption,
     HostileOption,
@@ -21,7 +21,7 @@ from unichoir.cli.benchmark_serving import (
     check_values,
     serving_benchmark,
 )
-from unichoir.cli.common import make_progress, write_line
+from unichoir.cli._shared.common import make_progress, write_line
 from unichoir.errors import ConfigError
 
 Number = TypeVar("Number", int, float)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unichoir.cli.common import note
+from unichoir.cli._shared.common import note
 from unichoir.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:

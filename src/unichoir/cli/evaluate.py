@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from unichoir.cli.arguments import (
+from unichoir.cli._shared.arguments import (
     MODEL_HELP,
     MODEL_NAME,
     DeviceOption,
@@ -20,7 +20,7 @@ from unichoir.cli.arguments import (
     ThreadsOption,
     TopKOption,
 )
-from unichoir.cli.common import (
+from unichoir.cli._shared.common import (
     ManifestsArgument,
     note,
     parse_chunk_sizes,
@@ -28,8 +28,8 @@ from unichoir.cli.common import (
     progress_bar,
     write_line,
 )
-from unichoir.cli.cutting import LongArguments
-from unichoir.cli.grouping import grouped
+from unichoir.cli._shared.cutting import LongArguments
+from unichoir.cli._shared.grouping import grouped
 from unichoir.errors import ManifestError
 from unichoir.search.options import DEFAULT_LM, MODES
 

@@ -10,9 +10,16 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal, cast
 
 import typer
 
-from unichoir.cli.arguments import DeviceOption, SearchArguments, ThreadsOption
-from unichoir.cli.common import ManifestsArgument, make_progress, note, parse_chunk_sizes, progress_bar, write_line
-from unichoir.cli.grouping import grouped
+from unichoir.cli._shared.arguments import DeviceOption, SearchArguments, ThreadsOption
+from unichoir.cli._shared.common import (
+    ManifestsArgument,
+    make_progress,
+    note,
+    parse_chunk_sizes,
+    progress_bar,
+    write_line,
+)
+from unichoir.cli._shared.grouping import grouped
 from unichoir.errors import CheckpointError, ManifestError, TrainingError
 from unichoir.search.options import DEFAULT_LM, STREAMING_MODES, StreamingMode
 

@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from unichoir.cli.common import write_line
+from unichoir.cli._shared.common import write_line
 from unichoir.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
-from unichoir.cli.common import note, progress_bar
+from unichoir.cli._shared.common import note, progress_bar
 
 if TYPE_CHECKING:
     from unichoir.corpora.prepare import Split

@@ -6,17 +6,17 @@ from typing import Annotated, Any, ClassVar
 
 import typer
 
-from unichoir.cli.arguments import (
+from unichoir.cli._shared.arguments import (
     DeviceOption,
     FusionArguments,
     ModelArguments,
     SearchArguments,
     WrittenArguments,
 )
-from unichoir.cli.common import refuse
-from unichoir.cli.cutting import LongArguments, StreamArguments
-from unichoir.cli.fleet import ReplicaArguments, serve_on_cluster
-from unichoir.cli.grouping import grouped
+from unichoir.cli._shared.common import refuse
+from unichoir.cli._shared.cutting import LongArguments, StreamArguments
+from unichoir.cli._shared.fleet import ReplicaArguments, serve_on_cluster
+from unichoir.cli._shared.grouping import grouped
 from unichoir.text.tokenizer import load_tokenizer
 
 SMALL_MODEL = 200_000_000

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from unichoir.cli.common import note, progress_bar
+from unichoir.cli._shared.common import note, progress_bar
 
 if TYPE_CHECKING:
     from unichoir.data.shard_jobs import ShardReport

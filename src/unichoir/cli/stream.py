@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unichoir.cli.arguments import (
+from unichoir.cli._shared.arguments import (
     DEVICE_HELP,
     FusionArguments,
     LanguageOption,
@@ -16,10 +16,10 @@ from unichoir.cli.arguments import (
     SearchArguments,
     WrittenArguments,
 )
-from unichoir.cli.common import note, warn, write_line
-from unichoir.cli.cutting import StreamArguments
-from unichoir.cli.grouping import grouped
-from unichoir.cli.stream_output import Format, TextLines, make_output
+from unichoir.cli._shared.common import note, warn, write_line
+from unichoir.cli._shared.cutting import StreamArguments
+from unichoir.cli._shared.grouping import grouped
+from unichoir.cli._shared.stream_output import Format, TextLines, make_output
 from unichoir.engine.device import DEVICES, Device
 from unichoir.errors import AudioError
 from unichoir.recognition.latency import LatencyMeter

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from unichoir.cli.common import ManifestsArgument, note
+from unichoir.cli._shared.common import ManifestsArgument, note
 
 app = typer.Typer(help="Make a vocabulary from the transcripts of manifests.", no_args_is_help=True)
 Output = Annotated[Path, typer.Option(metavar="DIR", help="Folder for units.txt (and bpe.model).", show_default=False)]

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.progress import Progress, TaskID
 
-from unichoir.cli.arguments import (
+from unichoir.cli._shared.arguments import (
     ChannelOption,
     DeviceOption,
     FusionArguments,
@@ -21,11 +21,11 @@ from unichoir.cli.arguments import (
     WrittenArguments,
     parse_channel,
 )
-from unichoir.cli.common import STANDARD_INPUT, make_progress, print_error, refuse, warn, write_whole
-from unichoir.cli.cutting import LongArguments
-from unichoir.cli.fleet import FleetArguments
-from unichoir.cli.formats import FormatOption, SubtitleArguments, parse_formats
-from unichoir.cli.grouping import grouped
+from unichoir.cli._shared.common import STANDARD_INPUT, make_progress, print_error, refuse, warn, write_whole
+from unichoir.cli._shared.cutting import LongArguments
+from unichoir.cli._shared.fleet import FleetArguments
+from unichoir.cli._shared.formats import FormatOption, SubtitleArguments, parse_formats
+from unichoir.cli._shared.grouping import grouped
 from unichoir.errors import UnichoirError
 from unichoir.search.options import MODES, Mode
 from unichoir.transcript.formats import LINE_FORMATS, SUFFIXES, Format, write_transcript

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unichoir.cli.common import make_progress, note, refuse
+from unichoir.cli._shared.common import make_progress, note, refuse
 
 if TYPE_CHECKING:
     from unichoir.audio.fbank import FbankConfig

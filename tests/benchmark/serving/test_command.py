@@ -20,7 +20,7 @@ from unichoir.benchmark.serving.probe import Probe
 from unichoir.benchmark.serving.recordings import Recording, with_expected_texts
 from unichoir.benchmark.serving.results import ServingOptions, ServingResults
 from unichoir.benchmark.serving.server import Server, running
-from unichoir.cli import benchmark_serving
+from unichoir.cli._shared import benchmark_serving
 from unichoir.errors import UnichoirError
 
 Run = Callable[..., tuple[int, str, str]]

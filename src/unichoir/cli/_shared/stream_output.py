@@ -8,7 +8,7 @@ from typing import Literal
 from rich.cells import cell_len
 from rich.console import Console
 
-from unichoir.cli.common import write_line
+from unichoir.cli._shared.common import write_line
 from unichoir.transcript.results import StreamResult
 
 Format = Literal["text", "json"]

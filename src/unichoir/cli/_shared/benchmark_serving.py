@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from unichoir.cli.common import make_progress, write_line
+from unichoir.cli._shared.common import make_progress, write_line
 from unichoir.errors import ConfigError, DecodingError, UnichoirError
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
-from unichoir.cli.arguments import ModelArguments
-from unichoir.cli.common import note, print_error, progress_bar, refuse
+from unichoir.cli._shared.arguments import ModelArguments
+from unichoir.cli._shared.common import note, print_error, progress_bar, refuse
 from unichoir.errors import UnichoirError
 from unichoir.recognition.options import DecodingOptions
 from unichoir.search.options import DEFAULT_LM, NO_LM

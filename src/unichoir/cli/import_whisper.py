@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from unichoir.cli.common import note, refuse
+from unichoir.cli._shared.common import note, refuse
 
 
 def import_whisper(

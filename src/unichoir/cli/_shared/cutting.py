@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar
 
 import typer
 
-from unichoir.cli.arguments import SearchArguments
+from unichoir.cli._shared.arguments import SearchArguments
 from unichoir.errors import DecodingError
 from unichoir.recognition.options import (
     MAX_CHUNK_SIZE,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
-from unichoir.cli.common import refuse
+from unichoir.cli._shared.common import refuse
 from unichoir.engine.device import DEVICES, Device
 from unichoir.errors import DecodingError
 from unichoir.recognition.options import DecodingOptions
