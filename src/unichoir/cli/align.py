@@ -11,7 +11,6 @@ import typer
 from unichoir.cli._shared.arguments import (
     ChannelOption,
     DeviceOption,
-    LanguageOption,
     ModelArguments,
     StrictOption,
     parse_channel,
@@ -20,6 +19,7 @@ from unichoir.cli._shared.common import STANDARD_INPUT, note, progress_bar, refu
 from unichoir.cli._shared.fleet import MAX_NAMED, model_source, report_failures
 from unichoir.cli._shared.formats import SubtitleArguments, parse_formats
 from unichoir.cli._shared.grouping import grouped
+from unichoir.cli._shared.options import Chosen, Only
 from unichoir.engine.device import Device
 from unichoir.errors import DecodingError
 from unichoir.recognition.options import DecodingOptions
@@ -87,6 +87,7 @@ def align(
         ),
     ],
     model: ModelArguments,
+    decoding: Annotated[Chosen[DecodingOptions], Only("language")],
     subtitles: SubtitleArguments,
     many: ManifestArguments,
     text_file: Annotated[
@@ -106,7 +107,6 @@ def align(
         Path | None,
         typer.Option(metavar="FILE", help="Write here, not to standard output.", dir_okay=False, show_default=False),
     ] = None,
-    language: LanguageOption = None,
     channel: ChannelOption = None,
     strict: StrictOption = False,
     device: DeviceOption = "cpu",
@@ -129,7 +129,7 @@ def align(
 
     formats = parse_formats(output_format)
     shown = subtitles.options(formats)
-    options = DecodingOptions(language=language)
+    options = decoding.make()
     refuse({"--lm": model.lm != DEFAULT_LM}, "has no part in an alignment: the words are known")
     if many.output_dir is not None:
         alone = {"TEXT": text_file, "--text": text, "--output": output, "--channel": channel, "--strict": strict}

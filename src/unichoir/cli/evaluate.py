@@ -12,13 +12,11 @@ from unichoir.cli._shared.arguments import (
     MODEL_HELP,
     MODEL_NAME,
     DeviceOption,
-    FusionArguments,
+    HotwordArguments,
     LanguageModelOption,
-    LanguageOption,
-    LeftChunksOption,
-    SearchArguments,
     ThreadsOption,
     TopKOption,
+    refuse_unused,
 )
 from unichoir.cli._shared.common import (
     ManifestsArgument,
@@ -28,25 +26,24 @@ from unichoir.cli._shared.common import (
     progress_bar,
     write_line,
 )
-from unichoir.cli._shared.cutting import LongArguments
 from unichoir.cli._shared.grouping import grouped
+from unichoir.cli._shared.options import Chosen, Without
 from unichoir.errors import ManifestError
-from unichoir.search.options import DEFAULT_LM, MODES
+from unichoir.recognition.options import DecodingOptions
+from unichoir.search.options import DEFAULT_LM, MODES, WRITTEN
 
 if TYPE_CHECKING:
     from unichoir.data.manifest import Utterance
     from unichoir.evaluation.evaluate import Evaluation, Load
     from unichoir.network.load import LayerLoad
-    from unichoir.recognition.options import DecodingOptions
 
 
 @grouped
 def evaluate(
     model: Annotated[str, typer.Argument(metavar=MODEL_NAME, help=MODEL_HELP, show_default=False)],
     manifests: ManifestsArgument,
-    search: SearchArguments,
-    fusion: FusionArguments,
-    long: LongArguments,
+    options: Annotated[Chosen[DecodingOptions], Without("mode", "chunk_size", WRITTEN)],
+    hotwords: HotwordArguments,
     decoding: Annotated[
         str, typer.Option(metavar="MODES", help=f"'all', or separated by commas: {', '.join(MODES)}.")
     ] = "attention_rescoring",
@@ -56,9 +53,7 @@ def evaluate(
             metavar="SIZES", help="Encoder frames (40 ms each) seen at once, 'full': all; separated by commas."
         ),
     ] = "full",
-    num_left_chunks: LeftChunksOption = -1,
     lm: LanguageModelOption = DEFAULT_LM,
-    language: LanguageOption = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -94,15 +89,13 @@ def evaluate(
 
     modes, chunk_sizes = parse_modes(decoding), parse_chunk_sizes(chunk_size)
     # Only one of the modes has a second pass that could hear everything again.
-    rescores = search.reencode and "attention_rescoring" in modes
-    base = search.decoding_options(
+    rescores = options.fields["reencode"] and "attention_rescoring" in modes
+    base = options.make(
         mode="attention_rescoring" if rescores else modes[0],
-        chunk_size=max(size or 0 for size in chunk_sizes),
-        num_left_chunks=num_left_chunks,
-        language=language,
-        **fusion.fields(lm),
-        **long.fields(),
+        chunk_size=max(size or 0 for size in chunk_sizes) or None,
+        hotwords=hotwords.read(),
     )
+    refuse_unused(base, lm)
     if expert_load and jobs > 1:
         raise typer.BadParameter("experts are counted in one process only", param_hint="--jobs")
     # Several processes with several threads each would only get in each other's way.
@@ -122,7 +115,7 @@ def evaluate(
 def _measure(
     load: "Load",
     sets: Mapping[str, "Sequence[Utterance]"],
-    groups: "Sequence[Sequence[DecodingOptions]]",
+    groups: Sequence[Sequence[DecodingOptions]],
     jobs: int,
     expert_load: bool,
 ) -> "tuple[Evaluation, Mapping[str, LayerLoad] | None, Mapping[str, Mapping[str, LayerLoad]] | None]":

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal, cast
 
 import typer
 
-from unichoir.cli._shared.arguments import DeviceOption, SearchArguments, ThreadsOption
+from unichoir.cli._shared.arguments import DeviceOption, HotwordArguments, ThreadsOption
 from unichoir.cli._shared.common import (
     ManifestsArgument,
     make_progress,
@@ -20,8 +20,10 @@ from unichoir.cli._shared.common import (
     write_line,
 )
 from unichoir.cli._shared.grouping import grouped
+from unichoir.cli._shared.options import Chosen, Only
 from unichoir.errors import CheckpointError, ManifestError, TrainingError
-from unichoir.search.options import DEFAULT_LM, STREAMING_MODES, StreamingMode
+from unichoir.recognition.options import DecodingOptions
+from unichoir.search.options import DEFAULT_LM, SEARCH, STREAMING_MODES, StreamingMode
 
 if TYPE_CHECKING:
     from unichoir.evaluation.tuning import Errors
@@ -164,7 +166,8 @@ def tune(
         str, typer.Argument(metavar="MODEL", help="Included model, model directory or checkpoint.", show_default=False)
     ],
     manifests: ManifestsArgument,
-    search: SearchArguments,
+    search: Annotated[Chosen[DecodingOptions], Only(SEARCH)],
+    hotwords: HotwordArguments,
     lm: Annotated[
         str,
         typer.Option(
@@ -207,7 +210,8 @@ def tune(
     from unichoir.evaluation.tuning import write_weights
 
     sizes = parse_chunk_sizes(chunk_size)
-    options = [search.decoding_options(mode=decoding, chunk_size=size or 0) for size in sizes]
+    phrases = hotwords.read()
+    options = [search.make(mode=decoding, chunk_size=size, hotwords=phrases) for size in sizes]
     file = find_language_model(lm, find_model(model))
     if file is None:
         raise CheckpointError(f"{model}: no language model to tune: give one with --lm, or `unichoir lm add`")

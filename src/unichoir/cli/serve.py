@@ -2,21 +2,26 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import typer
 
 from unichoir.cli._shared.arguments import (
     DeviceOption,
-    FusionArguments,
+    HotwordArguments,
     ModelArguments,
-    SearchArguments,
     WrittenArguments,
+    refuse_unused,
 )
 from unichoir.cli._shared.common import refuse
-from unichoir.cli._shared.cutting import LongArguments, StreamArguments
 from unichoir.cli._shared.fleet import ReplicaArguments, serve_on_cluster
 from unichoir.cli._shared.grouping import grouped
+from unichoir.cli._shared.options import Chosen, Only, Without
+from unichoir.declaration import declared
+from unichoir.recognition.options import DecodingOptions, StreamingOptions
+from unichoir.recognition.vad_options import PANEL as LONG
+from unichoir.search.options import SearchOptions
+from unichoir.serving.settings import Settings
 from unichoir.text.tokenizer import load_tokenizer
 
 SMALL_MODEL = 200_000_000
@@ -71,51 +76,15 @@ class NetworkArguments:
         return options
 
 
-@dataclass(frozen=True, kw_only=True)
-class LimitArguments:
-    """What clients may take."""
-
-    PANEL: ClassVar[str] = "Limits"
-
-    max_sessions: Annotated[int, typer.Option(min=1, help="Live sessions.")] = 200
-    max_batch: Annotated[int, typer.Option(min=1, help="Streams encoded together.")] = 16
-    idle_timeout: Annotated[float, typer.Option(metavar="S", help="Silence of a client that ends its session.")] = 30.0
-    max_session_minutes: Annotated[float, typer.Option(metavar="MIN", help="Audio of one session.")] = 120.0
-    max_message_kb: Annotated[int, typer.Option(min=1, metavar="KB", help="One WebSocket message.")] = 20480
-    max_upload_mb: Annotated[int, typer.Option(min=1, metavar="MB", help="One file.")] = 100
-    max_audio_minutes: Annotated[float, typer.Option(metavar="MIN", help="Audio of one file.")] = 120.0
-    max_waiting_uploads: Annotated[int, typer.Option(min=1, help="Files in work and waiting.")] = 8
-    max_decoded_mb: Annotated[int, typer.Option(min=1, metavar="MB", help="Memory for their decoded audio.")] = 512
-    max_hotwords: Annotated[int, typer.Option(min=0, help="Phrases that a client may expect; 0: none.")] = 1000
-    drain_timeout: Annotated[float, typer.Option(metavar="S", help="For open sessions and files after SIGTERM.")] = 30.0
-
-    def settings(self) -> dict[str, Any]:
-        """As fields of `Settings`."""
-        return {
-            "max_sessions": self.max_sessions,
-            "max_batch": self.max_batch,
-            "max_message_bytes": self.max_message_kb << 10,
-            "idle_timeout": self.idle_timeout,
-            "max_session_seconds": 60 * self.max_session_minutes,
-            "max_upload_bytes": self.max_upload_mb << 20,
-            "max_audio_seconds": 60 * self.max_audio_minutes,
-            "max_waiting_uploads": self.max_waiting_uploads,
-            "max_decoded_bytes": self.max_decoded_mb << 20,
-            "max_hotwords": self.max_hotwords,
-            "drain_timeout": self.drain_timeout,
-        }
-
-
 @grouped
 def serve(
     model: ModelArguments,
-    streams: StreamArguments,
-    search: SearchArguments,
-    fusion: FusionArguments,
-    long: LongArguments,
+    streams: Annotated[Chosen[StreamingOptions], Without("language")],
+    hotwords: HotwordArguments,
+    long: Annotated[Chosen[DecodingOptions], Only(LONG)],
     written: WrittenArguments,
     network: NetworkArguments,
-    limits: LimitArguments,
+    limits: Chosen[Settings],
     replicas: ReplicaArguments,
     device: DeviceOption = "cpu",
     language: Annotated[
@@ -155,9 +124,9 @@ def serve(
 
     with serving_extras("unichoir serve"):
         from unichoir.serving.server import serve as run
-        from unichoir.serving.settings import Settings
     network.check()
-    refuse({"--max-utterance 0": streams.max_utterance == 0}, "a server's memory has a limit, and so have utterances")
+    is_endless = streams.fields["endpoint"].max_utterance is None
+    refuse({"--max-utterance 0": is_endless}, "a server's memory has a limit, and so have utterances")
     if replicas.ray is None:
         replicas.check_unused()
     else:
@@ -165,19 +134,22 @@ def serve(
     directory = find_model(model.model)
     languages = tuple(load_tokenizer(directory).languages)
     only = language if language and languages else None
-    common = {"language": only, **written.fields(), **fusion.fields(model.lm)}
-    settings = Settings(
+    streaming = streams.make(language=only, hotwords=hotwords.read(), written=written.form())
+    shared = {option.name: getattr(streaming, option.name) for option in declared(SearchOptions)}
+    # Recordings are encoded whole in any case.
+    decoding = long.make(**{**shared, "reencode": None})
+    refuse_unused(decoding, model.lm)
+    settings = limits.make(
         model_name=model_name(model.model),
         aliases=tuple(alias or ()),
         language=language if language is not None else ("en" if model.model in (None, DEFAULT_MODEL) else ""),
         languages=() if only else languages,
-        streaming=streams.streaming_options(search, **common),
-        decoding=search.decoding_options(mode=streams.decoding, **common, **long.fields()),
+        streaming=streaming,
+        decoding=decoding,
         api_key=network.api_key,
         allowed_hosts=tuple(name.lower() for name in (network.host, *(network.allow_host or ()))),
         allowed_origins=tuple(network.allow_origin or ()),
         log_text=log_text,
-        **limits.settings(),
     )
     model = replace(model, threads=model.threads or _fitting_threads(directory))
     if replicas.ray is not None:

@@ -10,19 +10,19 @@ import typer
 
 from unichoir.cli._shared.arguments import (
     DEVICE_HELP,
-    FusionArguments,
-    LanguageOption,
+    HotwordArguments,
     ModelArguments,
-    SearchArguments,
     WrittenArguments,
+    refuse_unused,
 )
 from unichoir.cli._shared.common import note, warn, write_line
-from unichoir.cli._shared.cutting import StreamArguments
 from unichoir.cli._shared.grouping import grouped
+from unichoir.cli._shared.options import Chosen
 from unichoir.cli._shared.stream_output import Format, TextLines, make_output
 from unichoir.engine.device import DEVICES, Device
 from unichoir.errors import AudioError
 from unichoir.recognition.latency import LatencyMeter
+from unichoir.recognition.options import StreamingOptions
 
 if TYPE_CHECKING:
     from unichoir.api import Stream
@@ -51,9 +51,8 @@ def _show_devices(wanted: bool) -> None:
 @grouped
 def stream(
     model: ModelArguments,
-    streams: StreamArguments,
-    search: SearchArguments,
-    fusion: FusionArguments,
+    streams: Chosen[StreamingOptions],
+    hotwords: HotwordArguments,
     written: WrittenArguments,
     simulate: Annotated[
         str | None,
@@ -75,7 +74,6 @@ def stream(
     output_format: Annotated[
         Format, typer.Option("--format", help="Text of final results, or JSON of all results, a line each.")
     ] = "text",
-    language: LanguageOption = None,
     latency: Annotated[
         bool, typer.Option("--latency", help="Say at the end how late results were; on terminals always.")
     ] = False,
@@ -109,7 +107,8 @@ def stream(
         raise typer.BadParameter(reason, param_hint="--speed")
     if simulate is not None and device is not None:
         raise typer.BadParameter("a recording is not heard by a microphone (--simulate)", param_hint="--device")
-    options = streams.streaming_options(search, language=language, **written.fields(), **fusion.fields(model.lm))
+    options = streams.make(hotwords=hotwords.read(), written=written.form())
+    refuse_unused(options, model.lm)
     source = _find_microphone(device) if simulate is None else simulate
     loaded = model.load(compute_device)
     session = Session(loaded.create_stream(options), make_output(output_format))

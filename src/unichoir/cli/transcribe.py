@@ -12,22 +12,20 @@ from rich.progress import Progress, TaskID
 from unichoir.cli._shared.arguments import (
     ChannelOption,
     DeviceOption,
-    FusionArguments,
-    LanguageOption,
-    LeftChunksOption,
+    HotwordArguments,
     ModelArguments,
-    SearchArguments,
     StrictOption,
     WrittenArguments,
     parse_channel,
+    refuse_unused,
 )
 from unichoir.cli._shared.common import STANDARD_INPUT, make_progress, print_error, refuse, warn, write_whole
-from unichoir.cli._shared.cutting import LongArguments
 from unichoir.cli._shared.fleet import FleetArguments
 from unichoir.cli._shared.formats import FormatOption, SubtitleArguments, parse_formats
 from unichoir.cli._shared.grouping import grouped
+from unichoir.cli._shared.options import Chosen
 from unichoir.errors import UnichoirError
-from unichoir.search.options import MODES, Mode
+from unichoir.recognition.options import DecodingOptions
 from unichoir.transcript.formats import LINE_FORMATS, SUFFIXES, Format, write_transcript
 from unichoir.transcript.results import Transcript
 from unichoir.transcript.subtitles import SubtitleOptions
@@ -44,20 +42,11 @@ def transcribe(
         ),
     ],
     model: ModelArguments,
-    search: SearchArguments,
-    fusion: FusionArguments,
-    long: LongArguments,
+    decoding: Chosen[DecodingOptions],
+    hotwords: HotwordArguments,
     written: WrittenArguments,
     subtitles: SubtitleArguments,
     fleet: FleetArguments,
-    decoding: Annotated[
-        Mode, typer.Option(metavar="MODE", help=f"How words are searched: {', '.join(MODES)}.")
-    ] = "attention_rescoring",
-    chunk_size: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Encoder frames (40 ms each) seen at once, as in streaming; 0: all.")
-    ] = 0,
-    num_left_chunks: LeftChunksOption = -1,
-    language: LanguageOption = None,
     channel: ChannelOption = None,
     strict: StrictOption = False,
     output_format: FormatOption = None,
@@ -92,15 +81,8 @@ def transcribe(
     """
     if files.count(STANDARD_INPUT) > 1:
         raise typer.BadParameter("standard input (-) can be read once only", param_hint="FILE")
-    options = search.decoding_options(
-        mode=decoding,
-        chunk_size=chunk_size,
-        num_left_chunks=num_left_chunks,
-        language=language,
-        **written.fields(),
-        **fusion.fields(model.lm),
-        **long.fields(),
-    )
+    options = decoding.make(hotwords=hotwords.read(), written=written.form())
+    refuse_unused(options, model.lm)
     if fleet.ray is not None:
         refuse({"--output-dir": output_dir, "--channel": channel, "--strict": strict}, "has no place with --ray")
         formats = parse_formats(output_format or "json")

@@ -1,37 +1,63 @@
-"""Options that several commands share, declared once: a parameter that is a dataclass stands for its fields."""
+"""Options that several commands share, declared once: a parameter of a command can stand for many options."""
 
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from copy import copy
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from typer.models import ParameterInfo
 
+from unichoir.cli._shared.options import Chosen, Only, Without, choose, parameters
+
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
-    """`command` with every parameter that is a dataclass replaced by its fields, as typer reads them.
+    """Return the command as typer reads it, each parameter that is a group replaced by its options.
 
-    A class attribute PANEL, if there is one, is the heading of those of its options that name no other in `--help`.
+    A group is a dataclass, whose fields have typer's annotations, or `Chosen[...]` of a class with declared options; an
+    `Only` or `Without` beside the latter selects among them. A class attribute PANEL of a dataclass is the heading in
+    `--help` of those of its options that name no other.
     """
     hints = get_type_hints(command, include_extras=True)
-    groups = {name: hint for name, hint in hints.items() if isinstance(hint, type) and dataclasses.is_dataclass(hint)}
-    parameters: list[inspect.Parameter] = []
+    groups: dict[str, _Group] = {name: group for name, hint in hints.items() if (group := _group(hint)) is not None}
+    flat: list[inspect.Parameter] = []
     for parameter in inspect.signature(command).parameters.values():
         if parameter.name in groups:
-            parameters += _options(groups[parameter.name])
+            flat += groups[parameter.name].parameters
         else:
-            parameters.append(parameter.replace(annotation=hints[parameter.name], kind=parameter.KEYWORD_ONLY))
+            flat.append(parameter.replace(annotation=hints[parameter.name], kind=parameter.KEYWORD_ONLY))
 
     def run(**values: Any) -> None:
-        made = {name: _make(group, values) for name, group in groups.items()}
+        made = {name: group.make(values) for name, group in groups.items()}
         own = {name: value for name, value in values.items() if name in hints and name not in groups}
         command(**own, **made)
 
     run.__doc__, run.__name__, run.__module__ = command.__doc__, command.__name__, command.__module__
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters} | {"return": None}
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in flat} | {"return": None}
+    run.__signature__ = inspect.Signature(flat)  # type: ignore[attr-defined]
     return run
+
+
+@dataclasses.dataclass(frozen=True)
+class _Group:
+    parameters: list[inspect.Parameter]
+    make: Callable[[Mapping[str, Any]], Any]
+    """From the values of all of the command's options."""
+
+
+def _group(hint: Any) -> _Group | None:
+    notes: tuple[Any, ...] = ()
+    if get_origin(hint) is Annotated:
+        hint, *notes = get_args(hint)  # type: ignore[assignment]
+    if get_origin(hint) is Chosen:
+        (kind,) = get_args(hint)
+        selection = next((note for note in notes if isinstance(note, Only)), Without())
+        return _Group(parameters(kind, selection), lambda values: choose(kind, selection, values))
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        group: Any = hint
+        names = [field.name for field in dataclasses.fields(group)]
+        return _Group(_options(group), lambda values: group(**{name: values[name] for name in names}))
+    return None
 
 
 def _options(group: type) -> list[inspect.Parameter]:
@@ -48,7 +74,7 @@ def _options(group: type) -> list[inspect.Parameter]:
 
 
 def _in_panel(annotation: Any, panel: str | None) -> Any:
-    """The same annotation, its option under the heading `panel`."""
+    """Return the same annotation, its option under the heading `panel`."""
     if panel is None:
         return annotation
     kind, *notes = get_args(annotation)
@@ -59,7 +85,3 @@ def _in_panel(annotation: Any, panel: str | None) -> Any:
     annotated: Any = Annotated
     inside = (kind, *placed)
     return annotated[inside]
-
-
-def _make(group: Any, values: Mapping[str, Any]) -> Any:
-    return group(**{field.name: values[field.name] for field in dataclasses.fields(group)})
