@@ -90,7 +90,8 @@ class Declared:
             number = "a whole number" if self.kind is int else "a number"
             is_number = isinstance(value, int if self.kind is int else (int, float)) and not isinstance(value, bool)
             if not is_number or not self._in_range(typing.cast(float, value)):
-                expected = f"{number} {self.range}" if self.range else f"a finite {number[2:]}"
+                of = " of" if self.option.high == math.inf else ""
+                expected = f"{number}{of} {self.range}" if self.range else f"a finite {number[2:]}"
         elif self.kind is bool:
             expected = "" if isinstance(value, bool) else f"True{',' if self.has_none else ' or'} False"
         elif typing.get_origin(self.kind) is tuple:

@@ -200,5 +200,5 @@ def test_graphs_are_built_beside_the_event_loop_and_the_engine(
 
 def test_settings() -> None:
     assert Settings(model_name="m", max_hotwords=0).max_hotwords == 0
-    with pytest.raises(Exception, match="max_hotwords: expected at least 0"):
+    with pytest.raises(Exception, match="max_hotwords: expected a whole number of at least 0"):
         Settings(model_name="m", max_hotwords=-1)

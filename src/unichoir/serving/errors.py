@@ -10,6 +10,33 @@ from starlette.responses import JSONResponse, Response
 
 MAX_SHOWN = 100
 
+CODES: dict[str, tuple[int, str]] = {
+    "ambiguous_length": (400, "The request has both Content-Length and Transfer-Encoding."),
+    "audio_unreadable": (400, "The file is not audio, or is damaged, empty or in an unknown format."),
+    "duplicate_parameter": (400, "A field occurs twice."),
+    "invalid_form": (400, "The body is not a valid multipart form."),
+    "invalid_value": (400, "A parameter has an invalid value."),
+    "missing_required_parameter": (400, "The file or the model is missing."),
+    "too_many_fields": (400, "The form has too many fields."),
+    "unknown_parameter": (400, "The server doesn't know this field."),
+    "unsupported_value": (400, "A parameter has a valid value that this server or model doesn't support."),
+    "invalid_api_key": (401, "The API key is missing or wrong."),
+    "origin_not_allowed": (403, "Pages of this origin may not use the server (`--allow-origin`)."),
+    "model_not_found": (404, "The server has no model of this name."),
+    "upload_timeout": (408, "The upload took too long, or stopped."),
+    "audio_too_long": (413, "The recording is longer than `--max-audio-minutes`."),
+    "file_too_large": (413, "The file is larger than `--max-upload-mb`."),
+    "unsupported_media_type": (415, "The body is not `multipart/form-data`."),
+    "host_not_allowed": (421, "The Host header doesn't name this server (`--allow-host`)."),
+    "rate_limit_exceeded": (429, "Too many recordings are in work. Retry after the seconds in `Retry-After`."),
+    "internal_error": (500, "The server failed. Its log says why."),
+    "recognition_failed": (500, "The recognition failed."),
+    "server_busy": (503, "A WebSocket is refused: all sessions are in use."),
+    "server_draining": (503, "The server is about to stop."),
+    "out_of_storage": (507, "There is no space left for the upload."),
+}
+"""By code: the HTTP status and what it means. Errors of routing and HTTP itself have no code."""
+
 
 class ApiError(Exception):
     """An answer that is an error.

@@ -65,7 +65,7 @@ def verbose_body(recording: Recording, parameters: Parameters, language: str, we
         "usage": usage_dict(recording.duration),
         **_warnings(recording.warnings),
     }
-    if "segment" in parameters.granularities:
+    if "segment" in parameters.timestamp_granularities:
         starts = [0.0, *(piece.seconds for piece in recording.pieces)]
         spoken = [
             (start, piece.segment)
@@ -75,7 +75,7 @@ def verbose_body(recording: Recording, parameters: Parameters, language: str, we
         body["segments"] = [
             _segment_dict(number, start, segment, weights) for number, (start, segment) in enumerate(spoken)
         ]
-    if "word" in parameters.granularities:
+    if "word" in parameters.timestamp_granularities:
         body["words"] = [word_dict(word) for word in transcript.words]
     return body
 

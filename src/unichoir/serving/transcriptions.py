@@ -13,12 +13,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from unichoir.errors import AudioError, AudioTooLong, UnichoirError
-from unichoir.recognition.options import DecodingOptions
 from unichoir.serving.engine import Busy, Draining, Engine, Piece
 from unichoir.serving.errors import ApiError, internal_error
 from unichoir.serving.formats import Recording, delta_event, done_event, json_body, segment_text, verbose_body
 from unichoir.serving.hotwords import InvalidHotwords
 from unichoir.serving.logs import log_failure
+from unichoir.serving.openapi import errors, transcription_form, transcription_responses
 from unichoir.serving.parameters import NAMES, Parameters, check_model, invalid_keywords, parse_parameters
 from unichoir.serving.settings import Settings
 from unichoir.serving.sound import Sound
@@ -38,20 +38,32 @@ Result = TypeVar("Result")
 router = APIRouter()
 
 
-@router.get("/v1/models")
+@router.get("/v1/models", summary="List the model", responses=errors(401, 403, 421), response_model=None)
 async def list_models(request: Request) -> Response:
-    """The one model, under its own name."""
+    """Return a list of one model, under its own name."""
     return JSONResponse({"object": "list", "data": [_model(request.app.state.engine.settings)]})
 
 
-@router.get("/v1/models/{name:path}")
+@router.get(
+    "/v1/models/{name:path}",
+    summary="Return the model by any of its names",
+    responses=errors(401, 403, 404, 421),
+    response_model=None,
+)
 async def get_model(request: Request, name: str) -> Response:
-    """The model by any of its names. Raises ApiError 404 for others."""
+    """Return the model, which may have several names (`--alias`)."""
     check_model(name, request.app.state.engine.settings)
     return JSONResponse(_model(request.app.state.engine.settings))
 
 
-@router.post("/v1/audio/transcriptions")
+@router.post(
+    "/v1/audio/transcriptions",
+    summary="Transcribe a recording",
+    description="OpenAI's endpoint. Each parameter has an effect, or is refused, or is named in `X-Unichoir-Ignored`.",
+    responses=transcription_responses(),
+    openapi_extra=transcription_form(),
+    response_model=None,
+)
 async def create_transcription(request: Request) -> Response:
     """Recognise the uploaded file. A client that goes away ends the work.
 
@@ -205,19 +217,9 @@ async def _wait_for_disconnect(receive: Receive) -> None:
         pass
 
 
-def _options(engine: Engine, parameters: Parameters) -> DecodingOptions:
-    options, hotwords = engine.settings.decoding, parameters.hotwords
-    return replace(
-        options,
-        hotwords=options.hotwords if hotwords is None else hotwords,
-        language=parameters.language or options.language,
-        verbatim=options.verbatim if parameters.verbatim is None else parameters.verbatim,
-    )
-
-
 def _pieces(engine: Engine, sound: Sound, parameters: Parameters) -> "aclosing[AsyncGenerator[Piece, None]]":
     """Leaving the context abandons what has not been recognised yet."""
-    return aclosing(engine.transcribe(sound.blocks, _options(engine, parameters)))
+    return aclosing(engine.transcribe(sound.blocks, replace(engine.settings.decoding, **parameters.options)))
 
 
 async def _transcribe(engine: Engine, sound: Sound, parameters: Parameters) -> Recording:

@@ -7,13 +7,16 @@ from typing import Any
 import numpy as np
 
 from unichoir.errors import DecodingError
+from unichoir.serving.choices import WENET, InvalidChoice, choose
 from unichoir.serving.connection import Connection, ProtocolError, parse_json
-from unichoir.serving.hotwords import InvalidHotwords, client_hotwords
+from unichoir.serving.hotwords import InvalidHotwords
 from unichoir.serving.session import Event
 from unichoir.transcript.results import Reading, StreamResult
 
 SAMPLE_RATE = 16000
 OK = {"status": "ok"}
+KINDS = {int: "integer", bool: "boolean true or false"}
+"""Types, as WeNet's messages call them."""
 
 
 class WenetConnection(Connection):
@@ -74,25 +77,22 @@ class WenetConnection(Connection):
             raise ProtocolError("Unexpected signal type")
 
     async def _start(self, header: dict[str, Any]) -> None:
-        nbest = header.get("nbest", 1)
-        if not isinstance(nbest, int) or isinstance(nbest, bool):
-            raise ProtocolError("integer is expected for nbest option")
-        continuous = header.get("continuous_decoding", False)
-        if not isinstance(continuous, bool):
-            raise ProtocolError("boolean true or false is expected for continuous_decoding option")
+        for key, kind in {"continuous_decoding": bool, **{key: option.kind for key, option in WENET.items()}}.items():
+            if kind in KINDS and key in header and type(header[key]) is not kind:
+                raise ProtocolError(f"{KINDS[kind]} is expected for {key} option")
+        given = {key: header[key] for key in WENET if key in header}
         try:
-            options = replace(self.session.options, num_best=nbest)
+            options = replace(self.session.options, num_best=1)
+            options = replace(options, **choose(given, WENET, self.engine.settings))
+            self.session.scorer = await self.engine.hotwords.prepare(options)
+        except InvalidChoice as error:
+            raise ProtocolError(f"{error.name}: {error}") from None
+        except InvalidHotwords as error:
+            raise ProtocolError(f"hotwords: {error}") from None
         except DecodingError as error:
             raise ProtocolError(f"nbest: {error}") from None
-        if "hotwords" in header:
-            try:
-                hotwords = client_hotwords(header["hotwords"], self.engine.settings)
-                options = replace(options, hotwords=hotwords)
-                self.session.scorer = await self.engine.hotwords.prepare(options)
-            except InvalidHotwords as error:
-                raise ProtocolError(f"hotwords: {error}") from None
         self.session.configure(options)
-        self._is_started, self._is_continuous = True, continuous
+        self._is_started, self._is_continuous = True, header.get("continuous_decoding", False)
 
     async def _send_result(self, kind: str, nbest: list[dict[str, Any]]) -> None:
         await self.send({**OK, "type": kind, "nbest": json.dumps(nbest, ensure_ascii=False)})
