@@ -20,7 +20,17 @@ from unichoir.transcript.results import StreamResult
 SEND_TIMEOUT = 20.0
 """Seconds in which a client must take one message."""
 CLOSE_CODES = {"completed": 1000, "server_error": 1011}
-"""Of the WebSocket, by outcome; 1008 for what a client has done wrong."""
+"""WebSocket close codes by outcome; 1008 for the others, and 1001 instead of 1000 when the server stops."""
+OUTCOMES = {
+    "completed": "The session has ended. 1001 if the server is about to stop.",
+    "client_closed": "The client went away first.",
+    "invalid_request_error": "The client sent a message that the protocol doesn't allow, or audio that can't be used.",
+    "idle_timeout": "The client sent nothing for `--idle-timeout`.",
+    "session_expired": "The session had more audio than `--max-session-minutes`.",
+    "too_slow": "The client didn't read its results.",
+    "server_error": "The server failed. Its log says why.",
+}
+"""How sessions end, in metrics and logs."""
 
 
 class ProtocolError(UnichoirError):

@@ -18,6 +18,26 @@ from unichoir.transcript.formats import word_dict
 from unichoir.transcript.results import StreamResult
 
 TRANSCRIPTION = "conversation.item.input_audio_transcription"
+CLIENT_EVENTS = {
+    "session.update": "Changes the `session`. Answered by `session.updated`.",
+    "input_audio_buffer.append": "Audio: `audio` is base64 of the session's format.",
+    "input_audio_buffer.commit": "Ends the utterance here.",
+    "input_audio_buffer.clear": "Drops the audio since the last utterance.",
+}
+SERVER_EVENTS = {
+    "session.created": "The first event, with the `session`.",
+    "session.updated": "The `session` after a change.",
+    "input_audio_buffer.speech_started": "An utterance starts at `audio_start_ms`. With turn detection only.",
+    "input_audio_buffer.speech_stopped": "The utterance has ended at `audio_end_ms`. With turn detection only.",
+    "input_audio_buffer.committed": "The utterance is complete: `item_id`, `previous_item_id`.",
+    "input_audio_buffer.cleared": "The response to `input_audio_buffer.clear`.",
+    "conversation.item.added": "The `item` of the utterance.",
+    "conversation.item.done": "The same `item`, complete.",
+    f"{TRANSCRIPTION}.delta": "Text to append to the transcript of `item_id`. Shown text never changes.",
+    f"{TRANSCRIPTION}.partial": "The `transcript` so far, which may change. Only if included.",
+    f"{TRANSCRIPTION}.completed": "The final `transcript` with `usage` and, if included, `words` and `logprobs`.",
+    "error": "An `error` with `type`, `code`, `message`, `param` and the `event_id` of the client's event.",
+}
 Handler: TypeAlias = Callable[[dict[str, Any]], Coroutine[Any, Any, None]]
 
 

@@ -12,7 +12,12 @@ from unichoir.serving.settings import Settings
 
 PREFIX = "item.input_audio_transcription."
 WORDS, PARTIAL, LOGPROBS = f"{PREFIX}words", f"{PREFIX}partial", f"{PREFIX}logprobs"
-"""What can be included in events; the first two are extensions of ours."""
+INCLUDED = {
+    WORDS: "Words with times in seconds, in `completed`. Not part of OpenAI's API.",
+    PARTIAL: "Events `partial`. Not part of OpenAI's API.",
+    LOGPROBS: "Tokens with log probabilities, in `completed`.",
+}
+"""What clients can ask to be included in events."""
 SAMPLE_RATES = (16000, 24000)
 KEYWORDS = "session.audio.input.transcription.keywords"
 
@@ -184,7 +189,6 @@ def _turn_detection(value: Any) -> TurnDetection | None:
 
 
 def _include(value: Any) -> tuple[str, ...]:
-    offered = (WORDS, PARTIAL, LOGPROBS)
-    if not isinstance(value, list) or any(each not in offered for each in value):
-        raise InvalidUpdate("session.include", f"expected a list of {', '.join(offered)}")
+    if not isinstance(value, list) or any(each not in tuple(INCLUDED) for each in value):
+        raise InvalidUpdate("session.include", f"expected a list of {', '.join(INCLUDED)}")
     return tuple(value)

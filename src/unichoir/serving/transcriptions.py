@@ -46,7 +46,7 @@ async def list_models(request: Request) -> Response:
 
 @router.get(
     "/v1/models/{name:path}",
-    summary="Return the model by any of its names",
+    summary="Get a model",
     responses=errors(401, 403, 404, 421),
     response_model=None,
 )

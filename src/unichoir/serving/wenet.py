@@ -15,6 +15,20 @@ from unichoir.transcript.results import Reading, StreamResult
 
 SAMPLE_RATE = 16000
 OK = {"status": "ok"}
+SIGNALS = {
+    "start": 'Begins the session: `{"signal": "start"}` with the keys below. Must come before audio.',
+    "end": "Ends the input. The last result and `speech_end` follow.",
+}
+START_KEYS = {
+    "continuous_decoding": "`true`: the session goes on after the first final result. Default: `false`.",
+}
+MESSAGES = {
+    "server_ready": "The response to `start`.",
+    "partial_result": 'The text so far: `nbest` is a JSON string, a list of `{"sentence"}`.',
+    "final_result": 'The final text of an utterance: `nbest` as above, each with `word_pieces`, a list of `{"word", '
+    '"start", "end"}`.',
+    "speech_end": "The last message.",
+}
 KINDS = {int: "integer", bool: "boolean true or false"}
 """Types, as WeNet's messages call them."""
 
