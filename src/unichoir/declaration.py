@@ -107,9 +107,13 @@ class Declared:
         return (math.isfinite(value) or self.option.endless) and self.option.low <= value <= self.option.high
 
 
+def declared(kind: Any) -> tuple[Declared, ...]:
+    """Return the options that the dataclass `kind` declares, in order."""
+    return _read(kind)
+
+
 @cache
-def declared(kind: type) -> tuple[Declared, ...]:
-    """The options that a dataclass declares, in order."""
+def _read(kind: Any) -> tuple[Declared, ...]:
     hints = typing.get_type_hints(kind, include_extras=True)
     found = []
     for field in dataclasses.fields(kind):

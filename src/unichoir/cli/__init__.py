@@ -76,15 +76,15 @@ def root(
 ) -> None:
     """Speech in, text out: recognise speech, train recognisers and measure them.
 
-    Exit codes: 0 all is well, 1 something failed and was reported, 2 the command line is wrong.
+    Exit codes: 0 success, 1 something failed and was reported, 2 the command line is wrong.
     """
 
 
 def main() -> None:
-    """Run the command line; errors of ours become one line and exit code 1."""
+    """Run the command line. Errors of unichoir become one line and exit code 1."""
     _replace_closed_streams()
     for output in (sys.stdout, sys.stderr):
-        # A terminal that cannot show a character is no reason to fail.
+        # A character that the terminal cannot show must not end the command.
         if hasattr(output, "reconfigure"):
             output.reconfigure(errors="backslashreplace")
     try:
@@ -94,7 +94,7 @@ def main() -> None:
         print_error(error)
         sys.exit(1)
     except BrokenPipeError:
-        # The reader has seen enough.
+        # The reader, such as `head`, has closed the pipe.
         _abandon_output()
         sys.exit(1)
     except OSError as error:
@@ -104,16 +104,16 @@ def main() -> None:
 
 
 def _replace_closed_streams() -> None:
-    """No file that is opened later may get the number of a standard stream, and no result be lost in silence."""
+    """Keep files that are opened later from taking a standard stream's number, and report results that are lost."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
             stream = open(number, "w") if name == "stderr" else ClosedStream(f"standard {name[3:]}put")  # noqa: SIM115
             setattr(sys, name, stream)
 
 
 def _abandon_output() -> None:
-    """What could not be written is not tried again: Python would complain once more when it closes the stream."""
+    """Drop what could not be written. Otherwise Python complains once more when it closes the stream."""
     try:
         sys.stdout.flush()
     except OSError:

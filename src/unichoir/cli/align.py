@@ -30,7 +30,7 @@ from unichoir.transcript.subtitles import SubtitleOptions
 
 @dataclass(frozen=True, kw_only=True)
 class ManifestArguments:
-    """Of `align`: many recordings, with their texts."""
+    """Alignment of many recordings with their texts."""
 
     PANEL: ClassVar[str] = "Manifests"
 
@@ -38,12 +38,12 @@ class ManifestArguments:
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Align a manifest into this folder; a run that was stopped goes on where it was.",
+            help="Folder for the results of a manifest. The same command continues an interrupted run.",
             file_okay=False,
             show_default=False,
         ),
     ] = None
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Align again what failed before.")] = False
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Align again what failed earlier.")] = False
 
     def align(
         self,
@@ -54,7 +54,7 @@ class ManifestArguments:
         formats: Sequence[Format],
         subtitles: SubtitleOptions,
     ) -> None:
-        """Write the results in these formats; exit code 1 when an utterance has failed."""
+        """Align the manifest and write the results. Exits with code 1 if an utterance failed."""
         from unichoir.fleet.align import align, write_alignments
         from unichoir.fleet.transcribe import read_utterances
         from unichoir.recognition.forced import LOW_CONFIDENCE
@@ -81,8 +81,7 @@ def align(
         str,
         typer.Argument(
             metavar="AUDIO|MANIFEST",
-            help="The recording, of any length; - for standard input. With --output-dir: a manifest, which has the "
-            "texts.",
+            help="Recording of any length. - is standard input. With --output-dir: a manifest, which has the texts.",
             show_default=False,
         ),
     ],
@@ -92,20 +91,20 @@ def align(
     many: ManifestArguments,
     text_file: Annotated[
         Path | None,
-        typer.Argument(metavar="[TEXT]", help="File with what is said in it, UTF-8.", show_default=False),
+        typer.Argument(metavar="[TEXT]", help="File with the text, in UTF-8.", show_default=False),
     ] = None,
     text: Annotated[
-        str | None, typer.Option(metavar="STRING", help="What is said, in place of a file.", show_default=False)
+        str | None, typer.Option(metavar="STRING", help="The text, in place of a file.", show_default=False)
     ] = None,
     output_format: Annotated[
         str,
-        typer.Option(
-            "--format", metavar="FORMAT[,...]", help=f"What is written for each recording: {', '.join(FORMATS)}."
-        ),
+        typer.Option("--format", metavar="FORMAT[,...]", help=f"Output formats: {', '.join(FORMATS)}."),
     ] = "json",
     output: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write here, not to standard output.", dir_okay=False, show_default=False),
+        typer.Option(
+            metavar="FILE", help="Output file, in place of standard output.", dir_okay=False, show_default=False
+        ),
     ] = None,
     channel: ChannelOption = None,
     strict: StrictOption = False,
@@ -113,9 +112,9 @@ def align(
 ) -> None:
     """Find when each word of a known text is said (forced alignment).
 
-    Lines of the text become segments in JSON, TSV and TextGrids, and end subtitles. A text that does
-    not seem to be what is said is aligned all the same, with a warning on standard error. Of a manifest, what cannot be
-    aligned is reported, the others are done, and the exit code is 1.
+    Lines of the text become segments in JSON, TSV and TextGrids, and end subtitles. The text must match the audio: if
+    it doesn't seem to, you get a warning on standard error. Utterances of a manifest that cannot be aligned are
+    reported, the others are aligned, and the exit code is 1.
 
     Examples:
 

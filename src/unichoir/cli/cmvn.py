@@ -13,10 +13,10 @@ def cmvn(
     output: Annotated[Path, typer.Argument(metavar="OUT", help="JSON file to write.", show_default=False)],
     config: Annotated[
         Path | None,
-        typer.Option(metavar="CONFIG", help="Experiment whose `fbank` section is used.", show_default=False),
+        typer.Option(metavar="CONFIG", help="Experiment with the `fbank` section to use.", show_default=False),
     ] = None,
 ) -> None:
-    """Compute mean and variance of the features of manifests, in WeNet's global_cmvn format.
+    """Compute the mean and variance of the features of manifests, in WeNet's global_cmvn format.
 
     Example:
 

@@ -12,7 +12,7 @@ def export(
     checkpoint: Annotated[
         str,
         typer.Argument(
-            metavar="CHECKPOINT", help="A checkpoint: folder, ours or WeNet's, or ORG/NAME.", show_default=False
+            metavar="CHECKPOINT", help="Checkpoint folder (unichoir's or WeNet's), or ORG/NAME.", show_default=False
         ),
     ],
     output: Annotated[Path, typer.Argument(metavar="OUT", help="Model directory to write.", show_default=False)],
@@ -20,15 +20,15 @@ def export(
         Literal["float16", "int8"] | None,
         typer.Option(
             show_default=False,
-            help="int8: a quarter of the size and products in whole numbers, the fastest on CPUs; float16: half of the "
-            "size, computed in float32. Else float32.",
+            help="int8: a quarter of the size, and the fastest on CPUs. float16: half the size, computed in float32. "
+            "Else float32.",
         ),
     ] = None,
     target: Annotated[
         Literal["unichoir", "sherpa-onnx"],
         typer.Option(
-            help="Who is to load it: unichoir, or sherpa-onnx with from_wenet_ctc (model-streaming.onnx, model.onnx, "
-            "tokens.txt; chunk sizes are its arguments)."
+            help="What loads the model: unichoir, or sherpa-onnx with from_wenet_ctc (model-streaming.onnx, "
+            "model.onnx, tokens.txt; sherpa-onnx sets the chunk size)."
         ),
     ] = "unichoir",
     ctc_weight: Annotated[
@@ -37,7 +37,7 @@ def export(
             min=0,
             metavar="X",
             show_default=False,
-            help="The weight of CTC in rescoring, for all who use the model and choose none. Else 0.5.",
+            help="The model's default weight of CTC in rescoring. Else 0.5.",
         ),
     ] = None,
     attention_beam: Annotated[
@@ -46,20 +46,18 @@ def export(
             min=0,
             metavar="N",
             show_default=False,
-            help="The width of the decoder's own search in rescoring, for all who use the model and choose none. "
-            "Else 0.",
+            help="The model's default beam of the decoder's own search in rescoring. Else 0.",
         ),
     ] = None,
     reencode: Annotated[
         bool,
         typer.Option(
             "--reencode",
-            help="Final results of streams come from the whole utterance, heard once more, for all who use the model "
-            "and do not choose.",
+            help="By default, streams encode each utterance once more as a whole for its final result.",
         ),
     ] = False,
 ) -> None:
-    """Turn a checkpoint of training into an ONNX model directory, which needs no PyTorch, and check that they agree.
+    """Turn a training checkpoint into an ONNX model directory, which needs no PyTorch, and check that they agree.
 
     Example:
 
@@ -97,7 +95,7 @@ def export(
 
 
 def export_for_sherpa(checkpoint: str, output: Path, quantize: Literal["int8"] | None) -> None:
-    """Write the files and say what to know about them."""
+    """Write the files for sherpa-onnx, and print notes about them."""
     from unichoir.api import training_extras
 
     with training_extras("unichoir export"):

@@ -14,9 +14,9 @@ def export_wenet(
     ],
     output: Annotated[Path, typer.Argument(metavar="OUT", help="WeNet folder to write.", show_default=False)],
 ) -> None:
-    """Turn a checkpoint into WeNet's files: train.yaml, final.pt, units.txt, global_cmvn. No weight changes.
+    """Turn a checkpoint into WeNet's files: train.yaml, final.pt, units.txt, global_cmvn. Weights stay the same.
 
-    What WeNet cannot express, such as rotary positions, is refused with its key.
+    Settings that WeNet doesn't have, such as rotary positions, are refused by their key.
 
     Example:
 

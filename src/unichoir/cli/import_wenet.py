@@ -17,10 +17,10 @@ def import_wenet(
     ],
     output: Annotated[Path, typer.Argument(metavar="OUT", help="Checkpoint folder to write.", show_default=False)],
 ) -> None:
-    """Turn a WeNet checkpoint (U2++ Conformer, dense or MoE) into one of ours: no weight changes.
+    """Turn a WeNet checkpoint (U2++ Conformer, dense or MoE) into a unichoir checkpoint. Weights stay the same.
 
-    OUT can be used at once: `unichoir transcribe --model OUT`, `unichoir export OUT`, `unichoir upcycle OUT`, and as
-    `init` of a training. What cannot be represented is refused with its key.
+    You can use OUT at once: `unichoir transcribe --model OUT`, `unichoir export OUT`, `unichoir upcycle OUT`, and as
+    `init` of a training. Unsupported settings are refused by their key.
 
     Example:
 

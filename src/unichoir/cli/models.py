@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 def models(
     vocab_size: Annotated[
         int,
-        typer.Option(min=4, metavar="N", help="Counted for configurations that leave the vocabulary to the tokenizer."),
+        typer.Option(min=4, metavar="N", help="Vocabulary of configurations that leave it to the tokenizer."),
     ] = 500,
 ) -> None:
-    """List the included models, those fetched from the Hugging Face hub, and the named configurations with their sizes.
+    """List the included models, models from the Hugging Face hub, and the named configurations with their sizes.
 
-    Blocks are those of the encoder and of the two decoders. Active parameters are those that compute one frame or
-    token: of the experts only the chosen ones.
+    Blocks are those of the encoder and of the two decoders. Active parameters compute one frame or token: of the
+    experts, only the chosen ones.
     """
     from unichoir.api import included_models
     from unichoir.bundle.hub import cached_models
@@ -95,7 +95,7 @@ def _experts(feed_forward: "FeedForwardConfig") -> str:
 
 
 def count_parameters(config: "ModelConfig") -> "Sizes":
-    """Count without allocating. Raises UnichoirError where torch is missing."""
+    """Count parameters without allocating them. Raises UnichoirError without torch."""
     from unichoir.api import training_extras
 
     with training_extras("counting parameters"):

@@ -25,53 +25,56 @@ from unichoir.serving.settings import Settings
 from unichoir.text.tokenizer import load_tokenizer
 
 SMALL_MODEL = 200_000_000
-"""Parameters below which products are too small to be shared by threads, of which the server has several anyway
-(docs/results/serving.md)."""
+"""Parameters below which several threads don't make a model faster (docs/results/serving.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkArguments:
-    """Where the server listens and to whom."""
+    """The server's address, and its clients."""
 
     PANEL: ClassVar[str] = "Network"
 
-    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0: all.")] = "127.0.0.1"
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 10086
+    host: Annotated[str, typer.Option(help="Address to listen at. 0.0.0.0: all.")] = "127.0.0.1"
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port. 0: any free one.")] = 10086
     api_key: Annotated[
         str,
         typer.Option(
-            envvar="UNICHOIR_API_KEY", metavar="KEY", help="Bearer token that clients must show.", show_default=False
+            envvar="UNICHOIR_API_KEY", metavar="KEY", help="Bearer token that clients must send.", show_default=False
         ),
     ] = ""
     allow_host: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="A name by which clients reach this server, other than localhost and addresses; *: any.",
+            help="Name of this server, other than localhost and addresses. *: any. Repeatable.",
             show_default=False,
         ),
     ] = None
     allow_origin: Annotated[
         list[str] | None,
-        typer.Option(metavar="ORIGIN", help="Of other web pages that may connect; *: all.", show_default=False),
+        typer.Option(
+            metavar="ORIGIN", help="Origin of other web pages that may connect. *: any. Repeatable.", show_default=False
+        ),
     ] = None
     ssl_certfile: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, metavar="FILE", help="For https.", show_default=False)
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, metavar="FILE", help="Certificate, for https.", show_default=False),
     ] = None
     ssl_keyfile: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, metavar="FILE", help="Its key.", show_default=False)
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, metavar="FILE", help="Key of the certificate.", show_default=False),
     ] = None
 
     def check(self) -> None:
-        """An error of usage for half a certificate."""
+        """Refuse a certificate without its key, or a key without its certificate."""
         if (self.ssl_certfile is None) != (self.ssl_keyfile is None):
             raise typer.BadParameter("both are needed, or none", param_hint="--ssl-certfile, --ssl-keyfile")
 
     def http_options(self) -> dict[str, str | int]:
-        """As Ray Serve takes them."""
+        """Return the options as Ray Serve takes them."""
         options: dict[str, str | int] = {"host": self.host, "port": self.port}
         if self.ssl_certfile and self.ssl_keyfile:
-            # Its key first: Ray checks the two as they come.
+            # The key comes first: Ray checks the two in this order.
             options |= {"ssl_keyfile": str(self.ssl_keyfile), "ssl_certfile": str(self.ssl_certfile)}
         return options
 
@@ -91,24 +94,26 @@ def serve(
         str | None,
         typer.Option(
             metavar="CODE",
-            help="What the model recognises (en, zh, ...): told to clients, and other requests are refused. Of several "
-            "that it has tokens for the only one; else clients choose.",
+            help="Language that the model recognises (en, zh, ...). Requests for others are refused. For a model with "
+            "language tokens: the only language; without this option, clients choose.",
             show_default=False,
         ),
     ] = None,
     alias: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="A further name for the model, such as whisper-1.", show_default=False),
+        typer.Option(
+            metavar="NAME", help="Additional name for the model, such as whisper-1. Repeatable.", show_default=False
+        ),
     ] = None,
     log_text: Annotated[bool, typer.Option("--log-text", help="Write recognised text to the logs.")] = False,
 ) -> None:
-    """Serve a model: a page to talk to, WebSockets, and OpenAI's audio API.
+    """Serve a model: a web page, WebSockets, and OpenAI's audio API.
 
-    The page is at / (microphones need https or localhost). A WebSocket at / speaks WeNet's protocol, one at
-    /v1/realtime OpenAI's realtime transcription events; files go to /v1/audio/transcriptions. /healthz, /readyz and
-    /metrics are for operators. Logs are JSON lines on standard error, without audio and without text. SIGTERM takes
-    nothing new, lets open sessions have their last result and ends with exit code 0. Models of less than 200M
-    parameters compute on one thread unless --threads says otherwise.
+    The page is at / (microphones need https or localhost). The WebSocket at / speaks WeNet's protocol, the one at
+    /v1/realtime OpenAI's realtime transcription events. Files go to /v1/audio/transcriptions. /openapi.json describes
+    the endpoints. /healthz, /readyz and /metrics are for operators. Logs are JSON lines on standard error, without
+    audio and text. After SIGTERM the server takes nothing new, finishes open sessions, and ends with exit code 0.
+    Models of less than 200M parameters use one thread unless you set --threads.
 
     Examples:
 
@@ -166,9 +171,9 @@ def serve(
 
 
 def _fitting_threads(directory: Path) -> int | None:
-    """None: the engine's choice."""
+    """Return 1 for a small model; None: the engine's choice."""
     from unichoir.engine.onnx_backend import CONFIG_FILE, read_config
 
-    if not (directory / CONFIG_FILE).exists():  # a checkpoint of training
+    if not (directory / CONFIG_FILE).exists():  # a training checkpoint
         return None
     return 1 if read_config(directory).parameters < SMALL_MODEL else None

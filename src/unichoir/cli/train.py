@@ -17,32 +17,30 @@ def train(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The experiment's YAML file.", show_default=False)],
     train_manifests: Annotated[
         list[str],
-        typer.Option("--train", metavar="MANIFEST", help="To learn from; repeatable.", show_default=False),
+        typer.Option("--train", metavar="MANIFEST", help="Training data. Repeatable.", show_default=False),
     ],
     dev_manifests: Annotated[
-        list[str], typer.Option("--dev", metavar="MANIFEST", help="To choose by; repeatable.", show_default=False)
+        list[str], typer.Option("--dev", metavar="MANIFEST", help="Validation data. Repeatable.", show_default=False)
     ],
     output: Annotated[
-        Path, typer.Option(metavar="DIR", help="Folder of the run; one that exists is continued.", show_default=False)
+        Path, typer.Option(metavar="DIR", help="Folder of the run. An existing run is continued.", show_default=False)
     ],
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change one key of CONFIG; repeatable.", show_default=False),
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a key of CONFIG. Repeatable.", show_default=False),
     ] = None,
-    nproc: Annotated[
-        int, typer.Option(NPROC, min=1, metavar="N", help="Processes on this machine: one for each GPU.")
-    ] = 1,
+    nproc: Annotated[int, typer.Option(NPROC, min=1, metavar="N", help="Processes on this machine, one per GPU.")] = 1,
     max_restarts: Annotated[
         int,
-        typer.Option(RESTARTS, min=0, metavar="N", help="With --nproc: how often they start anew when one has died."),
+        typer.Option(RESTARTS, min=0, metavar="N", help="With --nproc: number of restarts after a process has died."),
     ] = 3,
 ) -> None:
-    """Train a model, or continue a run that was stopped.
+    """Train a model, or continue an interrupted run.
 
-    Ctrl-C and SIGTERM stop after the update at hand with a checkpoint; the same command then goes on from there, also
-    with another number of processes. The result is the checkpoint OUTPUT/average, ready for `unichoir evaluate` and
-    `unichoir export`. On several machines start it with torchrun, the rest of the command as it is: `torchrun --nnodes
-    8 --nproc-per-node 8 ... -m unichoir train CONFIG ...` (docs/training/scaling.md).
+    Ctrl-C and SIGTERM stop after the current update, with a checkpoint. The same command then continues, even with
+    another number of processes. The result is the checkpoint OUTPUT/average, ready for `unichoir evaluate` and
+    `unichoir export`. On several machines, start the same command with torchrun: `torchrun --nnodes 8
+    --nproc-per-node 8 ... -m unichoir train CONFIG ...` (docs/training/scaling.md).
 
     Examples:
 
@@ -62,12 +60,12 @@ def train(
         from unichoir.training.trainer import train as run
     experiment = experiment_from_mapping(apply_overrides(read_yaml(config), overrides or ()), str(config))
     if nproc > 1:
-        Layout.of(experiment.parallel, nproc)  # what would fail in every process fails here, once
+        Layout.of(experiment.parallel, nproc)  # fail once here, not in every process
         raise typer.Exit(start_processes(nproc, max_restarts))
     stop = StopRequest()
     result = run(experiment, train_manifests, dev_manifests, output, stop=stop)
     if not result.finished:
-        # As shells report a process ended by the signal.
+        # As shells report a process that a signal has ended.
         raise typer.Exit(128 + signal.Signals[stop.reason] if stop.reason else 1)
 
 

@@ -37,7 +37,7 @@ def transcribe(
         list[str],
         typer.Argument(
             metavar="FILE",
-            help="WAV, FLAC, Ogg, MP3, ...; MP4, WebM and nearly all else with the extra av; - for standard input. "
+            help="WAV, FLAC, Ogg, MP3, ... The extra av adds MP4, WebM and most others. - is standard input. "
             "With --ray: manifests.",
         ),
     ],
@@ -53,17 +53,17 @@ def transcribe(
     output_dir: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Write NAME.txt, NAME.srt, ... here, not to standard output.", show_default=False
+            metavar="DIR", help="Folder for NAME.txt, NAME.srt, ..., in place of standard output.", show_default=False
         ),
     ] = None,
     device: DeviceOption = "cpu",
 ) -> None:
-    """Write down what is said in recordings.
+    """Transcribe recordings.
 
-    Text comes without a file name for one file and after it for several; JSON is one object per line with words, times
-    in ms, confidence and the n-best list. Several formats, and subtitles, TSV or TextGrids of several files, need
-    --output-dir. A file that cannot be read is reported, the others are done, and the exit code is 1. One that ends
-    early or has a hole is transcribed as far as it goes, with a warning on standard error.
+    Text of several files starts with the file name. JSON is one object per line, with words, times in ms, confidence
+    and the n-best list. Several formats, and subtitles, TSV or TextGrids of several files, need --output-dir. Files
+    that cannot be read are reported, the others are transcribed, and the exit code is 1. Of damaged files, the readable
+    part is transcribed, with a warning on standard error.
 
     Examples:
 
@@ -102,7 +102,7 @@ def transcribe(
 
 
 def _check_output(formats: Sequence[Format], num_files: int, has_directory: bool) -> None:
-    """An error of usage for what would be a muddle on standard output."""
+    """Refuse output that standard output cannot separate."""
     if has_directory:
         return
     if len(formats) > 1:
@@ -114,9 +114,9 @@ def _check_output(formats: Sequence[Format], num_files: int, has_directory: bool
 def _transcribe_all(
     recognise: Callable[..., Transcript], files: Sequence[str], write: Callable[[Transcript, int], None]
 ) -> bool:
-    """Transcribe one file after another; False when some of them could not be.
+    """Transcribe one file after another. Return False if some of them failed.
 
-    write: called with each transcript and the number of its file.
+    write: takes each transcript and the number of its file.
     """
     num_failed = 0
     with make_progress("s") as bar:
@@ -135,7 +135,7 @@ def _transcribe_all(
 
 
 def _advance(bar: Progress, task: TaskID, overall: TaskID, files_done: int, done: float, total: float) -> None:
-    """Of one file, in seconds; the bar of all files advances by the share that is done."""
+    """Show the progress of one file, in seconds, and advance the bar of all files by the same share."""
     bar.update(task, completed=done, total=total)
     bar.update(overall, completed=files_done + done / total)
 
@@ -167,11 +167,11 @@ def _write(
 
 
 def plan_outputs(files: Sequence[str], directory: Path, formats: Sequence[Format]) -> list[dict[Format, Path]]:
-    """Paths of its own for each file, the directory made; where names are the same, later ones get -2, -3, ..."""
+    """Return separate paths for each file and make the directory. Later files of the same name get -2, -3, ..."""
     directory.mkdir(parents=True, exist_ok=True)
 
     def names(stem: str) -> set[str]:
-        # Compared without case: some file systems do not know it.
+        # Some file systems ignore case.
         return {f"{stem}{SUFFIXES[output_format]}".casefold() for output_format in formats}
 
     stems = ["stdin" if name == STANDARD_INPUT else Path(name).stem for name in files]

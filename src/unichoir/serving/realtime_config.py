@@ -178,7 +178,7 @@ def _turn_detection(value: Any) -> TurnDetection | None:
     for key in silent:
         if given.get(key):
             raise InvalidUpdate(f"{where}.{key}", "a transcription session does not answer")
-    fields = {}
+    fields: dict[str, Any] = {}
     for option in declared(TurnDetection):
         value = given.get(option.name, option.default)
         low, high = option.option.low, option.option.high

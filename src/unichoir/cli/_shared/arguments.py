@@ -1,4 +1,4 @@
-"""Options that several commands share, in groups: see `grouping.grouped`."""
+"""Options that several commands share, in groups for `grouping.grouped`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,46 +21,46 @@ if TYPE_CHECKING:
     from unichoir.api import Channel, Model
     from unichoir.recognition.recognizer import Recognizer
 
-DEVICE_HELP = "Where the model computes: the CPU, or an NVIDIA GPU (not for int8)."
+DEVICE_HELP = "CPU, or NVIDIA GPU (not for int8 models)."
 DeviceOption = Annotated[Device, typer.Option("--device", metavar="|".join(DEVICES), help=DEVICE_HELP)]
 ThreadsOption = Annotated[
-    int | None, typer.Option(min=1, help="CPU threads; else the engine's choice.", metavar="N", show_default=False)
+    int | None, typer.Option(min=1, help="CPU threads.", metavar="N", show_default="the engine's choice")
 ]
 TopKOption = Annotated[
     int | None,
     typer.Option(
         min=1,
         metavar="N",
-        help="Experts of a frame, if fewer than the model was trained with: faster, less exact.",
-        show_default=False,
+        help="Experts per frame. Fewer than in training are faster and less accurate.",
+        show_default="as in training",
     ),
 ]
 
-MODEL_HELP = "Included model, model folder or checkpoint, or a Hugging Face repository (ORG/NAME[@REVISION])."
+MODEL_HELP = "Included model, model directory or checkpoint, or Hugging Face repository (ORG/NAME[@REVISION])."
 MODEL_NAME = "NAME|DIR|ORG/NAME"
 ChannelOption = Annotated[
     str | None,
     typer.Option(
         metavar="N|mix|each",
-        help="Number of a channel; the mean of all; or each by itself, as of a telephone call.",
+        help="A channel's number, the mean of all channels, or each channel by itself (telephone calls).",
         show_default="mix",
     ),
 ]
-StrictOption = Annotated[bool, typer.Option("--strict", help="A recording of which something is missing is an error.")]
+StrictOption = Annotated[bool, typer.Option("--strict", help="Reject recordings that are damaged or incomplete.")]
 LanguageModelOption = Annotated[
     str,
     typer.Option(
         "--lm",
         rich_help_panel=LANGUAGE_MODEL,
         metavar="FILE|default|none",
-        help="n-gram language model: packed, ARPA (also .gz) or KenLM's binary; for the modes with a prefix beam. "
+        help="n-gram language model: packed, ARPA (also .gz) or KenLM binary. For the modes with a prefix beam. "
         "default: the model's own, if it has one.",
     ),
 ]
 
 
 def parse_channel(text: str | None) -> "Channel":
-    """A number from 1, mix or each; None is mix."""
+    """Return a channel: a number from 1, mix or each. None is mix."""
     if text == "each":
         return "each"
     if text is None or text == "mix":
@@ -72,7 +72,7 @@ def parse_channel(text: str | None) -> "Channel":
 
 @dataclass(frozen=True, kw_only=True)
 class ModelArguments:
-    """Which model, and how it computes; but for the device, whose option is not called the same everywhere."""
+    """Which model, and how it computes. The device is separate: its option has two names."""
 
     model: Annotated[
         str | None,
@@ -83,13 +83,13 @@ class ModelArguments:
     top_k: TopKOption = None
 
     def load(self, device: Device) -> "Model":
-        """The model."""
+        """Load the model."""
         from unichoir.api import load_model
 
         return load_model(self.model, self.threads, self.top_k, device, self.lm)
 
     def load_recognizer(self, device: Device) -> "Recognizer":
-        """The same for those who need the parts."""
+        """Load the recogniser alone."""
         from unichoir.api import load_recognizer
 
         return load_recognizer(self.model, self.threads, self.top_k, device, self.lm)
