@@ -1,4 +1,4 @@
-"""The application: routes, the engine's life, the page."""
+"""The application: routes, start and stop of the engine, the web page."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -44,7 +44,7 @@ Lifespan: TypeAlias = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
 def create_app(recognizer: Recognizer, settings: Settings) -> FastAPI:
-    """The server of one model as an ASGI application. `app.state.engine` is there at once.
+    """Return the server of one model as an ASGI application, with `app.state.engine`.
 
     Raises DecodingError for a model that cannot stream, and ConfigError as `Engine` does.
     """
@@ -73,7 +73,7 @@ def create_app(recognizer: Recognizer, settings: Settings) -> FastAPI:
 
 
 def make_api(lifespan: Lifespan | None = None) -> FastAPI:
-    """Return the routes, which need `app.state.engine` when they are used, described at `/openapi.json`."""
+    """Return the routes, described at `/openapi.json`. Requests need `app.state.engine`."""
     app = FastAPI(
         title="unichoir",
         summary="Speech recognition: files, live audio, and metrics.",
@@ -92,7 +92,7 @@ def make_api(lifespan: Lifespan | None = None) -> FastAPI:
 
 
 def warm_up(recognizer: Recognizer, settings: Settings) -> None:
-    """Recognise a second of noise, so that the first client does not wait for what is only done once."""
+    """Recognise a second of noise, to do the one-time work before the first client comes."""
     stream = recognizer.create_stream(settings.streaming)
     noise = np.random.default_rng(0).normal(0, 0.01, recognizer.fbank_config.sample_rate).astype(np.float32)
     stream.accept_waveform(noise, recognizer.fbank_config.sample_rate)
@@ -103,13 +103,13 @@ def warm_up(recognizer: Recognizer, settings: Settings) -> None:
 
 
 class Guard:
-    """ASGI middleware: who may use the API, and headers for what a browser shows."""
+    """ASGI middleware: access to the API, and headers for browsers."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Only for HTTP; WebSockets are admitted where their sessions are."""
+        """Check HTTP requests. `serve_websocket` checks WebSockets."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -121,7 +121,7 @@ class Guard:
 
         application: ASGIApp = self.app
         names = {name for name, _ in scope["headers"]}
-        if {b"content-length", b"transfer-encoding"} <= names:  # a proxy before us may have believed the other one
+        if {b"content-length", b"transfer-encoding"} <= names:  # a proxy may have used the other one
             message = "a request has Content-Length or Transfer-Encoding, not both"
             application = ApiError(400, message, code="ambiguous_length").to_response()
         elif scope["path"].startswith("/v1/"):

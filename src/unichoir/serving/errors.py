@@ -1,4 +1,4 @@
-"""Errors over HTTP, in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`."""
+"""HTTP errors, in OpenAI's format: `{"error": {"message", "type", "param", "code"}}`."""
 
 from typing import Any
 
@@ -39,15 +39,15 @@ CODES: dict[str, tuple[int, str]] = {
 
 
 class ApiError(Exception):
-    """An answer that is an error.
+    """An error response.
 
     Args:
-        status: of HTTP.
-        message: one line that names the input it is about.
-        code: what a program may compare.
+        status: the HTTP status.
+        message: one line that names the input.
+        code: for programs to compare, one of `CODES`.
         param: the parameter that is wrong.
         kind: OpenAI's `type`.
-        retry_after: seconds after which another try makes sense.
+        retry_after: seconds after which the client may try again.
     """
 
     def __init__(
@@ -69,28 +69,28 @@ class ApiError(Exception):
         self.retry_after = retry_after
 
     def to_dict(self) -> dict[str, Any]:
-        """What stands under `error`."""
+        """Return the value of `error`."""
         return {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
 
     def to_response(self) -> Response:
-        """The whole answer."""
+        """Return the response."""
         headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
         return JSONResponse({"error": self.to_dict()}, self.status, headers)
 
 
 def internal_error() -> ApiError:
-    """Whatever was not foreseen; what it was is for the logs alone."""
+    """Return the error for unexpected exceptions. Details are in the log only."""
     return ApiError(500, "the server has failed at this request", code="internal_error", kind="server_error")
 
 
 def shown(text: str, limit: int = MAX_SHOWN) -> str:
-    """What a client has sent, for a message: one short line without characters that do something to a terminal."""
+    """Return a client's text for a message: one short line without control characters."""
     text = "".join(character if character.isprintable() else "\ufffd" for character in text[: limit + 1])
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    """Have every error of `app` answered in the one shape."""
+    """Make all errors of `app` use this format."""
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
@@ -104,10 +104,10 @@ async def _api_error(_: Request, error: Exception) -> Response:
 
 
 async def _validation_error(_: Request, error: Exception) -> Response:
-    """The first that is wrong; what the client sent for it is not repeated."""
+    """Return an error for the first invalid value. The value is not repeated."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    # Where it stands (query, body, header) and then the way to it.
+    # The place (query, body, header), then the path to the value.
     place = shown(".".join(str(step) for step in first["loc"][1:]) or str(first["loc"][0]))
     return ApiError(400, f"{place}: {first['msg']}", code="invalid_value", param=place).to_response()
 
@@ -122,7 +122,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 async def _client_gone(_: Request, __: Exception) -> Response:
-    """No one reads it; the number is the one that proxies write in their logs for this."""
+    """Return 499, the status in proxies' logs for clients that went away. Nobody reads it."""
     return Response(status_code=499)
 
 

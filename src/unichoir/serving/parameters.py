@@ -1,4 +1,4 @@
-"""What a client may choose about a transcription: OpenAI's parameters, of which none is ignored in silence."""
+"""Parameters of a transcription: OpenAI's. None is ignored silently."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -23,7 +23,7 @@ KEYWORDS = "session.audio.input.transcription.keywords"
 
 
 class InvalidUpdate(Exception):
-    """A configuration that is malformed or that the server cannot fulfil; `param` is the path of the field."""
+    """A configuration that is malformed or unsupported. param: the path of the field."""
 
     def __init__(self, param: str, message: str) -> None:
         super().__init__(f"{param}: {message}")
@@ -48,22 +48,22 @@ class TurnDetection:
 
 @dataclass(frozen=True, kw_only=True)
 class RealtimeConfig:
-    """What is in force in one session."""
+    """The configuration of one session."""
 
     model: str
     language: str = ""
     sample_rate: int = 24000
     turn_detection: TurnDetection | None = field(default_factory=TurnDetection)
-    """None: the client ends utterances by `input_audio_buffer.commit`."""
+    """None: the client ends utterances with `input_audio_buffer.commit`."""
     include: tuple[str, ...] = ()
     choices: Mapping[str, Any] = field(default_factory=dict)
-    """What the client has chosen in place of the server's options, under the client's names, as it came."""
+    """The client's choices, by the client's names, as they came."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """The same as fields of StreamingOptions."""
+    """The same choices as fields of StreamingOptions."""
 
     @classmethod
     def of(cls, settings: Settings) -> "RealtimeConfig":
-        """That of a session that has changed nothing."""
+        """Return the configuration of a new session."""
         rules, detection = settings.streaming.endpoint, None
         if rules and rules.silence_after_speech is not None:
             silence_ms = round(1000 * rules.silence_after_speech)
@@ -72,7 +72,7 @@ class RealtimeConfig:
         return cls(model=settings.model_name, language=settings.language, turn_detection=detection)
 
     def streaming_options(self, base: StreamingOptions) -> StreamingOptions:
-        """For the recogniser. Raises InvalidUpdate for a turn detection out of its range, and for keywords."""
+        """Return the recogniser's options. Raises InvalidUpdate for a turn detection out of range."""
         rules, detection = base.endpoint or EndpointRules(), self.turn_detection
         try:
             if detection is None:
@@ -85,7 +85,7 @@ class RealtimeConfig:
         return replace(base, endpoint=rules, **self.options)
 
     def to_dict(self) -> dict[str, Any]:
-        """As `session` in events."""
+        """Return the `session` of events."""
         language = self.options.get("language") or self.language
         chosen = {name: value for name, value in self.choices.items() if value is not None and name != "language"}
         transcription = {"model": self.model, **({"language": language} if language else {}), **chosen}
@@ -99,7 +99,7 @@ class RealtimeConfig:
         return {"type": "transcription", "audio": {"input": audio}, "include": list(self.include)}
 
     def updated(self, session: Any, settings: Settings, has_audio: bool) -> "RealtimeConfig":
-        """With what a `session.update` changes; only what is present does. Raises InvalidUpdate."""
+        """Return the configuration after a `session.update`. Missing keys change nothing. Raises InvalidUpdate."""
         fields = _Fields(session, "session", {"type", "audio", "include", "id", "object", "expires_at"})
         if fields.get("type", "transcription") != "transcription":
             raise InvalidUpdate("session.type", "only 'transcription' is offered here")
@@ -140,7 +140,7 @@ class RealtimeConfig:
 
 
 class _Fields:
-    """A JSON object with known keys."""
+    """A JSON object with known keys only."""
 
     def __init__(self, value: Any, where: str, allowed: set[str]) -> None:
         if not isinstance(value, dict):
@@ -151,7 +151,7 @@ class _Fields:
         self.values: dict[str, Any] = value
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The value, or the default where the key is missing."""
+        """Return the value, or the default if the key is missing."""
         return self.values.get(key, default)
 
 
@@ -170,7 +170,7 @@ def _turn_detection(value: Any) -> TurnDetection | None:
     if value is None:
         return None
     where = "session.audio.input.turn_detection"
-    # The last three are for sessions that answer; they can only be told not to.
+    # The last three are for sessions that answer. Only their off values are valid.
     silent = {"create_response", "interrupt_response", "idle_timeout_ms"}
     given = _Fields(value, where, {"type", *(option.name for option in declared(TurnDetection)), *silent})
     if given.get("type") != "server_vad":

@@ -1,4 +1,4 @@
-"""What an operator can choose about the server."""
+"""Settings of the server."""
 
 import re
 from dataclasses import dataclass, field
@@ -15,25 +15,25 @@ LIMITS = "Limits"
 
 
 class UnknownLanguage(Exception):
-    """What a client may not ask for; the message says what it may."""
+    """A language that the model doesn't recognise. The message lists the others."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Settings of one server. Raises ConfigError for values that make no sense."""
+    """Settings of one server. Raises ConfigError for invalid values."""
 
     model_name: str
-    """As clients call it."""
+    """The model's name for clients."""
     aliases: tuple[str, ...] = ()
-    """Further names by which clients may ask for it."""
+    """Additional names of the model."""
     language: str = ""
-    """ISO 639-1 code of what the model recognises; requests for another are refused. Empty: not known."""
+    """ISO 639-1 code of the model's language. Requests for others are refused. Empty: unknown."""
     languages: tuple[str, ...] = ()
-    """Those that clients may choose among, of a model with tokens for them."""
+    """Languages that clients may choose, of a model with language tokens."""
     streaming: StreamingOptions = field(default_factory=StreamingOptions)
-    """Of live sessions; clients may choose their own silence, n-best and, in place of these, hotwords."""
+    """Options of live sessions. Clients may replace some of them."""
     decoding: DecodingOptions = field(default_factory=DecodingOptions)
-    """Of recordings; clients may choose their own hotwords in place of these."""
+    """Options of recordings. Clients may replace some of them."""
     max_sessions: Annotated[int, Option("Live sessions.", low=1, panel=LIMITS)] = 200
     max_batch: Annotated[int, Option("Streams that the encoder computes together.", low=1, panel=LIMITS)] = 16
     max_backlog_seconds: Annotated[
@@ -128,13 +128,13 @@ class Settings:
         Option("Time that open sessions and files have after SIGTERM.", low=0, unit="s", endless=True, panel=LIMITS),
     ] = 30.0
     api_key: str = ""
-    """Bearer token that clients must show; empty: none."""
+    """Bearer token that clients must send. Empty: none."""
     allowed_hosts: tuple[str, ...] = ()
-    """Names of this server, other than localhost; *: any. Addresses always count."""
+    """Names of this server, other than localhost and addresses. *: any."""
     allowed_origins: tuple[str, ...] = ()
-    """Origins of web pages, other than the server's own, that may use it."""
+    """Origins of other web pages that may use the server."""
     log_text: bool = False
-    """Recognised text in the logs."""
+    """Whether logs contain recognised text."""
 
     def __post_init__(self) -> None:
         check_options(self, ConfigError)
@@ -145,9 +145,10 @@ class Settings:
             raise ConfigError("api_key: only letters, digits and !#$%&'*+-.^_`|~ can be sent by web pages")
 
     def choose_language(self, name: str) -> str | None:
-        """What recognition is restricted to for a client that asks for `name`; None: to nothing.
+        """Return the language to which a client's `name` restricts recognition. None: no restriction.
 
-        An empty name is no wish; of a name with a region, as en-US, the language counts. Raises UnknownLanguage.
+        An empty name is no restriction. Of a name with a region, such as en-US, only the language counts. Raises
+        UnknownLanguage.
         """
         choices = {_normalized(language): language for language in self.languages}
         wanted, own = _normalized(name), _normalized(self.language)
@@ -167,5 +168,5 @@ class Settings:
 
 
 def _normalized(language: str) -> str:
-    """As clients have it from their system, en-US or en_US, in one way."""
+    """Return a language in one spelling: en-us for en-US and en_US."""
     return language.lower().replace("_", "-")

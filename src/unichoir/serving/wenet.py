@@ -34,30 +34,30 @@ KINDS = {int: "integer", bool: "boolean true or false"}
 
 
 class WenetConnection(Connection):
-    """One client: start, audio, end; partial and final results, speech_end."""
+    """One client: it sends start, audio and end, and gets partial and final results and speech_end."""
 
     protocol = "wenet"
     _is_started = _is_continuous = False
     _odd_byte = b""
 
     async def greet(self) -> None:
-        """The client begins."""
+        """Send nothing: the client begins."""
 
     async def receive(self, message: str | bytes) -> None:
-        """Signals are text, audio is binary: int16, little-endian, mono, 16 kHz."""
+        """Handle a signal (text) or audio (binary: int16, little-endian, mono, 16 kHz)."""
         if isinstance(message, str):
             await self._receive_signal(message)
         elif not self._is_started:
             raise ProtocolError("Start signal is expected before binary data")
         else:
-            # Who cuts a byte stream anywhere may cut a sample in two.
+            # A client may split a sample between two messages.
             message = self._odd_byte + message
             even = len(message) - len(message) % 2
             self._odd_byte = message[even:]
             await self.session.send(np.frombuffer(message[:even], "<i2"), SAMPLE_RATE)
 
     async def handle(self, event: Event) -> bool:
-        """Results as they are found; the session ends with the first final one unless it is continuous."""
+        """Send results as they come. Unless continuous, the session ends with the first final result."""
         if isinstance(event, StreamResult):
             if event.is_final:
                 await self._send_result("final_result", [_final(reading) for reading in event.nbest])
@@ -70,7 +70,7 @@ class WenetConnection(Connection):
         return event != "ended"
 
     async def send_error(self, message: str, code: str) -> None:
-        """As WeNet does."""
+        """Send an error as WeNet does."""
         await self.send({"status": "failed", "message": message})
 
     async def _receive_signal(self, text: str) -> None:

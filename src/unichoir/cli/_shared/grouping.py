@@ -1,4 +1,4 @@
-"""Options that several commands share, declared once: a parameter of a command can stand for many options."""
+"""Groups of options: one parameter of a command can stand for many options."""
 
 import dataclasses
 import inspect
@@ -12,11 +12,11 @@ from unichoir.cli._shared.options import Chosen, Only, Without, choose, paramete
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
-    """Return the command as typer reads it, each parameter that is a group replaced by its options.
+    """Return the command for typer, with the options of each group in place of the group.
 
-    A group is a dataclass, whose fields have typer's annotations, or `Chosen[...]` of a class with declared options; an
-    `Only` or `Without` beside the latter selects among them. A class attribute PANEL of a dataclass is the heading in
-    `--help` of those of its options that name no other.
+    A group is a dataclass whose fields have typer's annotations, or `Chosen[...]` of a class with declared options. An
+    `Only` or `Without` in its annotation selects among the declared options. A dataclass can have a class attribute
+    PANEL: the heading in `--help` for its options that name no other.
     """
     hints = get_type_hints(command, include_extras=True)
     groups: dict[str, _Group] = {name: group for name, hint in hints.items() if (group := _group(hint)) is not None}
@@ -42,7 +42,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 class _Group:
     parameters: list[inspect.Parameter]
     make: Callable[[Mapping[str, Any]], Any]
-    """From the values of all of the command's options."""
+    """Makes the group from the values of all options of the command."""
 
 
 def _group(hint: Any) -> _Group | None:

@@ -1,4 +1,4 @@
-"""Command-line options made from the declarations of `unichoir.declaration`.
+"""Command-line options, made from the declarations of `unichoir.declaration`.
 
 A command takes `Chosen[DecodingOptions]`, and `grouping.grouped` gives it one option for each declared field.
 """
@@ -19,14 +19,14 @@ METAVARS = {int: "N", float: "X"}
 
 
 class Chosen(Generic[T]):
-    """The fields of the options `T` that a command line gives, by default the declared ones."""
+    """The values of a command line for the fields of `T`. Options that are not given have their defaults."""
 
     def __init__(self, kind: type[T], fields: Mapping[str, Any]) -> None:
         self.kind = kind
         self.fields = fields
 
     def make(self, **more: Any) -> T:
-        """Return the options, with fields that come from elsewhere. Invalid values are errors of usage."""
+        """Return the options. more: fields from elsewhere. Invalid values are errors of usage."""
         try:
             return self.kind(**{**self.fields, **more})
         except UnichoirError as error:
@@ -34,26 +34,26 @@ class Chosen(Generic[T]):
 
 
 class Only:
-    """Restricts a command to these fields of a class of options. A name is that of a field or of a panel."""
+    """Restricts a command to some fields of a class of options, by the names of fields or of panels."""
 
     def __init__(self, *names: str) -> None:
         self.names = names
 
     def admits(self, option: Declared) -> bool:
-        """Whether the command has this option."""
+        """Return whether the command has this option."""
         return option.name in self.names or option.option.panel in self.names
 
 
 class Without(Only):
-    """Leaves these out."""
+    """Leaves out some fields."""
 
     def admits(self, option: Declared) -> bool:
-        """Whether the command has this option."""
+        """Return whether the command has this option."""
         return not super().admits(option)
 
 
 def parameters(kind: type, selection: Only) -> list[inspect.Parameter]:
-    """Return one parameter, as typer reads it, for each declared option."""
+    """Return one parameter for typer for each declared option."""
     return [
         inspect.Parameter(
             _name(each), inspect.Parameter.KEYWORD_ONLY, default=_default(each), annotation=_annotation(each)
@@ -63,12 +63,12 @@ def parameters(kind: type, selection: Only) -> list[inspect.Parameter]:
 
 
 def choose(kind: type[T], selection: Only, values: Mapping[str, Any]) -> Chosen[T]:
-    """Return the fields that the parameters' values stand for."""
+    """Return the fields for the values of the parameters."""
     fields: dict[str, Any] = {}
     for each in declared(kind):
         if each.nested:
             inner = {leaf.name: _value(leaf, values[_name(leaf)]) for leaf in _leaves(each.kind, selection)}
-            # Some values limit others, which the command line doesn't have.
+            # Some values limit others that the command line doesn't have.
             make = getattr(each.kind, "fitted", each.kind)
             if inner:
                 fields[each.name] = Chosen(make, inner).make()
@@ -86,7 +86,7 @@ def _leaves(kind: type, selection: Only) -> Iterator[Declared]:
 
 
 def flag(option: Declared) -> str:
-    """Return an option's name on the command line; of a pair of flags both, separated by a slash."""
+    """Return an option's name on the command line, or the two names of a pair of flags, separated by a slash."""
     return option.option.flag or f"--{option.name.replace('_', '-')}"
 
 
@@ -134,7 +134,7 @@ def _metavar(option: Declared) -> str | None:
 
 
 def _value(option: Declared, given: Any) -> Any:
-    """Return the field's value for what the command line has."""
+    """Return the field's value for a value of the command line."""
     declaration = option.option
     if declaration.zero_is_none and given == 0:
         return None
