@@ -136,12 +136,12 @@ def test_where_nobody_speaks(run_command: Run, tmp_path: Path, vad: str) -> None
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--hotwords-boost", 1), "of which phrases? (--hotwords)"),
+        (("--hotwords-boost", 1), "needs --hotwords"),
         (("--hotwords", "missing.txt"), "missing.txt: No such file or directory"),
         (("--hotwords", MISHEARD), "clip-5.flac, line 1: not UTF-8"),
-        (("--lm", "none", "--lm-weight", 1), "of which language model? (--lm none)"),
-        (("--lm", "none", "--length-bonus", 1), "of which language model? (--lm none)"),
-        (("--lm", "none", "--oov-penalty", 1), "of which language model? (--lm none)"),
+        (("--lm", "none", "--lm-weight", 1), "has no effect with --lm none"),
+        (("--lm", "none", "--length-bonus", 1), "has no effect with --lm none"),
+        (("--lm", "none", "--oov-penalty", 1), "has no effect with --lm none"),
         (("--lm", "missing.arpa"), "missing.arpa"),
         (("--language", "zh"), "this model has no tokens of languages"),
         (("--punctuation", "missing"), "missing"),

@@ -129,20 +129,20 @@ def align(
     formats = parse_formats(output_format)
     shown = subtitles.options(formats)
     options = decoding.make()
-    refuse({"--lm": model.lm != DEFAULT_LM}, "has no part in an alignment: the words are known")
+    refuse({"--lm": model.lm != DEFAULT_LM}, "has no effect on an alignment: the words are known")
     if many.output_dir is not None:
         alone = {"TEXT": text_file, "--text": text, "--output": output, "--channel": channel, "--strict": strict}
-        refuse(alone, "has no place with --output-dir")
+        refuse(alone, "cannot be used with --output-dir")
         many.align(audio, model, device, options, formats, shown)
         return
     refuse({"--retry-failed": many.retry_failed}, "needs --output-dir")
     if (text is None) == (text_file is None):
-        raise typer.BadParameter("a file or --text, one of them", param_hint="TEXT")
+        raise typer.BadParameter("give a file or --text", param_hint="TEXT")
     if len(formats) > 1:
         raise typer.BadParameter("several formats need a manifest and --output-dir", param_hint="--format")
     chosen = parse_channel(channel)
     if chosen == "each":
-        raise typer.BadParameter("one text is not said in each channel: N or mix", param_hint="--channel")
+        raise typer.BadParameter("an alignment needs one channel: N or mix", param_hint="--channel")
     if text is None:
         text = _read(text_file or Path())
     loaded = model.load(device)
@@ -166,7 +166,7 @@ def align(
 
 
 def _warn(name: str, confidence: float) -> None:
-    note(f"warning: {name}: confidence {confidence:.2f}: the text may not be what is said")
+    note(f"warning: {name}: confidence {confidence:.2f}: the text may not match the audio")
 
 
 def _read(path: Path) -> str:

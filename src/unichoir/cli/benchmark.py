@@ -203,7 +203,7 @@ def _candidates(names: Sequence[str]) -> "list[Candidate]":
 def _only(candidates: "Sequence[Candidate]") -> "Candidate":
     if len(candidates) > 1:
         names = ", ".join(candidate.name for candidate in candidates)
-        raise typer.BadParameter(f"one is served, not {names}", param_hint="--configs")
+        raise typer.BadParameter(f"expected one configuration, found {names}", param_hint="--configs")
     return candidates[0]
 
 

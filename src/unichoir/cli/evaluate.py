@@ -101,7 +101,7 @@ def evaluate(
     )
     refuse_unused(base, lm)
     if expert_load and jobs > 1:
-        raise typer.BadParameter("experts are counted in one process only", param_hint="--jobs")
+        raise typer.BadParameter("experts are counted by one process only", param_hint="--jobs")
     # Several processes with several threads each slow each other down.
     load = partial(load_recognizer, model, threads or (1 if jobs > 1 else None), top_k, device, lm)
     groups = plan(base, chunk_sizes, modes)

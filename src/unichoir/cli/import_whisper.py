@@ -82,7 +82,7 @@ def import_whisper(
         from unichoir.export.whisper import import_whisper as run
         from unichoir.formats.whisper.to_network import WhisperOptions
     if no_merge:
-        refuse({"--top-blocks": top_blocks}, "blocks on top see merged frames, so it does not go with --no-merge")
+        refuse({"--top-blocks": top_blocks}, "cannot be used with --no-merge: these blocks see merged frames")
     if tokenizer is None and decoder == "whisper":
         raise typer.BadParameter("needs --tokenizer, whose pieces Whisper's embeddings are for", param_hint="--decoder")
     options = WhisperOptions(

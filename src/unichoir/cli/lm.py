@@ -103,7 +103,7 @@ def train(
     from unichoir.text.pruning import prune_ngrams
 
     if level == "token" and model is None:
-        raise typer.BadParameter("tokens are those of a model: which one?", param_hint="--model")
+        raise typer.BadParameter("tokens need a model", param_hint="--model")
     split = _splitter(level, model, normalize)
     weights, others = _parse_mix(mix or [])
     with replacing(output) as file:  # before the work, to fail early if the folder is missing

@@ -68,7 +68,7 @@ class NetworkArguments:
     def check(self) -> None:
         """Refuse a certificate without its key, or a key without its certificate."""
         if (self.ssl_certfile is None) != (self.ssl_keyfile is None):
-            raise typer.BadParameter("both are needed, or none", param_hint="--ssl-certfile, --ssl-keyfile")
+            raise typer.BadParameter("give both or neither", param_hint="--ssl-certfile, --ssl-keyfile")
 
     def http_options(self) -> dict[str, str | int]:
         """Return the options as Ray Serve takes them."""
@@ -131,11 +131,11 @@ def serve(
         from unichoir.serving.server import serve as run
     network.check()
     is_endless = streams.fields["endpoint"].max_utterance is None
-    refuse({"--max-utterance 0": is_endless}, "a server's memory has a limit, and so have utterances")
+    refuse({"--max-utterance 0": is_endless}, "a server needs a longest utterance: its memory is limited")
     if replicas.ray is None:
         replicas.check_unused()
     else:
-        refuse({"--port 0": network.port == 0}, "has no place with --ray")
+        refuse({"--port 0": network.port == 0}, "cannot be used with --ray")
     directory = find_model(model.model)
     languages = tuple(load_tokenizer(directory).languages)
     only = language if language and languages else None

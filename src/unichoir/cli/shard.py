@@ -71,9 +71,9 @@ def shard(
     }
     useless = [name for name in ONLY_WRITING if name in given] if index else []
     if useless:
-        raise typer.BadParameter("says nothing with --index", param_hint=f"--{useless[0]}")
+        raise typer.BadParameter("has no effect with --index", param_hint=f"--{useless[0]}")
     if "seed" in given and not shuffle:
-        raise typer.BadParameter("says nothing with --no-shuffle", param_hint="--seed")
+        raise typer.BadParameter("has no effect with --no-shuffle", param_hint="--seed")
     with progress_bar("indexing" if index else "writing", "shards") as progress:
         if index:
             report = index_shards(list_tars(manifests), output, workers=workers, progress=progress)

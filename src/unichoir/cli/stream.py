@@ -102,10 +102,10 @@ def stream(
         unichoir stream --simulate recording.flac --speed 0 --format json | jq -r 'select(.is_final).text'
     """
     if speed is not None and (simulate is None or not math.isfinite(speed)):
-        reason = "only a recording has one (--simulate)" if simulate is None else f"{speed} is not a finite number"
+        reason = "needs --simulate" if simulate is None else f"{speed} is not a finite number"
         raise typer.BadParameter(reason, param_hint="--speed")
     if simulate is not None and device is not None:
-        raise typer.BadParameter("a recording is not heard by a microphone (--simulate)", param_hint="--device")
+        raise typer.BadParameter("cannot be used with --simulate", param_hint="--device")
     options = streams.make(hotwords=hotwords.read(), written=written.form())
     refuse_unused(options, model.lm)
     source = _find_microphone(device) if simulate is None else simulate
@@ -231,7 +231,7 @@ def listen(microphone: "Microphone", stop: Callable[[], bool], output: TextLines
         if not warned and losses(microphone):
             warned = True
             output.clear()
-            note("warning: audio is being lost; how much will be said at the end")
+            note("warning: audio is being lost; the total follows at the end")
         yield block
 
 

@@ -84,7 +84,7 @@ def transcribe(
     options = decoding.make(hotwords=hotwords.read(), written=written.form())
     refuse_unused(options, model.lm)
     if fleet.ray is not None:
-        refuse({"--output-dir": output_dir, "--channel": channel, "--strict": strict}, "has no place with --ray")
+        refuse({"--output-dir": output_dir, "--channel": channel, "--strict": strict}, "cannot be used with --ray")
         formats = parse_formats(output_format or "json")
         fleet.transcribe(files, model, device, options, formats, subtitles.options(formats))
         return

@@ -102,7 +102,7 @@ def upcycle(
         from unichoir.network.upcycle import upcycle as run
         from unichoir.text.tokenizer import load_tokenizer
     if split:
-        copied = "is for copying, and does not go together with --split"
+        copied = "is for copying and cannot be used with --split"
         refuse({"--softmax-first": softmax_first, "--shared-router": shared_router}, copied)
         if manifest is None:
             raise typer.BadParameter("needs --on MANIFEST, the speech to split by", param_hint="--split")

@@ -115,7 +115,7 @@ class SearchOptions:
         if self.hotwords:
             require_prefix_beam("hotwords", self.mode)
         if self.lm_weight or self.length_bonus or self.oov_penalty:
-            require_prefix_beam("language model", self.mode)
+            require_prefix_beam("a language model", self.mode)
         if self.reencode and self.mode != "attention_rescoring":
             raise DecodingError(f"reencode: {self.mode} has no second pass, only attention_rescoring does")
 
@@ -142,4 +142,4 @@ class OfflineSearchOptions(SearchOptions):
 def require_prefix_beam(what: str, mode: Mode) -> None:
     """Raise DecodingError for a mode without a prefix beam, to whose scores `what` could add."""
     if mode not in STREAMING_MODES:
-        raise DecodingError(f"mode: {mode} knows no {what}, only {' and '.join(STREAMING_MODES)} do")
+        raise DecodingError(f"mode: {mode} doesn't use {what}, only {' and '.join(STREAMING_MODES)} do")

@@ -88,7 +88,7 @@ class Scorers:
         if self._language_model is not None:
             wanted = options.lm_weight != 0 or options.length_bonus or options.oov_penalty
             if wanted and (self._language_model.required or options.mode in STREAMING_MODES):
-                require_prefix_beam("language model", options.mode)
+                require_prefix_beam("a language model", options.mode)
                 scorer = self._language_model.scorer(options)
                 scorers += [] if scorer is None else [scorer]
         else:

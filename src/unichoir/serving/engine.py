@@ -195,7 +195,7 @@ class Engine:
         """Abandon all recordings, and tell their clients."""
         for job in self._jobs:
             job.stop.set()
-            job.results.put_nowait(Draining("this server stops before the recording is done"))
+            job.results.put_nowait(Draining("this server stopped before the recording was done"))
 
     def check_draining(self) -> None:
         """Raise Draining if the engine takes nothing new."""

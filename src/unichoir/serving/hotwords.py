@@ -26,9 +26,9 @@ class InvalidHotwords(Exception):
 def client_hotwords(phrases: Any, settings: Settings) -> tuple[Hotword, ...]:
     """Return a client's phrases, which may end in a boost (` :2.5`). Raises InvalidHotwords."""
     if not isinstance(phrases, (list, tuple)) or not all(isinstance(phrase, str) for phrase in phrases):
-        raise InvalidHotwords("a list of texts is expected")
+        raise InvalidHotwords("expected a list of texts")
     if len(phrases) > settings.max_hotwords:
-        raise InvalidHotwords(f"{len(phrases)} phrases, and this server takes at most {settings.max_hotwords}")
+        raise InvalidHotwords(f"{len(phrases)} phrases, this server takes at most {settings.max_hotwords}")
     if sum(map(len, phrases)) > (limit := MEAN_CHARACTERS * settings.max_hotwords):
         raise InvalidHotwords(f"more than the {limit} characters in all that this server takes")
     try:

@@ -113,9 +113,9 @@ def _sorted_out(fields: Mapping[str, Sequence[str]]) -> tuple[dict[str, str], di
             raise _unsupported(name, "long audio is always cut at pauses, about which nothing can be chosen")
         elif bracket:
             param = shown(full)
-            raise ApiError(400, f"{param}: there is no such parameter", code="unknown_parameter", param=param)
+            raise ApiError(400, f"{param}: unknown parameter", code="unknown_parameter", param=param)
         elif len(values) > 1:
-            raise ApiError(400, f"{name}: there may be one only", code="duplicate_parameter", param=name)
+            raise ApiError(400, f"{name}: expected only one", code="duplicate_parameter", param=name)
         else:
             scalars[name] = values[0]
     return scalars, lists

@@ -176,7 +176,7 @@ def _api_error(error: Exception) -> ApiError:
     if isinstance(error, InvalidHotwords):
         return invalid_keywords(error)
     if isinstance(error, AudioTooLong):
-        return ApiError(413, f"{error}, and this server takes no more", code="audio_too_long", param=FILE_FIELD)
+        return ApiError(413, f"{error}, which is more than this server takes", code="audio_too_long", param=FILE_FIELD)
     if isinstance(error, AudioError):
         return ApiError(400, str(error), code="audio_unreadable", param=FILE_FIELD)
     if isinstance(error, UnichoirError):

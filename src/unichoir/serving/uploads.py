@@ -142,7 +142,7 @@ async def _feed(parts: "_Parts", boundary: bytes, request: Request, max_bytes: i
             raise _too_large(parts.max_file_bytes)
         seconds = time.monotonic() - start
         if received < LEAST_RATE * (seconds - GRACE_SECONDS) or seconds > MAX_UPLOAD_SECONDS:
-            message = f"{received} bytes in {seconds:.0f} s: an upload may not be so slow"
+            message = f"{received} bytes in {seconds:.0f} s: the upload is too slow"
             raise ApiError(408, message, code="upload_timeout")
         parser.write(chunk)
         data, file = parts.take_file_data(), parts.form.file
@@ -156,7 +156,7 @@ async def _feed(parts: "_Parts", boundary: bytes, request: Request, max_bytes: i
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            message = "this server has no room for the file at the moment"
+            message = "this server has no space for the file"
             raise ApiError(507, message, code="out_of_storage", kind="server_error") from None
     parser.finalize()
 
@@ -220,12 +220,12 @@ class _Parts:
         self._field = parameters[b"name"].decode(errors="replace")
         if self._field == FILE_FIELD:
             if self.form.file is not None:
-                raise ApiError(400, "file: there may be one only", code="duplicate_parameter", param=FILE_FIELD)
+                raise ApiError(400, "file: expected only one", code="duplicate_parameter", param=FILE_FIELD)
             self.form.file = UploadedFile(parameters.get(b"filename", b"").decode(errors="replace"))
             return
         if self._field.partition("[")[0] not in self.names:
             name = shown(self._field)
-            raise ApiError(400, f"{name}: there is no such parameter", code="unknown_parameter", param=name)
+            raise ApiError(400, f"{name}: unknown parameter", code="unknown_parameter", param=name)
         self._num_fields += self._field != KEYWORDS_FIELD  # the size of the form limits their number
         if self._num_fields > MAX_FIELDS:
             raise ApiError(400, f"the form has more than {MAX_FIELDS} fields", code="too_many_fields")

@@ -118,7 +118,7 @@ class HotwordArguments:
         """Return the phrases. Raises DecodingError for a file that cannot be read."""
         boost = self.hotwords_boost
         if boost is not None and self.hotwords is None:
-            raise typer.BadParameter("of which phrases? (--hotwords)", param_hint="--hotwords-boost")
+            raise typer.BadParameter("needs --hotwords", param_hint="--hotwords-boost")
         if boost is not None and not 0 < boost <= MAX_BOOST:
             raise typer.BadParameter(f"expected above 0 and at most {MAX_BOOST:g}", param_hint="--hotwords-boost")
         return () if self.hotwords is None else read_hotwords(self.hotwords, boost or DEFAULT_BOOST)
@@ -159,9 +159,9 @@ def refuse_unused(options: SearchOptions, lm: str) -> None:
     """Raise an error of usage for options that have no effect beside others. lm: the value of --lm."""
     if lm == NO_LM:
         weights = {flag(each): getattr(options, each.name) for each in declared(SearchOptions) if _is_weight(each)}
-        refuse(weights, f"of which language model? (--lm {NO_LM})")
+        refuse(weights, f"has no effect with --lm {NO_LM}")
     if options.verbatim and options.written and options.written.punctuation is not None:
-        raise typer.BadParameter("has no marks: leave out --punctuation", param_hint="--verbatim")
+        raise typer.BadParameter("cannot be used with --punctuation", param_hint="--verbatim")
     if isinstance(options, DecodingOptions) and options.vad == "none" and options.vad_options != VadOptions():
         raise typer.BadParameter("none has no settings", param_hint="--vad")
 

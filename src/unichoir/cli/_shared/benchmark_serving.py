@@ -82,7 +82,7 @@ def check_options(given: Sequence[str], serve: bool) -> None:
         if name in given and needed not in given:
             raise typer.BadParameter(f"only with --{needed}", param_hint=f"--{name}")
     if "model" in given and "configs" in given:
-        raise typer.BadParameter("one of them is served, not both", param_hint="--model, --configs")
+        raise typer.BadParameter("give one of them, not both", param_hint="--model, --configs")
     if "play" in given and "sessions" in given and "clients" not in given:
         raise typer.BadParameter("only with --clients, which --sessions leaves out", param_hint="--play")
 
@@ -92,9 +92,9 @@ def check_values(clients: Sequence[int], play: float, chunk_size: int, left_chun
     from unichoir.recognition.options import StreamingOptions
 
     if min(clients, default=1) < 1:
-        raise typer.BadParameter(f"{min(clients)} is no number of clients", param_hint="--clients")
+        raise typer.BadParameter(f"{min(clients)} is not a number of clients", param_hint="--clients")
     if not math.isfinite(play):
-        raise typer.BadParameter(f"{play} is no number of seconds", param_hint="--play")
+        raise typer.BadParameter(f"{play} is not a number of seconds", param_hint="--play")
     try:
         StreamingOptions(chunk_size=chunk_size, num_left_chunks=left_chunks)
     except DecodingError as error:
