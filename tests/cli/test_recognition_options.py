@@ -172,7 +172,7 @@ def test_a_server_has_them_all(run_command: Run, monkeypatch: pytest.MonkeyPatch
     started: list[Any] = []
     monkeypatch.setattr("unichoir.serving.server.serve", lambda *given, **_: started.append(given))
     options = ("--hotwords", phrases, "--lm", arpa, "--lm-weight", 0.7, "--itn", "en", "--max-hotwords", 7)
-    long = ("--vad", "ctc", "--min-silence", 0.3, "--max-segment", 12)
+    long = ("--vad", "ctc", "--min-silence", 0.3, "--max-segment", 12, "--reencode", "--max-upload-mb", 3)
     code, _, err = run_command("serve", *WITH_SMALL_MODEL, *options, *long)
     assert code == 0, err
     [(recognizer, settings)] = started
@@ -182,5 +182,7 @@ def test_a_server_has_them_all(run_command: Run, monkeypatch: pytest.MonkeyPatch
         assert chosen.written == WrittenForm(itn="en")
         assert recognizer.scorer(chosen) is not None
     assert settings.max_hotwords == 7
+    assert settings.max_upload_bytes == 3 << 20
+    assert (settings.streaming.reencode, settings.decoding.reencode) == (True, None)  # recordings are encoded whole
     assert (settings.decoding.vad, settings.decoding.max_segment_seconds) == ("ctc", 12.0)
     assert settings.decoding.vad_options == VadOptions(min_silence_seconds=0.3, speech_pad_seconds=0.15)

@@ -8,7 +8,7 @@ from unichoir.engine.limits import MAX_LEFT_FRAMES
 from unichoir.errors import DecodingError
 from unichoir.recognition.vad_options import PANEL as LONG
 from unichoir.recognition.vad_options import VadOptions
-from unichoir.search.options import STREAMING_MODES, Mode, OfflineSearchOptions, SearchOptions, StreamingMode
+from unichoir.search.options import STREAMING_MODES, OfflineSearchOptions, SearchOptions, StreamingMode
 
 VadMode = Literal["auto", "silero", "ctc", "none"]
 VAD_MODES: tuple[VadMode, ...] = get_args(VadMode)
