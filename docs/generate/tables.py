@@ -38,7 +38,12 @@ def span(low: float, high: float) -> str:
     """Return a range, both ends included; empty for no range."""
     if low == -math.inf:
         return ""
-    return f"{low:g} or more" if high == math.inf else f"{low:g} to {high:g}"
+    return f"{number(low)} or more" if high == math.inf else f"{number(low)} to {number(high)}"
+
+
+def number(value: float) -> str:
+    """Return a number without needless digits."""
+    return str(int(value)) if abs(value) < 1e9 and value == int(value) else f"{value:g}"
 
 
 def yaml(value: object) -> str:
