@@ -91,13 +91,14 @@ class WenetConnection(Connection):
             raise ProtocolError("Unexpected signal type")
 
     async def _start(self, header: dict[str, Any]) -> None:
-        for key, kind in {"continuous_decoding": bool, **{key: option.kind for key, option in WENET.items()}}.items():
+        kinds = {"continuous_decoding": bool, **{key: option.kind for key, option in WENET.items()}}
+        for key, kind in kinds.items():
             if kind in KINDS and key in header and type(header[key]) is not kind:
                 raise ProtocolError(f"{KINDS[kind]} is expected for {key} option")
         given = {key: header[key] for key in WENET if key in header}
         try:
-            options = replace(self.session.options, num_best=1)
-            options = replace(options, **choose(given, WENET, self.engine.settings))
+            chosen = choose(given, WENET, self.engine.settings)
+            options = replace(self.session.options, **{"num_best": 1, **chosen})
             self.session.scorer = await self.engine.hotwords.prepare(options)
         except InvalidChoice as error:
             raise ProtocolError(f"{error.name}: {error}") from None
