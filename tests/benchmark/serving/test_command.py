@@ -144,7 +144,11 @@ def test_a_bad_end_is_an_error(run: Run, monkeypatch: pytest.MonkeyPatch) -> Non
         (["--serve", "--memory", "8"], 2, "--memory: not with --serve"),
         (["--clients", "3", "--url", "ws://x"], 2, "--clients, --url: only with --serve"),
         (["--serve", "--model", "a", "--configs", "moe-tiny"], 2, "--model, --configs: give one of them"),
-        (["--serve", "--configs", "moe-tiny,moe-1b"], 2, "--configs: expected one configuration, found moe-tiny, moe-1b"),
+        (
+            ["--serve", "--configs", "moe-tiny,moe-1b"],
+            2,
+            "--configs: expected one configuration, found moe-tiny, moe-1b",
+        ),
         (["--serve", "--configs", "moe-2b"], 1, "unknown configuration 'moe-2b'"),
         (["--serve", "--dropped", "3"], 2, "--dropped: only with --sessions"),
         (["--serve", "--hostile", "3"], 2, "--hostile: only with --sessions"),
