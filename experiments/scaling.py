@@ -40,7 +40,7 @@ import numpy as np
 import torch
 from torch import distributed
 
-from unichoir.cli.common import note, progress_bar
+from unichoir.cli._shared.common import note, progress_bar
 from unichoir.configuration import to_mapping
 from unichoir.data.cmvn import compute_cmvn
 from unichoir.data.features import FeatureReader

@@ -156,7 +156,7 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callab
 @pytest.fixture(scope="session")
 def tiny_model(tiny_checkpoint: Path, made_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
     """`tiny_checkpoint` as an ONNX model directory, made by the command."""
-    from unichoir.cli.models import export
+    from unichoir.cli.export import export
 
     return made_once("tiny", partial(export, tiny_checkpoint))
 

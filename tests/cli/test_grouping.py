@@ -5,7 +5,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from unichoir.cli.grouping import grouped
+from unichoir.cli._shared.grouping import grouped
 
 
 @dataclass(frozen=True, kw_only=True)

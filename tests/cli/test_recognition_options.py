@@ -136,12 +136,12 @@ def test_where_nobody_speaks(run_command: Run, tmp_path: Path, vad: str) -> None
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--hotwords-boost", 1), "of which phrases? (--hotwords)"),
+        (("--hotwords-boost", 1), "needs --hotwords"),
         (("--hotwords", "missing.txt"), "missing.txt: No such file or directory"),
         (("--hotwords", MISHEARD), "clip-5.flac, line 1: not UTF-8"),
-        (("--lm", "none", "--lm-weight", 1), "of which language model? (--lm none)"),
-        (("--lm", "none", "--length-bonus", 1), "of which language model? (--lm none)"),
-        (("--lm", "none", "--oov-penalty", 1), "of which language model? (--lm none)"),
+        (("--lm", "none", "--lm-weight", 1), "has no effect with --lm none"),
+        (("--lm", "none", "--length-bonus", 1), "has no effect with --lm none"),
+        (("--lm", "none", "--oov-penalty", 1), "has no effect with --lm none"),
         (("--lm", "missing.arpa"), "missing.arpa"),
         (("--language", "zh"), "this model has no language tokens"),
         (("--punctuation", "missing"), "missing"),
@@ -172,7 +172,7 @@ def test_a_server_has_them_all(run_command: Run, monkeypatch: pytest.MonkeyPatch
     started: list[Any] = []
     monkeypatch.setattr("unichoir.serving.server.serve", lambda *given, **_: started.append(given))
     options = ("--hotwords", phrases, "--lm", arpa, "--lm-weight", 0.7, "--itn", "en", "--max-hotwords", 7)
-    long = ("--vad", "ctc", "--min-silence", 0.3, "--max-segment", 12)
+    long = ("--vad", "ctc", "--min-silence", 0.3, "--max-segment", 12, "--reencode", "--max-upload-mb", 3)
     code, _, err = run_command("serve", *WITH_SMALL_MODEL, *options, *long)
     assert code == 0, err
     [(recognizer, settings)] = started
@@ -182,5 +182,7 @@ def test_a_server_has_them_all(run_command: Run, monkeypatch: pytest.MonkeyPatch
         assert chosen.written == WrittenForm(itn="en")
         assert recognizer.search.scorer(chosen) is not None
     assert settings.max_hotwords == 7
+    assert settings.max_upload_bytes == 3 << 20
+    assert (settings.streaming.reencode, settings.decoding.reencode) == (True, None)  # recordings are encoded whole
     assert (settings.decoding.vad, settings.decoding.max_segment_seconds) == ("ctc", 12.0)
     assert settings.decoding.vad_options == VadOptions(min_silence_seconds=0.3, speech_pad_seconds=0.15)

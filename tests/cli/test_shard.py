@@ -110,10 +110,10 @@ def test_indexes_of_wenets_shards(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--index", "a.list", "out", "--codec", "opus"], "--codec: says nothing with --index"),
-        (["--index", "a.list", "out", "--utterances", "5"], "--utterances: says nothing with --index"),
-        (["--index", "a.list", "out", "--no-shuffle"], "--shuffle: says nothing with --index"),
-        (["a.jsonl", "out", "--no-shuffle", "--seed", "1"], "--seed: says nothing with --no-shuffle"),
+        (["--index", "a.list", "out", "--codec", "opus"], "--codec: has no effect with --index"),
+        (["--index", "a.list", "out", "--utterances", "5"], "--utterances: has no effect with --index"),
+        (["--index", "a.list", "out", "--no-shuffle"], "--shuffle: has no effect with --index"),
+        (["a.jsonl", "out", "--no-shuffle", "--seed", "1"], "--seed: has no effect with --no-shuffle"),
         (["a.jsonl", "out", "--codec", "mp3"], "mp3"),
         (["a.jsonl", "out", "--workers", "0"], "--workers"),
         (["a.jsonl"], "Missing argument"),

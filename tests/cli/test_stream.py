@@ -16,8 +16,8 @@ from tests.samples import CLIPS, REFERENCES, SMALL_MODEL, WITH_SMALL_MODEL
 
 from unichoir.api import load_model
 from unichoir.audio.io import load_audio
+from unichoir.cli._shared.stream_output import TextLines
 from unichoir.cli.stream import Session, play
-from unichoir.cli.stream_output import TextLines
 from unichoir.data.manifest import read_manifest
 from unichoir.recognition.latency import LatencyReport
 from unichoir.recognition.options import EndpointRules, StreamingOptions
@@ -113,9 +113,9 @@ def test_latency_is_told_on_demand(run: Run) -> None:
         (["--num-left-chunks", "500"], "at most 93"),
         (["--decoding", "attention"], "--decoding"),
         (["--beam-size", "0"], "--beam-size"),
-        (["--silence-after-speech", "0.01"], "silence_after_speech"),
+        (["--silence-after-speech", "0.01"], "--silence-after-speech"),
         (["--silence-before-speech", "-1"], "--silence-before-speech"),
-        (["--max-utterance", "0.5"], "max_utterance"),
+        (["--max-utterance", "0.5"], "--max-utterance"),
         (["--max-utterance", "nan"], "utterance"),
         (["--speed", "-1"], "--speed"),
         (["--speed", "inf"], "--speed"),
@@ -135,7 +135,7 @@ def test_usage_errors(run: Run, arguments: list[str], message: str) -> None:
 def test_speed_needs_a_recording(run: Run) -> None:
     code, _, err = run("--speed", 1)
     assert code == 2
-    assert "only a recording has one" in err
+    assert "needs --simulate" in err
 
 
 def test_unusable_inputs_are_one_line(run: Run, tmp_path: Path) -> None:

@@ -171,7 +171,7 @@ def test_lost_audio_is_counted_and_told(run: Run, install: Callable[[Feed], Fake
     assert out.strip().endswith(f"] {WORDS}")
     assert err.splitlines() == [
         "listening to USB Mic at 16000 Hz, Ctrl-C ends",
-        "warning: audio is being lost; how much will be said at the end",
+        "warning: audio is being lost; the total follows at the end",
         "warning: 3.0 s of audio were lost: recognition could not keep up with the speech",
         "warning: the microphone lost audio 2 times before it could be read",
         UNPLUGGED,

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.samples import WITH_SMALL_MODEL
 
-from unichoir.cli.stream_output import shorten
+from unichoir.cli._shared.stream_output import shorten
 from unichoir.recognition.options import EndpointRules, StreamingOptions
 from unichoir.transcript.results import StreamResult
 

@@ -14,7 +14,7 @@ from tests.samples import SMALL_MODEL, WITH_SMALL_MODEL
 import unichoir
 from unichoir.audio.io import load_audio
 from unichoir.cli import transcribe
-from unichoir.cli.common import make_progress
+from unichoir.cli._shared.common import make_progress
 from unichoir.transcript.formats import FORMATS, SUFFIXES, write_transcript
 from unichoir.transcript.subtitles import SubtitleOptions
 

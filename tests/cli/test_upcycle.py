@@ -201,8 +201,8 @@ def test_what_does_not_go_together(
         (["--on", speech], "--on", "needs --split"),
         (["--shared-share", "0"], "--shared-share", "needs --split"),
         (["--utterances", "9"], "--utterances", "needs --split"),
-        (["--split", "--on", speech, "--softmax-first"], "--softmax-first", "not go together with --split"),
-        (["--split", "--on", speech, "--shared-router"], "--shared-router", "not go together with --split"),
+        (["--split", "--on", speech, "--softmax-first"], "--softmax-first", "cannot be used with --split"),
+        (["--split", "--on", speech, "--shared-router"], "--shared-router", "cannot be used with --split"),
     ):
         code, _, written = run_command("upcycle", dense, out, *arguments)
         assert code == 2

@@ -253,7 +253,7 @@ def test_what_the_model_cannot_do_ends_the_run(
         (["a.jsonl", "--workers", "2"], "--workers: needs --ray"),
         (["a.jsonl", "--retry-failed"], "--retry-failed: needs --ray"),
         (["a.jsonl", "--ray", "auto"], "--output: needed with --ray"),
-        (["a.jsonl", "--ray", "auto", "--output", "x", "--output-dir", "y"], "--output-dir: has no place with --ray"),
+        (["a.jsonl", "--ray", "auto", "--output", "x", "--output-dir", "y"], "--output-dir: cannot be used with --ray"),
         (["a.jsonl", "--ray", "auto", "--output", "x", "--format", "xml"], "--format: 'xml' is not one of text, json"),
         (["a.jsonl", "--ray", "auto", "--output", "x", "--max-lines", "1"], "--max-lines: needs --format srt or vtt"),
     ],

@@ -180,7 +180,7 @@ def test_options_that_make_no_sense(kind: Any, wrong: dict[str, Any]) -> None:
 @pytest.mark.parametrize("mode", ["ctc_greedy_search", "attention"])
 @pytest.mark.parametrize("wanted", [{"hotwords": PHRASES}, {"lm_weight": 0.5}, {"length_bonus": 1.0}])
 def test_modes_without_a_prefix_beam(mode: Any, wanted: dict[str, Any]) -> None:
-    with pytest.raises(DecodingError, match=f"mode: {mode} does not support (hotwords|a language model)"):
+    with pytest.raises(DecodingError, match=f"mode: {mode} doesn't use (hotwords|a language model)"):
         DecodingOptions(mode=mode, **wanted)
 
 
@@ -233,7 +233,7 @@ def test_a_language_model_where_it_cannot_be_used_or_is_not_there(
 ) -> None:
     with_model = Recognizer(backend, tokenizer, FbankConfig(), EveryToken(5))
     for mode in ("ctc_greedy_search", "attention"):
-        with pytest.raises(DecodingError, match=f"mode: {mode} does not support a language model"):
+        with pytest.raises(DecodingError, match=f"mode: {mode} doesn't use a language model"):
             with_model.search(encoder_out, log_probs, DecodingOptions(mode=mode))
         assert with_model.search(encoder_out, log_probs, DecodingOptions(mode=mode, lm_weight=0))
     for name in ("lm_weight", "length_bonus"):

@@ -55,7 +55,7 @@ def test_a_recording(server: Running) -> None:
         ([" "], "keywords: '' has no text"),
         (["october :0"], "keywords: 'october': expected a boost above 0"),
         (["october :much"], "keywords: ':much' is not a boost"),
-        (["october"] * 6, "keywords: 6 phrases, and this server takes at most 5"),
+        (["october"] * 6, "keywords: 6 phrases, this server takes at most 5"),
         (["october" * 15], "keywords: more than the 100 characters in all that this server takes"),
     ],
 )
@@ -93,7 +93,7 @@ def test_as_many_as_a_server_takes(server: Running) -> None:
         f"{first}{second} {third}" for first in "ABCDEFGHIJ" for second in "KLMNOPQRST" for third in "UVWXYZABCD"
     ]
     assert transcribe(server, keywords=[*phrases[2:], *PHRASES]) == WITH_HOTWORDS
-    with pytest.raises(openai.BadRequestError, match="1001 phrases, and this server takes at most 1000"):
+    with pytest.raises(openai.BadRequestError, match="1001 phrases, this server takes at most 1000"):
         transcribe(server, keywords=[*phrases, "A"])
 
 
@@ -102,7 +102,7 @@ def test_an_operator_may_allow_more(serve: Callable[..., Running]) -> None:
     assert sum(map(len, phrases)) > 1 << 16
     server = serve(max_hotwords=len(phrases), max_upload_bytes=CLIPS[4].stat().st_size)
     assert transcribe(server, keywords=[*phrases[2:], *PHRASES]) == WITH_HOTWORDS
-    with pytest.raises(openai.BadRequestError, match="4097 phrases, and this server takes at most 4096"):
+    with pytest.raises(openai.BadRequestError, match="4097 phrases, this server takes at most 4096"):
         transcribe(server, keywords=[*phrases, "A"])
 
 
@@ -113,7 +113,7 @@ def test_lists_that_are_none(server: Running, phrases: object) -> None:
             return await client.start(hotwords=phrases)
 
     answer = asyncio.run(talk())
-    assert answer == {"status": "failed", "message": "hotwords: a list of texts is expected"}
+    assert answer == {"status": "failed", "message": "hotwords: expected a list of texts"}
 
 
 def test_a_live_session(server: Running, clips) -> None:
@@ -200,5 +200,5 @@ def test_graphs_are_built_beside_the_event_loop_and_the_engine(
 
 def test_settings() -> None:
     assert Settings(model_name="m", max_hotwords=0).max_hotwords == 0
-    with pytest.raises(Exception, match="max_hotwords: expected at least 0"):
+    with pytest.raises(Exception, match="max_hotwords: expected a whole number of at least 0"):
         Settings(model_name="m", max_hotwords=-1)

@@ -1,6 +1,8 @@
 """The parameters of requests: each has an effect or is refused by name."""
 
 import io
+import json
+import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -146,3 +148,13 @@ def test_languages_with_regions(languages: tuple[str, ...], own: str, name: str,
 def test_languages_that_are_not_there(name: str) -> None:
     with pytest.raises(UnknownLanguage):
         Settings(model_name="m", languages=("zh_TW", "en")).choose_language(name)
+
+
+def test_a_server_describes_itself(server: Running) -> None:
+    with urllib.request.urlopen(f"{server.url}/openapi.json", timeout=30) as answer:
+        described = json.load(answer)
+    assert {"/v1/audio/transcriptions", "/v1/models", "/healthz", "/readyz", "/metrics"} <= described["paths"].keys()
+    for methods in described["paths"].values():
+        for operation in methods.values():
+            assert operation["summary"]
+            assert operation["description"]

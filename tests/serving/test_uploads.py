@@ -311,7 +311,7 @@ def test_too_long_audio(serve: Callable[..., Running], kind: str) -> None:
     with client:
         answer = client.post(form(MODEL_PART, part("file", buffer.getvalue(), "hours")))
         assert answer.error == (413, "audio_too_long", "file")
-        assert answer.message == "hours: longer than 10 s, and this server takes no more"
+        assert answer.message == "hours: longer than 10 s, which is more than this server takes"
         assert client.post(form(MODEL_PART, part("file", audio(9.9)))).status == 200
 
 

@@ -61,5 +61,5 @@ def test_realtime_sessions() -> None:
     assert updated(True).streaming_options(settings.streaming).verbatim
     assert updated(True).to_dict()["audio"]["input"]["transcription"]["verbatim"] is True
     assert "verbatim" not in config.to_dict()["audio"]["input"]["transcription"]
-    with pytest.raises(InvalidUpdate, match=r"transcription\.verbatim: true or false is expected"):
+    with pytest.raises(InvalidUpdate, match=r"transcription\.verbatim: .yes. is not one of true, false"):
         updated("yes")

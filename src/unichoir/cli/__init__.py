@@ -1,4 +1,4 @@
-"""The command `unichoir`: one module for each group of commands, collected here."""
+"""The command `unichoir`: one module for each command or group, collected here."""
 
 import os
 import sys
@@ -12,7 +12,12 @@ from unichoir.cli import (
     align,
     benchmark,
     card,
+    cmvn,
     evaluate,
+    export,
+    export_wenet,
+    import_wenet,
+    import_whisper,
     lm,
     models,
     plan,
@@ -24,10 +29,8 @@ from unichoir.cli import (
     train,
     transcribe,
     upcycle,
-    wenet,
-    whisper,
 )
-from unichoir.cli.common import ClosedStream, print_error
+from unichoir.cli._shared.common import ClosedStream, print_error
 from unichoir.errors import UnichoirError
 
 app = typer.Typer(
@@ -46,15 +49,15 @@ app.command("prepare")(prepare.prepare)
 app.command("shard")(shard.shard)
 app.command("upcycle")(upcycle.upcycle)
 app.command("plan")(plan.plan)
-app.command("export")(models.export)
-app.command("import-whisper")(whisper.import_whisper)
-app.command("import-wenet")(wenet.import_wenet)
-app.command("export-wenet")(wenet.export_wenet)
+app.command("export")(export.export)
+app.command("import-whisper")(import_whisper.import_whisper)
+app.command("import-wenet")(import_wenet.import_wenet)
+app.command("export-wenet")(export_wenet.export_wenet)
 app.command("serve")(serve.serve)
 app.command("benchmark")(benchmark.benchmark)
 app.command("models")(models.models)
 app.command("card")(card.card)
-app.command("cmvn")(train.cmvn)
+app.command("cmvn")(cmvn.cmvn)
 app.add_typer(tokenizer.app, name="tokenizer")
 app.add_typer(lm.app, name="lm")
 
@@ -73,15 +76,15 @@ def root(
 ) -> None:
     """Speech in, text out: recognise speech, train recognisers and measure them.
 
-    Exit codes: 0 all is well, 1 something failed and was reported, 2 the command line is wrong.
+    Exit codes: 0 success, 1 something failed and was reported, 2 the command line is wrong.
     """
 
 
 def main() -> None:
-    """Run the command line; errors of ours become one line and exit code 1."""
+    """Run the command line. Errors of unichoir become one line and exit code 1."""
     _replace_closed_streams()
     for output in (sys.stdout, sys.stderr):
-        # A terminal that cannot show a character is no reason to fail.
+        # A character that the terminal cannot show must not end the command.
         if hasattr(output, "reconfigure"):
             output.reconfigure(errors="backslashreplace")
     try:
@@ -91,7 +94,7 @@ def main() -> None:
         print_error(error)
         sys.exit(1)
     except BrokenPipeError:
-        # The reader has seen enough.
+        # The reader, such as `head`, has closed the pipe.
         _abandon_output()
         sys.exit(1)
     except OSError as error:
@@ -101,16 +104,16 @@ def main() -> None:
 
 
 def _replace_closed_streams() -> None:
-    """No file that is opened later may get the number of a standard stream, and no result be lost in silence."""
+    """Keep files that are opened later from taking a standard stream's number, and report results that are lost."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
             stream = open(number, "w") if name == "stderr" else ClosedStream(f"standard {name[3:]}put")  # noqa: SIM115
             setattr(sys, name, stream)
 
 
 def _abandon_output() -> None:
-    """What could not be written is not tried again: Python would complain once more when it closes the stream."""
+    """Drop what could not be written. Otherwise Python complains once more when it closes the stream."""
     try:
         sys.stdout.flush()
     except OSError:

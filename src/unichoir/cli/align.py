@@ -8,18 +8,18 @@ from typing import Annotated, ClassVar
 
 import typer
 
-from unichoir.cli.arguments import (
+from unichoir.cli._shared.arguments import (
     ChannelOption,
     DeviceOption,
-    LanguageOption,
     ModelArguments,
     StrictOption,
     parse_channel,
 )
-from unichoir.cli.common import STANDARD_INPUT, note, progress_bar, refuse, warn, write_whole
-from unichoir.cli.fleet import MAX_NAMED, model_source, report_failures
-from unichoir.cli.formats import SubtitleArguments, parse_formats
-from unichoir.cli.grouping import grouped
+from unichoir.cli._shared.common import STANDARD_INPUT, note, progress_bar, refuse, warn, write_whole
+from unichoir.cli._shared.fleet import MAX_NAMED, model_source, report_failures
+from unichoir.cli._shared.formats import SubtitleArguments, parse_formats
+from unichoir.cli._shared.grouping import grouped
+from unichoir.cli._shared.options import Chosen, Only
 from unichoir.engine.device import Device
 from unichoir.errors import DecodingError
 from unichoir.recognition.options import DecodingOptions
@@ -30,7 +30,7 @@ from unichoir.transcript.subtitles import SubtitleOptions
 
 @dataclass(frozen=True, kw_only=True)
 class ManifestArguments:
-    """Of `align`: many recordings, with their texts."""
+    """Alignment of many recordings with their texts."""
 
     PANEL: ClassVar[str] = "Manifests"
 
@@ -38,12 +38,12 @@ class ManifestArguments:
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Align a manifest into this folder; a run that was stopped goes on where it was.",
+            help="Folder for the results of a manifest. The same command continues an interrupted run.",
             file_okay=False,
             show_default=False,
         ),
     ] = None
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Align again what failed before.")] = False
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Align again what failed earlier.")] = False
 
     def align(
         self,
@@ -54,7 +54,7 @@ class ManifestArguments:
         formats: Sequence[Format],
         subtitles: SubtitleOptions,
     ) -> None:
-        """Write the results in these formats; exit code 1 when an utterance has failed."""
+        """Align the manifest and write the results. Exits with code 1 if an utterance failed."""
         from unichoir.fleet.align import align, write_alignments
         from unichoir.fleet.transcribe import read_utterances
         from unichoir.recognition.forced import LOW_CONFIDENCE
@@ -81,41 +81,40 @@ def align(
         str,
         typer.Argument(
             metavar="AUDIO|MANIFEST",
-            help="The recording, of any length; - for standard input. With --output-dir: a manifest, which has the "
-            "texts.",
+            help="Recording of any length. - is standard input. With --output-dir: a manifest, which has the texts.",
             show_default=False,
         ),
     ],
     model: ModelArguments,
+    decoding: Annotated[Chosen[DecodingOptions], Only("language")],
     subtitles: SubtitleArguments,
     many: ManifestArguments,
     text_file: Annotated[
         Path | None,
-        typer.Argument(metavar="[TEXT]", help="File with what is said in it, UTF-8.", show_default=False),
+        typer.Argument(metavar="[TEXT]", help="File with the text, in UTF-8.", show_default=False),
     ] = None,
     text: Annotated[
-        str | None, typer.Option(metavar="STRING", help="What is said, in place of a file.", show_default=False)
+        str | None, typer.Option(metavar="STRING", help="The text, in place of a file.", show_default=False)
     ] = None,
     output_format: Annotated[
         str,
-        typer.Option(
-            "--format", metavar="FORMAT[,...]", help=f"What is written for each recording: {', '.join(FORMATS)}."
-        ),
+        typer.Option("--format", metavar="FORMAT[,...]", help=f"Output formats: {', '.join(FORMATS)}."),
     ] = "json",
     output: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write here, not to standard output.", dir_okay=False, show_default=False),
+        typer.Option(
+            metavar="FILE", help="Output file, in place of standard output.", dir_okay=False, show_default=False
+        ),
     ] = None,
-    language: LanguageOption = None,
     channel: ChannelOption = None,
     strict: StrictOption = False,
     device: DeviceOption = "cpu",
 ) -> None:
     """Find when each word of a known text is said (forced alignment).
 
-    Lines of the text become segments in JSON, TSV and TextGrids, and end subtitles. A text that does
-    not seem to be what is said is aligned all the same, with a warning on standard error. Of a manifest, what cannot be
-    aligned is reported, the others are done, and the exit code is 1.
+    Lines of the text become segments in JSON, TSV and TextGrids, and end subtitles. The text must match the audio: if
+    it doesn't seem to, you get a warning on standard error. Utterances of a manifest that cannot be aligned are
+    reported, the others are aligned, and the exit code is 1.
 
     Examples:
 
@@ -129,21 +128,21 @@ def align(
 
     formats = parse_formats(output_format)
     shown = subtitles.options(formats)
-    options = DecodingOptions(language=language)
-    refuse({"--lm": model.lm != DEFAULT_LM}, "has no part in an alignment: the words are known")
+    options = decoding.make()
+    refuse({"--lm": model.lm != DEFAULT_LM}, "has no effect on an alignment: the words are known")
     if many.output_dir is not None:
         alone = {"TEXT": text_file, "--text": text, "--output": output, "--channel": channel, "--strict": strict}
-        refuse(alone, "has no place with --output-dir")
+        refuse(alone, "cannot be used with --output-dir")
         many.align(audio, model, device, options, formats, shown)
         return
     refuse({"--retry-failed": many.retry_failed}, "needs --output-dir")
     if (text is None) == (text_file is None):
-        raise typer.BadParameter("a file or --text, one of them", param_hint="TEXT")
+        raise typer.BadParameter("give a file or --text", param_hint="TEXT")
     if len(formats) > 1:
         raise typer.BadParameter("several formats need a manifest and --output-dir", param_hint="--format")
     chosen = parse_channel(channel)
     if chosen == "each":
-        raise typer.BadParameter("one text is not said in each channel: N or mix", param_hint="--channel")
+        raise typer.BadParameter("an alignment needs one channel: N or mix", param_hint="--channel")
     if text is None:
         text = _read(text_file or Path())
     loaded = model.load(device)
@@ -167,7 +166,7 @@ def align(
 
 
 def _warn(name: str, confidence: float) -> None:
-    note(f"warning: {name}: confidence {confidence:.2f}: the text may not be what is said")
+    note(f"warning: {name}: confidence {confidence:.2f}: the text may not match the audio")
 
 
 def _read(path: Path) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 from rich.console import Console
 
-from unichoir.cli.benchmark_serving import (
+from unichoir.cli._shared.benchmark_serving import (
     ClientsOption,
     DroppedOption,
     HostileOption,
@@ -21,12 +21,12 @@ from unichoir.cli.benchmark_serving import (
     check_values,
     serving_benchmark,
 )
-from unichoir.cli.common import make_progress, write_line
+from unichoir.cli._shared.common import make_progress, write_line
 from unichoir.errors import ConfigError
 
 Number = TypeVar("Number", int, float)
 VOCAB_SIZE = 500
-"""For configurations that leave the vocabulary to the tokenizer."""
+"""The vocabulary of configurations that leave it to the tokenizer."""
 
 if TYPE_CHECKING:
     from unichoir.benchmark.plan import BenchmarkOptions, Candidate
@@ -36,40 +36,43 @@ if TYPE_CHECKING:
 def benchmark(
     context: typer.Context,
     configs: Annotated[
-        str, typer.Option(metavar="NAMES", help="Named configurations or files of experiments, separated by commas.")
+        str,
+        typer.Option(metavar="NAMES", help="Named configurations or YAML files of experiments, separated by commas."),
     ] = "dense-225m,moe-1b,dense-1b",
     engine: Annotated[
-        str, typer.Option(metavar="NAMES", help="torch: the reference, in fp32; onnx: what recognition uses.")
+        str, typer.Option(metavar="NAMES", help="torch: the reference, in fp32. onnx: what recognition uses.")
     ] = "torch,onnx",
-    precision: Annotated[str, typer.Option(metavar="NAMES", help="Of the onnx engine: fp32, int8.")] = "fp32,int8",
+    precision: Annotated[
+        str, typer.Option(metavar="NAMES", help="Precisions of the onnx engine: fp32, int8.")
+    ] = "fp32,int8",
     threads: Annotated[int, typer.Option(min=1, metavar="N", help="CPU threads of each model.")] = 2,
-    seconds: Annotated[str, typer.Option(metavar="NUMBERS", help="Lengths of the utterances.")] = "10,60",
+    seconds: Annotated[str, typer.Option(metavar="NUMBERS", help="Lengths of utterances, in seconds.")] = "10,60",
     batch: Annotated[
-        str, typer.Option(metavar="NUMBERS", help="Utterances of the first length encoded at once.")
+        str, typer.Option(metavar="NUMBERS", help="Batch sizes, of utterances of the first length.")
     ] = "1,8",
     streaming: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Encoder frames (40 ms each) of a streaming chunk; 0: none.")
+        int, typer.Option(min=0, metavar="N", help="Encoder frames (40 ms each) per streaming chunk. 0: no streaming.")
     ] = 16,
     left_chunks: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Chunks before its own that a frame sees in streaming.")
+        int, typer.Option(min=0, metavar="N", help="Earlier chunks that each frame attends to in streaming.")
     ] = 4,
-    streams: Annotated[str, typer.Option(metavar="NUMBERS", help="Streams encoded at once.")] = "1,16",
+    streams: Annotated[str, typer.Option(metavar="NUMBERS", help="Streams encoded together.")] = "1,16",
     repeats: Annotated[
         int | None,
-        typer.Option(
-            min=1, metavar="N", help="Of every measurement; else 3 to 15, by the time it takes.", show_default=False
-        ),
+        typer.Option(min=1, metavar="N", help="Repeats of each measurement.", show_default="3 to 15, by its duration"),
     ] = None,
     audio: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Audio file or manifest; else noise shaped like speech.", show_default=False),
+        typer.Option(metavar="FILE", help="Audio file or manifest.", show_default="noise shaped like speech"),
     ] = None,
     models: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Keep the exported models here and use them again.", show_default=False),
+        typer.Option(metavar="DIR", help="Folder that keeps exported models, for the next run.", show_default=False),
     ] = None,
-    memory: Annotated[float, typer.Option(min=0.1, metavar="GB", help="That all processes may take together.")] = 12.0,
-    full: Annotated[bool, typer.Option("--full", help="Measure also what is left out to save time.")] = False,
+    memory: Annotated[float, typer.Option(min=0.1, metavar="GB", help="Memory for all processes together.")] = 12.0,
+    full: Annotated[
+        bool, typer.Option("--full", help="Also run the measurements that are left out to save time.")
+    ] = False,
     output: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Folder for results.json and results.md.", show_default=False),
@@ -83,16 +86,17 @@ def benchmark(
     dropped: DroppedOption = 0,
     hostile: HostileOption = 0,
 ) -> None:
-    """Measure how fast configurations are, without training them; or, with --serve, how many clients a server serves.
+    """Measure the speed of configurations without training them or, with --serve, how many clients a server can serve.
 
-    Models get random weights, adjusted so that experts are used as unevenly and searches find as much as in a trained
-    model. Everything is measured in turn, round by round, so that what drifts on the machine cancels out of ratios.
-    Prints Markdown where the output is no terminal.
+    Models get random weights, adjusted to use experts as unevenly, and to give searches as much work, as a trained
+    model. Measurements alternate, round by round, so drift of the machine cancels out of ratios. The output is Markdown
+    unless it is a terminal.
 
-    With --serve: starts `unichoir serve` and, in a process of their own, clients that speak in real time; reports their
-    latencies, whether every text is that of a single stream, and what the server takes. With --sessions instead many
-    short sessions, and whether the server is as before. Of the options above it takes --configs (one, in int8),
-    --threads, --streaming, --left-chunks, --audio, --models and --output.
+    With --serve: starts `unichoir serve` and, in another process, clients that stream in real time. Reports their
+    latencies, whether each text is the same as that of a single stream, and the server's use of resources. With
+    --sessions: runs many short sessions instead, and reports whether the server returns to its former state. Of the
+    options above, --serve takes --configs (one, in int8), --threads, --streaming, --left-chunks, --audio, --models and
+    --output.
 
     Examples:
 
@@ -104,7 +108,7 @@ def benchmark(
 
         unichoir benchmark --serve --sessions 10000 --dropped 1000 --hostile 1000
     """
-    # By name, as typer has a copy of click's type of its own.
+    # By name: typer has its own copy of click's type.
     given = [
         name for name in context.params if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
     ]
@@ -131,7 +135,7 @@ def benchmark(
     from unichoir.api import training_extras
 
     with training_extras("unichoir benchmark"):
-        # The processes that prepare and measure need these; what is missing is better found out now.
+        # The processes that prepare and measure need these. Fail now if they are missing.
         import onnxscript  # noqa: F401
         import torch  # noqa: F401
 
@@ -169,9 +173,9 @@ def _numbers(text: str, option: str, kind: type[Number]) -> tuple[Number, ...]:
 
 
 def _candidates(names: Sequence[str]) -> "list[Candidate]":
-    """Named configurations, and the models of experiments' YAML files, called by the file's name without suffix.
+    """Return named configurations, and models of experiments' YAML files, named by the file without its suffix.
 
-    Raises ConfigError for an unknown name, a file that is wrong, and two of the same name.
+    Raises ConfigError for an unknown name, an invalid file, and a name that occurs twice.
     """
     from unichoir.benchmark.plan import Candidate
     from unichoir.network.config import NAMED_CONFIGS
@@ -199,7 +203,7 @@ def _candidates(names: Sequence[str]) -> "list[Candidate]":
 def _only(candidates: "Sequence[Candidate]") -> "Candidate":
     if len(candidates) > 1:
         names = ", ".join(candidate.name for candidate in candidates)
-        raise typer.BadParameter(f"one is served, not {names}", param_hint="--configs")
+        raise typer.BadParameter(f"expected one configuration, found {names}", param_hint="--configs")
     return candidates[0]
 
 

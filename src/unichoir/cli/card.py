@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unichoir.cli.common import note
+from unichoir.cli._shared.common import note
 from unichoir.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -21,22 +21,26 @@ def card(
     licence: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="Of the weights: an SPDX name such as Apache-2.0, or another.", show_default=False
+            metavar="NAME",
+            help="Licence of the weights: an SPDX name such as Apache-2.0, or another name.",
+            show_default=False,
         ),
     ] = None,
     language: Annotated[
         list[str] | None,
-        typer.Option(metavar="CODE", help="What it recognises (en, zh, ...); repeatable.", show_default=False),
+        typer.Option(
+            metavar="CODE", help="Language that the model recognises (en, zh, ...). Repeatable.", show_default=False
+        ),
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(metavar="TEXT", help="What it was trained on, and under which terms.", show_default=False),
+        typer.Option(metavar="TEXT", help="Training data, and its terms.", show_default=False),
     ] = None,
     results: Annotated[
         list[Path] | None,
         typer.Option(
             metavar="FILE",
-            help="results.json of `unichoir evaluate --output`; repeatable. They replace those stated before.",
+            help="results.json of `unichoir evaluate --output`. Replaces earlier results. Repeatable.",
             exists=True,
             dir_okay=False,
             show_default=False,
@@ -45,8 +49,8 @@ def card(
 ) -> None:
     """Write or fill in the model card, README.md: data, licence and measured error rates.
 
-    What is not known is not stated, and what stands in other sections is kept. The front matter is that of the Hugging
-    Face hub. Training, export and upcycling write cards with what they know. Needs `pip install 'unichoir[hub]'`.
+    Missing fields read "Not stated." Other sections stay as they are. The front matter follows the Hugging Face hub.
+    Training, export and upcycling write cards with what they know. Needs `pip install 'unichoir[hub]'`.
 
     Example:
 
@@ -73,7 +77,7 @@ def card(
 
 
 def model_facts(directory: Path) -> dict[str, str]:
-    """What the configuration of a model directory or of a checkpoint says. Raises CheckpointError or ConfigError."""
+    """Return facts from the configuration of a model directory or checkpoint. Raises CheckpointError or ConfigError."""
     from unichoir.api import training_extras
     from unichoir.engine.onnx_backend import CONFIG_FILE, read_config
 

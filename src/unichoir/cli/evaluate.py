@@ -8,19 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from unichoir.cli.arguments import (
+from unichoir.cli._shared.arguments import (
     MODEL_HELP,
     MODEL_NAME,
     DeviceOption,
-    FusionArguments,
+    HotwordArguments,
     LanguageModelOption,
-    LanguageOption,
-    LeftChunksOption,
-    SearchArguments,
     ThreadsOption,
     TopKOption,
+    refuse_unused,
 )
-from unichoir.cli.common import (
+from unichoir.cli._shared.common import (
     ManifestsArgument,
     note,
     parse_chunk_sizes,
@@ -28,37 +26,35 @@ from unichoir.cli.common import (
     progress_bar,
     write_line,
 )
-from unichoir.cli.cutting import LongArguments
-from unichoir.cli.grouping import grouped
+from unichoir.cli._shared.grouping import grouped
+from unichoir.cli._shared.options import Chosen, Without
 from unichoir.errors import ManifestError
-from unichoir.search.options import DEFAULT_LM, MODES
+from unichoir.recognition.options import DecodingOptions
+from unichoir.search.options import DEFAULT_LM, MODES, WRITTEN
 
 if TYPE_CHECKING:
     from unichoir.data.manifest import Utterance
     from unichoir.evaluation.evaluate import Evaluation, Load
     from unichoir.network.load import LayerLoad
-    from unichoir.recognition.options import DecodingOptions
 
 
 @grouped
 def evaluate(
     model: Annotated[str, typer.Argument(metavar=MODEL_NAME, help=MODEL_HELP, show_default=False)],
     manifests: ManifestsArgument,
-    search: SearchArguments,
-    fusion: FusionArguments,
-    long: LongArguments,
+    options: Annotated[Chosen[DecodingOptions], Without("mode", "chunk_size", WRITTEN)],
+    hotwords: HotwordArguments,
     decoding: Annotated[
-        str, typer.Option(metavar="MODES", help=f"'all', or separated by commas: {', '.join(MODES)}.")
+        str, typer.Option(metavar="MODES", help=f"Modes separated by commas, or all: {', '.join(MODES)}.")
     ] = "attention_rescoring",
     chunk_size: Annotated[
         str,
         typer.Option(
-            metavar="SIZES", help="Encoder frames (40 ms each) seen at once, 'full': all; separated by commas."
+            metavar="SIZES",
+            help="Encoder frames (40 ms each) per chunk, separated by commas. full: the whole utterance.",
         ),
     ] = "full",
-    num_left_chunks: LeftChunksOption = -1,
     lm: LanguageModelOption = DEFAULT_LM,
-    language: LanguageOption = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -67,20 +63,23 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    jobs: Annotated[int, typer.Option(min=1, metavar="N", help="Processes that recognise; each loads the model.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, metavar="N", help="Processes. Each loads the model.")] = 1,
     threads: ThreadsOption = None,
     top_k: TopKOption = None,
     device: DeviceOption = "cpu",
     expert_load: Annotated[
-        bool, typer.Option("--expert-load", help="Also report each layer's experts, by language; draw experts.svg.")
+        bool,
+        typer.Option(
+            "--expert-load", help="Report how each layer uses its experts, by language, and draw experts.svg."
+        ),
     ] = False,
 ) -> None:
     """Measure word and character error rates on manifests.
 
-    Prints substitutions (S), deletions (D), insertions (I), how far the words' confidences can be believed (ECE, the
-    expected calibration error; NCE, normalised cross entropy), and the real-time factor (RTF) of features, encoder and
-    search; Markdown where the output is no terminal. Audio is read once and encoded once per chunk size, for however
-    many modes. Files that cannot be read are counted and named.
+    Prints substitutions (S), deletions (D), insertions (I), the calibration of word confidences (ECE, expected
+    calibration error; NCE, normalised cross entropy), and the real-time factor (RTF) of features, encoder and search.
+    The output is Markdown unless it is a terminal. Audio is read once, and encoded once per chunk size for all modes.
+    Files that cannot be read are counted and named.
 
     Examples:
 
@@ -93,19 +92,17 @@ def evaluate(
     from unichoir.evaluation.evaluate import plan
 
     modes, chunk_sizes = parse_modes(decoding), parse_chunk_sizes(chunk_size)
-    # Only one of the modes has a second pass that could hear everything again.
-    rescores = search.reencode and "attention_rescoring" in modes
-    base = search.decoding_options(
+    # Only attention_rescoring has a second pass.
+    rescores = options.fields["reencode"] and "attention_rescoring" in modes
+    base = options.make(
         mode="attention_rescoring" if rescores else modes[0],
-        chunk_size=max(size or 0 for size in chunk_sizes),
-        num_left_chunks=num_left_chunks,
-        language=language,
-        **fusion.fields(lm),
-        **long.fields(),
+        chunk_size=max(size or 0 for size in chunk_sizes) or None,
+        hotwords=hotwords.read(),
     )
+    refuse_unused(base, lm)
     if expert_load and jobs > 1:
-        raise typer.BadParameter("experts are counted in one process only", param_hint="--jobs")
-    # Several processes with several threads each would only get in each other's way.
+        raise typer.BadParameter("experts are counted by one process only", param_hint="--jobs")
+    # Several processes with several threads each slow each other down.
     load = partial(load_recognizer, model, threads or (1 if jobs > 1 else None), top_k, device, lm)
     groups = plan(base, chunk_sizes, modes)
     sets = read_sets(manifests)
@@ -122,17 +119,17 @@ def evaluate(
 def _measure(
     load: "Load",
     sets: Mapping[str, "Sequence[Utterance]"],
-    groups: "Sequence[Sequence[DecodingOptions]]",
+    groups: Sequence[Sequence[DecodingOptions]],
     jobs: int,
     expert_load: bool,
 ) -> "tuple[Evaluation, Mapping[str, LayerLoad] | None, Mapping[str, Mapping[str, LayerLoad]] | None]":
-    """With the experts' load, in all and by language."""
+    """Return the results with the experts' load, in all and by language."""
     from unichoir.evaluation.evaluate import evaluate as measure
     from unichoir.evaluation.experts import ExpertsByLanguage
     from unichoir.evaluation.experts import expert_load as count_experts
 
     recognizer = load() if jobs == 1 else None
-    # Fails now rather than after the work.
+    # Fails now, not after the work.
     watch = ExpertsByLanguage(recognizer.backend) if expert_load and recognizer else None
     with progress_bar("evaluating", "utterances") as progress:
         result = measure(recognizer or load, sets, groups, jobs=jobs, progress=progress, watch=watch)
@@ -157,8 +154,11 @@ def _show(result: "Evaluation") -> None:
 
 
 def read_sets(manifests: Sequence[str]) -> "dict[str, list[Utterance]]":
-    """The utterances of each manifest, named by its folder and its name without suffix; by its path where that is
-    not unique. Raises ManifestError, also for a manifest given twice."""
+    """Return the utterances of each manifest.
+
+    Sets are named by the manifest's folder and its name without suffix, or by the path if that is not unique. Raises
+    ManifestError, also for a manifest given twice.
+    """
     from unichoir.data.manifest import read_manifest
     from unichoir.data.storage import is_url
 

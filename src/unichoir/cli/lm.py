@@ -10,11 +10,20 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal, cast
 
 import typer
 
-from unichoir.cli.arguments import DeviceOption, SearchArguments, ThreadsOption
-from unichoir.cli.common import ManifestsArgument, make_progress, note, parse_chunk_sizes, progress_bar, write_line
-from unichoir.cli.grouping import grouped
+from unichoir.cli._shared.arguments import DeviceOption, HotwordArguments, ThreadsOption
+from unichoir.cli._shared.common import (
+    ManifestsArgument,
+    make_progress,
+    note,
+    parse_chunk_sizes,
+    progress_bar,
+    write_line,
+)
+from unichoir.cli._shared.grouping import grouped
+from unichoir.cli._shared.options import Chosen, Only
 from unichoir.errors import CheckpointError, ManifestError, TrainingError
-from unichoir.search.options import DEFAULT_LM, STREAMING_MODES, StreamingMode
+from unichoir.recognition.options import DecodingOptions
+from unichoir.search.options import DEFAULT_LM, SEARCH, STREAMING_MODES, StreamingMode
 
 if TYPE_CHECKING:
     from unichoir.evaluation.tuning import Errors
@@ -32,7 +41,7 @@ def train(
         list[str],
         typer.Argument(
             metavar="TEXT",
-            help="Text with a sentence per line, also .gz; or manifests (.jsonl, .tar, a folder), for transcripts.",
+            help="Text with one sentence per line (also .gz), or manifests (.jsonl, .tar, a folder).",
             show_default=False,
         ),
     ],
@@ -40,30 +49,30 @@ def train(
         Path,
         typer.Option(
             metavar="FILE",
-            help="File to write: packed if it ends in .bin (small, needs no extra), else ARPA, compressed with .gz.",
+            help="Output: packed for .bin (small, needs no extra), else ARPA, compressed for .gz.",
             show_default=False,
         ),
     ],
-    order: Annotated[int, typer.Option(min=2, max=6, metavar="N", help="Words of the longest n-grams.")] = 3,
+    order: Annotated[int, typer.Option(min=2, max=6, metavar="N", help="Length of the longest n-grams.")] = 3,
     level: Annotated[
-        Level, typer.Option(metavar="word|token", help="What it counts; tokens need --model, which alone can use it.")
+        Level,
+        typer.Option(
+            metavar="word|token", help="Unit of the n-grams. Tokens need --model, and only that model can use them."
+        ),
     ] = "word",
     model: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME|DIR", help="Write text as this model does: case, characters, tokens.", show_default=False
-        ),
+        typer.Option(metavar="NAME|DIR", help="Model whose case, characters and tokens to use.", show_default=False),
     ] = None,
     min_count: Annotated[int, typer.Option(min=1, metavar="N", help="Rarer words become <unk>.")] = 1,
     normalize: Annotated[
-        bool, typer.Option("--normalize", help="Without punctuation and in upper case, as WER is counted.")
+        bool, typer.Option("--normalize", help="Remove punctuation and use upper case, as for WER.")
     ] = False,
     mix: Annotated[
         list[str] | None,
         typer.Option(
             metavar="WEIGHT:TEXT",
-            help="Text of a kind of its own, with a model of its own that counts so much (0.05) where no context "
-            "tells; may be repeated.",
+            help="Separate text, such as 0.05:orders.txt. Its model is mixed in with this weight. Repeatable.",
             show_default=False,
         ),
     ] = None,
@@ -72,14 +81,14 @@ def train(
         typer.Option(
             min=0,
             metavar="X",
-            help="Leave out n-grams that raise the perplexity by less than this share of it, such as 1e-7.",
+            help="Drop n-grams whose loss raises the perplexity by less than this share, such as 1e-7.",
             show_default=False,
         ),
     ] = None,
 ) -> None:
     """Train an n-gram model with interpolated modified Kneser-Ney smoothing, as KenLM's lmplz does.
 
-    All n-grams are held in memory: with trigrams up to 200 bytes for each word of the text.
+    All n-grams are in memory: for trigrams, up to 200 bytes per word of the text.
 
     Examples:
 
@@ -94,13 +103,13 @@ def train(
     from unichoir.text.pruning import prune_ngrams
 
     if level == "token" and model is None:
-        raise typer.BadParameter("tokens are those of a model: which one?", param_hint="--model")
+        raise typer.BadParameter("tokens need a model", param_hint="--model")
     split = _splitter(level, model, normalize)
     weights, others = _parse_mix(mix or [])
-    with replacing(output) as file:  # before the work, so that a folder that is missing costs no time
+    with replacing(output) as file:  # before the work, to fail early if the folder is missing
         made = _train(texts, split, order, min_count)
         if others:
-            parts = [made, *(_train([text], split, order, 1) for text in others)]  # no word of so small a text is rare
+            parts = [made, *(_train([text], split, order, 1) for text in others)]  # in a small text, rare words matter
             made = mix_ngrams(parts, [1 - sum(weights), *weights])
         if prune is not None:
             made = prune_ngrams(made, prune)
@@ -118,12 +127,14 @@ def add(
     ],
     lm: Annotated[
         Path,
-        typer.Argument(metavar="FILE", help="Packed language model (`lm train --output lm.bin`).", show_default=False),
+        typer.Argument(
+            metavar="FILE", help="Packed language model (`unichoir lm train --output lm.bin`).", show_default=False
+        ),
     ],
 ) -> None:
-    """Make a packed language model the model's own: it is used wherever nothing else is said (`--lm none`).
+    """Put a packed language model into a model directory. It is then the default (`--lm none` turns it off).
 
-    The weights beside it come along, and SHA256SUMS lists both. Tune the weights afterwards.
+    Its weights file is copied, too, and SHA256SUMS lists both. Tune the weights afterwards.
 
     Example:
 
@@ -157,13 +168,14 @@ def tune(
         str, typer.Argument(metavar="MODEL", help="Included model, model directory or checkpoint.", show_default=False)
     ],
     manifests: ManifestsArgument,
-    search: SearchArguments,
+    search: Annotated[Chosen[DecodingOptions], Only(SEARCH)],
+    hotwords: HotwordArguments,
     lm: Annotated[
         str,
         typer.Option(
             "--lm",
             metavar="FILE|default",
-            help="Language model: packed, ARPA or KenLM's binary. default: the model's own.",
+            help="Language model: packed, ARPA or KenLM binary. default: the model's own.",
         ),
     ] = DEFAULT_LM,
     decoding: Annotated[
@@ -173,19 +185,19 @@ def tune(
         str,
         typer.Option(
             metavar="SIZES",
-            help="Encoder frames (40 ms each) seen at once, 'full': all; of several, separated by commas, errors are "
-            "summed.",
+            help="Encoder frames (40 ms each) per chunk, separated by commas. full: the whole utterance. Errors of "
+            "several sizes are summed.",
         ),
     ] = "full",
-    jobs: Annotated[int, typer.Option(min=1, metavar="N", help="Processes that recognise; each loads the model.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, metavar="N", help="Processes. Each loads the model.")] = 1,
     threads: ThreadsOption = None,
     device: DeviceOption = "cpu",
 ) -> None:
-    """Choose how much a language model counts in a mode, on dev manifests, and keep it in FILE.json.
+    """Tune the weights of a language model for a mode on dev manifests, and write them to FILE.json.
 
-    Tries weights of its log-probability and bonuses for every word (token): a coarse grid, then a finer one around the
-    best, then penalties for words that it does not know. What is chosen becomes the default of the mode wherever FILE
-    is used; a mode that has not been tuned has what the other one has. Never tune on a test set.
+    Tries weights of the log-probability and bonuses for each word (or token): first a coarse grid, then a fine one
+    around the best, then penalties for unknown words. The best weights become the default of the mode wherever FILE is
+    used. A mode that has not been tuned uses the weights of the other. Never tune on a test set.
 
     Examples:
 
@@ -200,7 +212,8 @@ def tune(
     from unichoir.evaluation.tuning import write_weights
 
     sizes = parse_chunk_sizes(chunk_size)
-    options = [search.decoding_options(mode=decoding, chunk_size=size or 0) for size in sizes]
+    phrases = hotwords.read()
+    options = [search.make(mode=decoding, chunk_size=size, hotwords=phrases) for size in sizes]
     file = find_language_model(lm, find_model(model))
     if file is None:
         raise CheckpointError(f"{model}: no language model to tune: give one with --lm, or `unichoir lm add`")
@@ -229,7 +242,7 @@ def tune(
 
 
 def _table(errors: "Errors") -> str:
-    """Word error rates in Markdown: a row for each weight, a column for each bonus; then those of the penalties."""
+    """Return word error rates in Markdown: a row per weight, a column per bonus, then a line per penalty."""
     penalised = {weights: counts for weights, counts in errors.items() if weights.oov_penalty}
     errors = {weights: counts for weights, counts in errors.items() if not weights.oov_penalty}
     bonuses = sorted({weights.length_bonus for weights in errors})
@@ -246,7 +259,7 @@ def _table(errors: "Errors") -> str:
 
 
 def _splitter(level: Level, model: str | None, normalize: bool) -> Callable[[str], Sequence[str]]:
-    """What makes words or tokens of a sentence."""
+    """Return the function that splits a sentence into words or tokens."""
     from unichoir.text.normalize import normalize_for_scoring, split_words
     from unichoir.text.tokenizer import SPACE
 
@@ -262,7 +275,7 @@ def _splitter(level: Level, model: str | None, normalize: bool) -> Callable[[str
         return [tokenizer.tokens[index] for index in tokenizer.encode(clean(text))]
 
     def words(text: str) -> list[str]:
-        # What the model cannot write is an unknown word to it, whatever the rest of it is.
+        # A word with a character that the model cannot write is unknown to it.
         found = split_words(tokenizer.decode(tokenizer.encode(clean(text))))
         return ["<unk>" if "<unk>" in word else word for word in found]
 
@@ -287,7 +300,7 @@ def _sentences(paths: Sequence[str]) -> Iterator[str]:
 
 
 def _lines(path: str) -> Iterator[str]:
-    """The lines of a file of text, decompressed if need be. Raises ManifestError, and OSError where it is missing."""
+    """Yield the lines of a text file, decompressed if needed. Raises ManifestError, and OSError if it is missing."""
     from unichoir.data.storage import open_binary
 
     number = 0
@@ -303,7 +316,7 @@ def _lines(path: str) -> Iterator[str]:
 
 
 def _parse_mix(mix: Sequence[str]) -> tuple[list[float], list[str]]:
-    """Weights and texts; an error of usage where they leave nothing to the main text."""
+    """Return weights and texts. Weights that leave nothing to the main text are an error of usage."""
     weights, texts = [], []
     for each in mix:
         number, found, text = each.partition(":")
@@ -320,7 +333,7 @@ def _parse_mix(mix: Sequence[str]) -> tuple[list[float], list[str]]:
 
 
 def _train(texts: Sequence[str], split: Callable[[str], Sequence[str]], order: int, min_count: int) -> "NgramModel":
-    """A model of texts; says what it holds. Raises TrainingError naming them."""
+    """Train a model of texts and report its size. Raises TrainingError naming the texts."""
     from unichoir.text.ngram import train_ngram
 
     with make_progress("sentences") as progress:
@@ -346,7 +359,7 @@ def _write(model: "NgramModel", file: BinaryIO, suffix: str) -> None:
         write_packed(model, file)
         return
     with ExitStack() as stack:
-        if suffix == ".gz":  # without name and time, so that the same text gives the same bytes
+        if suffix == ".gz":  # no name and time: the same text gives the same bytes
             file = cast(BinaryIO, stack.enter_context(gzip.GzipFile("", "wb", 6, file, mtime=0)))
         progress = stack.enter_context(progress_bar("writing", "n-grams"))
         for done, total in write_arpa(model, file):

@@ -1,16 +1,16 @@
-"""`unichoir export` and `unichoir models`."""
+"""`unichoir models`."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from unichoir.cli.common import note
+from unichoir.cli._shared.common import note
 from unichoir.errors import UnichoirError
 
 if TYPE_CHECKING:
@@ -18,119 +18,16 @@ if TYPE_CHECKING:
     from unichoir.network.sizes import Sizes
 
 
-def export(
-    checkpoint: Annotated[
-        str,
-        typer.Argument(
-            metavar="CHECKPOINT", help="A checkpoint: folder, ours or WeNet's, or ORG/NAME.", show_default=False
-        ),
-    ],
-    output: Annotated[Path, typer.Argument(metavar="OUT", help="Model directory to write.", show_default=False)],
-    quantize: Annotated[
-        Literal["float16", "int8"] | None,
-        typer.Option(
-            show_default=False,
-            help="int8: a quarter of the size and products in whole numbers, the fastest on CPUs; float16: half of the "
-            "size, computed in float32. Else float32.",
-        ),
-    ] = None,
-    target: Annotated[
-        Literal["unichoir", "sherpa-onnx"],
-        typer.Option(
-            help="Who is to load it: unichoir, or sherpa-onnx with from_wenet_ctc (model-streaming.onnx, model.onnx, "
-            "tokens.txt; chunk sizes are its arguments)."
-        ),
-    ] = "unichoir",
-    ctc_weight: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            metavar="X",
-            show_default=False,
-            help="The weight of CTC in rescoring, for all who use the model and choose none. Else 0.5.",
-        ),
-    ] = None,
-    attention_beam: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            metavar="N",
-            show_default=False,
-            help="The width of the decoder's own search in rescoring, for all who use the model and choose none. "
-            "Else 0.",
-        ),
-    ] = None,
-    reencode: Annotated[
-        bool,
-        typer.Option(
-            "--reencode",
-            help="Final results of streams come from the whole utterance, heard once more, for all who use the model "
-            "and do not choose.",
-        ),
-    ] = False,
-) -> None:
-    """Turn a checkpoint of training into an ONNX model directory, which needs no PyTorch, and check that they agree.
-
-    Example:
-
-        unichoir export exp/average my-model --quantize int8
-
-        unichoir export exp/average for-sherpa --target sherpa-onnx
-    """
-    from unichoir.api import training_extras
-
-    if target == "sherpa-onnx":
-        if quantize == "float16":
-            raise typer.BadParameter(
-                "float16 is not for sherpa-onnx: use int8, or leave it out", param_hint="--quantize"
-            )
-        own = {"--ctc-weight": ctc_weight, "--attention-beam": attention_beam, "--reencode": reencode or None}
-        for flag, value in own.items():
-            if value is not None:
-                raise typer.BadParameter("sherpa-onnx does not rescore: leave it out", param_hint=flag)
-        export_for_sherpa(checkpoint, output, quantize)
-        return
-    with training_extras("unichoir export"):
-        from unichoir.bundle.hub import find_directory
-        from unichoir.export.onnx import export_onnx
-    differences = export_onnx(
-        find_directory(checkpoint),
-        output,
-        quantize=quantize,
-        ctc_weight=ctc_weight,
-        attention_beam=attention_beam,
-        reencode=reencode,
-    )
-    for part, difference in differences.items():
-        note(f"{part}: ONNX differs from torch by at most {difference:.1e}")
-    note(f"{output}: {sum(path.stat().st_size for path in output.iterdir()) / 1e6:.1f} MB")
-
-
-def export_for_sherpa(checkpoint: str, output: Path, quantize: Literal["int8"] | None) -> None:
-    """Write the files and say what to know about them."""
-    from unichoir.api import training_extras
-
-    with training_extras("unichoir export"):
-        from unichoir.bundle.hub import find_directory
-        from unichoir.export.sherpa import export_sherpa
-    done = export_sherpa(find_directory(checkpoint), output, quantize=quantize)
-    for name, difference in done.differences.items():
-        note(f"{name}: ONNX differs from torch by at most {difference:.1e}")
-    for line in done.notes:
-        note(f"note: {line}")
-    note(f"{output}: {sum(path.stat().st_size for path in output.iterdir()) / 1e6:.1f} MB")
-
-
 def models(
     vocab_size: Annotated[
         int,
-        typer.Option(min=4, metavar="N", help="Counted for configurations that leave the vocabulary to the tokenizer."),
+        typer.Option(min=4, metavar="N", help="Vocabulary of configurations that leave it to the tokenizer."),
     ] = 500,
 ) -> None:
-    """List the included models, those fetched from the Hugging Face hub, and the named configurations with their sizes.
+    """List the included models, models from the Hugging Face hub, and the named configurations with their sizes.
 
-    Blocks are those of the encoder and of the two decoders. Active parameters are those that compute one frame or
-    token: of the experts only the chosen ones.
+    Blocks are those of the encoder and of the two decoders. Active parameters compute one frame or token: of the
+    experts, only the chosen ones.
     """
     from unichoir.api import included_models
     from unichoir.bundle.hub import cached_models
@@ -198,7 +95,7 @@ def _experts(feed_forward: "FeedForwardConfig") -> str:
 
 
 def count_parameters(config: "ModelConfig") -> "Sizes":
-    """Count without allocating. Raises UnichoirError where torch is missing."""
+    """Count parameters without allocating them. Raises UnichoirError without torch."""
     from unichoir.api import training_extras
 
     with training_extras("counting parameters"):

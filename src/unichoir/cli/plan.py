@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from unichoir.cli.common import write_line
+from unichoir.cli._shared.common import write_line
 from unichoir.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from unichoir.training.planning import Plan, Workload
 
 VOCAB_SIZE = 500
-"""Where neither the configuration nor its tokenizer says it; as in `unichoir models`."""
+"""The vocabulary if neither the configuration nor its tokenizer has one, as in `unichoir models`."""
 
 
 def plan(
@@ -30,30 +30,34 @@ def plan(
             metavar="NAME|YAML|DIR", help="Named configuration, experiment or checkpoint.", show_default=False
         ),
     ],
-    hours: Annotated[float, typer.Option(metavar="H", help="Of speech, once.", show_default=False)],
-    gpus: Annotated[int, typer.Option(min=1, metavar="N", help="GPUs of the run.")] = 1,
+    hours: Annotated[
+        float, typer.Option(metavar="H", help="Hours of speech in the training data.", show_default=False)
+    ],
+    gpus: Annotated[int, typer.Option(min=1, metavar="N", help="Number of GPUs.")] = 1,
     gpu: Annotated[
-        str, typer.Option(metavar="NAME", help="Their kind; an unknown one needs --gpu-memory and --gpu-tflops.")
+        str, typer.Option(metavar="NAME", help="Kind of GPU. An unknown one needs --gpu-memory and --gpu-tflops.")
     ] = "h100",
     gpu_memory: Annotated[
-        float | None, typer.Option(min=0.001, metavar="GB", help="Memory of one, if not as in the table.")
+        float | None, typer.Option(min=0.001, metavar="GB", help="Memory of a GPU, in place of the known value.")
     ] = None,
     gpu_tflops: Annotated[
-        float | None, typer.Option(min=1e-6, metavar="T", help="Peak rate of one in --precision, dense.")
+        float | None, typer.Option(min=1e-6, metavar="T", help="Peak rate of a GPU in --precision, dense.")
     ] = None,
     network: Annotated[
-        float | None, typer.Option(min=1e-6, metavar="GB/S", help="Of a GPU to other machines, one way; else 50.")
+        float | None,
+        typer.Option(min=1e-6, metavar="GB/S", help="Rate from a GPU to other machines, one way; else 50."),
     ] = None,
     efficiency: Annotated[
         float | None,
-        typer.Option(metavar="X", help="Part of the peak rate that a GPU reaches; else 0.3, an assumption."),
+        typer.Option(metavar="X", help="Share of the peak rate that a GPU reaches; else 0.3, an assumption."),
     ] = None,
     precision: Annotated[
-        Literal["bf16", "fp32"] | None, typer.Option(help="Of the products; else the experiment's, or bf16.")
+        Literal["bf16", "fp32"] | None,
+        typer.Option(help="Precision of matrix products; else the experiment's, or bf16."),
     ] = None,
     shard: Annotated[
         int | None,
-        typer.Option(min=0, metavar="N", help="GPUs that share weights (FSDP); 1: none (DDP), 0: all of them."),
+        typer.Option(min=0, metavar="N", help="GPUs that share weights (FSDP). 1: none (DDP). 0: all."),
     ] = None,
     expert_parallel: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="GPUs that share the experts of a layer.")
@@ -61,31 +65,38 @@ def plan(
     activation_checkpointing: Annotated[
         bool | None,
         typer.Option(
-            "--activation-checkpointing/--no-activation-checkpointing", help="Keep inputs of blocks, compute the rest."
+            "--activation-checkpointing/--no-activation-checkpointing",
+            help="Keep only the inputs of blocks, and compute the rest again.",
         ),
     ] = None,
     frames_per_batch: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Feature frames, 10 ms each, of a GPU's batch; else 12000.")
+        int | None, typer.Option(min=1, metavar="N", help="Feature frames (10 ms each) in a GPU's batch; else 12000.")
     ] = None,
     accumulate: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Batches of an update, of all GPUs together; at least one for each."),
+        typer.Option(min=1, metavar="N", help="Batches per update, of all GPUs together; at least one per GPU."),
     ] = None,
-    epochs: Annotated[float | None, typer.Option(metavar="X", help="Else the experiment's, or 1.")] = None,
-    seconds_per_utterance: Annotated[float, typer.Option(metavar="S", help="Mean length.")] = 10.0,
-    tokens_per_second: Annotated[float, typer.Option(metavar="X", help="Tokens of the transcripts.")] = 4.0,
+    epochs: Annotated[float | None, typer.Option(metavar="X", help="Epochs; else the experiment's, or 1.")] = None,
+    seconds_per_utterance: Annotated[float, typer.Option(metavar="S", help="Mean length of utterances.")] = 10.0,
+    tokens_per_second: Annotated[
+        float, typer.Option(metavar="X", help="Tokens of the transcripts, per second of speech.")
+    ] = 4.0,
     vocab_size: Annotated[
-        int | None, typer.Option(min=4, metavar="N", help="Else that of the configuration or its tokenizer, or 500.")
+        int | None,
+        typer.Option(
+            min=4, metavar="N", help="Size of the vocabulary; else the configuration's or its tokenizer's, or 500."
+        ),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object, in bytes, seconds and FLOPs.")
     ] = False,
 ) -> None:
-    """Say what a training run will take: memory of each GPU, traffic between them, updates and days.
+    """Estimate the cost of a training run: memory of each GPU, traffic between GPUs, updates and days.
 
     Memory and traffic follow from the model's sizes. Time is work divided by the data sheet's peak rate times an
-    efficiency, which was not measured on GPUs: measure some updates and give yours with --efficiency. Weights and
-    gradients are taken to travel beside the computation, frames to experts not.
+    efficiency. This efficiency was not measured on GPUs: measure some updates and give yours with --efficiency. The
+    estimate assumes that traffic of weights and gradients overlaps with computation, and that traffic to experts
+    doesn't.
 
     Examples:
 
@@ -124,7 +135,7 @@ def plan(
 
 
 def _content(name: str, workload: "Workload", gpu: "Gpu", plan: "Plan", assumed: bool) -> dict[str, Any]:
-    """All of it as JSON, sums included."""
+    """Return the whole plan for JSON, sums included."""
     content = asdict(plan)
     content["memory"]["peak"] = plan.memory.peak
     content["traffic"]["total"] = plan.traffic.total
@@ -138,9 +149,9 @@ def _said(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read(name: str, vocab_size: int | None) -> "tuple[ModelConfig, ExperimentConfig | None]":
-    """The model by the name of a configuration, from an experiment's YAML file, or from a checkpoint's folder.
+    """Read the model of a named configuration, an experiment's YAML file, or a checkpoint.
 
-    Raises ConfigError where it is none of them.
+    Raises ConfigError if it is none of these.
     """
     from unichoir.configuration import from_mapping
     from unichoir.network.checkpoint import read_yaml
@@ -173,7 +184,7 @@ def _size_of_tokenizer(experiment: "ExperimentConfig | None") -> int:
 
 
 def _defaults(experiment: "ExperimentConfig | None") -> dict[str, Any]:
-    """What an experiment says about its run."""
+    """Return what an experiment says about its run."""
     if experiment is None:
         return {}
     trainer = experiment.trainer

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
-from unichoir.cli.common import note, progress_bar
+from unichoir.cli._shared.common import note, progress_bar
 
 if TYPE_CHECKING:
     from unichoir.corpora.prepare import Split
 
-# As in `unichoir.corpora.catalog`, which takes longer to import than help may take.
+# As in `unichoir.corpora.catalog`, which takes too long to import for --help.
 Name = Literal["librispeech", "aishell", "aishell2", "wenetspeech", "gigaspeech", "commonvoice", "thchs30", "an4"]
 _SHOWN = 3
-"""Utterances left out that are named on the screen; the file beside the manifest names all."""
+"""Left-out utterances that are named on the screen. The file beside the manifest names all."""
 
 
 def prepare(
@@ -23,33 +23,34 @@ def prepare(
         Name, typer.Argument(metavar="NAME", help=f"One of {', '.join(get_args(Name))}.", show_default=False)
     ],
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="The corpus as published, or its parent.", show_default=False)
+        Path,
+        typer.Argument(metavar="DIR", help="Folder of the corpus as published, or its parent.", show_default=False),
     ],
     output: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Folder for the manifests; else the corpus' own.", show_default=False),
+        typer.Option(metavar="DIR", help="Folder for the manifests.", show_default="the corpus' own"),
     ] = None,
     download: Annotated[
-        bool, typer.Option("--download", help="Fetch the corpus into DIR first, or what is missing of it.")
+        bool, typer.Option("--download", help="Download the corpus into DIR first, or its missing parts.")
     ] = False,
     splits: Annotated[
         list[str] | None,
-        typer.Option("--split", metavar="SPLIT", help="Only this one; repeatable. Else all.", show_default=False),
+        typer.Option("--split", metavar="SPLIT", help="Only this split. Repeatable.", show_default="all"),
     ] = None,
     language: Annotated[
-        str, typer.Option(metavar="CODE", help="Of Common Voice, as its folder is called: en, zh-CN.")
+        str, typer.Option(metavar="CODE", help="Language of Common Voice, as in its folder: en, zh-CN.")
     ] = "",
     mirror: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="With --download: address with the same files.", show_default=False),
+        typer.Option(metavar="URL", help="With --download: a mirror of the corpus' files.", show_default=False),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Write manifests anew that are there already.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Write existing manifests again.")] = False,
 ) -> None:
-    """Turn a public corpus into manifests: SPLIT.jsonl for each of its splits, with transcripts ready for training.
+    """Turn a public corpus into manifests: SPLIT.jsonl for each split, with transcripts ready for training.
 
-    A manifest that is complete is kept, so the same command goes on where it was stopped. What cannot be used is
-    counted, and named in SPLIT.left_out.txt. LibriSpeech, AISHELL-1, THCHS-30 and AN4 can be downloaded; for the others
-    the command says where to ask for them.
+    Complete manifests are kept, so the same command continues an interrupted run. Unusable utterances are counted, and
+    named in SPLIT.left_out.txt. LibriSpeech, AISHELL-1, THCHS-30 and AN4 can be downloaded. For the others, the command
+    says where to request them.
 
     Examples:
 

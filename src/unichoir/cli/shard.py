@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from unichoir.cli.common import note, progress_bar
+from unichoir.cli._shared.common import note, progress_bar
 
 if TYPE_CHECKING:
     from unichoir.data.shard_jobs import ShardReport
 
 NAMED = 20
-"""Utterances left out that are named on the terminal; all are in a file."""
+"""Left-out utterances that are named on the terminal. All are in a file."""
 ONLY_WRITING = ("utterances", "codec", "seed", "shuffle")
 
 
@@ -21,38 +21,37 @@ def shard(
         list[str],
         typer.Argument(
             metavar="MANIFEST",
-            help="What is to be written: JSON lines, a Kaldi folder, WeNet's shards; paths or URLs.",
+            help="Path or URL: JSON lines, Kaldi folder, WeNet's shards.",
             show_default=False,
         ),
     ],
-    output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the shards.", show_default=False)],
-    utterances: Annotated[int, typer.Option(min=1, metavar="N", help="Utterances of a shard.")] = 1000,
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the shards.", show_default=False)],
+    utterances: Annotated[int, typer.Option(min=1, metavar="N", help="Utterances per shard.")] = 1000,
     codec: Annotated[
         Literal["flac", "opus", "vorbis", "keep"],
-        typer.Option(help="keep copies files as they are (parts of files become FLAC); the others write mono."),
+        typer.Option(help="keep: copy files as they are (parts of files become FLAC). The others write mono."),
     ] = "flac",
-    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of the order of the utterances.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the order of utterances.")] = 0,
     shuffle: Annotated[
-        bool, typer.Option("--shuffle/--no-shuffle", help="Mix all utterances; training mixes neighbours only.")
+        bool, typer.Option("--shuffle/--no-shuffle", help="Shuffle all utterances. Training shuffles neighbours only.")
     ] = True,
     workers: Annotated[int, typer.Option(min=1, metavar="N", help="Processes that write.")] = 1,
     index: Annotated[
         bool,
         typer.Option(
-            "--index", help="MANIFEST are lists of tars, or tars, which stay where they are: write only their indexes."
+            "--index", help="Write indexes only. MANIFEST are tars, or lists of tars, which stay where they are."
         ),
     ] = False,
 ) -> None:
-    """Put a corpus into tars of a thousand utterances each, to train from a disk, a web server or S3.
+    """Pack a corpus into tars of a thousand utterances each, to train from a disk, a web server or S3.
 
-    OUT becomes a manifest for every command, and so does its copy elsewhere: `--train https://host/OUT`,
-    `--train s3://bucket/OUT`. The tars are WeNet's shards, too. Beside each lies a small index, so that training knows
-    what is in a tar without reading it, and reads of it only what it needs.
+    OUT is a manifest for every command, and so are copies of it: `--train https://host/OUT`, `--train s3://bucket/OUT`.
+    The tars are also WeNet's shards. Each has a small index, so training reads only the parts that it needs.
 
-    The same command goes on where an interrupted one was, and gives the same files with any number of workers. What
-    cannot be read is left out, named here and in OUT/skipped.jsonl, and the exit code is 1.
+    The same command continues an interrupted run, and gives the same files with any number of workers. Unreadable
+    utterances are left out, named here and in OUT/skipped.jsonl, and the exit code is 1.
 
-    FLAC keeps 16-bit speech as it is; Opus, with loss, takes about a fifth of that.
+    FLAC keeps 16-bit speech without loss. Opus is lossy and takes about a fifth of that.
 
     Examples:
 
@@ -66,15 +65,15 @@ def shard(
     from unichoir.data.shard_index import index_shards, list_tars
     from unichoir.data.shard_writer import write_shards
 
-    # By name, as typer has a copy of click's type of its own.
+    # By name: typer has its own copy of click's type.
     given = {
         name for name in context.params if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
     }
     useless = [name for name in ONLY_WRITING if name in given] if index else []
     if useless:
-        raise typer.BadParameter("says nothing with --index", param_hint=f"--{useless[0]}")
+        raise typer.BadParameter("has no effect with --index", param_hint=f"--{useless[0]}")
     if "seed" in given and not shuffle:
-        raise typer.BadParameter("says nothing with --no-shuffle", param_hint="--seed")
+        raise typer.BadParameter("has no effect with --no-shuffle", param_hint="--seed")
     with progress_bar("indexing" if index else "writing", "shards") as progress:
         if index:
             report = index_shards(list_tars(manifests), output, workers=workers, progress=progress)

@@ -8,34 +8,34 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unichoir.cli.arguments import (
+from unichoir.cli._shared.arguments import (
     DEVICE_HELP,
-    FusionArguments,
-    LanguageOption,
+    HotwordArguments,
     ModelArguments,
-    SearchArguments,
     WrittenArguments,
+    refuse_unused,
 )
-from unichoir.cli.common import note, warn, write_line
-from unichoir.cli.cutting import StreamArguments
-from unichoir.cli.grouping import grouped
-from unichoir.cli.stream_output import Format, TextLines, make_output
+from unichoir.cli._shared.common import note, warn, write_line
+from unichoir.cli._shared.grouping import grouped
+from unichoir.cli._shared.options import Chosen
+from unichoir.cli._shared.stream_output import Format, TextLines, make_output
 from unichoir.engine.device import DEVICES, Device
 from unichoir.errors import AudioError
 from unichoir.recognition.latency import LatencyMeter
+from unichoir.recognition.options import StreamingOptions
 
 if TYPE_CHECKING:
     from unichoir.api import Stream
     from unichoir.audio.microphone import Microphone
 
 BLOCK_SECONDS = 0.1
-"""Of a file that is played; a microphone gives as much at once."""
+"""Length of the blocks of a played file, as of a microphone's."""
 _MAX_SLEEP_SECONDS = 0.1
 
 Clock = Callable[[], float]
-"""Seconds, never going back."""
+"""Returns seconds, and never goes back."""
 Blocks = Iterable[tuple[Any, float]]
-"""Samples (N,) and when they arrived."""
+"""Samples (N,) and the time of their arrival."""
 
 
 def _show_devices(wanted: bool) -> None:
@@ -51,46 +51,43 @@ def _show_devices(wanted: bool) -> None:
 @grouped
 def stream(
     model: ModelArguments,
-    streams: StreamArguments,
-    search: SearchArguments,
-    fusion: FusionArguments,
+    streams: Chosen[StreamingOptions],
+    hotwords: HotwordArguments,
     written: WrittenArguments,
     simulate: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="Play this recording in place of the microphone.", show_default=False),
+        typer.Option(metavar="FILE", help="Recording to play, in place of the microphone.", show_default=False),
     ] = None,
     speed: Annotated[
         float | None,
         typer.Option(
-            min=0, metavar="X", help="With --simulate: 1 is real time (as without it), 0 at once.", show_default=False
+            min=0, metavar="X", help="With --simulate: 1 is real time, 0 as fast as possible.", show_default="1"
         ),
     ] = None,
     device: Annotated[
         str | None,
-        typer.Option(metavar="NAME|INDEX", help="Microphone; else the system's default.", show_default=False),
+        typer.Option(metavar="NAME|INDEX", help="Microphone.", show_default="the system's default"),
     ] = None,
     list_devices: Annotated[
         bool, typer.Option("--list-devices", callback=_show_devices, is_eager=True, help="List microphones and exit.")
     ] = False,
     output_format: Annotated[
-        Format, typer.Option("--format", help="Text of final results, or JSON of all results, a line each.")
+        Format, typer.Option("--format", help="Text of final results, or JSON of all results, one per line.")
     ] = "text",
-    language: LanguageOption = None,
     latency: Annotated[
-        bool, typer.Option("--latency", help="Say at the end how late results were; on terminals always.")
+        bool, typer.Option("--latency", help="Report latencies at the end. Terminals always show them.")
     ] = False,
     compute_device: Annotated[
         Device, typer.Option("--compute-device", metavar="|".join(DEVICES), help=DEVICE_HELP)
     ] = "cpu",
 ) -> None:
-    """Write down what is said while it is said: into a microphone, or by a recording played as if it were live.
+    """Transcribe live audio, from a microphone or from a recording that is played as if it were live.
 
-    On a terminal the last line changes until its utterance is over, and words that the model is not certain of are dim.
-    Elsewhere only final lines are written. With JSON it is every result: text, times in ms, is_final, and under nbest
-    the words of final ones with times and confidence. Ctrl-C ends the input and waits for the last words, a second one
-    does not.
+    On a terminal, the last line changes until its utterance ends, and uncertain words are dim. Elsewhere, only final
+    lines are written. JSON has every result: text, times in ms, is_final, and under nbest the words of final results
+    with times and confidence. Ctrl-C ends the input and waits for the last words. A second Ctrl-C doesn't wait.
 
-    The microphone needs one more package: pip install 'unichoir[mic]'.
+    The microphone needs: pip install 'unichoir[mic]'.
 
     Examples:
 
@@ -105,11 +102,12 @@ def stream(
         unichoir stream --simulate recording.flac --speed 0 --format json | jq -r 'select(.is_final).text'
     """
     if speed is not None and (simulate is None or not math.isfinite(speed)):
-        reason = "only a recording has one (--simulate)" if simulate is None else f"{speed} is not a finite number"
+        reason = "needs --simulate" if simulate is None else f"{speed} is not a finite number"
         raise typer.BadParameter(reason, param_hint="--speed")
     if simulate is not None and device is not None:
-        raise typer.BadParameter("a recording is not heard by a microphone (--simulate)", param_hint="--device")
-    options = streams.streaming_options(search, language=language, **written.fields(), **fusion.fields(model.lm))
+        raise typer.BadParameter("cannot be used with --simulate", param_hint="--device")
+    options = streams.make(hotwords=hotwords.read(), written=written.form())
+    refuse_unused(options, model.lm)
     source = _find_microphone(device) if simulate is None else simulate
     loaded = model.load(compute_device)
     session = Session(loaded.create_stream(options), make_output(output_format))
@@ -127,7 +125,7 @@ def _find_microphone(device: str | None) -> "Microphone":
 
 
 def _run(session: "Session", source: "str | Microphone", sample_rate: int, speed: float) -> AudioError | None:
-    """Until the source ends or a signal asks for it. Returns what ended it too early, if something did."""
+    """Run until the source ends or a signal arrives. Return the error that ended it early, if any."""
     from unichoir.audio.io import load_audio
     from unichoir.stopping import StopRequest
 
@@ -146,7 +144,7 @@ def _run(session: "Session", source: "str | Microphone", sample_rate: int, speed
 
 
 class Session:
-    """One stream from its audio to what is shown of it. clock: in seconds; the blocks' times of arrival are of it."""
+    """One stream, from its audio to its output. clock: in seconds, as the arrival times of blocks."""
 
     def __init__(self, stream: "Stream", output: TextLines, clock: Clock = time.monotonic) -> None:
         self.output = output
@@ -156,7 +154,7 @@ class Session:
         self._busy = 0.0
 
     def run(self, blocks: Blocks, sample_rate: int) -> AudioError | None:
-        """To the end of the blocks, or of those before an error, which is returned; the last words are shown anyway."""
+        """Recognise all blocks, show the last words, and return the error that ended them early, if any."""
         failure = None
         arrived = self._clock()
         try:
@@ -165,7 +163,7 @@ class Session:
                 self._show()
         except AudioError as error:
             failure = error
-        # Whoever gives the last block could say so with it.
+        # The end of the input is known when the last block arrives.
         self._meter.finished(arrived)
         self._stream.input_finished()
         self._show()
@@ -220,25 +218,25 @@ def play(
         block = samples[first : first + length]
         due = began + (first + len(block)) / sample_rate / speed if speed else clock()
         while not stop() and (left := due - clock()) > 0:
-            sleep(min(left, _MAX_SLEEP_SECONDS))  # a signal does not cut a sleep short
+            sleep(min(left, _MAX_SLEEP_SECONDS))  # a signal does not shorten a sleep
         if stop():
             return
         yield block, due
 
 
 def listen(microphone: "Microphone", stop: Callable[[], bool], output: TextLines) -> Iterator[tuple[Any, float]]:
-    """The blocks of a microphone; that audio is being lost is said as soon as it happens."""
+    """Yield the blocks of a microphone. The first loss of audio is reported at once."""
     warned = False
     for block in microphone.blocks(stop):
         if not warned and losses(microphone):
             warned = True
             output.clear()
-            note("warning: audio is being lost; how much will be said at the end")
+            note("warning: audio is being lost; the total follows at the end")
         yield block
 
 
 def losses(microphone: "Microphone") -> list[str]:
-    """What has been lost so far, in words."""
+    """Describe what has been lost so far."""
     found = []
     if microphone.lost_seconds:
         found.append(

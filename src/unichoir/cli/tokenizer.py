@@ -6,23 +6,23 @@ from typing import Annotated, Literal
 
 import typer
 
-from unichoir.cli.common import ManifestsArgument, note
+from unichoir.cli._shared.common import ManifestsArgument, note
 
 app = typer.Typer(help="Make a vocabulary from the transcripts of manifests.", no_args_is_help=True)
 Output = Annotated[Path, typer.Option(metavar="DIR", help="Folder for units.txt (and bpe.model).", show_default=False)]
 MinCount = Annotated[
-    int, typer.Option(min=1, metavar="N", help="Rarer characters become <unk>, or bytes with --byte-fallback.")
+    int, typer.Option(min=1, metavar="N", help="Rarer characters become <unk> or, with --byte-fallback, bytes.")
 ]
 Languages = Annotated[
     str,
     typer.Option(
         metavar="CODES",
-        help="A token for each of these languages, such as en,ar,zh; training then needs `lang` in manifests.",
+        help="Languages with a token each, such as en,ar,zh. Training then needs `lang` in manifests.",
         show_default=False,
     ),
 ]
 ByteFallback = Annotated[
-    bool, typer.Option("--byte-fallback", help="256 tokens more, for bytes: any text can be expressed, never <unk>.")
+    bool, typer.Option("--byte-fallback", help="Add 256 tokens for bytes. All text can then be written, without <unk>.")
 ]
 
 
@@ -30,13 +30,13 @@ ByteFallback = Annotated[
 def train_bpe(
     manifests: ManifestsArgument,
     output: Output,
-    vocab_size: Annotated[int, typer.Option(min=4, metavar="N", help="Tokens in all, special ones included.")] = 500,
+    vocab_size: Annotated[int, typer.Option(min=4, metavar="N", help="Number of tokens, special ones included.")] = 500,
     model_type: Annotated[Literal["bpe", "unigram"], typer.Option(help="Sentencepiece's algorithm.")] = "bpe",
     min_count: MinCount = 1,
     languages: Languages = "",
     byte_fallback: ByteFallback = False,
 ) -> None:
-    """Train pieces of words (sentencepiece); Chinese and Japanese characters stay single.
+    """Train word pieces (sentencepiece). Chinese and Japanese characters stay single.
 
     Example:
 
@@ -66,7 +66,7 @@ def chars(
     languages: Languages = "",
     byte_fallback: ByteFallback = False,
 ) -> None:
-    """Take every character as a token.
+    """Make a token of each character.
 
     Example:
 

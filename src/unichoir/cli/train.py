@@ -1,4 +1,4 @@
-"""`unichoir train` and `unichoir cmvn`."""
+"""`unichoir train`."""
 
 import os
 import signal
@@ -9,8 +9,6 @@ from typing import Annotated, Any
 
 import typer
 
-from unichoir.cli.common import ManifestsArgument, note, progress_bar
-
 NPROC = "--nproc"
 RESTARTS = "--max-restarts"
 
@@ -19,32 +17,30 @@ def train(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The experiment's YAML file.", show_default=False)],
     train_manifests: Annotated[
         list[str],
-        typer.Option("--train", metavar="MANIFEST", help="To learn from; repeatable.", show_default=False),
+        typer.Option("--train", metavar="MANIFEST", help="Training data. Repeatable.", show_default=False),
     ],
     dev_manifests: Annotated[
-        list[str], typer.Option("--dev", metavar="MANIFEST", help="To choose by; repeatable.", show_default=False)
+        list[str], typer.Option("--dev", metavar="MANIFEST", help="Validation data. Repeatable.", show_default=False)
     ],
     output: Annotated[
-        Path, typer.Option(metavar="DIR", help="Folder of the run; one that exists is continued.", show_default=False)
+        Path, typer.Option(metavar="DIR", help="Folder of the run. An existing run is continued.", show_default=False)
     ],
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change one key of CONFIG; repeatable.", show_default=False),
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a key of CONFIG. Repeatable.", show_default=False),
     ] = None,
-    nproc: Annotated[
-        int, typer.Option(NPROC, min=1, metavar="N", help="Processes on this machine: one for each GPU.")
-    ] = 1,
+    nproc: Annotated[int, typer.Option(NPROC, min=1, metavar="N", help="Processes on this machine, one per GPU.")] = 1,
     max_restarts: Annotated[
         int,
-        typer.Option(RESTARTS, min=0, metavar="N", help="With --nproc: how often they start anew when one has died."),
+        typer.Option(RESTARTS, min=0, metavar="N", help="With --nproc: number of restarts after a process has died."),
     ] = 3,
 ) -> None:
-    """Train a model, or continue a run that was stopped.
+    """Train a model, or continue an interrupted run.
 
-    Ctrl-C and SIGTERM stop after the update at hand with a checkpoint; the same command then goes on from there, also
-    with another number of processes. The result is the checkpoint OUTPUT/average, ready for `unichoir evaluate` and
-    `unichoir export`. On several machines start it with torchrun, the rest of the command as it is: `torchrun --nnodes
-    8 --nproc-per-node 8 ... -m unichoir train CONFIG ...` (docs/training/scaling.md).
+    Ctrl-C and SIGTERM stop after the current update, with a checkpoint. The same command then continues, even with
+    another number of processes. The result is the checkpoint OUTPUT/average, ready for `unichoir evaluate` and
+    `unichoir export`. On several machines, start the same command with torchrun: `torchrun --nnodes 8
+    --nproc-per-node 8 ... -m unichoir train CONFIG ...` (docs/training/scaling.md).
 
     Examples:
 
@@ -64,12 +60,12 @@ def train(
         from unichoir.training.trainer import train as run
     experiment = experiment_from_mapping(apply_overrides(read_yaml(config), overrides or ()), str(config))
     if nproc > 1:
-        Layout.of(experiment.parallel, nproc)  # what would fail in every process fails here, once
+        Layout.of(experiment.parallel, nproc)  # fail once here, not in every process
         raise typer.Exit(start_processes(nproc, max_restarts))
     stop = StopRequest()
     result = run(experiment, train_manifests, dev_manifests, output, stop=stop)
     if not result.finished:
-        # As shells report a process ended by the signal.
+        # As shells report a process that a signal has ended.
         raise typer.Exit(128 + signal.Signals[stop.reason] if stop.reason else 1)
 
 
@@ -130,41 +126,3 @@ def _replaced(content: Any, keys: Sequence[str], value: Any) -> dict[str, Any]:
     if not isinstance(content, dict):
         content = {}
     return {**content, key: _replaced(content.get(key), rest, value) if rest else value}
-
-
-def cmvn(
-    manifests: ManifestsArgument,
-    output: Annotated[Path, typer.Argument(metavar="OUT", help="JSON file to write.", show_default=False)],
-    config: Annotated[
-        Path | None,
-        typer.Option(metavar="CONFIG", help="Experiment whose `fbank` section is used.", show_default=False),
-    ] = None,
-) -> None:
-    """Compute mean and variance of the features of manifests, in WeNet's global_cmvn format.
-
-    Example:
-
-        unichoir cmvn train.jsonl exp/cmvn.json
-    """
-    from unichoir.audio.fbank import FbankConfig
-    from unichoir.data.cmvn import compute_cmvn
-    from unichoir.data.features import FeatureReader
-    from unichoir.data.manifest import read_manifest
-
-    fbank = _fbank_of(config) if config else FbankConfig()
-    utterances = [utterance for manifest in manifests for utterance in read_manifest(manifest)]
-    with progress_bar("reading", "utterances") as progress:
-        statistics, skipped = compute_cmvn(utterances, FeatureReader(fbank=fbank), progress)
-    for skip in skipped:
-        note(f"{skip.key} left out: {skip.reason}")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    statistics.save(output)
-    note(f"{output}: {statistics.frame_num} frames of {len(utterances) - len(skipped)} utterances")
-
-
-def _fbank_of(config: Path) -> Any:
-    from unichoir.api import training_extras
-
-    with training_extras("reading an experiment's configuration"):
-        from unichoir.training.config import load_experiment
-    return load_experiment(config).fbank

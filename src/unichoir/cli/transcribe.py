@@ -9,25 +9,23 @@ from typing import Annotated
 import typer
 from rich.progress import Progress, TaskID
 
-from unichoir.cli.arguments import (
+from unichoir.cli._shared.arguments import (
     ChannelOption,
     DeviceOption,
-    FusionArguments,
-    LanguageOption,
-    LeftChunksOption,
+    HotwordArguments,
     ModelArguments,
-    SearchArguments,
     StrictOption,
     WrittenArguments,
     parse_channel,
+    refuse_unused,
 )
-from unichoir.cli.common import STANDARD_INPUT, make_progress, print_error, refuse, warn, write_whole
-from unichoir.cli.cutting import LongArguments
-from unichoir.cli.fleet import FleetArguments
-from unichoir.cli.formats import FormatOption, SubtitleArguments, parse_formats
-from unichoir.cli.grouping import grouped
+from unichoir.cli._shared.common import STANDARD_INPUT, make_progress, print_error, refuse, warn, write_whole
+from unichoir.cli._shared.fleet import FleetArguments
+from unichoir.cli._shared.formats import FormatOption, SubtitleArguments, parse_formats
+from unichoir.cli._shared.grouping import grouped
+from unichoir.cli._shared.options import Chosen
 from unichoir.errors import UnichoirError
-from unichoir.search.options import MODES, Mode
+from unichoir.recognition.options import DecodingOptions
 from unichoir.transcript.formats import LINE_FORMATS, SUFFIXES, Format, write_transcript
 from unichoir.transcript.results import Transcript
 from unichoir.transcript.subtitles import SubtitleOptions
@@ -39,42 +37,33 @@ def transcribe(
         list[str],
         typer.Argument(
             metavar="FILE",
-            help="WAV, FLAC, Ogg, MP3, ...; MP4, WebM and nearly all else with the extra av; - for standard input. "
+            help="WAV, FLAC, Ogg, MP3, ... The extra av adds MP4, WebM and most others. - is standard input. "
             "With --ray: manifests.",
         ),
     ],
     model: ModelArguments,
-    search: SearchArguments,
-    fusion: FusionArguments,
-    long: LongArguments,
+    decoding: Chosen[DecodingOptions],
+    hotwords: HotwordArguments,
     written: WrittenArguments,
     subtitles: SubtitleArguments,
     fleet: FleetArguments,
-    decoding: Annotated[
-        Mode, typer.Option(metavar="MODE", help=f"How words are searched: {', '.join(MODES)}.")
-    ] = "attention_rescoring",
-    chunk_size: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Encoder frames (40 ms each) seen at once, as in streaming; 0: all.")
-    ] = 0,
-    num_left_chunks: LeftChunksOption = -1,
-    language: LanguageOption = None,
     channel: ChannelOption = None,
     strict: StrictOption = False,
     output_format: FormatOption = None,
     output_dir: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Write NAME.txt, NAME.srt, ... here, not to standard output.", show_default=False
+            metavar="DIR", help="Folder for NAME.txt, NAME.srt, ..., in place of standard output.", show_default=False
         ),
     ] = None,
     device: DeviceOption = "cpu",
 ) -> None:
-    """Write down what is said in recordings.
+    """Transcribe recordings.
 
-    Text comes without a file name for one file and after it for several; JSON is one object per line with words, times
-    in ms, confidence and the n-best list. Several formats, and subtitles, TSV or TextGrids of several files, need
-    --output-dir. A file that cannot be read is reported, the others are done, and the exit code is 1. One that ends
-    early or has a hole is transcribed as far as it goes, with a warning on standard error.
+    Text of several files starts with the file name. JSON is one object per line, with words, times in ms, confidence
+    and the n-best list. Several formats, and subtitles, TSV or TextGrids of several files, need --output-dir. Files
+    that cannot be read are reported, the others are transcribed, and the exit code is 1. Of damaged files, the readable
+    part is transcribed, with a warning on standard error.
 
     Examples:
 
@@ -92,17 +81,10 @@ def transcribe(
     """
     if files.count(STANDARD_INPUT) > 1:
         raise typer.BadParameter("standard input (-) can be read once only", param_hint="FILE")
-    options = search.decoding_options(
-        mode=decoding,
-        chunk_size=chunk_size,
-        num_left_chunks=num_left_chunks,
-        language=language,
-        **written.fields(),
-        **fusion.fields(model.lm),
-        **long.fields(),
-    )
+    options = decoding.make(hotwords=hotwords.read(), written=written.form())
+    refuse_unused(options, model.lm)
     if fleet.ray is not None:
-        refuse({"--output-dir": output_dir, "--channel": channel, "--strict": strict}, "has no place with --ray")
+        refuse({"--output-dir": output_dir, "--channel": channel, "--strict": strict}, "cannot be used with --ray")
         formats = parse_formats(output_format or "json")
         fleet.transcribe(files, model, device, options, formats, subtitles.options(formats))
         return
@@ -120,7 +102,7 @@ def transcribe(
 
 
 def _check_output(formats: Sequence[Format], num_files: int, has_directory: bool) -> None:
-    """An error of usage for what would be a muddle on standard output."""
+    """Refuse output that standard output cannot separate."""
     if has_directory:
         return
     if len(formats) > 1:
@@ -132,9 +114,9 @@ def _check_output(formats: Sequence[Format], num_files: int, has_directory: bool
 def _transcribe_all(
     recognise: Callable[..., Transcript], files: Sequence[str], write: Callable[[Transcript, int], None]
 ) -> bool:
-    """Transcribe one file after another; False when some of them could not be.
+    """Transcribe one file after another. Return False if some of them failed.
 
-    write: called with each transcript and the number of its file.
+    write: takes each transcript and the number of its file.
     """
     num_failed = 0
     with make_progress("s") as bar:
@@ -153,7 +135,7 @@ def _transcribe_all(
 
 
 def _advance(bar: Progress, task: TaskID, overall: TaskID, files_done: int, done: float, total: float) -> None:
-    """Of one file, in seconds; the bar of all files advances by the share that is done."""
+    """Show the progress of one file, in seconds, and advance the bar of all files by the same share."""
     bar.update(task, completed=done, total=total)
     bar.update(overall, completed=files_done + done / total)
 
@@ -185,11 +167,11 @@ def _write(
 
 
 def plan_outputs(files: Sequence[str], directory: Path, formats: Sequence[Format]) -> list[dict[Format, Path]]:
-    """Paths of its own for each file, the directory made; where names are the same, later ones get -2, -3, ..."""
+    """Return separate paths for each file and make the directory. Later files of the same name get -2, -3, ..."""
     directory.mkdir(parents=True, exist_ok=True)
 
     def names(stem: str) -> set[str]:
-        # Compared without case: some file systems do not know it.
+        # Some file systems ignore case.
         return {f"{stem}{SUFFIXES[output_format]}".casefold() for output_format in formats}
 
     stems = ["stdin" if name == STANDARD_INPUT else Path(name).stem for name in files]

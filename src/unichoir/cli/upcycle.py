@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unichoir.cli.common import make_progress, note, refuse
+from unichoir.cli._shared.common import make_progress, note, refuse
 
 if TYPE_CHECKING:
     from unichoir.audio.fbank import FbankConfig
@@ -58,8 +58,7 @@ def upcycle(
             min=0,
             max=0.99,
             metavar="X",
-            help="With --split: the share of a layer's units that every frame goes through; 0: none.  "
-            f"[default: {_SHARED_SHARE}]",
+            help=f"With --split: share of a layer's units that all frames use. 0: none.  [default: {_SHARED_SHARE}]",
             show_default=False,
         ),
     ] = None,
@@ -68,22 +67,21 @@ def upcycle(
         typer.Option(
             min=1,
             metavar="N",
-            help=f"With --split: so many of MANIFEST are heard, drawn by --seed.  [default: {_UTTERANCES}]",
+            help=f"With --split: number of utterances of MANIFEST, drawn by --seed.  [default: {_UTTERANCES}]",
             show_default=False,
         ),
     ] = None,
 ) -> None:
     """Turn a dense checkpoint into a Mixture of Experts, ready to train.
 
-    There are two ways. Copying (the default) makes every expert a copy of the dense layer: the new model computes the
-    same at first, has many more parameters, and works TOP_K times as much in these layers. Splitting (--split) divides
-    the units of the dense layer: the number of parameters stays, and each frame needs less work. The units that matter
-    most on speech of MANIFEST become an expert for all frames, and units that are active together become one of the
-    others. What no chosen expert computes is missing at first, and training makes up for it. Copy for a better
-    model, split for a faster one.
+    There are two ways. Copying (the default) makes every expert a copy of the dense layer. The new model computes the
+    same at first, has many more parameters, and TOP_K times the work in these layers. Splitting (--split) divides the
+    units of the dense layer. The number of parameters stays the same, and each frame needs less work. The units that
+    matter most for the speech of MANIFEST become an expert for all frames. Units that are active together become one of
+    the other experts. At first, the model lacks the output of experts that are not chosen. Training makes up for it.
+    Copy for a better model, split for a faster one.
 
-    The checkpoint is what `init` in a training configuration takes, whose `model` must be that of OUT/config.yaml in
-    all that shapes weights.
+    Use the checkpoint as `init` in a training configuration, with the `model` of OUT/config.yaml.
 
     Examples:
 
@@ -104,7 +102,7 @@ def upcycle(
         from unichoir.network.upcycle import upcycle as run
         from unichoir.text.tokenizer import load_tokenizer
     if split:
-        copied = "is for copying, and does not go together with --split"
+        copied = "is for copying and cannot be used with --split"
         refuse({"--softmax-first": softmax_first, "--shared-router": shared_router}, copied)
         if manifest is None:
             raise typer.BadParameter("needs --on MANIFEST, the speech to split by", param_hint="--split")
@@ -153,7 +151,7 @@ def _split(
     num_utterances: int,
     seed: int,
 ) -> "tuple[AsrModel, str]":
-    """The new model, and in words how many utterances of which manifest it was split by."""
+    """Return the new model, and a description of the utterances that it was split by."""
     from unichoir.training.splitting import split_on_speech
 
     with make_progress("utterances") as progress:

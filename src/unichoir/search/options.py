@@ -1,9 +1,9 @@
-"""Options of the searches."""
+"""Options of the searches: what recordings and streams have in common."""
 
-import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
+from unichoir.declaration import Option, check_options
 from unichoir.errors import DecodingError
 from unichoir.search.hotwords import Hotword
 from unichoir.text.written import WrittenForm
@@ -15,103 +15,131 @@ StreamingMode = Literal["ctc_prefix_beam_search", "attention_rescoring"]
 STREAMING_MODES: tuple[StreamingMode, ...] = get_args(StreamingMode)
 
 DEFAULT_LM, NO_LM = "default", "none"
-"""Instead of a language model's file: the one in the model directory, if there is one; no language model."""
+"""In place of a language model's file: the model directory's own, if it has one; no language model."""
+
+SEARCH, LANGUAGE_MODEL, WRITTEN = "Search", "Language model", "Written form"
+"""Headings in `--help`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions:
-    """Options of recordings and streams. Raises DecodingError for invalid values."""
+    """What recordings and streams have in common. Raises DecodingError for invalid values."""
 
-    mode: Mode = "attention_rescoring"
-    beam_size: int = 10
-    """Number of hypotheses in the prefix beam, the attention beam and rescoring; for recordings also in the n-best
-    list."""
-    ctc_weight: float | None = None
-    """Rescoring: weight of the CTC score beside the decoders'; None: the model's default."""
-    attention_beam: int | None = None
-    """Rescoring: width of a search with only the left-to-right decoder, whose hypotheses compete with those of CTC; 0:
-    no search of this kind; None: the model's default."""
-    reencode: bool | None = None
-    """Rescoring with chunks: at the end of an utterance, encode it again as a whole and search it again. The final
-    result is then the same as for a recording. None: the model's default."""
-    reverse_weight: float | None = None
-    """Rescoring: weight of the right-to-left decoder, 0 to 1; None: the model's default."""
-    hotwords: tuple[Hotword, ...] = ()
-    """Phrases to expect, for the modes with a prefix beam."""
-    lm_weight: float | None = None
-    """Weight of the language model beside the CTC score; None: its own. Must be None without a language model."""
-    length_bonus: float | None = None
-    """Added for each unit (word or token) of the language model; None: its own value."""
-    oov_penalty: float | None = None
-    """Subtracted for each word that the language model does not know; None: its own value."""
-    language: str | None = None
-    """Recognise only this language; the model must have a token for it. None: any language."""
-    written: WrittenForm | None = None
-    """The written form (docs/guides/written-form.md); streams use it in final results. None: the model's own
-    punctuation and case, if it has them."""
-    verbatim: bool = False
-    """Do not apply the model's own punctuation and case; only `written` applies."""
+    mode: Annotated[Mode, Option(f"How words are searched: {', '.join(MODES)}.", flag="--decoding", metavar="MODE")] = (
+        "attention_rescoring"
+    )
+    beam_size: Annotated[
+        int, Option("Hypotheses that the searches keep; also the length of the n-best list.", low=1, panel=SEARCH)
+    ] = 10
+    ctc_weight: Annotated[
+        float | None,
+        Option("Weight of the CTC score in attention_rescoring.", none="the model's own", low=0, panel=SEARCH),
+    ] = None
+    attention_beam: Annotated[
+        int | None,
+        Option(
+            "Beam of the left-to-right decoder's own search in attention_rescoring. Its hypotheses compete with those "
+            "of CTC. 0: no such search.",
+            none="the model's own",
+            low=0,
+            panel=SEARCH,
+        ),
+    ] = None
+    reencode: Annotated[
+        bool | None,
+        Option(
+            "After each utterance heard in chunks, encode it once more as a whole. The final result is then as good "
+            "as that of a recording. For attention_rescoring.",
+            none="the model's own",
+            flag="--reencode/--no-reencode",
+            panel=SEARCH,
+        ),
+    ] = None
+    reverse_weight: Annotated[
+        float | None,
+        Option("Share of the right-to-left decoder in rescoring.", none="the model's own", low=0, high=1, panel=SEARCH),
+    ] = None
+    hotwords: Annotated[
+        tuple[Hotword, ...],
+        Option(
+            "Phrases to expect, in the modes with a prefix beam. A phrase may end in its own boost, as in `NAME :2.5`.",
+            flag=None,
+            http="keywords",
+            wenet="hotwords",
+        ),
+    ] = ()
+    lm_weight: Annotated[
+        float | None,
+        Option("Weight of the language model.", none="as tuned, or 0.4", low=0, panel=LANGUAGE_MODEL),
+    ] = None
+    oov_penalty: Annotated[
+        float | None,
+        Option(
+            "Penalty for each word that the language model doesn't know.",
+            none="as tuned, or 0",
+            low=0,
+            panel=LANGUAGE_MODEL,
+        ),
+    ] = None
+    length_bonus: Annotated[
+        float | None,
+        Option(
+            "Bonus for each word (or token) that the language model counts.",
+            none="as tuned, or 1",
+            panel=LANGUAGE_MODEL,
+        ),
+    ] = None
+    language: Annotated[
+        str | None,
+        Option(
+            "The only language to recognise, for models with language tokens.",
+            none="any language",
+            metavar="CODE",
+            http="language",
+        ),
+    ] = None
+    written: Annotated[
+        WrittenForm | None,
+        Option(
+            "How to write what was said: numbers, punctuation and case. Streams apply it to final results.",
+            none="with the model's own punctuation and case, if it has any",
+            flag=None,
+        ),
+    ] = None
+    verbatim: Annotated[
+        bool, Option("Leave the words as the model has them: no punctuation, no case.", panel=WRITTEN, http="verbatim")
+    ] = False
 
     def __post_init__(self) -> None:
-        if self.written is not None and not isinstance(self.written, WrittenForm):
-            raise DecodingError(f"written: expected WrittenForm, found {self.written!r}")
-        if not isinstance(self.hotwords, tuple) or not all(isinstance(each, Hotword) for each in self.hotwords):
-            raise DecodingError(f"hotwords: expected a tuple of Hotword, found {self.hotwords!r:.100}")
+        check_options(self)
         if self.hotwords:
             require_prefix_beam("hotwords", self.mode)
-        if self.lm_weight is not None:
-            in_range("lm_weight", self.lm_weight, 0, math.inf)
-        if self.length_bonus is not None:
-            in_range("length_bonus", self.length_bonus, -math.inf, math.inf)
-        if self.oov_penalty is not None:
-            in_range("oov_penalty", self.oov_penalty, 0, math.inf)
         if self.lm_weight or self.length_bonus or self.oov_penalty:
             require_prefix_beam("a language model", self.mode)
-        at_least("beam_size", self.beam_size, 1)
-        if self.ctc_weight is not None:
-            in_range("ctc_weight", self.ctc_weight, 0, math.inf)
-        if self.attention_beam is not None:
-            at_least("attention_beam", self.attention_beam, 0)
-        if not isinstance(self.reencode, bool | None):
-            raise DecodingError(f"reencode: expected True, False or None, found {self.reencode!r}")
         if self.reencode and self.mode != "attention_rescoring":
-            raise DecodingError(f"reencode: {self.mode} has no second pass; use attention_rescoring")
-        if self.reverse_weight is not None:
-            in_range("reverse_weight", self.reverse_weight, 0, 1)
+            raise DecodingError(f"reencode: {self.mode} has no second pass, only attention_rescoring does")
 
 
 @dataclass(frozen=True, kw_only=True)
 class OfflineSearchOptions(SearchOptions):
-    """Options of recordings alone: the attention mode needs the end of the audio."""
+    """Adds the options of attention mode, which needs the end of the recording."""
 
-    max_length: int | None = None
-    """Attention: the most decoder steps, including eos; None: the number of encoder frames."""
-    length_penalty: float = 0.0
-    """Attention: scores are divided by (tokens + 1) to this power before ranking; 0: unchanged."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.max_length is not None:
-            at_least("max_length", self.max_length, 1)
-        in_range("length_penalty", self.length_penalty, -math.inf, math.inf)
+    max_length: Annotated[
+        int | None,
+        Option(
+            "Attention mode: most decoder steps, including the one for the end.",
+            none="the number of encoder frames",
+            low=1,
+            unit="tokens",
+            flag=None,
+        ),
+    ] = None
+    length_penalty: Annotated[
+        float, Option("Attention mode: scores are divided by (tokens + 1) to this power. 0: unchanged.", flag=None)
+    ] = 0.0
 
 
 def require_prefix_beam(what: str, mode: Mode) -> None:
-    """Raise DecodingError for a mode without a prefix beam, which `what` needs."""
+    """Raise DecodingError for a mode without a prefix beam, to whose scores `what` could add."""
     if mode not in STREAMING_MODES:
-        raise DecodingError(f"mode: {mode} does not support {what}; use {' or '.join(STREAMING_MODES)}")
-
-
-def at_least(name: str, value: int, least: int) -> None:
-    """Raise DecodingError unless the value is a whole number of at least `least`."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise DecodingError(f"{name}: expected a whole number of at least {least}, found {value!r}")
-
-
-def in_range(name: str, value: float, least: float, most: float) -> None:
-    """Raise DecodingError unless the value is a finite number from `least` to `most`."""
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
-        raise DecodingError(f"{name}: expected a finite number, found {value!r}")
-    if not least <= value <= most:
-        bounds = f"at least {least}" if most == math.inf else f"from {least} to {most}"
-        raise DecodingError(f"{name}: expected a number {bounds}, found {value!r}")
+        raise DecodingError(f"mode: {mode} doesn't use {what}, only {' and '.join(STREAMING_MODES)} do")

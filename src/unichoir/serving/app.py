@@ -1,13 +1,14 @@
-"""The application: routes, the engine's life, the page."""
+"""The application: routes, start and stop of the engine, the web page."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import TypeAlias, cast
 
 import numpy as np
 from fastapi import FastAPI, WebSocket
-from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.datastructures import MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
@@ -36,10 +37,14 @@ PAGE_HEADERS = {
     "Permissions-Policy": "microphone=(self), camera=(), geolocation=()",
     "Cache-Control": "no-cache",
 }
+DESCRIPTION = """Two WebSockets are not part of this description: `/` speaks WeNet's protocol, `/v1/realtime` the
+transcription events of OpenAI's realtime API. If the server has an API key, requests below `/v1/` need the header
+`Authorization: Bearer KEY`."""
+Lifespan: TypeAlias = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
 def create_app(recognizer: Recognizer, settings: Settings) -> FastAPI:
-    """The server of one model as an ASGI application. `app.state.engine` is there at once.
+    """Return the server of one model as an ASGI application, with `app.state.engine`.
 
     Raises DecodingError for a model that cannot stream, and ConfigError as `Engine` does.
     """
@@ -52,7 +57,7 @@ def create_app(recognizer: Recognizer, settings: Settings) -> FastAPI:
         yield
         await engine.stop()
 
-    app = FastAPI(title="unichoir", version=version("unichoir"), lifespan=lifespan, openapi_url=None)
+    app = make_api(lifespan)
     app.state.engine = engine
     add_error_handlers(app)
     app.add_middleware(Guard)
@@ -64,15 +69,30 @@ def create_app(recognizer: Recognizer, settings: Settings) -> FastAPI:
             allow_headers=["*"],
             expose_headers=["Retry-After", IGNORED_HEADER],
         )
+    return app
+
+
+def make_api(lifespan: Lifespan | None = None) -> FastAPI:
+    """Return the routes, described at `/openapi.json`. Requests need `app.state.engine`."""
+    app = FastAPI(
+        title="unichoir",
+        summary="Speech recognition: files, live audio, and metrics.",
+        description=DESCRIPTION,
+        version=version("unichoir"),
+        lifespan=lifespan,
+        # The pages of documentation would load scripts from elsewhere.
+        docs_url=None,
+        redoc_url=None,
+    )
     app.include_router(transcriptions)
     app.mount("/web", StaticFiles(directory=WEB))
-    _add_page_and_health(app, engine)
+    _add_page_and_health(app)
     _add_websockets(app)
     return app
 
 
 def warm_up(recognizer: Recognizer, settings: Settings) -> None:
-    """Recognise a second of noise, so that the first client does not wait for what is only done once."""
+    """Recognise a second of noise, to do the one-time work before the first client comes."""
     stream = recognizer.streams.create_stream(settings.streaming)
     noise = np.random.default_rng(0).normal(0, 0.01, recognizer.fbank_config.sample_rate).astype(np.float32)
     stream.accept_waveform(noise, recognizer.fbank_config.sample_rate)
@@ -83,13 +103,13 @@ def warm_up(recognizer: Recognizer, settings: Settings) -> None:
 
 
 class Guard:
-    """ASGI middleware: who may use the API, and headers for what a browser shows."""
+    """ASGI middleware: access to the API, and headers for browsers."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Only for HTTP; WebSockets are admitted where their sessions are."""
+        """Check HTTP requests. `serve_websocket` checks WebSockets."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -101,7 +121,7 @@ class Guard:
 
         application: ASGIApp = self.app
         names = {name for name, _ in scope["headers"]}
-        if {b"content-length", b"transfer-encoding"} <= names:  # a proxy before us may have believed the other one
+        if {b"content-length", b"transfer-encoding"} <= names:  # a proxy may have used the other one
             message = "a request has Content-Length or Transfer-Encoding, not both"
             application = ApiError(400, message, code="ambiguous_length").to_response()
         elif scope["path"].startswith("/v1/"):
@@ -114,30 +134,38 @@ class Guard:
         await application(scope, receive, send_with_headers)
 
 
-def _add_page_and_health(app: FastAPI, engine: Engine) -> None:
-    @app.get("/")
+def _add_page_and_health(app: FastAPI) -> None:
+    def engine() -> Engine:
+        return cast(Engine, app.state.engine)
+
+    def status(text: str, code: int = 200) -> JSONResponse:
+        return JSONResponse({"status": text}, code)
+
+    @app.get("/", summary="Page to try the server", response_class=HTMLResponse)
     async def page() -> Response:
+        """Return the page: a microphone, uploads, and transcripts."""
         return FileResponse(WEB / "index.html")
 
-    @app.get("/healthz")
+    @app.get("/healthz", summary="Liveness", responses={503: {"description": "The engine has stopped."}})
     async def healthz() -> Response:
-        if engine.is_alive:
-            return JSONResponse({"status": "ok"})
-        return JSONResponse({"status": "the engine has stopped"}, 503)
+        """Return 200 while the server works."""
+        return status("ok") if engine().is_alive else status("the engine has stopped", 503)
 
-    @app.get("/readyz")
+    @app.get("/readyz", summary="Readiness", responses={503: {"description": "Stopped, draining or busy."}})
     async def readyz() -> Response:
-        if not engine.is_alive:
-            return JSONResponse({"status": "the engine has stopped"}, 503)
-        if engine.is_draining:
-            return JSONResponse({"status": "draining"}, 503)
-        if len(engine.sessions) >= engine.settings.max_sessions:
-            return JSONResponse({"status": "busy"}, 503)
-        return JSONResponse({"status": "ready"})
+        """Return 200 while the server takes new sessions."""
+        if not engine().is_alive:
+            return status("the engine has stopped", 503)
+        if engine().is_draining:
+            return status("draining", 503)
+        if len(engine().sessions) >= engine().settings.max_sessions:
+            return status("busy", 503)
+        return status("ready")
 
-    @app.get("/metrics")
+    @app.get("/metrics", summary="Metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
-        return Response(engine.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+        """Return the metrics in Prometheus's text format."""
+        return Response(engine().metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
 
 def _add_websockets(app: FastAPI) -> None:

@@ -1,4 +1,4 @@
-"""Threads for what takes longer than a chunk: final results of live sessions, pieces of recordings."""
+"""Threads for work that takes longer than a chunk: final results of live sessions, and pieces of recordings."""
 
 import threading
 import time
@@ -6,20 +6,22 @@ from collections import deque
 from collections.abc import Callable
 
 NUM_THREADS = 2
-"""The end of a long utterance must not hold up that of a short one."""
+"""With two threads, a long utterance doesn't delay the final result of a short one."""
 PIECE_INTERVAL = 1.0
-"""Seconds after which a recording goes on by a piece even while final results wait."""
+"""Seconds after which a piece of a recording has priority over final results."""
 
 Task = Callable[[], None]
-"""Must not raise: what it raises ends its thread."""
+"""Must not raise an exception, which would end the thread."""
 
 
 class Background:
-    """Does tasks in the order in which they come, final results before pieces of recordings. Of pieces only one at a
-    time, so that recordings never hold up all threads. Tasks may be added from any thread."""
+    """Runs tasks in the order of their arrival, final results before pieces of recordings.
+
+    Only one piece runs at a time, so recordings never occupy all threads. You can add tasks from any thread.
+    """
 
     def __init__(self, on_death: Callable[[BaseException], None]) -> None:
-        """on_death: called in a thread that ends by an exception."""
+        """on_death: called in a thread that an exception has ended."""
         self._on_death = on_death
         self._finals: deque[Task] = deque()
         self._pieces: deque[Task] = deque()
@@ -37,7 +39,7 @@ class Background:
             thread.start()
 
     def stop(self) -> None:
-        """Stop the threads after what they are doing now, and wait for that; what waits is not done."""
+        """Stop the threads after their current tasks, and wait for them. Queued tasks are dropped."""
         with self._wake:
             self._stopping = True
             self._wake.notify_all()
@@ -45,13 +47,13 @@ class Background:
             thread.join()
 
     def add_final(self, task: Task) -> None:
-        """A final result: somebody has stopped speaking and waits."""
+        """Queue a final result, for which a speaker is waiting."""
         with self._wake:
             self._finals.append(task)
             self._wake.notify()
 
     def add_piece(self, task: Task) -> None:
-        """A piece of a recording."""
+        """Queue a piece of a recording."""
         with self._wake:
             self._pieces.append(task)
             self._wake.notify()

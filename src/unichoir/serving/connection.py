@@ -1,4 +1,4 @@
-"""What the two WebSocket protocols share: admission, time limits, reading and writing side by side, an orderly end."""
+"""The common part of the two WebSocket protocols: admission, limits, concurrent reading and writing, the end."""
 
 import contextlib
 import json
@@ -18,18 +18,30 @@ from unichoir.serving.session import Event, Failed, Session, SessionExpired
 from unichoir.transcript.results import StreamResult
 
 SEND_TIMEOUT = 20.0
-"""Seconds in which a client must take one message."""
+"""Seconds that a client has to take one message."""
 CLOSE_CODES = {"completed": 1000, "server_error": 1011}
-"""Of the WebSocket, by outcome; 1008 for what a client has done wrong."""
+"""WebSocket close codes by outcome; 1008 for the others, and 1001 instead of 1000 when the server stops."""
+OUTCOMES = {
+    "completed": "The session has ended. 1001 if the server is about to stop.",
+    "client_closed": "The client went away first.",
+    "invalid_request_error": "The client sent a message that the protocol doesn't allow, or audio that can't be used.",
+    "idle_timeout": "The client sent nothing for `--idle-timeout`.",
+    "session_expired": "The session had more audio than `--max-session-minutes`.",
+    "too_slow": "The client didn't read its results.",
+    "server_error": "The server failed. Its log says why.",
+}
+"""How sessions end, in metrics and logs."""
 
 
 class ProtocolError(UnichoirError):
-    """A message that the protocol does not allow and after which it cannot go on."""
+    """A message that the protocol doesn't allow. It ends the session."""
 
 
 def parse_json(text: str) -> Any:
-    """What a client has sent. Raises ValueError for what is no JSON, is nested too deeply, or has a character that is
-    none: half of a surrogate pair cannot be sent back."""
+    """Return the value of JSON text.
+
+    Raises ValueError for invalid JSON, deep nesting, and half of a surrogate pair, which cannot be sent back.
+    """
     try:
         value = json.loads(text)
         json.dumps(value, ensure_ascii=False).encode()
@@ -42,7 +54,7 @@ class Connection(ABC):
     """One WebSocket client and its live session."""
 
     protocol: ClassVar[str]
-    """As metrics and logs call it."""
+    """The name of the protocol in metrics and logs."""
 
     def __init__(self, websocket: WebSocket, engine: Engine, session: Session) -> None:
         self.websocket = websocket
@@ -52,22 +64,22 @@ class Connection(ABC):
 
     @abstractmethod
     async def greet(self) -> None:
-        """What is sent at once. Raises ProtocolError for a client that cannot be served."""
+        """Send the greeting. Raises ProtocolError for a client that cannot be served."""
 
     @abstractmethod
     async def receive(self, message: str | bytes) -> None:
-        """A message of the client. Raises ProtocolError for one that ends the session."""
+        """Handle a client's message. Raises ProtocolError for a message that ends the session."""
 
     @abstractmethod
     async def handle(self, event: Event) -> bool:
-        """Something that the engine has found; False when nothing may follow."""
+        """Handle an event of the engine. Return False after the last one."""
 
     @abstractmethod
     async def send_error(self, message: str, code: str) -> None:
-        """Tell the client why the session ends."""
+        """Send the reason why the session ends."""
 
     async def send(self, message: dict[str, Any]) -> None:
-        """One message as JSON. Raises WebSocketDisconnect when the client does not take it."""
+        """Send one message as JSON. Raises WebSocketDisconnect if the client doesn't take it."""
         with anyio.move_on_after(SEND_TIMEOUT) as scope:
             await self.websocket.send_text(json.dumps(message, ensure_ascii=False))
         if scope.cancelled_caught:
@@ -75,7 +87,7 @@ class Connection(ABC):
             raise WebSocketDisconnect(1008)
 
     async def run(self) -> None:
-        """From the greeting to the end."""
+        """Serve the client from the greeting to the end."""
         try:
             await self.greet()
         except ProtocolError as error:
@@ -87,7 +99,7 @@ class Connection(ABC):
             group.cancel_scope.cancel()
 
     async def _read(self) -> None:
-        """Messages until the client leaves, or does what ends the session."""
+        """Read messages until the client leaves or a message ends the session."""
         try:
             while True:
                 message = await self._next_message()
@@ -111,7 +123,7 @@ class Connection(ABC):
             raise ProtocolError(f"a message of {size} bytes is too long: this server takes {most} bytes in one")
 
     async def _next_message(self) -> MutableMapping[str, Any] | None:
-        """None after too long a silence. Who has ended the input may be silent until the results are there."""
+        """Return the next message; None after `idle_timeout`, unless the client has ended the input."""
         while True:
             with anyio.move_on_after(self.engine.settings.idle_timeout):
                 return await self.websocket.receive()
@@ -120,7 +132,7 @@ class Connection(ABC):
                 return None
 
     async def _write(self, scope: anyio.CancelScope) -> None:
-        """Events until the last one; then there is nothing left to read either."""
+        """Send events until the last one, then stop reading."""
         try:
             async for event in self.session.events():
                 if self.engine.settings.log_text and isinstance(event, StreamResult) and event.is_final:
@@ -140,7 +152,7 @@ class Connection(ABC):
 
 
 async def serve_websocket(kind: type[Connection], websocket: WebSocket) -> None:
-    """Admit a client, serve it to its end, and let go of everything it had."""
+    """Admit a client, serve it to the end, and release its resources."""
     engine: Engine = websocket.app.state.engine
     try:
         check_access(websocket, engine.settings)

@@ -1,9 +1,9 @@
 """The engine: one recogniser for all live sessions and all recordings, in several threads.
 
-The event loop only puts audio into inboxes and takes events out of mailboxes. The engine's thread takes what has
-arrived and steps all streams that have a chunk through the encoder together. What takes longer, the final results of
-utterances and the pieces of recordings, is done in others (`Background`). So a live session waits for one step of the
-others at most, and no computation ever holds up the event loop.
+The event loop only puts audio into inboxes and takes events out of mailboxes. The engine's thread takes the audio and
+steps all streams with a full chunk through the encoder together. Longer work runs in other threads (`Background`): the
+final results of utterances, and pieces of recordings. A live session therefore waits for at most one step of the other
+sessions, and computation never blocks the event loop.
 """
 
 import asyncio
@@ -33,20 +33,20 @@ from unichoir.transcript.segments import Segment
 DEATH = "the recogniser has stopped working: the server ends"
 SAMPLE_BYTES = 4
 PIECES_HELD = 8
-"""So many times the longest piece of a recording is in memory at most while it is cut into pieces."""
+"""Most copies of a recording's longest piece that are in memory while the recording is cut."""
 BLOCK_BYTES = 2 * MAX_CHANNELS * BLOCK_FRAMES * SAMPLE_BYTES
-"""Of a block as it comes from the decoder, and of its copy."""
+"""Size of a block from the decoder, and of its copy."""
 
 Blocks = Callable[[threading.Event], Iterable[Samples]]
-"""Gives the samples of a recording in blocks (N,), and stops with any exception when the event is set."""
+"""Yields the samples of a recording in blocks (N,), and raises an exception when the event is set."""
 
 
 class Busy(UnichoirError):
-    """There is no room for one more session or recording."""
+    """The server has no room for another session or recording."""
 
 
 class Draining(UnichoirError):
-    """The server is about to stop and takes nothing new."""
+    """The server is about to stop, and takes nothing new."""
 
 
 @dataclass(frozen=True)
@@ -55,34 +55,34 @@ class Piece:
 
     segment: Segment
     seconds: float
-    """Where it ends."""
+    """The end of the piece."""
 
 
 class _Job:
-    """A recording in work."""
+    """A recording that is being recognised."""
 
     def __init__(self) -> None:
         self.pieces: Iterator[tuple[Segment, float]] = iter(())
         self.results: asyncio.Queue[Piece | Exception | None] = asyncio.Queue()
         self.position = 0.0
         self.stop = threading.Event()
-        """Set when nobody waits for it."""
+        """Set when the results are no longer wanted."""
         self.ended = asyncio.Event()
-        """Set when no thread will touch it any more."""
+        """Set when no thread uses the job any more."""
         self.scorer: object = None
-        """What its searches need, held for them."""
+        """Keeps what the searches need alive."""
 
     def deliver(self, outcome: "Piece | Exception | None") -> None:
-        """What has become of its last task; all but a piece is the end."""
+        """Pass on the outcome of a task. Everything but a piece ends the job."""
         if not isinstance(outcome, Piece):
             self.ended.set()
         self.results.put_nowait(outcome)
 
 
 class Engine:
-    """Sessions and recordings of one server. All methods are for the thread of the event loop in which it started.
+    """The sessions and recordings of one server. Call all methods in the thread of the event loop that started it.
 
-    Raises ConfigError for settings by which a single recording may need more memory than all may have.
+    Raises ConfigError if a single recording may need more memory than the settings allow for all.
     """
 
     def __init__(self, recognizer: Recognizer, settings: Settings, metrics: Metrics) -> None:
@@ -93,9 +93,9 @@ class Engine:
         self.sessions: set[Session] = set()
         self.is_draining = False
         self.on_death: Callable[[], None] = lambda: None
-        """Called in the event loop when a thread has died: nothing is recognised any more."""
+        """Called in the event loop when a thread has died. Recognition has then stopped."""
         self.is_dead = False
-        """Whether a thread has ended by an exception."""
+        """Whether an exception has ended a thread."""
         self._jobs: set[_Job] = set()
         self._max_jobs = min(settings.max_waiting_uploads, settings.max_decoded_bytes // self._recording_bytes)
         if not self._max_jobs:
@@ -107,7 +107,7 @@ class Engine:
         self._wake = threading.Condition()
         self._arrived: dict[Session, None] = {}
         self._finished: deque[tuple[LiveStream, Exception | None]] = deque()
-        """Streams with the final result of their utterance."""
+        """Streams whose final result is ready."""
         self._stopping = False
         self._background = Background(self._die)
         metrics.sessions.set_function(lambda: len(self.sessions))
@@ -118,40 +118,40 @@ class Engine:
 
     @property
     def is_alive(self) -> bool:
-        """Whether all threads work."""
+        """Whether all threads are running."""
         return not self.is_dead and self._thread.is_alive()
 
     @property
     def is_idle(self) -> bool:
-        """Whether there is neither a session nor a recording."""
+        """Whether there are no sessions and no recordings."""
         return not self.sessions and not self._jobs
 
     @property
     def _recording_bytes(self) -> int:
-        """Of decoded audio that a recording in work has in memory at most."""
+        """Most memory for the decoded audio of one recording."""
         longest = self.settings.decoding.max_segment_seconds or math.inf
         num_samples = min(longest, self.settings.max_audio_seconds) * self.recognizer.fbank_config.sample_rate
         return round(PIECES_HELD * num_samples * SAMPLE_BYTES) + BLOCK_BYTES
 
     def start(self) -> None:
-        """Start the threads, for the running event loop."""
+        """Start the threads. Call this in the running event loop."""
         self._loop = asyncio.get_running_loop()
         self._thread.start()
         self._background.start()
 
     async def stop(self) -> None:
-        """Stop the threads after the block, piece or step that they are at; what is open gets nothing more."""
+        """Stop the threads after their current block, piece or step. Open sessions get nothing more."""
         self.abandon()
         with self._wake:
             self._stopping = True
             self._wake.notify()
         await asyncio.to_thread(self._thread.join)
         await asyncio.to_thread(self._background.stop)
-        for job in self._jobs:  # that were waiting for their turn
+        for job in self._jobs:  # jobs that were waiting
             job.ended.set()
 
     def open_session(self) -> Session:
-        """A new live session, with the server's own options. Raises Busy and Draining."""
+        """Open a live session with the server's options. Raises Busy and Draining."""
         self.check_draining()
         if len(self.sessions) >= self.settings.max_sessions:
             raise Busy(f"all {self.settings.max_sessions} sessions of this server are taken")
@@ -160,10 +160,10 @@ class Engine:
         return session
 
     async def transcribe(self, blocks: Blocks, options: DecodingOptions) -> AsyncGenerator[Piece, None]:
-        """Recognise a recording at the model's rate, piece by piece: so much of it is decoded at a time.
+        """Recognise a recording at the model's rate, decoding one piece at a time.
 
-        Leaving the loop abandons what is left, and takes until no thread reads from `blocks` any more. Raises Busy,
-        Draining, InvalidHotwords, what `blocks` raises, and UnichoirError for what cannot be recognised.
+        If you leave the loop, the rest is abandoned. Leaving waits until no thread reads from `blocks`. Raises Busy,
+        Draining, InvalidHotwords, what `blocks` raises, and UnichoirError if recognition fails.
         """
         self.check_draining()
         if len(self._jobs) >= self._max_jobs:
@@ -186,26 +186,26 @@ class Engine:
             self._jobs.discard(job)
 
     def drain(self) -> None:
-        """Take nothing new, and end the input of all open sessions: they get their last results."""
+        """Take nothing new, and end the input of all open sessions, which then get their last results."""
         self.is_draining = True
         for session in list(self.sessions):
             session.finish()
 
     def abandon(self) -> None:
-        """Give up all recordings, and tell their clients."""
+        """Abandon all recordings, and tell their clients."""
         for job in self._jobs:
             job.stop.set()
-            job.results.put_nowait(Draining("this server stops before the recording is done"))
+            job.results.put_nowait(Draining("this server stopped before the recording was done"))
 
     def check_draining(self) -> None:
-        """Raises Draining where nothing new is taken."""
+        """Raise Draining if the engine takes nothing new."""
         if self.is_dead:
             raise Draining(DEATH)
         if self.is_draining:
             raise Draining("this server is about to stop and takes nothing new")
 
     def _end_all(self) -> None:
-        """Nobody waits for a thread that has died."""
+        """End all sessions and recordings after a thread has died."""
         for job in self._jobs:
             job.deliver(UnichoirError(DEATH))
         for session in list(self.sessions):
@@ -240,7 +240,7 @@ class Engine:
             self._die(error)
 
     def _die(self, error: BaseException) -> None:
-        """A thread cannot go on, whatever it was: without it sessions would wait for ever."""
+        """Give up after an exception has ended a thread. Sessions would otherwise wait for ever."""
         self.is_dead = True
         log_failure("engine_died", error)
         self._call(self._end_all)
@@ -257,7 +257,7 @@ class Engine:
         return ready
 
     def _take(self, arrived: Iterable[Session]) -> None:
-        """Take what has arrived in the sessions."""
+        """Take audio and signals from the inboxes of these sessions."""
         for session in arrived:
             if session.is_over:
                 continue
@@ -268,7 +268,7 @@ class Engine:
         self._deliver([self._live[session] for session in arrived if session in self._live])
 
     def _begin(self, session: Session) -> LiveStream | None:
-        """None where it cannot begin, which the session is told."""
+        """Begin a session's stream. Return None, and tell the session, if that fails."""
         try:
             return LiveStream(self.recognizer, session)
         except Exception as error:
@@ -277,7 +277,7 @@ class Engine:
             return None
 
     def _take_finals(self, finished: Iterable[tuple[LiveStream, Exception | None]]) -> None:
-        """Take the final results that have been found, and go on with what follows in those streams."""
+        """Take the final results that are ready, and continue these streams."""
         lives = []
         for live, error in finished:
             if not live.is_over:
@@ -286,12 +286,12 @@ class Engine:
         self._deliver(lives)
 
     def _step(self, ready: list[LiveStream]) -> None:
-        """Go on by one chunk of each; those that come first now come last the next time."""
+        """Decode one chunk of each stream, and move these streams to the end of the queue."""
         start = time.perf_counter()
         heard_ms = sum(live.heard_ms for live in ready)
         try:
             self.recognizer.streams.decode_streams([live.stream for live in ready])
-        except Exception:  # because of one of them, perhaps: the others do not pay for it
+        except Exception:  # one of them may be the cause: try each alone
             for live in ready:
                 self._guarded(live, partial(self.recognizer.streams.decode_streams, [live.stream]))
         for live in ready:
@@ -305,7 +305,7 @@ class Engine:
         self._deliver(ready)
 
     def _guarded(self, live: LiveStream, action: Callable[[], None]) -> None:
-        """What fails for one session ends that session."""
+        """Call `action`. If it fails, only this session ends."""
         if live.is_over:
             return
         try:
@@ -314,7 +314,7 @@ class Engine:
             live.fail(_reason(error))
 
     def _deliver(self, lives: Iterable[LiveStream]) -> None:
-        """Hand the events of these to the event loop, have final results found, and let go of those that are over."""
+        """Pass events to the event loop, request final results, and drop streams that are over."""
         letters = []
         for live in lives:
             if live.awaits_final:
@@ -325,11 +325,11 @@ class Engine:
             if live.is_over:
                 live.session.is_over = True
                 self._live.pop(live.session, None)
-        if letters:  # each call wakes the event loop
+        if letters:  # a call wakes the event loop
             self._call(partial(_hand_over, letters))
 
     def _call(self, function: Callable[[], None]) -> None:
-        """Have the event loop call it. When the loop is closed there is no one left to hear of it."""
+        """Call `function` in the event loop, unless the loop is closed."""
         assert self._loop is not None
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(function)
@@ -337,12 +337,11 @@ class Engine:
     # What follows runs in the background.
 
     def _find_final(self, live: LiveStream) -> None:
-        """The final result of a stream whose utterance has ended; until the engine takes it, nothing else touches the
-        stream."""
+        """Find the final result of an utterance. Nothing else uses the stream until the engine takes the result."""
         start, error = time.perf_counter(), None
         try:
             if not live.is_over:
-                self.recognizer.streams.get_result(live.stream)  # which keeps it
+                self.recognizer.streams.get_result(live.stream)  # the stream keeps it
         except Exception as raised:
             error = raised
         self.metrics.compute_seconds.inc(time.perf_counter() - start)
@@ -351,7 +350,7 @@ class Engine:
             self._wake.notify()
 
     def _recognize_piece(self, job: _Job) -> None:
-        """Go on with one recording by one piece; the next piece is that of the next recording."""
+        """Recognise one piece of a recording, and queue the next piece behind those of other recordings."""
         start = time.perf_counter()
         outcome: Piece | Exception | None = None
         try:
@@ -369,12 +368,12 @@ class Engine:
         if isinstance(outcome, Piece):
             self._background.add_piece(partial(self._recognize_piece, job))
         else:
-            job.pieces = iter(())  # here, where nothing else uses what it has opened
+            job.pieces = iter(())  # close files here: no other thread uses them
         self._call(partial(job.deliver, outcome))
 
 
 def _reason(error: Exception) -> str:
-    """Why a session ends, in words for its client. What was not foreseen is for the logs."""
+    """Return the reason that the client gets. Details of unexpected errors go to the log."""
     if isinstance(error, UnichoirError):
         return str(error)
     log_failure("session_error", error)

@@ -1,4 +1,4 @@
-"""What has been recognised, in OpenAI's JSON."""
+"""Transcripts in OpenAI's JSON."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,32 +15,32 @@ WORD_START = "\u2581"
 
 @dataclass(frozen=True)
 class Recording:
-    """What has been recognised in a recording of so many seconds."""
+    """The pieces of a recognised recording, with its duration in seconds."""
 
     pieces: Sequence[Piece]
     duration: float
     warnings: Sequence[str] = ()
-    """What of it is missing."""
+    """Missing parts of the audio."""
 
     @property
     def transcript(self) -> Transcript:
-        """Of all pieces."""
+        """The transcript of all pieces."""
         return join_segments([piece.segment for piece in self.pieces], 1, round(self.duration * 1000))
 
 
 def logprob_dict(token: Token) -> dict[str, Any]:
-    """OpenAI's log probability of a token: that of its confidence. A token that begins a word has the space before."""
+    """Return OpenAI's log probability of a token, from its confidence. Tokens at word starts begin with a space."""
     text = token.text.replace(WORD_START, " ")
     return {"token": text, "logprob": log_probability(token), "bytes": list(text.encode())}
 
 
 def usage_dict(duration: float) -> dict[str, Any]:
-    """What a client is charged for: nothing here, but it may be of interest."""
+    """Return OpenAI's usage: the duration."""
     return {"type": "duration", "seconds": round(duration, 3)}
 
 
 def json_body(recording: Recording, parameters: Parameters) -> dict[str, Any]:
-    """OpenAI's `Transcription`."""
+    """Return OpenAI's `Transcription`."""
     transcript = recording.transcript
     body: dict[str, Any] = {"text": transcript.text, "usage": usage_dict(recording.duration)}
     body |= _warnings(recording.warnings)
@@ -50,11 +50,11 @@ def json_body(recording: Recording, parameters: Parameters) -> dict[str, Any]:
 
 
 def verbose_body(recording: Recording, parameters: Parameters, language: str, weights: float) -> dict[str, Any]:
-    """OpenAI's `TranscriptionVerbose`, with the task as their service has it.
+    """Return OpenAI's `TranscriptionVerbose`, with the task as in OpenAI's service.
 
-    Segments are the pieces in which something was said, from their first word to their last; as Whisper's `seek`, where
-    the piece begins in steps of 10 ms. `language` is what the model says or, where it has no tokens for
-    languages, `language`, which may be empty. weights: the sum of the weights in a score of rescoring, else 1.
+    Segments are the pieces with words, from the first word to the last. `seek`, as Whisper's, is the start of the piece
+    in steps of 10 ms. language: for models without language tokens; may be empty. weights: the sum of the weights in a
+    score of rescoring, else 1.
     """
     transcript = recording.transcript
     body: dict[str, Any] = {
@@ -65,7 +65,7 @@ def verbose_body(recording: Recording, parameters: Parameters, language: str, we
         "usage": usage_dict(recording.duration),
         **_warnings(recording.warnings),
     }
-    if "segment" in parameters.granularities:
+    if "segment" in parameters.timestamp_granularities:
         starts = [0.0, *(piece.seconds for piece in recording.pieces)]
         spoken = [
             (start, piece.segment)
@@ -75,13 +75,13 @@ def verbose_body(recording: Recording, parameters: Parameters, language: str, we
         body["segments"] = [
             _segment_dict(number, start, segment, weights) for number, (start, segment) in enumerate(spoken)
         ]
-    if "word" in parameters.granularities:
+    if "word" in parameters.timestamp_granularities:
         body["words"] = [word_dict(word) for word in transcript.words]
     return body
 
 
 def delta_event(delta: str, piece: Piece, duration: float, parameters: Parameters) -> dict[str, Any]:
-    """OpenAI's `TranscriptionTextDeltaEvent` for a piece, with how far it goes and, if asked for, its words."""
+    """Return OpenAI's `TranscriptionTextDeltaEvent` for a piece, with its end and, if included, its words."""
     event: dict[str, Any] = {
         "type": "transcript.text.delta",
         "delta": delta,
@@ -98,7 +98,7 @@ def delta_event(delta: str, piece: Piece, duration: float, parameters: Parameter
 def done_event(
     text: str, tokens: Sequence[Token], duration: float, parameters: Parameters, warnings: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """OpenAI's `TranscriptionTextDoneEvent`."""
+    """Return OpenAI's `TranscriptionTextDoneEvent`."""
     event: dict[str, Any] = {"type": "transcript.text.done", "text": text, "usage": usage_dict(duration)}
     event |= _warnings(warnings)
     if "logprobs" in parameters.include:
@@ -107,20 +107,20 @@ def done_event(
 
 
 def _warnings(warnings: Sequence[str]) -> dict[str, list[str]]:
-    """Ours; left out where there is nothing to say."""
+    """Return the key `warnings`, which OpenAI doesn't have, if there are any."""
     return {"warnings": list(warnings)} if warnings else {}
 
 
 def segment_text(segment: Segment) -> str:
-    """Of its best reading."""
+    """Return the text of the best reading."""
     return segment.nbest[0].text
 
 
 def _segment_dict(number: int, start: float, segment: Segment, weights: float) -> dict[str, Any]:
-    """OpenAI's segment for a piece that begins at `start`, in seconds.
+    """Return OpenAI's segment for a piece that begins at `start`, in seconds.
 
-    avg_logprob: the score for each token, that of the sentence's end among them. Rescoring adds `ctc_weight` times the
-    score of CTC to that of the decoders; the sum is divided by `weights`, which makes it a log probability again.
+    avg_logprob is the score per token, including the end of the sentence. Rescoring adds `ctc_weight` times the CTC
+    score to the decoders' score. Divided by `weights`, the sum is a log probability again.
     """
     best = segment.nbest[0]
     return segment_dict(

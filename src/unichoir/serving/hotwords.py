@@ -1,4 +1,4 @@
-"""Hotwords of clients: what they may ask for, and building what it takes beside the event loop and the engine."""
+"""Hotwords of clients: checks, and building of their graphs outside the event loop and the engine."""
 
 from functools import partial
 from typing import Any
@@ -14,21 +14,21 @@ from unichoir.search.scoring import PrefixScorer
 from unichoir.serving.settings import Settings
 
 MEAN_CHARACTERS = 20
-"""Of a phrase, over as many as a client may give: the memory of a graph grows with the characters."""
+"""Characters of a phrase, on average over a client's list. The memory of a graph grows with the characters."""
 MAX_PHRASE_BYTES = 4 * MEAN_CHARACTERS
-"""The same in UTF-8."""
+"""The same limit in bytes of UTF-8."""
 
 
 class InvalidHotwords(Exception):
-    """A list of phrases that is malformed, too long, or not to be written by the model; the message says which."""
+    """A list of phrases that is malformed, too long, or that the model cannot write."""
 
 
 def client_hotwords(phrases: Any, settings: Settings) -> tuple[Hotword, ...]:
-    """A client's list of phrases, which may end in a boost (` :2.5`). Raises InvalidHotwords."""
+    """Return a client's phrases, which may end in a boost (` :2.5`). Raises InvalidHotwords."""
     if not isinstance(phrases, (list, tuple)) or not all(isinstance(phrase, str) for phrase in phrases):
-        raise InvalidHotwords("a list of texts is expected")
+        raise InvalidHotwords("expected a list of texts")
     if len(phrases) > settings.max_hotwords:
-        raise InvalidHotwords(f"{len(phrases)} phrases, and this server takes at most {settings.max_hotwords}")
+        raise InvalidHotwords(f"{len(phrases)} phrases, this server takes at most {settings.max_hotwords}")
     if sum(map(len, phrases)) > (limit := MEAN_CHARACTERS * settings.max_hotwords):
         raise InvalidHotwords(f"more than the {limit} characters in all that this server takes")
     try:
@@ -38,14 +38,14 @@ def client_hotwords(phrases: Any, settings: Settings) -> tuple[Hotword, ...]:
 
 
 class Builder:
-    """Builds what searches with hotwords need: one list at a time, so that many clients do not slow down the engine."""
+    """Builds what searches with hotwords need. One list at a time, so many clients don't slow down the engine."""
 
     def __init__(self, recognizer: Recognizer) -> None:
         self._recognizer = recognizer
         self._limiter = anyio.CapacityLimiter(1)
 
     async def prepare(self, options: SearchOptions) -> PrefixScorer | None:
-        """The recogniser has what it needs for these options as long as somebody holds what this returns.
+        """Return what the recogniser needs for these options. Keep it as long as the options are in use.
 
         Raises InvalidHotwords.
         """

@@ -1,5 +1,4 @@
-"""Connections that do not wait for ever, nor are waited for, nor are too many. uvicorn has no limit on how long a
-request may take to arrive, on what waits for a client to read it, nor on connections that send nothing."""
+"""Limits of connections that uvicorn lacks: idle connections, slow requests, unread answers, and the number of them."""
 
 import asyncio
 import socket
@@ -14,35 +13,35 @@ from unichoir.errors import UnichoirError
 from unichoir.serving.logs import log_event
 
 REQUEST_TIMEOUT = 10.0
-"""Seconds between two looks at a connection; one without a request at both is closed."""
+"""Seconds between two checks of a connection. A connection that is idle at both is closed."""
 MAX_UNREAD_BYTES = 1 << 20
-"""Of answers that wait for a WebSocket client to read them."""
+"""Most bytes that wait for a WebSocket client to read them."""
 SPARE_FILES = 64
-"""Beside connections: models, logs, uploads on disk, the event loop's own."""
+"""Files that are not connections: models, logs, uploads on disk, the event loop's own."""
 TELL_SECONDS = 60.0
-"""Between two lines of the log that say that there are too many connections."""
+"""Seconds between two log lines about too many connections."""
 
 
 class ImpatientProtocol(H11Protocol):
-    """uvicorn's HTTP/1.1, but who connects has to say what for: at most `2 * REQUEST_TIMEOUT` seconds later."""
+    """uvicorn's HTTP/1.1 with a limit: a request must arrive within `2 * REQUEST_TIMEOUT` seconds."""
 
     _timer: asyncio.TimerHandle | None = None
     _idle_since: Any = None
-    """What `cycle`, uvicorn's request and response, was when there was none to wait for."""
+    """uvicorn's `cycle` (request and response) when the connection was last idle."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client has connected."""
+        """Start to check the new connection."""
         super().connection_made(transport)
         self._look(first=True)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client is gone."""
+        """Stop the checks."""
         if self._timer is not None:
             self._timer.cancel()
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
-        """The server ends and takes nothing new, so it does not wait for the rest of a request either."""
+        """Close the connection. A server that stops doesn't wait for the rest of a request."""
         super().shutdown()
         if self.cycle is not None and self.cycle.more_body and not self.cycle.response_started:
             self.transport.abort()
@@ -59,20 +58,19 @@ class ImpatientProtocol(H11Protocol):
 
 
 class BoundedWebSocket(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket, but a client that sends pings and never reads is disconnected: the answers wait in memory,
-    however many they are."""
+    """uvicorn's WebSocket with a limit: clients that send pings and never read the answers are disconnected."""
 
     def data_received(self, data: bytes) -> None:
-        """What a client has sent."""
+        """Handle data, and disconnect a client that doesn't read."""
         super().data_received(data)
         if self.transport.get_write_buffer_size() > MAX_UNREAD_BYTES:
             self.transport.abort()
 
 
 class Listener(socket.socket):
-    """A listening socket that closes what it accepts beyond a number of open files, and tells so once in a while.
+    """A listening socket that closes connections above a number of open files, and logs this from time to time.
 
-    However many connect, and whatever they do then, nothing else that the server opens fails. For asyncio's own loop.
+    The server can then open its other files, however many clients connect. For asyncio's own loop.
     """
 
     max_files: int | None = None
@@ -80,9 +78,9 @@ class Listener(socket.socket):
     _told: float | None = None
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """As asyncio calls it. Raises ConnectionAbortedError for one too many, which asyncio takes as it should."""
+        """Accept a connection. Raises ConnectionAbortedError above the limit, which asyncio ignores."""
         connection, address = super().accept()
-        # The system gives the lowest number that is free, so this counts all open files, handshakes of TLS among them.
+        # A new file gets the lowest free number, so this counts all open files, including TLS handshakes.
         if self.max_files is None or connection.fileno() < self.max_files:
             return connection, address
         connection.close()
@@ -93,7 +91,7 @@ class Listener(socket.socket):
 
 
 def listen(host: str, port: int) -> Listener:
-    """A socket that listens there. Raises UnichoirError for an address that cannot be listened at."""
+    """Return a listening socket. Raises UnichoirError if the address is in use or invalid."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.create_server((host, port), family=family, backlog=2048)
@@ -105,10 +103,9 @@ def listen(host: str, port: int) -> Listener:
 
 
 def most_files() -> int | None:
-    """How many files can be open for there still to be some for other things than connections. None: not known, on
-    Windows.
+    """Return how many files may be open with room left for files that are not connections. None on Windows: unknown.
 
-    Raises the limit of open files to what the process may have.
+    Raises the process's limit of open files to the highest value that the system allows.
     """
     if sys.platform == "win32":
         return None

@@ -1,4 +1,4 @@
-"""A live session as the engine's thread sees it: a stream of the recogniser, one after the other."""
+"""A live session in the engine's thread: streams of the recogniser, one after another."""
 
 from collections import deque
 
@@ -9,17 +9,17 @@ from unichoir.serving.session import Audio, Event, Failed, Item, Session, Signal
 
 
 class LiveStream:
-    """What has arrived in a session and what has been recognised of it."""
+    """The stream of a session: what has arrived, and what has been recognised."""
 
     def __init__(self, recognizer: Recognizer, session: Session) -> None:
         self.session = session
         self.events: list[Event] = []
-        """Not delivered yet."""
+        """Events that are not delivered yet."""
         self.is_over = False
-        """Nothing will follow."""
+        """Whether the session has ended."""
         self.awaits_final = False
-        """The utterance has ended, and nobody has been asked for its final result yet. Until that is taken the stream
-        stands still."""
+        """Whether the utterance has ended and its final result must be requested. The stream pauses until the result is
+        taken."""
         self.is_ready = False
         """Whether the stream had a chunk to encode when `look` was called."""
         self._recognizer = recognizer
@@ -27,21 +27,21 @@ class LiveStream:
         self._options = session.options
         self._closing: Signal | None = None
         self._is_waiting = False
-        """For the final result of an utterance."""
+        """Whether the stream waits for the final result of an utterance."""
         self._start_ms = 0.0
         self.stream = self._new_stream()
 
     @property
     def heard_ms(self) -> float:
-        """Up to where the session's audio has been recognised."""
+        """The end of the recognised audio, in ms of the session."""
         return self.stream.heard_ms
 
     def look(self) -> None:
-        """See whether the stream has a chunk to encode."""
+        """Check whether the stream has a chunk to encode."""
         self.is_ready = not self.is_over and self._recognizer.streams.is_ready(self.stream)
 
     def take(self) -> None:
-        """Take what has arrived. What comes while an utterance is not done that has ended waits until it is."""
+        """Take items from the inbox. They wait while the final result of an utterance is pending."""
         while self.session.inbox:
             item = self.session.inbox.popleft()
             self.is_over = self.is_over or item == "abandon"
@@ -49,20 +49,20 @@ class LiveStream:
         self._go_on()
 
     def collect(self) -> None:
-        """Take the partial result of a step. Where the utterance has ended, the final one has to be found first."""
+        """Take the partial result of a step, unless the utterance has ended: its final result must be found first."""
         if not self._has_ended:
             self.events.append(self._recognizer.streams.get_result(self.stream))
         self._go_on()
 
     def take_final(self) -> None:
-        """Take the final result of the utterance, which has been found, and go on with the next one."""
+        """Take the final result of the utterance, and go on with the next utterance."""
         self.events.append(self._recognizer.streams.get_result(self.stream))
         self._recognizer.streams.reset(self.stream)
         self._is_waiting = False
         self._go_on()
 
     def fail(self, message: str) -> None:
-        """The session cannot go on."""
+        """End the session with an error."""
         self.events.append(Failed(message))
         self.is_over = True
 
@@ -101,7 +101,7 @@ class LiveStream:
             self._closing = item
 
     def _end_stream(self, signal: Signal) -> None:
-        """A stream whose input has ended is recognised to its end; another takes its place."""
+        """Replace a stream that has been recognised to its end by a new one."""
         self._start_ms += self.stream.accepted_ms
         self.is_over = signal == "finish"
         self.events.append("ended" if self.is_over else "committed")

@@ -1,4 +1,4 @@
-"""Structured logs: a JSON object per line on standard error, without audio and without text unless asked for."""
+"""Structured logs: one JSON object per line on standard error, without audio and, by default, without text."""
 
 import json
 import logging
@@ -10,10 +10,10 @@ _logger = logging.getLogger("unichoir.serving")
 
 
 class JsonFormatter(logging.Formatter):
-    """One line per record."""
+    """Formats each record as one line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """`time`, `level`, `event` and the event's own fields."""
+        """Return `time`, `level`, `event` and the event's own fields as JSON."""
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -26,7 +26,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure_logs() -> None:
-    """Send the server's records, and warnings of what it is built of, to standard error."""
+    """Send the server's records, and warnings of its libraries, to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     handler.addFilter(_is_of_interest)
@@ -37,17 +37,17 @@ def configure_logs() -> None:
 
 
 def _is_of_interest(record: logging.LogRecord) -> bool:
-    if record.name == "unichoir.transcript.rewriting":  # names the text that it fails on
+    if record.name == "unichoir.transcript.rewriting":  # its message contains text
         record.msg, record.args = "written_form_failed", ()
-    # uvicorn takes a WebSocket that was answered by an HTTP error, as ours are, for one that was not answered.
+    # uvicorn reports WebSockets that we refuse with an HTTP error as unanswered.
     return record.getMessage() != "ASGI callable returned without completing handshake."
 
 
 def log_event(event: str, **fields: Any) -> None:
-    """Something that happened; fields are JSON values."""
+    """Log an event. fields: JSON values."""
     _logger.info(event, extra={"fields": fields})
 
 
 def log_failure(event: str, error: BaseException, **fields: Any) -> None:
-    """Something that should not have happened, with its traceback."""
+    """Log an unexpected error, with its traceback."""
     _logger.error(event, exc_info=error, extra={"fields": fields})

@@ -28,31 +28,53 @@ class Metrics:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
-        self.sessions = Gauge("unichoir_sessions", "Live sessions that are open", registry=registry)
+        self.sessions = Gauge("unichoir_sessions", "Open live sessions", registry=registry)
         self.sessions_ended = Counter(
-            "unichoir_sessions_ended", "Live sessions that have ended", ["protocol", "outcome"], registry=registry
+            "unichoir_sessions_ended",
+            "Live sessions that have ended, by WebSocket protocol and outcome",
+            ["protocol", "outcome"],
+            registry=registry,
         )
-        self.uploads = Gauge("unichoir_uploads", "Recordings in work or waiting", registry=registry)
-        self.refusals = Counter("unichoir_refusals", "Requests and sessions refused", ["reason"], registry=registry)
+        self.uploads = Gauge("unichoir_uploads", "Uploaded recordings that are recognised or wait", registry=registry)
+        self.refusals = Counter(
+            "unichoir_refusals",
+            "Refused requests and sessions, by the code of the error",
+            ["reason"],
+            registry=registry,
+        )
         self.queue_seconds = Gauge(
-            "unichoir_queue_seconds", "Audio of live sessions that waits to be recognised", registry=registry
+            "unichoir_queue_seconds",
+            "Audio of live sessions that waits to be recognised, in seconds",
+            registry=registry,
         )
         self.batch_size = Histogram(
-            "unichoir_batch_size", "Streams in one call of the encoder", buckets=BATCH_BUCKETS, registry=registry
+            "unichoir_batch_size",
+            "Streams that one call of the encoder computes together",
+            buckets=BATCH_BUCKETS,
+            registry=registry,
         )
         self.step_seconds = Histogram(
-            "unichoir_step_seconds", "Duration of one step over the streams", buckets=LATENCY_BUCKETS, registry=registry
+            "unichoir_step_seconds",
+            "Duration of one step of the engine over the live streams",
+            buckets=LATENCY_BUCKETS,
+            registry=registry,
         )
-        self.audio_seconds = Counter("unichoir_audio_seconds", "Audio recognised", registry=registry)
+        self.audio_seconds = Counter(
+            "unichoir_audio_seconds", "Audio that has been recognised, in seconds", registry=registry
+        )
         self.compute_seconds = Counter(
-            "unichoir_compute_seconds", "Time taken to recognise it; by audio: the real-time factor", registry=registry
+            "unichoir_compute_seconds",
+            "Time that recognition took. Divided by the audio: the real-time factor",
+            registry=registry,
         )
-        self.first_partial = self._latency("first_partial", "From the first word's audio to the first partial result")
+        self.first_partial = self._latency(
+            "first_partial", "Time from the audio of the first word to the first partial result"
+        )
         self.partial_lag = self._latency("partial_lag", "How far results are behind the audio that has arrived")
-        self.final_latency = self._latency("final_latency", "From the end of the input to the last final result")
-        tasks = Gauge("unichoir_tasks", "Tasks of the event loop", registry=registry)
+        self.final_latency = self._latency("final_latency", "Time from the end of the input to the last final result")
+        tasks = Gauge("unichoir_tasks", "Tasks in the event loop", registry=registry)
         tasks.set_function(lambda: len(asyncio.all_tasks()))
-        threads = Gauge("unichoir_threads", "Threads of Python", registry=registry)
+        threads = Gauge("unichoir_threads", "Python threads", registry=registry)
         threads.set_function(threading.active_count)
 
     def observe(self, latency: LatencyReport) -> None:

@@ -1,62 +1,76 @@
-"""What a client may choose about a transcription: OpenAI's parameters, of which none is ignored in silence."""
+"""Parameters of a transcription: OpenAI's. None is ignored silently."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, TypeVar, get_args
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from unichoir.search.hotwords import Hotword
+from unichoir.declaration import Option
+from unichoir.serving.choices import HTTP, InvalidChoice, choose, from_form, is_list
 from unichoir.serving.errors import ApiError, shown
-from unichoir.serving.hotwords import InvalidHotwords, client_hotwords
-from unichoir.serving.settings import Settings, UnknownLanguage
+from unichoir.serving.hotwords import InvalidHotwords
+from unichoir.serving.settings import Settings
 
 Format = Literal["json", "text", "verbose_json", "srt", "vtt"]
 Granularity = Literal["word", "segment"]
 Included = Literal["logprobs", "words"]
 Choice = TypeVar("Choice", bound=str)
 
-_LISTS = ("timestamp_granularities", "include", "keywords")
+_LISTS = ("timestamp_granularities", "include", *(name for name, option in HTTP.items() if is_list(option)))
 _UNSUPPORTED = {
     "languages": "only one can be chosen, by `language`",
     "known_speaker_names": "this model does not tell speakers apart",
     "known_speaker_references": "this model does not tell speakers apart",
 }
-_SCALARS = ("model", "language", "prompt", "response_format", "temperature", "stream", "chunking_strategy", "verbatim")
-NAMES = frozenset([*_SCALARS, *_LISTS, *_UNSUPPORTED])
-"""All that OpenAI's documentation lists, but for the file, and `verbatim`, which is ours."""
+OTHERS = {
+    "model": "A name of the model that this server has.",
+    "prompt": "Has no effect. The response names it in `X-Unichoir-Ignored`.",
+    "temperature": "A number from 0 to 2. Has no effect. The response names it in `X-Unichoir-Ignored` unless it is 0.",
+    "chunking_strategy": "Only `auto`: long audio is always cut at pauses.",
+}
+"""OpenAI's fields that choose nothing, and what they mean here."""
+_OWN = ("response_format", "timestamp_granularities", "stream", "include")
+NAMES = frozenset([*OTHERS, *_OWN, *HTTP, *_UNSUPPORTED])
+"""The fields of a form, except the file: all that OpenAI's documentation lists, and our own."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parameters:
-    """Of one request, checked."""
+    """The checked parameters of one request."""
 
-    response_format: Format = "json"
-    granularities: frozenset[Granularity] = frozenset(("segment",))
-    stream: bool = False
-    include: frozenset[Included] = frozenset()
-    hotwords: tuple[Hotword, ...] | None = None
-    """OpenAI's `keywords`; None: the server's own."""
-    language: str | None = None
-    """The only one to recognise; None: as the server says."""
-    verbatim: bool | None = None
-    """Whether to leave the bare words; None: as the server says."""
+    response_format: Annotated[Format, Option("What the response is.")] = "json"
+    timestamp_granularities: Annotated[
+        frozenset[Granularity], Option("What has times, with `response_format=verbose_json`.")
+    ] = frozenset(("segment",))
+    stream: Annotated[
+        bool, Option("Send server-sent events while the file is recognised, with `response_format=json`.")
+    ] = False
+    include: Annotated[
+        frozenset[Included],
+        Option("`logprobs`: tokens with log probabilities, with `response_format=json`. `words`: with `stream=true`."),
+    ] = frozenset()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of DecodingOptions that the client chose in place of the server's."""
     ignored: tuple[str, ...] = ()
-    """Parameters that clients send by default and that have no effect here; the answer names them."""
+    """Parameters without effect that clients send by default. The response names them."""
 
 
 def parse_parameters(fields: Mapping[str, Sequence[str]], settings: Settings) -> Parameters:
-    """The parameters of a form's fields, by name all their values.
+    """Return the parameters that a form's fields stand for. Each name has all of its values.
 
-    An empty language or prompt is none. Raises ApiError naming the parameter: 404 for another model, else 400.
+    An empty language or prompt counts as none. Raises ApiError naming the parameter: 404 for another model, else 400.
     """
     scalars, lists = _sorted_out(fields)
     model = scalars.get("model")
     if model is None:
         raise ApiError(400, "model: missing", code="missing_required_parameter", param="model")
     check_model(model, settings)
+    given = {name: [scalars[name]] for name in HTTP if name in scalars} | {
+        name: values for name, values in lists.items() if name in HTTP
+    }
     try:
-        language = settings.choose_language(scalars.get("language", ""))
-    except UnknownLanguage as error:
-        raise _unsupported("language", f"{shown(scalars['language'])}: {error}") from None
+        options = choose({name: from_form(HTTP[name], values) for name, values in given.items()}, HTTP, settings)
+    except InvalidChoice as error:
+        raise ApiError(400, f"{error.name}: {error}", code=error.code, param=error.name) from None
     if scalars.get("chunking_strategy", "auto") != "auto":
         raise _unsupported("chunking_strategy", "long audio is always cut at pauses, which is what auto means here")
     ignored = ["prompt"] if scalars.get("prompt") else []
@@ -66,15 +80,13 @@ def parse_parameters(fields: Mapping[str, Sequence[str]], settings: Settings) ->
         raise _unsupported("response_format", "diarized_json: this model does not tell speakers apart")
     parameters = Parameters(
         response_format=_one_of("response_format", response_format, get_args(Format)),
-        granularities=frozenset(
+        timestamp_granularities=frozenset(
             _one_of("timestamp_granularities", value, get_args(Granularity))
             for value in lists.get("timestamp_granularities", ["segment"])
         ),
         stream=_truth("stream", scalars.get("stream", "false")),
         include=frozenset(_one_of("include", value, get_args(Included)) for value in lists.get("include", [])),
-        hotwords=_hotwords(lists["keywords"], settings) if "keywords" in lists else None,
-        language=language,
-        verbatim=_truth("verbatim", scalars["verbatim"]) if "verbatim" in scalars else None,
+        options=options,
         ignored=tuple(ignored),
     )
     _check_together(parameters, has_granularities="timestamp_granularities" in lists)
@@ -82,7 +94,7 @@ def parse_parameters(fields: Mapping[str, Sequence[str]], settings: Settings) ->
 
 
 def check_model(name: str, settings: Settings) -> None:
-    """Raises ApiError, 404, for a model that is not here."""
+    """Raise ApiError 404 for a model that this server doesn't have."""
     if name not in settings.model_names:
         message = f"model: there is no {shown(name)!r} here, only {settings.model_name!r}"
         raise ApiError(404, message, code="model_not_found", param="model")
@@ -91,34 +103,27 @@ def check_model(name: str, settings: Settings) -> None:
 def _sorted_out(fields: Mapping[str, Sequence[str]]) -> tuple[dict[str, str], dict[str, list[str]]]:
     scalars: dict[str, str] = {}
     lists: dict[str, list[str]] = {}
-    for field, values in fields.items():
-        name, bracket, _ = field.partition("[")
+    for full, values in fields.items():
+        name, bracket, _ = full.partition("[")
         if name in _UNSUPPORTED:
             raise _unsupported(name, _UNSUPPORTED[name])
-        if name in _LISTS and field in (name, f"{name}[]"):
+        if name in _LISTS and full in (name, f"{name}[]"):
             lists.setdefault(name, []).extend(values)
         elif name == "chunking_strategy" and bracket:
             raise _unsupported(name, "long audio is always cut at pauses, about which nothing can be chosen")
         elif bracket:
-            param = shown(field)
-            raise ApiError(400, f"{param}: there is no such parameter", code="unknown_parameter", param=param)
+            param = shown(full)
+            raise ApiError(400, f"{param}: unknown parameter", code="unknown_parameter", param=param)
         elif len(values) > 1:
-            raise ApiError(400, f"{name}: there may be one only", code="duplicate_parameter", param=name)
+            raise ApiError(400, f"{name}: expected only one", code="duplicate_parameter", param=name)
         else:
             scalars[name] = values[0]
     return scalars, lists
 
 
 def invalid_keywords(error: InvalidHotwords) -> ApiError:
-    """What is answered to them."""
+    """Return the response to phrases that cannot be used."""
     return ApiError(400, f"keywords: {error}", code="invalid_value", param="keywords")
-
-
-def _hotwords(phrases: list[str], settings: Settings) -> tuple[Hotword, ...]:
-    try:
-        return client_hotwords(phrases, settings)
-    except InvalidHotwords as error:
-        raise invalid_keywords(error) from None
 
 
 def _temperature(text: str) -> float:

@@ -18,11 +18,31 @@ from unichoir.transcript.formats import word_dict
 from unichoir.transcript.results import StreamResult
 
 TRANSCRIPTION = "conversation.item.input_audio_transcription"
+CLIENT_EVENTS = {
+    "session.update": "Changes the `session`. Answered by `session.updated`.",
+    "input_audio_buffer.append": "Audio: `audio` is base64 of the session's format.",
+    "input_audio_buffer.commit": "Ends the utterance here.",
+    "input_audio_buffer.clear": "Drops the audio since the last utterance.",
+}
+SERVER_EVENTS = {
+    "session.created": "The first event, with the `session`.",
+    "session.updated": "The `session` after a change.",
+    "input_audio_buffer.speech_started": "An utterance starts at `audio_start_ms`. With turn detection only.",
+    "input_audio_buffer.speech_stopped": "The utterance has ended at `audio_end_ms`. With turn detection only.",
+    "input_audio_buffer.committed": "The utterance is complete: `item_id`, `previous_item_id`.",
+    "input_audio_buffer.cleared": "The response to `input_audio_buffer.clear`.",
+    "conversation.item.added": "The `item` of the utterance.",
+    "conversation.item.done": "The same `item`, complete.",
+    f"{TRANSCRIPTION}.delta": "Text to append to the transcript of `item_id`. Shown text never changes.",
+    f"{TRANSCRIPTION}.partial": "The `transcript` so far, which may change. Only if included.",
+    f"{TRANSCRIPTION}.completed": "The final `transcript` with `usage` and, if included, `words` and `logprobs`.",
+    "error": "An `error` with `type`, `code`, `message`, `param` and the `event_id` of the client's event.",
+}
 Handler: TypeAlias = Callable[[dict[str, Any]], Coroutine[Any, Any, None]]
 
 
 class InvalidEvent(Exception):
-    """An event that is refused while the session goes on."""
+    """An event that is refused. The session goes on."""
 
     def __init__(self, code: str, message: str, param: str | None = None) -> None:
         super().__init__(message)
@@ -30,7 +50,7 @@ class InvalidEvent(Exception):
 
 
 class Item:
-    """An utterance, or what a client commits as one, in the making."""
+    """An utterance in progress, or what a client commits as one."""
 
     def __init__(self) -> None:
         self.id = f"item_{uuid.uuid4().hex[:20]}"
@@ -41,17 +61,17 @@ class Item:
 
     @property
     def transcript(self) -> str:
-        """Of its final results."""
+        """The text of the final results."""
         return canonical_text(" ".join(result.text for result in self.finals))
 
     def text_with(self, partial: StreamResult) -> str:
-        """The transcript so far, what may still change included."""
+        """Return the transcript so far, including text that may still change."""
         return canonical_text(f"{self.transcript} {partial.text}")
 
     def stable_delta(self, text: str) -> str:
-        """What can be shown for good of a text that may still change: words that two results in a row have in common.
+        """Return new text that will not change: words that two consecutive results have in common.
 
-        The last word is not among them: it may be the beginning of a longer one.
+        The last word is left out, because it may be the beginning of a longer word.
         """
         words, before = split_words(text), self._before
         self._before = words
@@ -61,7 +81,7 @@ class Item:
         return self._delta(canonical_text(" ".join(words[:same])))
 
     def last_delta(self) -> str:
-        """The rest of the transcript, unless something else has been shown of it."""
+        """Return the rest of the transcript, if what was shown is its beginning."""
         return self._delta(self.transcript)
 
     def _delta(self, text: str) -> str:
@@ -72,7 +92,7 @@ class Item:
 
 
 class RealtimeConnection(Connection):
-    """One client: its configuration and the item that is being transcribed."""
+    """One client: its configuration and its current item."""
 
     protocol = "realtime"
 
@@ -92,7 +112,7 @@ class RealtimeConnection(Connection):
         }
 
     async def greet(self) -> None:
-        """`session.created`. Raises ProtocolError for a model that is not here."""
+        """Send `session.created`. Raises ProtocolError for another model than the server's."""
         model = self.websocket.query_params.get("model")
         names = self.engine.settings.model_names
         if model is not None and model not in names:
@@ -103,7 +123,7 @@ class RealtimeConnection(Connection):
         await self._send("session.created", session=self._session())
 
     async def receive(self, message: str | bytes) -> None:
-        """An event of the client; one that is refused is answered by `error`, and the session goes on."""
+        """Handle a client's event. Invalid events return `error`, and the session goes on."""
         event: Any = None
         try:
             if isinstance(message, bytes):
@@ -123,7 +143,7 @@ class RealtimeConnection(Connection):
             await self._error(str(error), error.code, error.param, event_id if isinstance(event_id, str) else None)
 
     async def handle(self, event: Event) -> bool:
-        """Results as they are found."""
+        """Send results as they come."""
         if isinstance(event, StreamResult):
             if event.is_final:
                 await self._final(event)
@@ -140,11 +160,11 @@ class RealtimeConnection(Connection):
         return event != "ended"
 
     async def send_error(self, message: str, code: str) -> None:
-        """`error`, the last event of a session."""
+        """Send `error`, the last event of a session."""
         kind = "invalid_request_error" if code != "server_error" else "server_error"
         await self._error(message, code, None, None, kind)
 
-    # What clients send.
+    # Events of clients.
 
     async def _update(self, event: dict[str, Any]) -> None:
         try:
@@ -157,7 +177,7 @@ class RealtimeConnection(Connection):
         except InvalidHotwords as error:
             raise InvalidEvent("invalid_value", f"{KEYWORDS}: {error}", KEYWORDS) from None
         if options != self.session.options:
-            if self._has_uncommitted:  # options are those of a stream: another begins
+            if self._has_uncommitted:  # options belong to a stream, so another one begins
                 self._end_item()
             self.session.configure(options)
             self.session.scorer = scorer
@@ -192,7 +212,7 @@ class RealtimeConnection(Connection):
         self._num_commits += 1
         self.session.commit()
 
-    # What is sent to them.
+    # Events of the server.
 
     async def _partial(self, result: StreamResult) -> None:
         await self._announce(result)
@@ -202,7 +222,7 @@ class RealtimeConnection(Connection):
         await self._send_delta(self._item.stable_delta(text))
 
     async def _final(self, result: StreamResult) -> None:
-        """Belongs to what the client commits, where it does; else it is an item of its own if anything was said."""
+        """Add a final result to the item that the client commits, or make it an item of its own if it has words."""
         if result.text:
             await self._announce(result)
         self._item.finals.append(result)
@@ -217,14 +237,14 @@ class RealtimeConnection(Connection):
         if detection is None or self._item.is_announced:
             return
         self._item.is_announced = True
-        # The first words are in the last chunk that was heard, or their times are known.
+        # Without times of words, the first word is in the last chunk.
         chunk_ms = round(self.engine.recognizer.reader.clock.step_ms * self.session.options.chunk_size)
         first_ms = result.words[0].start_ms if result.words else result.end_ms - chunk_ms
         start_ms = max(result.start_ms, first_ms - detection.prefix_padding_ms)
         await self._send("input_audio_buffer.speech_started", audio_start_ms=start_ms, item_id=self._item.id)
 
     async def _complete(self) -> None:
-        """Everything that is known of the item; the next one begins."""
+        """Send the events of a complete item, and begin the next one."""
         item, previous = self._item, self._last_id
         self._item, self._last_id = Item(), item.id
         finals = item.finals

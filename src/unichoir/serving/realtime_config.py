@@ -1,23 +1,29 @@
 """The configuration of a realtime transcription session, as OpenAI's `session.update` changes it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
 
+from unichoir.declaration import Option, declared
 from unichoir.errors import DecodingError
 from unichoir.recognition.options import EndpointRules, StreamingOptions
-from unichoir.search.hotwords import parse_hotwords
-from unichoir.serving.hotwords import InvalidHotwords, client_hotwords
-from unichoir.serving.settings import Settings, UnknownLanguage
+from unichoir.serving.choices import HTTP, InvalidChoice, choose
+from unichoir.serving.settings import Settings
 
 PREFIX = "item.input_audio_transcription."
 WORDS, PARTIAL, LOGPROBS = f"{PREFIX}words", f"{PREFIX}partial", f"{PREFIX}logprobs"
-"""What can be included in events; the first two are extensions of ours."""
+INCLUDED = {
+    WORDS: "Words with times in seconds, in `completed`. Not part of OpenAI's API.",
+    PARTIAL: "Events `partial`. Not part of OpenAI's API.",
+    LOGPROBS: "Tokens with log probabilities, in `completed`.",
+}
+"""What clients can ask to be included in events."""
 SAMPLE_RATES = (16000, 24000)
 KEYWORDS = "session.audio.input.transcription.keywords"
 
 
 class InvalidUpdate(Exception):
-    """A configuration that is malformed or that the server cannot fulfil; `param` is the path of the field."""
+    """A configuration that is malformed or unsupported. param: the path of the field."""
 
     def __init__(self, param: str, message: str) -> None:
         super().__init__(f"{param}: {message}")
@@ -28,33 +34,36 @@ class InvalidUpdate(Exception):
 class TurnDetection:
     """OpenAI's `server_vad`: the server finds the ends of utterances."""
 
-    threshold: float = 0.2
-    """A frame is speech where the probability of anything but blank reaches this."""
-    prefix_padding_ms: int = 300
-    """How long before the first word an utterance is said to start."""
-    silence_duration_ms: int = 1000
+    threshold: Annotated[
+        float,
+        Option("A frame is speech if the probability of anything but blank reaches this.", low=0, high=1),
+    ] = 0.2
+    prefix_padding_ms: Annotated[
+        int, Option("How long before its first word an utterance starts.", low=0, high=10_000, unit="ms")
+    ] = 300
+    silence_duration_ms: Annotated[int, Option("Silence that ends an utterance.", low=40, high=60_000, unit="ms")] = (
+        1000
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class RealtimeConfig:
-    """What is in force in one session."""
+    """The configuration of one session."""
 
     model: str
     language: str = ""
     sample_rate: int = 24000
     turn_detection: TurnDetection | None = field(default_factory=TurnDetection)
-    """None: the client ends utterances by `input_audio_buffer.commit`."""
+    """None: the client ends utterances with `input_audio_buffer.commit`."""
     include: tuple[str, ...] = ()
-    restriction: str | None = None
-    """The only language to recognise, of several; None: as the server says."""
-    keywords: tuple[str, ...] | None = None
-    """Phrases to expect, with their boosts; None: the server's own."""
-    verbatim: bool | None = None
-    """Whether to leave the bare words, an extension of ours; None: as the server says."""
+    choices: Mapping[str, Any] = field(default_factory=dict)
+    """The client's choices, by the client's names, as they came."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """The same choices as fields of StreamingOptions."""
 
     @classmethod
     def of(cls, settings: Settings) -> "RealtimeConfig":
-        """That of a session that has changed nothing."""
+        """Return the configuration of a new session."""
         rules, detection = settings.streaming.endpoint, None
         if rules and rules.silence_after_speech is not None:
             silence_ms = round(1000 * rules.silence_after_speech)
@@ -63,7 +72,7 @@ class RealtimeConfig:
         return cls(model=settings.model_name, language=settings.language, turn_detection=detection)
 
     def streaming_options(self, base: StreamingOptions) -> StreamingOptions:
-        """For the recogniser. Raises InvalidUpdate for a turn detection out of its range, and for keywords."""
+        """Return the recogniser's options. Raises InvalidUpdate for a turn detection out of range."""
         rules, detection = base.endpoint or EndpointRules(), self.turn_detection
         try:
             if detection is None:
@@ -73,18 +82,13 @@ class RealtimeConfig:
                 rules = replace(rules, silence_after_speech=silence, blank_threshold=1 - detection.threshold)
         except DecodingError as error:
             raise InvalidUpdate("session.audio.input.turn_detection", str(error)) from None
-        options = replace(base, endpoint=rules, language=self.restriction or base.language)
-        if self.verbatim is not None:
-            options = replace(options, verbatim=self.verbatim)
-        return options if self.keywords is None else replace(options, hotwords=parse_hotwords(self.keywords))
+        return replace(base, endpoint=rules, **self.options)
 
     def to_dict(self) -> dict[str, Any]:
-        """As `session` in events."""
-        transcription: dict[str, Any] = {"model": self.model, **({"language": self.language} if self.language else {})}
-        if self.keywords is not None:
-            transcription["keywords"] = list(self.keywords)
-        if self.verbatim is not None:
-            transcription["verbatim"] = self.verbatim
+        """Return the `session` of events."""
+        language = self.options.get("language") or self.language
+        chosen = {name: value for name, value in self.choices.items() if value is not None and name != "language"}
+        transcription = {"model": self.model, **({"language": language} if language else {}), **chosen}
         detection = self.turn_detection
         audio = {
             "format": {"type": "audio/pcm", "rate": self.sample_rate},
@@ -95,7 +99,7 @@ class RealtimeConfig:
         return {"type": "transcription", "audio": {"input": audio}, "include": list(self.include)}
 
     def updated(self, session: Any, settings: Settings, has_audio: bool) -> "RealtimeConfig":
-        """With what a `session.update` changes; only what is present does. Raises InvalidUpdate."""
+        """Return the configuration after a `session.update`. Missing keys change nothing. Raises InvalidUpdate."""
         fields = _Fields(session, "session", {"type", "audio", "include", "id", "object", "expires_at"})
         if fields.get("type", "transcription") != "transcription":
             raise InvalidUpdate("session.type", "only 'transcription' is offered here")
@@ -121,36 +125,22 @@ class RealtimeConfig:
 
     def _with_transcription(self, value: Any, settings: Settings) -> "RealtimeConfig":
         where = "session.audio.input.transcription"
-        given = _Fields(value, where, {"model", "language", "prompt", "keywords", "verbatim"})
-        model = given.get("model", self.model)
+        fields = _Fields(value, where, {"model", "prompt", *HTTP})
+        model = fields.get("model", self.model)
         if model not in settings.model_names:
             raise InvalidUpdate(f"{where}.model", f"there is no such model; this server has {settings.model_name}")
-        restriction, wanted = self.restriction, given.get("language")
-        if wanted is not None:
-            try:
-                restriction = settings.choose_language(str(wanted))
-            except UnknownLanguage as error:
-                raise InvalidUpdate(f"{where}.language", str(error)) from None
-        if given.get("prompt"):
+        if fields.get("prompt"):
             raise InvalidUpdate(f"{where}.prompt", "not offered; leave it out")
-        keywords = self.keywords
-        if "keywords" in given.values:
-            keywords = given.values["keywords"]
-            try:
-                keywords = None if keywords is None else tuple(keywords) if client_hotwords(keywords, settings) else ()
-            except InvalidHotwords as error:
-                raise InvalidUpdate(KEYWORDS, str(error)) from None
-        verbatim = given.get("verbatim", self.verbatim)
-        if verbatim is not None and not isinstance(verbatim, bool):
-            raise InvalidUpdate(f"{where}.verbatim", "true or false is expected")
-        language = restriction or settings.language
-        return replace(
-            self, model=model, language=language, restriction=restriction, keywords=keywords, verbatim=verbatim
-        )
+        choices = {**self.choices, **{name: fields.values[name] for name in HTTP if name in fields.values}}
+        try:
+            options = choose({name: each for name, each in choices.items() if each is not None}, HTTP, settings)
+        except InvalidChoice as error:
+            raise InvalidUpdate(f"{where}.{error.name}", str(error)) from None
+        return replace(self, model=model, choices=choices, options=options)
 
 
 class _Fields:
-    """A JSON object with known keys."""
+    """A JSON object with known keys only."""
 
     def __init__(self, value: Any, where: str, allowed: set[str]) -> None:
         if not isinstance(value, dict):
@@ -161,7 +151,7 @@ class _Fields:
         self.values: dict[str, Any] = value
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The value, or the default where the key is missing."""
+        """Return the value, or the default if the key is missing."""
         return self.values.get(key, default)
 
 
@@ -180,28 +170,25 @@ def _turn_detection(value: Any) -> TurnDetection | None:
     if value is None:
         return None
     where = "session.audio.input.turn_detection"
-    # The last three are for sessions that answer; they can only be told not to.
+    # The last three are for sessions that answer. Only their off values are valid.
     silent = {"create_response", "interrupt_response", "idle_timeout_ms"}
-    given = _Fields(value, where, {"type", "threshold", "prefix_padding_ms", "silence_duration_ms", *silent})
+    given = _Fields(value, where, {"type", *(option.name for option in declared(TurnDetection)), *silent})
     if given.get("type") != "server_vad":
         raise InvalidUpdate(f"{where}.type", "only 'server_vad' is offered; null turns it off")
     for key in silent:
         if given.get(key):
             raise InvalidUpdate(f"{where}.{key}", "a transcription session does not answer")
-    threshold = _number(given.get("threshold", TurnDetection.threshold), f"{where}.threshold", 0, 1)
-    padding = _number(given.get("prefix_padding_ms", 300), f"{where}.prefix_padding_ms", 0, 10_000)
-    silence = _number(given.get("silence_duration_ms", 1000), f"{where}.silence_duration_ms", 40, 60_000)
-    return TurnDetection(threshold=threshold, prefix_padding_ms=round(padding), silence_duration_ms=round(silence))
-
-
-def _number(value: Any, where: str, least: float, most: float) -> float:
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not least <= value <= most:
-        raise InvalidUpdate(where, f"expected a number from {least} to {most}")
-    return float(value)
+    fields: dict[str, Any] = {}
+    for option in declared(TurnDetection):
+        value = given.get(option.name, option.default)
+        low, high = option.option.low, option.option.high
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value <= high:
+            raise InvalidUpdate(f"{where}.{option.name}", f"expected a number {option.range}")
+        fields[option.name] = round(value) if option.kind is int else float(value)
+    return TurnDetection(**fields)
 
 
 def _include(value: Any) -> tuple[str, ...]:
-    offered = (WORDS, PARTIAL, LOGPROBS)
-    if not isinstance(value, list) or any(each not in offered for each in value):
-        raise InvalidUpdate("session.include", f"expected a list of {', '.join(offered)}")
+    if not isinstance(value, list) or any(each not in tuple(INCLUDED) for each in value):
+        raise InvalidUpdate("session.include", f"expected a list of {', '.join(INCLUDED)}")
     return tuple(value)

@@ -1,4 +1,4 @@
-"""Who may use the server: its token and the origins of web pages."""
+"""Access to the server: its key, its names, and the origins of web pages."""
 
 import hmac
 import ipaddress
@@ -11,12 +11,11 @@ from unichoir.serving.settings import Settings
 
 REALTIME_SUBPROTOCOL = "realtime"
 KEY_SUBPROTOCOL = "openai-insecure-api-key."
-"""What the key follows in a subprotocol: web pages cannot set headers on WebSockets."""
+"""Prefix of the key in a subprotocol. Web pages cannot set headers on WebSockets."""
 
 
 def check_access(connection: HTTPConnection, settings: Settings) -> None:
-    """Raises ApiError: 421 for another host than this one, 403 for a web page of another origin, 401 without the right
-    token."""
+    """Raise ApiError: 421 for another host, 403 for a web page of another origin, 401 without the right key."""
     host, origin = connection.headers.get("host", ""), connection.headers.get("origin")
     if not _is_expected(host, settings):
         message = f"this server is not {shown(host)}: start it with --allow-host if it is"
@@ -28,7 +27,7 @@ def check_access(connection: HTTPConnection, settings: Settings) -> None:
 
 
 def subprotocols(connection: HTTPConnection) -> list[str]:
-    """Those that a WebSocket client offers."""
+    """Return the subprotocols that a WebSocket client offers."""
     return [name.strip() for name in connection.headers.get("sec-websocket-protocol", "").split(",") if name.strip()]
 
 
@@ -37,15 +36,15 @@ def _is_allowed(origin: str, host: str, settings: Settings) -> bool:
         return True
     try:
         return urlsplit(origin).netloc == host
-    except ValueError:  # no address at all
+    except ValueError:  # not an address
         return False
 
 
 def _is_expected(host: str, settings: Settings) -> bool:
-    """Whether a request is for this server: by an address, by a name of the machine itself, or by a name it was given.
+    """Return whether a request is for this server: by an address, by localhost, or by one of its names.
 
-    A page may have its own name point here after it was loaded (DNS rebinding); its requests then have the page's
-    origin and that name as host.
+    A page can point its own name here after it was loaded (DNS rebinding). Its requests then have this name as host and
+    as origin.
     """
     try:
         name = urlsplit(f"//{host}").hostname or ""

@@ -1,4 +1,4 @@
-"""The process: uvicorn around the application, and an orderly end."""
+"""The server process: uvicorn around the application, and an orderly shutdown."""
 
 import asyncio
 import contextlib
@@ -17,11 +17,11 @@ from unichoir.serving.settings import MEBIBYTE, Settings
 
 POLL_SECONDS = 0.05
 GRACE_SECONDS = 5
-"""That clients have to read their last messages, and recordings to end at their next block, when the server ends."""
+"""Seconds at shutdown for clients to read their last messages, and for recordings to end at their next block."""
 
 
 class Server(uvicorn.Server):
-    """uvicorn, but the first signal to stop lets open sessions get their last results; the second one does not wait."""
+    """uvicorn that drains: after the first signal, open sessions get their last results. The second stops at once."""
 
     def __init__(self, config: uvicorn.Config, engine: Engine) -> None:
         super().__init__(config)
@@ -31,13 +31,13 @@ class Server(uvicorn.Server):
 
     @property
     def url(self) -> str:
-        """Where it listens, once it does."""
+        """The server's address, after `startup`."""
         host, port = self.servers[0].sockets[0].getsockname()[:2]
         name = f"[{host}]" if ":" in host else host
         return f"{'https' if self.config.is_ssl else 'http'}://{name}:{port}"
 
     async def startup(self, sockets: list[Any] | None = None) -> None:
-        """Say where it listens as soon as it does."""
+        """Start listening, and log the address."""
         await super().startup(sockets)
         self._loop = asyncio.get_running_loop()
         self.engine.on_death = self._give_up
@@ -45,28 +45,29 @@ class Server(uvicorn.Server):
             log_event("listening", url=self.url, model=self.engine.settings.model_name)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A signal; in the main thread, between two steps of Python."""
+        """Handle a signal, in the main thread."""
         if self._loop is None or self._draining is not None or self.engine.is_draining:
             self.should_exit = self.force_exit = True
         else:
             self._loop.call_soon_threadsafe(self.drain)
 
     def _give_up(self) -> None:
-        """The engine has died and fails whatever is open: stop when clients have been told. Whatever started this
-        process may start another."""
+        """Stop after the engine has died, when clients have been told. A supervisor can then start another process."""
         if self._draining is None:
             self._draining = asyncio.create_task(self._stop_when_idle())
 
     def drain(self) -> None:
-        """Take nothing new, wait for what is open, stop."""
+        """Take nothing new, wait for open sessions and recordings, and stop."""
         if self._draining is None:
             log_event("draining", sessions=len(self.engine.sessions))
             self.engine.drain()
             self._draining = asyncio.create_task(self._stop_when_idle())
 
     async def _stop_when_idle(self) -> None:
-        """Or after `drain_timeout`. uvicorn closes connections at once, so it must not begin before they have their
-        last messages."""
+        """Stop when nothing is open, or after `drain_timeout`.
+
+        uvicorn closes connections at once, so it must not stop before clients have their last messages.
+        """
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._idle(), self.engine.settings.drain_timeout)
         self.engine.abandon()
@@ -79,19 +80,19 @@ class Server(uvicorn.Server):
 
 
 def make_server(recognizer: Recognizer, settings: Settings, **options: Any) -> Server:
-    """The server of one model; options: what else uvicorn.Config knows."""
+    """Return the server of one model. options: further options of uvicorn.Config."""
     app = create_app(recognizer, settings)
     config = uvicorn.Config(
         app,
         http=ImpatientProtocol,
         ws=BoundedWebSocket,
-        # What is a little too long is answered with words (`Connection`); beyond that the connection just ends.
+        # Messages that are a little too long get an error (`Connection`). Longer ones end the connection.
         ws_max_size=settings.max_message_bytes + MEBIBYTE,
-        ws_per_message_deflate=False,  # speech as PCM shrinks little, and every connection would pay for it
-        # Who is not read from for a while, because its audio waits, cannot answer pings either, and ten minutes in one
-        # message take a while. `idle_timeout` ends those who say nothing.
+        ws_per_message_deflate=False,  # PCM hardly shrinks, and compression costs memory per connection
+        # A client that the server doesn't read from for a while cannot answer pings, and a message of ten minutes takes
+        # time. `idle_timeout` ends silent clients.
         ws_ping_timeout=None,
-        loop="asyncio",  # what is installed beside us changes nothing, and `Listener` is for this one
+        loop="asyncio",  # the same loop whatever is installed; `Listener` needs asyncio's
         timeout_graceful_shutdown=GRACE_SECONDS,
         log_config=None,
         access_log=False,
@@ -102,9 +103,9 @@ def make_server(recognizer: Recognizer, settings: Settings, **options: Any) -> S
 
 
 def serve(recognizer: Recognizer, settings: Settings, host: str, port: int, **options: Any) -> None:
-    """Serve until a signal to stop; options: what else uvicorn.Config knows.
+    """Serve until a signal asks to stop. options: further options of uvicorn.Config.
 
-    Raises UnichoirError for an address that cannot be listened at, DecodingError for a model that cannot stream.
+    Raises UnichoirError if the address is in use or invalid, and DecodingError for a model that cannot stream.
     """
     with listen(host, port) as listening:
         server = make_server(recognizer, settings, **options)

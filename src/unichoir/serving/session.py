@@ -1,4 +1,4 @@
-"""A live session as the event loop sees it: an inbox for audio and a mailbox of events."""
+"""A live session in the event loop: an inbox for audio and a mailbox of events."""
 
 import asyncio
 import time
@@ -17,18 +17,18 @@ from unichoir.serving.settings import Settings
 from unichoir.transcript.results import StreamResult
 
 MAX_BLOCK_SECONDS = 2.0
-"""Of audio that the engine's thread takes at once."""
+"""Longest audio that the engine's thread takes at once."""
 MAX_EVENTS = 256
-"""Final results that wait for a client to read them."""
+"""Most events that wait for a client to read them."""
 
 
 class SessionExpired(UnichoirError):
-    """More audio than one session may have."""
+    """The session has more audio than it may have."""
 
 
 @dataclass(frozen=True)
 class Audio:
-    """int16 samples (N,); the rate in Hz."""
+    """int16 samples (N,), with their rate in Hz."""
 
     samples: NDArray[np.int16]
     sample_rate: int
@@ -36,25 +36,25 @@ class Audio:
 
 @dataclass(frozen=True)
 class Failed:
-    """The session cannot go on."""
+    """The session has failed."""
 
     message: str
     code: str = "server_error"
 
 
 Signal = Literal["commit", "clear", "finish", "abandon"]
-"""commit: the utterance ends here and another begins; clear: forget what has not ended; finish: the input is over."""
+"""commit: end the utterance and begin another. clear: drop the open utterance. finish: end the input."""
 Item: TypeAlias = Audio | Signal | StreamingOptions
-"""What goes to the engine, in order."""
+"""An entry of the inbox, in order."""
 Mark = Literal["committed", "cleared", "ended"]
-"""What has become of the signals, in order with the results."""
+"""The acknowledgement of a signal, in order with the results."""
 Event: TypeAlias = "StreamResult | Mark | Failed"
 
 
 class Session:
-    """One live session. All methods are for the event loop's thread.
+    """One live session. Call all methods in the event loop's thread.
 
-    notify: tells the engine that something has arrived; forget: called once, when the session is closed.
+    notify: tells the engine about new items. forget: called once, when the session is closed.
     """
 
     def __init__(
@@ -64,14 +64,14 @@ class Session:
         forget: Callable[["Session"], None],
     ) -> None:
         self.options = settings.streaming
-        """As last configured."""
+        """The options of the last `configure`."""
         self.is_over = False
-        """Set by the engine's thread: it takes nothing more."""
+        """Set by the engine's thread when it takes no more items."""
         self.scorer: object = None
-        """What `hotwords.Builder` has prepared for the options: held here, it is there for the engine."""
+        """Keeps what `hotwords.Builder` has prepared for the options alive."""
         self.latency = LatencyMeter()
         self.inbox: deque[Item] = deque()
-        """The engine's thread takes from its left."""
+        """The engine's thread takes items from the left."""
         self.accepted_ms = 0.0
         self._max_backlog_ms = 1000 * settings.max_backlog_seconds
         self._max_ms = 1000 * settings.max_session_seconds
@@ -91,22 +91,22 @@ class Session:
 
     @property
     def backlog_ms(self) -> float:
-        """Audio that waits to be recognised."""
+        """Audio that waits to be recognised, in ms."""
         return self.accepted_ms - self._heard_ms
 
     def configure(self, options: StreamingOptions) -> None:
-        """The options of what follows: to be called before audio, or after `commit` or `clear`."""
+        """Set the options for what follows. Call this before audio, or after `commit` or `clear`."""
         self.options = options
         self._put(options)
 
     async def send(self, samples: NDArray[np.int16], sample_rate: int) -> None:
-        """Add int16 samples (N,); waits while too much of the session's audio is not recognised yet.
+        """Add int16 samples (N,). Waits while the backlog of the session is too long.
 
-        Raises SessionExpired when the session has become too long. After `finish` nothing is taken any more.
+        Raises SessionExpired if the session is too long. After `finish`, samples are ignored.
         """
         if self._input_ended or not len(samples):
             return
-        # In blocks, since the engine's thread takes each in one go, and all other sessions wait for it.
+        # In short blocks: other sessions wait while the engine's thread takes one.
         size = round(MAX_BLOCK_SECONDS * sample_rate)
         for begin in range(0, len(samples), size):
             block = samples[begin : begin + size]
@@ -122,22 +122,22 @@ class Session:
                 return
 
     def commit(self) -> None:
-        """End the utterance here; "committed" follows its last final result."""
+        """End the utterance here. "committed" follows its last final result."""
         self._put("commit")
 
     def clear(self) -> None:
-        """Forget the utterance so far; "cleared" follows."""
+        """Drop the utterance so far. "cleared" follows."""
         self._put("clear")
 
     def finish(self) -> None:
-        """The input is over; "ended" follows the last final result. Further calls change nothing."""
+        """End the input. "ended" follows the last final result. Further calls have no effect."""
         if not self._input_ended:
             self._input_ended = True
             self.latency.finished(time.monotonic())
             self._put("finish")
 
     def close(self) -> None:
-        """The client is gone, or has got everything. Further calls change nothing."""
+        """End the session. Further calls have no effect."""
         if not self._is_closed:
             self._is_closed = self._input_ended = True
             self._has_room.set()
@@ -145,7 +145,7 @@ class Session:
             self._forget(self)
 
     async def events(self) -> AsyncIterator[Event]:
-        """Results and marks, up to "ended" or Failed. A partial result is left out when a newer one is there."""
+        """Yield results and marks, up to "ended" or Failed. Partial results are dropped if there is a newer one."""
         while True:
             await self._has_events.wait()
             while self._events:
@@ -158,7 +158,7 @@ class Session:
             self._has_events.clear()
 
     def deliver(self, events: list[Event], heard_ms: float) -> None:
-        """What the engine has made of the audio up to `heard_ms`."""
+        """Add the engine's events about the audio up to `heard_ms`."""
         self._heard_ms = heard_ms
         if self.backlog_ms <= self._max_backlog_ms:
             self._has_room.set()

@@ -1,96 +1,154 @@
-"""What an operator can choose about the server."""
+"""Settings of the server."""
 
-import math
 import re
 from dataclasses import dataclass, field
+from typing import Annotated
 
+from unichoir.declaration import Option, check_options
 from unichoir.errors import ConfigError
 from unichoir.recognition.options import DecodingOptions, StreamingOptions
 
-MEBIBYTE = 1 << 20
+KIBIBYTE, MEBIBYTE = 1 << 10, 1 << 20
+
+LIMITS = "Limits"
+"""A heading in `--help`."""
 
 
 class UnknownLanguage(Exception):
-    """What a client may not ask for; the message says what it may."""
+    """A language that the model doesn't recognise. The message lists the others."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Settings of one server. Raises ConfigError for values that make no sense."""
+    """Settings of one server. Raises ConfigError for invalid values."""
 
     model_name: str
-    """As clients call it."""
+    """The model's name for clients."""
     aliases: tuple[str, ...] = ()
-    """Further names by which clients may ask for it."""
+    """Additional names of the model."""
     language: str = ""
-    """ISO 639-1 code of what the model recognises; requests for another are refused. Empty: not known."""
+    """ISO 639-1 code of the model's language. Requests for others are refused. Empty: unknown."""
     languages: tuple[str, ...] = ()
-    """Those that clients may choose among, of a model with tokens for them."""
+    """Languages that clients may choose, of a model with language tokens."""
     streaming: StreamingOptions = field(default_factory=StreamingOptions)
-    """Of live sessions; clients may choose their own silence, n-best and, in place of these, hotwords."""
+    """Options of live sessions. Clients may replace some of them."""
     decoding: DecodingOptions = field(default_factory=DecodingOptions)
-    """Of recordings; clients may choose their own hotwords in place of these."""
-    max_sessions: int = 200
-    """Live sessions, from the opening of the connection on."""
-    max_batch: int = 16
-    """Streams that go through the encoder together."""
-    max_backlog_seconds: float = 10.0
-    """Audio of one session that waits to be recognised; clients that send faster are not read from for a while."""
-    max_message_bytes: int = 20 * MEBIBYTE
-    """Of one WebSocket message: ten minutes of int16 at 16 kHz."""
-    idle_timeout: float = 30.0
-    """Seconds without a message after which a session is closed."""
-    max_session_seconds: float = 2 * 3600.0
-    """Audio in one session."""
-    max_upload_bytes: int = 100 * MEBIBYTE
-    max_audio_seconds: float = 2 * 3600.0
-    """Of one recording."""
-    max_waiting_uploads: int = 8
-    """Recordings in work and waiting; further ones are refused."""
-    max_decoded_bytes: int = 512 * MEBIBYTE
-    """Memory for decoded audio of all recordings in work and waiting; those for which there is none are refused."""
-    max_hotwords: int = 1000
-    """Phrases in the list of one client, of 20 characters on average; 0: clients may give none."""
+    """Options of recordings. Clients may replace some of them."""
+    max_sessions: Annotated[int, Option("Live sessions.", low=1, panel=LIMITS)] = 200
+    max_batch: Annotated[int, Option("Streams that the encoder computes together.", low=1, panel=LIMITS)] = 16
+    max_backlog_seconds: Annotated[
+        float,
+        Option(
+            "Audio of one session that waits to be recognised. The server then stops reading from the client for a "
+            "while.",
+            low=2,
+            unit="s",
+            endless=True,
+            flag=None,
+        ),
+    ] = 10.0
+    max_message_bytes: Annotated[
+        int,
+        Option(
+            "One WebSocket message.",
+            low=1,
+            unit="bytes",
+            flag="--max-message-kb",
+            metavar="KB",
+            scale=KIBIBYTE,
+            panel=LIMITS,
+        ),
+    ] = 20 * MEBIBYTE
+    idle_timeout: Annotated[
+        float,
+        Option("A session is closed after this long without a message.", low=0, unit="s", endless=True, panel=LIMITS),
+    ] = 30.0
+    max_session_seconds: Annotated[
+        float,
+        Option(
+            "Audio of one session.",
+            low=0,
+            unit="s",
+            endless=True,
+            flag="--max-session-minutes",
+            metavar="MIN",
+            scale=60,
+            panel=LIMITS,
+        ),
+    ] = 2 * 3600.0
+    max_upload_bytes: Annotated[
+        int,
+        Option(
+            "One uploaded file.",
+            low=1,
+            unit="bytes",
+            flag="--max-upload-mb",
+            metavar="MB",
+            scale=MEBIBYTE,
+            panel=LIMITS,
+        ),
+    ] = 100 * MEBIBYTE
+    max_audio_seconds: Annotated[
+        float,
+        Option(
+            "Audio of one file.",
+            low=0,
+            unit="s",
+            flag="--max-audio-minutes",
+            metavar="MIN",
+            scale=60,
+            panel=LIMITS,
+        ),
+    ] = 2 * 3600.0
+    max_waiting_uploads: Annotated[
+        int, Option("Files that are recognised or wait. Further ones are refused.", low=1, panel=LIMITS)
+    ] = 8
+    max_decoded_bytes: Annotated[
+        int,
+        Option(
+            "Memory for the decoded audio of these files. Files for which there is none left are refused.",
+            low=1,
+            unit="bytes",
+            flag="--max-decoded-mb",
+            metavar="MB",
+            scale=MEBIBYTE,
+            panel=LIMITS,
+        ),
+    ] = 512 * MEBIBYTE
+    max_hotwords: Annotated[
+        int,
+        Option(
+            "Phrases in the list of one client, of 20 characters on average. 0: clients cannot send phrases.",
+            low=0,
+            panel=LIMITS,
+        ),
+    ] = 1000
+    drain_timeout: Annotated[
+        float,
+        Option("Time that open sessions and files have after SIGTERM.", low=0, unit="s", endless=True, panel=LIMITS),
+    ] = 30.0
     api_key: str = ""
-    """Bearer token that clients must show; empty: none."""
+    """Bearer token that clients must send. Empty: none."""
     allowed_hosts: tuple[str, ...] = ()
-    """Names of this server, other than localhost; *: any. Addresses always count."""
+    """Names of this server, other than localhost and addresses. *: any."""
     allowed_origins: tuple[str, ...] = ()
-    """Origins of web pages, other than the server's own, that may use it."""
-    drain_timeout: float = 30.0
-    """Seconds that open sessions and recordings have for their last result after SIGTERM."""
+    """Origins of other web pages that may use the server."""
     log_text: bool = False
-    """Recognised text in the logs."""
+    """Whether logs contain recognised text."""
 
     def __post_init__(self) -> None:
-        for name in (
-            "max_sessions",
-            "max_batch",
-            "max_message_bytes",
-            "max_upload_bytes",
-            "max_waiting_uploads",
-            "max_decoded_bytes",
-        ):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}: expected at least 1, found {getattr(self, name)}")
-        if self.max_hotwords < 0:
-            raise ConfigError(f"max_hotwords: expected at least 0, found {self.max_hotwords}")
+        check_options(self, ConfigError)
         for name in ("idle_timeout", "max_session_seconds", "max_audio_seconds"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name}: expected more than 0 s, found {getattr(self, name)}")
-        if self.max_audio_seconds == math.inf:
-            raise ConfigError("max_audio_seconds: expected an end, found inf")
         if not re.fullmatch(r"[\w!#$%&'*+.^`|~-]*", self.api_key, re.ASCII):
             raise ConfigError("api_key: only letters, digits and !#$%&'*+-.^_`|~ can be sent by web pages")
-        if not self.drain_timeout >= 0:
-            raise ConfigError(f"drain_timeout: expected at least 0 s, found {self.drain_timeout}")
-        if not self.max_backlog_seconds >= 2:
-            raise ConfigError(f"max_backlog_seconds: expected at least 2, found {self.max_backlog_seconds}")
 
     def choose_language(self, name: str) -> str | None:
-        """What recognition is restricted to for a client that asks for `name`; None: to nothing.
+        """Return the language to which a client's `name` restricts recognition. None: no restriction.
 
-        An empty name is no wish; of a name with a region, as en-US, the language counts. Raises UnknownLanguage.
+        An empty name is no restriction. Of a name with a region, such as en-US, only the language counts. Raises
+        UnknownLanguage.
         """
         choices = {_normalized(language): language for language in self.languages}
         wanted, own = _normalized(name), _normalized(self.language)
@@ -110,5 +168,5 @@ class Settings:
 
 
 def _normalized(language: str) -> str:
-    """As clients have it from their system, en-US or en_US, in one way."""
+    """Return a language in one spelling: en-us for en-US and en_US."""
     return language.lower().replace("_", "-")

@@ -1,4 +1,4 @@
-"""An uploaded recording, decoded while it is recognised: a few bytes may stand for hours, which never are in memory."""
+"""An uploaded recording, decoded while it is recognised. Small files can hold hours, which are never in memory."""
 
 import threading
 from collections.abc import Iterator
@@ -8,35 +8,35 @@ from unichoir.audio.io import Recording, Samples, open_recording
 from unichoir.serving.uploads import UploadedFile
 
 MAX_VALUES_PER_SECOND = 8 * 48_000
-"""Samples of all channels, over as many seconds as a recording may have: what it costs to decode one has a limit."""
+"""Most samples of all channels per allowed second. This limits the cost of decoding a recording."""
 
 
 class Abandoned(Exception):
-    """Nobody waits for the recording any more."""
+    """The recording is no longer wanted."""
 
 
 class Sound:
-    """One recording; max_seconds: longer ones are refused."""
+    """One recording. max_seconds: longer ones are refused."""
 
     def __init__(self, file: UploadedFile, sample_rate: int, max_seconds: float) -> None:
         self.warnings: list[str] = []
-        """What of it is missing; complete when all has been decoded."""
+        """Missing parts of the audio. Complete when all has been decoded."""
         self.seconds = 0.0
-        """As its header tells, 0 where it tells nothing; when all has been decoded, as it is."""
+        """The duration: from the header (0 if unknown), and exact when all has been decoded."""
         self._file = file
         self._sample_rate = sample_rate
         self._max_seconds = max_seconds
 
     def blocks(self, stop: threading.Event) -> Iterator[Samples]:
-        """The samples in blocks (N,). When `stop` is set, they soon end with Abandoned, or with AudioError.
+        """Yield the samples in blocks (N,). Soon after `stop` is set, raises Abandoned or AudioError.
 
-        Raises AudioTooLong and AudioError: at the beginning for what its header says, else where the fault is met.
+        Raises AudioTooLong and AudioError: at the beginning for a bad header, else where the fault is.
         """
         source = cast(BinaryIO, _Watched(self._file.source, stop))
         max_values = round(self._max_seconds * MAX_VALUES_PER_SECOND)
         with open_recording(source, self._file.name, max_seconds=self._max_seconds, max_values=max_values) as recording:
             self.seconds = recording.estimate()
-            if self.seconds > self._max_seconds:  # better said before it is recognised; but a header may be wrong
+            if self.seconds > self._max_seconds:  # refuse before recognition, but check: the header may be wrong
                 for _ in self._decoded(recording, stop, []):
                     pass
             num_samples = 0
@@ -53,8 +53,7 @@ class Sound:
 
 
 class _Watched:
-    """A file that seems to be at its end once `stop` is set: there are files of which decoders read on and on without
-    ever giving a block."""
+    """A file that seems to end once `stop` is set. Some files make decoders read on without returning a block."""
 
     def __init__(self, file: BinaryIO, stop: threading.Event) -> None:
         self._file, self._stop = file, stop

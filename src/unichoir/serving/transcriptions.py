@@ -13,12 +13,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from unichoir.errors import AudioError, AudioTooLong, UnichoirError
-from unichoir.recognition.options import DecodingOptions
 from unichoir.serving.engine import Busy, Draining, Engine, Piece
 from unichoir.serving.errors import ApiError, internal_error
 from unichoir.serving.formats import Recording, delta_event, done_event, json_body, segment_text, verbose_body
 from unichoir.serving.hotwords import InvalidHotwords
 from unichoir.serving.logs import log_failure
+from unichoir.serving.openapi import errors, transcription_form, transcription_responses
 from unichoir.serving.parameters import NAMES, Parameters, check_model, invalid_keywords, parse_parameters
 from unichoir.serving.settings import Settings
 from unichoir.serving.sound import Sound
@@ -28,35 +28,47 @@ from unichoir.transcript.formats import write_transcript
 from unichoir.transcript.results import Token
 
 MAX_RECEIVING = 32
-"""Files that are received at once: each may take its largest size on the disk."""
+"""Files that are received at once. Each may take its largest size on the disk."""
 RETRY_SECONDS = 5
 IGNORED_HEADER = "X-Unichoir-Ignored"
-"""Names the parameters of a request that have no effect."""
+"""Lists the parameters of a request that have no effect."""
 MEDIA_TYPES = {"text": "text/plain", "srt": "application/x-subrip; charset=utf-8", "vtt": "text/vtt"}
 
 Result = TypeVar("Result")
 router = APIRouter()
 
 
-@router.get("/v1/models")
+@router.get("/v1/models", summary="List the model", responses=errors(401, 403, 421), response_model=None)
 async def list_models(request: Request) -> Response:
-    """The one model, under its own name."""
+    """Return a list of one model, under its own name."""
     return JSONResponse({"object": "list", "data": [_model(request.app.state.engine.settings)]})
 
 
-@router.get("/v1/models/{name:path}")
+@router.get(
+    "/v1/models/{name:path}",
+    summary="Get a model",
+    responses=errors(401, 403, 404, 421),
+    response_model=None,
+)
 async def get_model(request: Request, name: str) -> Response:
-    """The model by any of its names. Raises ApiError 404 for others."""
+    """Return the model, which may have several names (`--alias`)."""
     check_model(name, request.app.state.engine.settings)
     return JSONResponse(_model(request.app.state.engine.settings))
 
 
-@router.post("/v1/audio/transcriptions")
+@router.post(
+    "/v1/audio/transcriptions",
+    summary="Transcribe a recording",
+    description="OpenAI's endpoint. Each parameter has an effect, or is refused, or is named in `X-Unichoir-Ignored`.",
+    responses=transcription_responses(),
+    openapi_extra=transcription_form(),
+    response_model=None,
+)
 async def create_transcription(request: Request) -> Response:
-    """Recognise the uploaded file. A client that goes away ends the work.
+    """Recognise the uploaded file. The work ends if the client goes away.
 
-    Raises ApiError: 400 for wrong parameters and for audio that cannot be read, 413 for too large a file and too long
-    audio, 429 when too many recordings are in work, 503 when the server is about to stop; and as `receive_form` does.
+    Raises ApiError: 400 for invalid parameters and unreadable audio, 413 for files and audio above the limits, 429 if
+    too many recordings are in work, 503 if the server is about to stop, and as `receive_form` does.
     """
     engine: Engine = request.app.state.engine
     with _refusals(engine):
@@ -69,15 +81,18 @@ async def create_transcription(request: Request) -> Response:
 
 
 def _marked(response: Response, parameters: Parameters) -> Response:
-    """With what has been ignored in a header of its own."""
+    """Add a header with the ignored parameters."""
     if parameters.ignored:
         response.headers[IGNORED_HEADER] = ", ".join(parameters.ignored)
     return response
 
 
 class EventResponse(Response):
-    """Server-sent events, one for each of `events`. An ApiError before the first of them is raised, and so still is a
-    status; one that comes later is the last event. A client that goes away ends the work. stack: closed afterwards."""
+    """Server-sent events, one for each of `events`.
+
+    An ApiError before the first event is raised, and becomes the status. A later one becomes the last event. The work
+    ends if the client goes away. stack: closed at the end.
+    """
 
     media_type = "text/event-stream"
 
@@ -89,9 +104,9 @@ class EventResponse(Response):
         self._stack = stack
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As ASGI wants it."""
+        """Send the response, as ASGI requires."""
         async with self._stack:
-            with suppress(ClientDisconnect):  # no one is left to be told
+            with suppress(ClientDisconnect):  # nobody is left to tell
                 await _while_connected(receive, self._send_all(send))
 
     async def _send_all(self, send: Send) -> None:
@@ -114,7 +129,7 @@ class EventResponse(Response):
 
 @dataclass
 class _Desk:
-    """Where the uploads of one server go through."""
+    """Counts the uploads that one server receives."""
 
     num_receiving: int = 0
 
@@ -127,7 +142,7 @@ class _Desk:
 
     @contextmanager
     def room(self) -> Iterator[None]:
-        """For one more upload. Raises Busy."""
+        """Make room for one more upload. Raises Busy."""
         if self.num_receiving >= MAX_RECEIVING:
             raise Busy(f"{self.num_receiving} files are being received already")
         self.num_receiving += 1
@@ -139,7 +154,7 @@ class _Desk:
 
 @contextmanager
 def _refusals(engine: Engine) -> Iterator[None]:
-    """What refuses a request, or fails, becomes an ApiError and is counted."""
+    """Turn refusals and failures into ApiErrors, and count them."""
     try:
         yield
     except ClientDisconnect:
@@ -161,20 +176,20 @@ def _api_error(error: Exception) -> ApiError:
     if isinstance(error, InvalidHotwords):
         return invalid_keywords(error)
     if isinstance(error, AudioTooLong):
-        return ApiError(413, f"{error}, and this server takes no more", code="audio_too_long", param=FILE_FIELD)
+        return ApiError(413, f"{error}, which is more than this server takes", code="audio_too_long", param=FILE_FIELD)
     if isinstance(error, AudioError):
         return ApiError(400, str(error), code="audio_unreadable", param=FILE_FIELD)
     if isinstance(error, UnichoirError):
         return ApiError(500, str(error), code="recognition_failed", kind="server_error")
-    # Left to itself it would close the connection, on which the client may be sending its next request.
+    # Otherwise the connection would be closed, on which the client may be sending its next request.
     log_failure("transcription_error", error)
     return internal_error()
 
 
 async def _receive(request: Request, engine: Engine, stack: AsyncExitStack) -> tuple[Parameters, Sound]:
-    """The parameters of a request, and its file, which is there until the stack is closed."""
+    """Return the parameters of a request, and its file, which exists until the stack is closed."""
     settings = engine.settings
-    engine.check_draining()  # no need to send the file
+    engine.check_draining()  # before the file is sent
     with _Desk.of(request).room():
         form = await stack.enter_async_context(receive_form(request, NAMES, settings))
     parameters = parse_parameters(form.fields, settings)
@@ -184,7 +199,7 @@ async def _receive(request: Request, engine: Engine, stack: AsyncExitStack) -> t
 
 
 async def _while_connected(receive: Receive, work: Coroutine[Any, Any, Result]) -> Result:
-    """The result of `work`, which is cancelled when the client goes away: then raises ClientDisconnect.
+    """Return the result of `work`. If the client goes away, cancel it and raise ClientDisconnect.
 
     Nothing else may receive from the client meanwhile.
     """
@@ -205,19 +220,9 @@ async def _wait_for_disconnect(receive: Receive) -> None:
         pass
 
 
-def _options(engine: Engine, parameters: Parameters) -> DecodingOptions:
-    options, hotwords = engine.settings.decoding, parameters.hotwords
-    return replace(
-        options,
-        hotwords=options.hotwords if hotwords is None else hotwords,
-        language=parameters.language or options.language,
-        verbatim=options.verbatim if parameters.verbatim is None else parameters.verbatim,
-    )
-
-
 def _pieces(engine: Engine, sound: Sound, parameters: Parameters) -> "aclosing[AsyncGenerator[Piece, None]]":
-    """Leaving the context abandons what has not been recognised yet."""
-    return aclosing(engine.transcribe(sound.blocks, _options(engine, parameters)))
+    """Return the pieces of a recording. Leaving the context abandons the rest."""
+    return aclosing(engine.transcribe(sound.blocks, replace(engine.settings.decoding, **parameters.options)))
 
 
 async def _transcribe(engine: Engine, sound: Sound, parameters: Parameters) -> Recording:

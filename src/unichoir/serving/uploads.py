@@ -1,4 +1,4 @@
-"""A multipart form with a file in it, read in pieces, so that its limits hold before all of it has arrived."""
+"""Reading of a multipart form with a file, in pieces. Limits apply before the whole form has arrived."""
 
 import errno
 import io
@@ -22,45 +22,44 @@ if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
 MEMORY_BYTES = 1 << 20
-"""Of a file; what is larger goes to the disk."""
+"""Larger files go to the disk."""
 MAX_FIELDS = 32
 KEYWORDS_FIELD = "keywords[]"
 MAX_FIELD_BYTES = 64 << 10
-"""Of all fields together, but for keywords."""
+"""Size of all fields together, without keywords."""
 MAX_OVERHEAD_BYTES = 256 << 10
-"""Of a form beside its file and its keywords: fields, headers of parts, boundaries."""
+"""Size of the rest of a form, beside the file and keywords: fields, headers of parts, boundaries."""
 MAX_HEADER_BYTES = 256
-"""Of one keyword on average: headers and boundary of its part."""
+"""Mean size of the headers and the boundary of a keyword's part."""
 LEAST_RATE, GRACE_SECONDS, MAX_UPLOAD_SECONDS = 4096, 10.0, 1800.0
-"""Bytes in a second that an upload has on average after its first seconds, and the longest time that it may take."""
+"""Least bytes per second of an upload, seconds before this rate applies, and the longest time of an upload."""
 FILE_FIELD = "file"
 
 
 class UploadedFile:
-    """The bytes of a file: in memory up to 1 MiB, beyond that in a temporary file without a name, so that nothing of it
-    stays, however the process ends."""
+    """The bytes of a file: in memory up to 1 MiB, else in an unnamed temporary file, gone with the process."""
 
     def __init__(self, name: str) -> None:
         self.name = shown(name.strip()) or "the file"
-        """As the client called it, fit for messages."""
+        """The client's name of the file, safe for messages."""
         self.size = 0
         self._memory = bytearray()
         self._file: BinaryIO | None = None
 
     @property
     def source(self) -> BinaryIO:
-        """All that has been written, to be read. Nothing may be written after this."""
+        """The file for reading. Don't write after this."""
         if self._file is None:
             return io.BytesIO(self._memory)
         self._file.seek(0)
         return self._file
 
     def fits_memory(self, num_bytes: int) -> bool:
-        """Whether so many more bytes would stay in memory."""
+        """Return whether this many more bytes fit into memory."""
         return self._file is None and self.size + num_bytes <= MEMORY_BYTES
 
     def write(self, data: bytes) -> None:
-        """Append; blocks on the disk unless `fits_memory`."""
+        """Append data. Waits for the disk unless `fits_memory`."""
         in_memory = self.fits_memory(len(data))
         self.size += len(data)
         if in_memory:
@@ -73,7 +72,7 @@ class UploadedFile:
         self._file.write(data)
 
     def close(self) -> None:
-        """Forget all of it."""
+        """Delete the content."""
         self._memory.clear()
         if self._file is not None:
             with suppress(OSError):  # flushing to a full disk
@@ -81,7 +80,7 @@ class UploadedFile:
 
 
 class Form:
-    """What was sent: the fields, each with all of its values in order, and the file."""
+    """A received form: the fields, each with all of its values in order, and the file."""
 
     def __init__(self) -> None:
         self.fields: dict[str, list[str]] = {}
@@ -90,15 +89,14 @@ class Form:
 
 @asynccontextmanager
 async def receive_form(request: Request, names: Collection[str], settings: Settings) -> AsyncIterator[Form]:
-    """Receive a form of fields called `names` and a file called `file`, which is gone when the context ends.
+    """Receive a form with fields called `names` and a file called `file`. The file is deleted with the context.
 
-    A name may go on with brackets, as those of lists (`include[]`) and of objects do.
+    Names may end in brackets, as those of lists (`include[]`) and objects do.
 
     Raises:
-        ApiError: 415 for another content type, 413 as soon as more has arrived than a form may have whose file has
-            max_upload_bytes, 408 when nothing arrives for idle_timeout seconds or all of it too slowly, 507 for a full
-            disk, 400 for an unknown field, for too many
-            fields, for a second file, for text that is not UTF-8, and for a body that is not a whole form.
+        ApiError: 415 for another content type, 413 as soon as the form is larger than max_upload_bytes allows, 408 if
+            nothing arrives for idle_timeout seconds or the upload is too slow, 507 for a full disk, 400 for an unknown
+            field, too many fields, a second file, text that is not UTF-8, and an incomplete form.
         ClientDisconnect: the client has gone.
     """
     kind, parameters = parse_options_header(request.headers.get("content-type"))
@@ -109,7 +107,7 @@ async def receive_form(request: Request, names: Collection[str], settings: Setti
     max_file_bytes = settings.max_upload_bytes
     max_keyword_bytes = MAX_FIELD_BYTES + MAX_PHRASE_BYTES * settings.max_hotwords
     max_bytes = max_file_bytes + MAX_OVERHEAD_BYTES + (MAX_PHRASE_BYTES + MAX_HEADER_BYTES) * settings.max_hotwords
-    # A client that tells the truth need not send it all to hear that it is too much.
+    # Refuse a form by its announced length before it arrives.
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced[:19]) > max_bytes:
         raise _too_large(max_file_bytes)
@@ -144,7 +142,7 @@ async def _feed(parts: "_Parts", boundary: bytes, request: Request, max_bytes: i
             raise _too_large(parts.max_file_bytes)
         seconds = time.monotonic() - start
         if received < LEAST_RATE * (seconds - GRACE_SECONDS) or seconds > MAX_UPLOAD_SECONDS:
-            message = f"{received} bytes in {seconds:.0f} s: an upload may not be so slow"
+            message = f"{received} bytes in {seconds:.0f} s: the upload is too slow"
             raise ApiError(408, message, code="upload_timeout")
         parser.write(chunk)
         data, file = parts.take_file_data(), parts.form.file
@@ -158,13 +156,13 @@ async def _feed(parts: "_Parts", boundary: bytes, request: Request, max_bytes: i
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            message = "this server has no room for the file at the moment"
+            message = "this server has no space for the file"
             raise ApiError(507, message, code="out_of_storage", kind="server_error") from None
     parser.finalize()
 
 
 class _Parts:
-    """What the parser calls as it meets the parts of a form."""
+    """The parser's callbacks for the parts of a form."""
 
     def __init__(self, form: Form, names: Collection[str], max_file_bytes: int, max_keyword_bytes: int) -> None:
         self.form = form
@@ -195,7 +193,7 @@ class _Parts:
         }
 
     def take_file_data(self) -> bytes:
-        """What has come of the file since the last call."""
+        """Return the bytes of the file since the last call."""
         data = b"".join(self._file_data)
         self._file_data.clear()
         return data
@@ -222,13 +220,13 @@ class _Parts:
         self._field = parameters[b"name"].decode(errors="replace")
         if self._field == FILE_FIELD:
             if self.form.file is not None:
-                raise ApiError(400, "file: there may be one only", code="duplicate_parameter", param=FILE_FIELD)
+                raise ApiError(400, "file: expected only one", code="duplicate_parameter", param=FILE_FIELD)
             self.form.file = UploadedFile(parameters.get(b"filename", b"").decode(errors="replace"))
             return
         if self._field.partition("[")[0] not in self.names:
             name = shown(self._field)
-            raise ApiError(400, f"{name}: there is no such parameter", code="unknown_parameter", param=name)
-        self._num_fields += self._field != KEYWORDS_FIELD  # whose number the bytes of the form limit
+            raise ApiError(400, f"{name}: unknown parameter", code="unknown_parameter", param=name)
+        self._num_fields += self._field != KEYWORDS_FIELD  # the size of the form limits their number
         if self._num_fields > MAX_FIELDS:
             raise ApiError(400, f"the form has more than {MAX_FIELDS} fields", code="too_many_fields")
 

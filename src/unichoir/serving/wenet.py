@@ -7,40 +7,57 @@ from typing import Any
 import numpy as np
 
 from unichoir.errors import DecodingError
+from unichoir.serving.choices import WENET, InvalidChoice, choose
 from unichoir.serving.connection import Connection, ProtocolError, parse_json
-from unichoir.serving.hotwords import InvalidHotwords, client_hotwords
+from unichoir.serving.hotwords import InvalidHotwords
 from unichoir.serving.session import Event
 from unichoir.transcript.results import Reading, StreamResult
 
 SAMPLE_RATE = 16000
 OK = {"status": "ok"}
+SIGNALS = {
+    "start": 'Begins the session: `{"signal": "start"}` with the keys below. Must come before audio.',
+    "end": "Ends the input. The last result and `speech_end` follow.",
+}
+START_KEYS = {
+    "continuous_decoding": "`true`: the session goes on after the first final result. Default: `false`.",
+}
+MESSAGES = {
+    "server_ready": "The response to `start`.",
+    "partial_result": 'The text so far: `nbest` is a JSON string, a list of `{"sentence"}`.',
+    "final_result": 'The final text of an utterance: `nbest` as above, each with `word_pieces`, a list of `{"word", '
+    '"start", "end"}`.',
+    "speech_end": "The last message.",
+}
+KINDS = {int: "integer", bool: "boolean true or false"}
+"""Types, as WeNet's messages call them."""
 
 
 class WenetConnection(Connection):
-    """One client: start, audio, end; partial and final results, speech_end."""
+    """One client: it sends start, audio and end, and gets partial and final results and speech_end."""
 
     protocol = "wenet"
     _is_started = _is_continuous = False
     _odd_byte = b""
 
     async def greet(self) -> None:
-        """The client begins."""
+        """Send nothing: the client begins."""
 
     async def receive(self, message: str | bytes) -> None:
-        """Signals are text, audio is binary: int16, little-endian, mono, 16 kHz."""
+        """Handle a signal (text) or audio (binary: int16, little-endian, mono, 16 kHz)."""
         if isinstance(message, str):
             await self._receive_signal(message)
         elif not self._is_started:
             raise ProtocolError("Start signal is expected before binary data")
         else:
-            # Who cuts a byte stream anywhere may cut a sample in two.
+            # A client may split a sample between two messages.
             message = self._odd_byte + message
             even = len(message) - len(message) % 2
             self._odd_byte = message[even:]
             await self.session.send(np.frombuffer(message[:even], "<i2"), SAMPLE_RATE)
 
     async def handle(self, event: Event) -> bool:
-        """Results as they are found; the session ends with the first final one unless it is continuous."""
+        """Send results as they come. Unless continuous, the session ends with the first final result."""
         if isinstance(event, StreamResult):
             if event.is_final:
                 await self._send_result("final_result", [_final(reading) for reading in event.nbest])
@@ -53,7 +70,7 @@ class WenetConnection(Connection):
         return event != "ended"
 
     async def send_error(self, message: str, code: str) -> None:
-        """As WeNet does."""
+        """Send an error as WeNet does."""
         await self.send({"status": "failed", "message": message})
 
     async def _receive_signal(self, text: str) -> None:
@@ -74,25 +91,23 @@ class WenetConnection(Connection):
             raise ProtocolError("Unexpected signal type")
 
     async def _start(self, header: dict[str, Any]) -> None:
-        nbest = header.get("nbest", 1)
-        if not isinstance(nbest, int) or isinstance(nbest, bool):
-            raise ProtocolError("integer is expected for nbest option")
-        continuous = header.get("continuous_decoding", False)
-        if not isinstance(continuous, bool):
-            raise ProtocolError("boolean true or false is expected for continuous_decoding option")
+        kinds = {"continuous_decoding": bool, **{key: option.kind for key, option in WENET.items()}}
+        for key, kind in kinds.items():
+            if kind in KINDS and key in header and type(header[key]) is not kind:
+                raise ProtocolError(f"{KINDS[kind]} is expected for {key} option")
+        given = {key: header[key] for key in WENET if key in header}
         try:
-            options = replace(self.session.options, num_best=nbest)
+            chosen = choose(given, WENET, self.engine.settings)
+            options = replace(self.session.options, **{"num_best": 1, **chosen})
+            self.session.scorer = await self.engine.hotwords.prepare(options)
+        except InvalidChoice as error:
+            raise ProtocolError(f"{error.name}: {error}") from None
+        except InvalidHotwords as error:
+            raise ProtocolError(f"hotwords: {error}") from None
         except DecodingError as error:
             raise ProtocolError(f"nbest: {error}") from None
-        if "hotwords" in header:
-            try:
-                hotwords = client_hotwords(header["hotwords"], self.engine.settings)
-                options = replace(options, hotwords=hotwords)
-                self.session.scorer = await self.engine.hotwords.prepare(options)
-            except InvalidHotwords as error:
-                raise ProtocolError(f"hotwords: {error}") from None
         self.session.configure(options)
-        self._is_started, self._is_continuous = True, continuous
+        self._is_started, self._is_continuous = True, header.get("continuous_decoding", False)
 
     async def _send_result(self, kind: str, nbest: list[dict[str, Any]]) -> None:
         await self.send({**OK, "type": kind, "nbest": json.dumps(nbest, ensure_ascii=False)})

@@ -20,7 +20,7 @@ from unichoir.benchmark.serving.probe import Probe
 from unichoir.benchmark.serving.recordings import Recording, with_expected_texts
 from unichoir.benchmark.serving.results import ServingOptions, ServingResults
 from unichoir.benchmark.serving.server import Server, running
-from unichoir.cli import benchmark_serving
+from unichoir.cli._shared import benchmark_serving
 from unichoir.errors import UnichoirError
 
 Run = Callable[..., tuple[int, str, str]]
@@ -143,16 +143,20 @@ def test_a_bad_end_is_an_error(run: Run, monkeypatch: pytest.MonkeyPatch) -> Non
         (["--serve", "--engine", "onnx", "--batch", "1"], 2, "--engine, --batch: not with --serve"),
         (["--serve", "--memory", "8"], 2, "--memory: not with --serve"),
         (["--clients", "3", "--url", "ws://x"], 2, "--clients, --url: only with --serve"),
-        (["--serve", "--model", "a", "--configs", "moe-tiny"], 2, "--model, --configs: one of them"),
-        (["--serve", "--configs", "moe-tiny,moe-1b"], 2, "--configs: one is served, not moe-tiny, moe-1b"),
+        (["--serve", "--model", "a", "--configs", "moe-tiny"], 2, "--model, --configs: give one of them"),
+        (
+            ["--serve", "--configs", "moe-tiny,moe-1b"],
+            2,
+            "--configs: expected one configuration, found moe-tiny, moe-1b",
+        ),
         (["--serve", "--configs", "moe-2b"], 1, "unknown configuration 'moe-2b'"),
         (["--serve", "--dropped", "3"], 2, "--dropped: only with --sessions"),
         (["--serve", "--hostile", "3"], 2, "--hostile: only with --sessions"),
         (["--serve", "--models", "d"], 2, "--models: only with --configs"),
         (["--serve", "--sessions", "3", "--play", "1"], 2, "--play: only with --clients"),
-        (["--serve", "--clients", "2,0"], 2, "--clients: 0 is no number of clients"),
+        (["--serve", "--clients", "2,0"], 2, "--clients: 0 is not a number of clients"),
         (["--serve", "--clients", "two"], 2, "--clients: 'two' is not a list of numbers"),
-        (["--serve", "--play", "inf"], 2, "--play: inf is no number of seconds"),
+        (["--serve", "--play", "inf"], 2, "--play: inf is not a number of seconds"),
         (["--serve", "--streaming", "0"], 2, "--streaming, --left-chunks: chunk_size"),
         (["--serve", "--url", "http://x"], 2, "--url: 'http://x' does not begin with ws://"),
         (["--serve", "--url", "ws://127.0.0.1:1", "--sessions", "1"], 1, "http://127.0.0.1:1/metrics: "),

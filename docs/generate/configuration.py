@@ -1,22 +1,22 @@
-"""Write docs/reference/configuration.md from the code: python docs/generate.py. A test compares the two."""
+"""The keys of a training's configuration."""
 
 import ast
 import dataclasses
 import inspect
-import types
+import sys
+import textwrap
 import typing
-from pathlib import Path
 from typing import Any
+
+from docs.generate.tables import kind, span, table, yaml
 
 from unichoir.network.config import NAMED_CONFIGS
 from unichoir.training.config import FREE_KEYS, ExperimentConfig
 
-OUTPUT = Path(__file__).parent / "reference" / "configuration.md"
-TYPES = {int: "whole number", float: "number", bool: "true or false", str: "text"}
 INTRODUCTION = """# Configuration of a training
 
 `unichoir train` reads one YAML file. This page lists all of its keys. It is generated from the code by
-`python docs/generate.py`; [Training](../training/configure.md) shows how to use them.
+`python -m docs.generate`. [Training](../training/configure.md) shows how to use the keys. Ranges include both ends.
 
 A key that does not exist, a value of the wrong type and a value out of range are errors that name the key. `null` is
 YAML's word for no value. You can change any key on the command line: `--set trainer.max_steps=1000`. If you continue a
@@ -39,19 +39,28 @@ def texts(cls: type) -> dict[str, str]:
     return found
 
 
-def kind(hint: Any) -> str:
-    """A type in words."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join("`null`" if each is type(None) else kind(each) for each in arguments)
-    if origin is typing.Literal:
-        return ", ".join(f"`{each}`" for each in arguments)
-    if origin is tuple:
-        several = arguments[-1] is Ellipsis
-        return f"list of {kind(arguments[0])}s" if several and arguments[0] in TYPES else f"list: {kind(arguments[0])}"
-    if origin is dict:
-        return f"mapping of {kind(arguments[0])} to {kind(arguments[1])}"
-    return TYPES.get(hint, "keys of its own")
+def ranges(cls: type) -> dict[str, str]:
+    """Return the ranges that the class checks with `check_ranges`."""
+    found: dict[str, str] = {}
+    if "__post_init__" not in vars(cls):
+        return found
+    namespace = vars(sys.modules[cls.__module__])
+    for call in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(cls.__post_init__)))):
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.func.id != "check_ranges":
+            continue
+        local = {
+            name.id: ast.unparse(node.value)
+            for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(cls.__post_init__))))
+            if isinstance(node, ast.Assign)
+            for name in node.targets
+            if isinstance(name, ast.Name)
+        }
+        for keyword in call.keywords:
+            text = ast.unparse(keyword.value)
+            value = eval(local.get(text, text), namespace)
+            pairs = value if keyword.arg is None else {keyword.arg: value}
+            found.update({name: span(*pair) for name, pair in pairs.items()})
+    return found
 
 
 def section(hint: Any) -> type | None:
@@ -63,49 +72,35 @@ def section(hint: Any) -> type | None:
 
 
 def default(field: "dataclasses.Field[Any]") -> str:
-    """As YAML has it; what has keys of its own has its defaults there."""
+    """Return the default as YAML has it; what has keys of its own has its defaults there."""
     value = field.default
     if field.default_factory is not dataclasses.MISSING:
         value = field.default_factory()
-    if value is dataclasses.MISSING:
-        return "required"
-    if dataclasses.is_dataclass(value):
-        return ""
-    if isinstance(value, bool) or value is None:
-        return f"`{'null' if value is None else str(value).lower()}`"
-    if isinstance(value, tuple):
-        return f"`[{', '.join(map(str, value))}]`"
-    return f"`{value}`"
+    return "required" if value is dataclasses.MISSING else yaml(value)
 
 
 def write_section(cls: type, path: str, lines: list[str], known: dict[type, str]) -> None:
-    """A table of the keys of a dataclass, then those of what is nested in it."""
+    """Write a table of the keys of a dataclass, then those of what is nested in it."""
     known[cls] = path
-    hints, meanings = typing.get_type_hints(cls), texts(cls)
+    hints, meanings, limits = typing.get_type_hints(cls), texts(cls), ranges(cls)
     lines += [f"## {path or 'Top level'}", "", " ".join((inspect.getdoc(cls) or "").split()), ""]
-    lines += ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
-    nested = []
+    nested, rows = [], []
     for field in dataclasses.fields(cls):
         full = f"{path}.{field.name}".lstrip(".")
         name = f"`{field.name}`" + ("*" if full in FREE_KEYS else "")
-        row = [name, kind(hints[field.name]), default(field), meanings[field.name].replace("|", "\\|")]
         inner = section(hints[field.name])
         if inner is not None:
-            row[0] = f"[{name}](#{known.get(inner, full).replace('.', '').lower()})"
+            name = f"[{name}](#{known.get(inner, full).replace('.', '').lower()})"
             nested.append((inner, full))
-        lines.append(f"| {' | '.join(row)} |")
-    lines.append("")
+        rows.append([name, kind(hints[field.name]), default(field), limits.get(field.name, ""), meanings[field.name]])
+    lines += table(["key", "type", "default", "range", "meaning"], rows)
     for inner, full in nested:
         if inner not in known:
             write_section(inner, full, lines, known)
 
 
 def page() -> str:
-    """The whole page."""
+    """Return the whole page."""
     lines = [INTRODUCTION.replace("NAMES", ", ".join(f"`{name}`" for name in sorted(NAMED_CONFIGS)))]
     write_section(ExperimentConfig, "", lines, {})
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    OUTPUT.write_text(page(), encoding="utf-8")

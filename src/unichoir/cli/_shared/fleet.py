@@ -1,4 +1,4 @@
-"""What `transcribe` and `serve` do with `--ray`."""
+"""`transcribe` and `serve` with `--ray`."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
-from unichoir.cli.arguments import ModelArguments
-from unichoir.cli.common import note, print_error, progress_bar, refuse
+from unichoir.cli._shared.arguments import ModelArguments
+from unichoir.cli._shared.common import note, print_error, progress_bar, refuse
 from unichoir.errors import UnichoirError
 from unichoir.recognition.options import DecodingOptions
 from unichoir.search.options import DEFAULT_LM, NO_LM
@@ -27,19 +27,19 @@ RayOption = Annotated[
     typer.Option(
         "--ray",
         metavar="auto|local|HOST:PORT",
-        help="Work on a Ray cluster: the one that runs, one on this machine for as long as the command, or that one.",
+        help="Ray cluster to work on: a running one (auto), a temporary one on this machine (local), or an address.",
         show_default=False,
     ),
 ]
 MAX_NAMED = 20
-"""Failures that are told one by one."""
+"""Failures that are reported one by one."""
 MAX_THREADS = 8
-"""Of a replica with a large model."""
+"""Threads of a replica with a large model."""
 SESSIONS_PER_REPLICA = 50
 
 
 def report_failures(failed: Mapping[str, str], output: Path) -> None:
-    """A line for each of the first utterances without a result, by key, and exit code 1; nothing for none."""
+    """Report the first failed utterances and exit with code 1, if any failed. failed: reasons, by key."""
     for key, error in list(failed.items())[:MAX_NAMED]:
         print_error(UnichoirError(f"{key}: {error}"))
     if len(failed) > MAX_NAMED:
@@ -50,7 +50,7 @@ def report_failures(failed: Mapping[str, str], output: Path) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class FleetArguments:
-    """Of `transcribe`: many machines."""
+    """`transcribe` on many machines."""
 
     PANEL: ClassVar[str] = FLEET
 
@@ -59,7 +59,7 @@ class FleetArguments:
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Results as JSON lines; a run that was stopped goes on where it was.",
+            help="Folder for results (JSON lines). The same command continues an interrupted run.",
             show_default=False,
         ),
     ] = None
@@ -68,22 +68,22 @@ class FleetArguments:
         typer.Option(
             min=1,
             metavar="N",
-            help="At most; else as many as the cluster has processors (with --device cuda: GPUs) for.",
-            show_default=False,
+            help="Most workers.",
+            show_default="as many as processors, or GPUs, allow",
         ),
     ] = None
     gpus_per_worker: Annotated[
         float | None,
         typer.Option(
             metavar="X",
-            help="With --device cuda: share of a GPU, 0.5 for two workers on each; else 1.",
-            show_default=False,
+            help="With --device cuda: share of a GPU per worker. 0.5 puts two workers on each GPU.",
+            show_default="1",
         ),
     ] = None
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Recognise again what failed before.")] = False
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Recognise again what failed earlier.")] = False
 
     def check_unused(self) -> None:
-        """An error of usage for what only a cluster can do."""
+        """Raise an error of usage for options that need a cluster."""
         options = {"--output": self.output, "--workers": self.workers, "--retry-failed": self.retry_failed}
         refuse({**options, "--gpus-per-worker": self.gpus_per_worker}, "needs --ray")
 
@@ -96,8 +96,7 @@ class FleetArguments:
         formats: Sequence[Format],
         subtitles: SubtitleOptions,
     ) -> None:
-        """Recognise manifests on a cluster and write the results in these formats; exit code 1 when an utterance has
-        failed."""
+        """Recognise manifests on a cluster and write the results. Exits with code 1 if an utterance failed."""
         from unichoir.fleet.cluster import connected
         from unichoir.fleet.formats import write_formats
         from unichoir.fleet.transcribe import read_utterances, transcribe
@@ -124,51 +123,51 @@ class FleetArguments:
 
 @dataclass(frozen=True, kw_only=True)
 class ReplicaArguments:
-    """Of `serve`: many machines."""
+    """`serve` on many machines."""
 
     PANEL: ClassVar[str] = FLEET
 
     ray: RayOption = None
-    min_replicas: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Servers; else 1.", show_default=False)
-    ] = None
+    min_replicas: Annotated[int | None, typer.Option(min=1, metavar="N", help="Fewest servers.", show_default="1")] = (
+        None
+    )
     max_replicas: Annotated[
         int | None,
         typer.Option(
             min=1,
             metavar="N",
-            help="Servers; else as many as the cluster has processors (with --device cuda: GPUs) for.",
-            show_default=False,
+            help="Most servers.",
+            show_default="as many as processors, or GPUs, allow",
         ),
     ] = None
     sessions_per_replica: Annotated[
         int | None,
         typer.Option(
-            min=1, metavar="N", help="Above it there will be more servers, below it fewer; else 50.", show_default=False
+            min=1, metavar="N", help="Sessions per server. More start more servers, fewer stop some.", show_default="50"
         ),
     ] = None
     gpus_per_replica: Annotated[
         float | None,
         typer.Option(
             metavar="X",
-            help="With --device cuda: share of a GPU, 0.5 for two servers on each; else 1.",
-            show_default=False,
+            help="With --device cuda: share of a GPU per server. 0.5 puts two servers on each GPU.",
+            show_default="1",
         ),
     ] = None
 
     def check_unused(self) -> None:
-        """An error of usage for what only a cluster can do."""
+        """Raise an error of usage for options that need a cluster."""
         names = ("--min-replicas", "--max-replicas", "--sessions-per-replica", "--gpus-per-replica")
         values = (self.min_replicas, self.max_replicas, self.sessions_per_replica, self.gpus_per_replica)
         refuse(dict(zip(names, values, strict=True)), "needs --ray")
 
     def source(self, model: ModelArguments, device: "Device") -> "ModelSource":
-        """What the replicas load."""
+        """Return the model that replicas load."""
         return model_source(model, device, ("--gpus-per-replica", self.gpus_per_replica))
 
 
 def model_source(model: ModelArguments, device: "Device", gpus: tuple[str, float | None] = ("", None)) -> "ModelSource":
-    """What the workers load. gpus: the option that gives the share of one GPU, and its value."""
+    """Return the model that workers load. gpus: the option with the share of a GPU, and its value."""
     from unichoir.api import DEFAULT_MODEL
     from unichoir.fleet.worker import ModelSource
 
@@ -181,7 +180,7 @@ def model_source(model: ModelArguments, device: "Device", gpus: tuple[str, float
         model.top_k,
         device,
         1.0 if share is None else share,
-        # Workers of a cluster may work in another folder.
+        # The workers' current directory may be another one.
         language_model=model.lm if model.lm in (DEFAULT_LM, NO_LM) else os.path.abspath(model.lm),
     )
 
@@ -189,7 +188,7 @@ def model_source(model: ModelArguments, device: "Device", gpus: tuple[str, float
 def serve_on_cluster(
     source: "ModelSource", settings: "Settings", replicas: ReplicaArguments, http_options: dict[str, str | int]
 ) -> None:
-    """Serve until a signal to stop."""
+    """Serve until a signal asks to stop."""
     from unichoir.api import portable_name
     from unichoir.fleet.cluster import connected, places, processors
     from unichoir.fleet.serve import Scaling, deploy, make_application, serve_until
@@ -198,7 +197,7 @@ def serve_on_cluster(
 
     least, most = replicas.min_replicas or 1, replicas.max_replicas
     with connected(replicas.ray or "auto"), StopRequest() as stop:
-        # On a GPU a replica's threads have little to do.
+        # On a GPU, a replica needs one thread only.
         threads = source.threads or (1 if source.num_gpus else min(MAX_THREADS, processors()[0]))
         source = replace(source, name_or_dir=portable_name(source.name_or_dir), threads=threads)
         room = places(threads, source.num_gpus)

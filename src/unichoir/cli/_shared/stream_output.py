@@ -1,4 +1,4 @@
-"""How `unichoir stream` shows results: lines of text, lines of JSON, or a line that is rewritten on a terminal."""
+"""Output of `unichoir stream`: lines of text, lines of JSON, or one line that is rewritten on a terminal."""
 
 import json
 import shutil
@@ -8,70 +8,70 @@ from typing import Literal
 from rich.cells import cell_len
 from rich.console import Console
 
-from unichoir.cli.common import write_line
+from unichoir.cli._shared.common import write_line
 from unichoir.transcript.results import StreamResult
 
 Format = Literal["text", "json"]
 LOW_CONFIDENCE = 0.5
-"""Words below it are marked on terminals."""
+"""Words below this confidence are marked on terminals."""
 _DIM, _NOT_DIM = "\x1b[2m", "\x1b[22m"
 _ERASE_LINE = "\r\x1b[K"
 
 
 class TextLines:
-    """Final results that have words, a line each: `[0:03.4 - 0:05.2] text`. mark: around uncertain words."""
+    """Writes final results with words, one per line: `[0:03.4 - 0:05.2] text`. mark: around uncertain words."""
 
     def __init__(self, mark: tuple[str, str] = ("", "")) -> None:
         self._mark = mark
 
     def show(self, result: StreamResult) -> None:
-        """Write what there is to write of it."""
+        """Write the result, as far as this output shows it."""
         if result.is_final and result.words:
             first, last = result.words[0], result.words[-1]
             write_line(f"{_span(first.start_ms, last.end_ms)} {marked_text(result, *self._mark)}")
 
     def clear(self) -> None:
-        """Make room for something else: take away what is not final."""
+        """Remove the partial result, to make room for other output."""
 
 
 class LiveText(TextLines):
-    """On a terminal: below the final lines the partial result, rewritten in place.
+    """Shows the partial result below the final lines of a terminal, rewritten in place.
 
-    It never takes more than one line, so that a carriage return is enough: of longer ones the end is shown.
+    It takes one line only, so a carriage return is enough. Of a longer result, the end is shown.
     """
 
     def show(self, result: StreamResult) -> None:
-        """Write what there is to write of it."""
+        """Write the result, as far as this output shows it."""
         self.clear()
         super().show(result)
         if not result.is_final and result.text:
             self._rewrite(_span(result.start_ms, result.end_ms) + " ", result.text)
 
     def clear(self) -> None:
-        """Make room for something else: take away what is not final."""
+        """Remove the partial result, to make room for other output."""
         sys.stdout.write(_ERASE_LINE)
         sys.stdout.flush()
 
     def _rewrite(self, head: str, text: str) -> None:
-        # As wide as it will come out where the terminal lacks some of the characters.
+        # Escapes of characters that the terminal lacks are wider.
         encoding = sys.stdout.encoding or "utf-8"
         text = text.encode(encoding, "backslashreplace").decode(encoding)
-        # The last column stays free: with it some terminals go to the next line.
+        # The last column stays free: some terminals wrap when it is used.
         room = shutil.get_terminal_size().columns - len(head) - 1
         sys.stdout.write(_ERASE_LINE + head + shorten(text, room) if room > 0 else _ERASE_LINE)
         sys.stdout.flush()
 
 
 class JsonLines(TextLines):
-    """Every result, partial or final, as one JSON object a line."""
+    """Writes every result, partial or final, as one JSON object per line."""
 
     def show(self, result: StreamResult) -> None:
-        """Write what there is to write of it."""
+        """Write the result, as far as this output shows it."""
         write_line(json.dumps(result.to_dict(), ensure_ascii=False))
 
 
 def make_output(output_format: Format) -> TextLines:
-    """What fits the format and whatever standard output is."""
+    """Return the output for a format and for the kind of standard output."""
     if output_format == "json":
         return JsonLines()
     console = Console(file=sys.stdout)
@@ -83,7 +83,7 @@ def make_output(output_format: Format) -> TextLines:
 
 
 def shorten(text: str, width: int) -> str:
-    """`text` in at most `width` columns of a terminal; of a longer one its end, after three dots."""
+    """Return `text` in at most `width` columns of a terminal. Of a longer one, the end after three dots."""
     if cell_len(text) <= width:
         return text
     dots = "..."[:width]
@@ -94,7 +94,7 @@ def shorten(text: str, width: int) -> str:
 
 
 def marked_text(result: StreamResult, before: str, after: str) -> str:
-    """The text of a final result with marks around each word of low confidence."""
+    """Return the text of a final result, with marks around each word of low confidence."""
     pieces, written, found = [], 0, 0
     for word in result.words:
         start = result.text.find(word.text, found)
@@ -112,7 +112,7 @@ def _span(start_ms: int, end_ms: int) -> str:
 
 
 def _time(ms: int) -> str:
-    """Hours only where there are any."""
+    """Return a time, with hours if there are any."""
     minutes, tenths = divmod(round(ms / 100), 600)
     hours, rest = divmod(minutes, 60)
     seconds = f"{tenths // 10:02}.{tenths % 10}"

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from unichoir.cli.common import note, refuse
+from unichoir.cli._shared.common import note, refuse
 
 
 def import_whisper(
@@ -13,7 +13,7 @@ def import_whisper(
         Path,
         typer.Argument(
             metavar="WHISPER",
-            help="Whisper of any size: folder of Hugging Face (config.json, model.safetensors), OpenAI's .pt, or "
+            help="Whisper of any size: Hugging Face folder (config.json, model.safetensors), OpenAI's .pt, or "
             "CTranslate2's model.bin or its folder.",
             show_default=False,
         ),
@@ -23,8 +23,7 @@ def import_whisper(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Folder of `unichoir tokenizer`: the vocabulary of the new model. Without it OUT holds the encoder "
-            "alone.",
+            help="Folder of `unichoir tokenizer`: the new model's vocabulary. Without it, OUT has the encoder only.",
             show_default=False,
         ),
     ] = None,
@@ -33,20 +32,20 @@ def import_whisper(
         typer.Option(
             min=1,
             metavar="N",
-            help="New Conformer blocks on top of Whisper's encoder. They see pairs of its 20 ms frames, merged into "
-            "frames of 40 ms.  [default: 2]",
+            help="New Conformer blocks on top of Whisper's encoder. They see its 20 ms frames merged into 40 ms "
+            "frames.  [default: 2]",
             show_default=False,
         ),
     ] = None,
     no_merge: Annotated[
-        bool, typer.Option("--no-merge", help="Whisper's encoder as it is: frames of 20 ms, no blocks on top.")
+        bool, typer.Option("--no-merge", help="Keep Whisper's encoder unchanged: frames of 20 ms, no blocks on top.")
     ] = False,
     decoder: Annotated[
         Literal["whisper", "new"] | None,
         typer.Option(
-            help="whisper: the decoders start as Whisper's, with its embeddings of each piece; its vocabulary must "
-            "lie beside the weights (tokenizer.json, vocab.json, vocabulary.txt, *.tiktoken). new: they start from "
-            "nothing.  [default: whisper with --tokenizer]",
+            help="whisper: start the decoders from Whisper's, with its embeddings of each piece. Its vocabulary must "
+            "be beside the weights (tokenizer.json, vocab.json, vocabulary.txt, *.tiktoken). new: start from random "
+            "weights.  [default: whisper with --tokenizer]",
             show_default=False,
         ),
     ] = None,
@@ -55,23 +54,23 @@ def import_whisper(
         typer.Option(
             min=1,
             metavar="N",
-            help="Blocks of the left-to-right decoder. Of Whisper's, N are taken evenly spaced.  [default: all of "
-            "Whisper's, or 2 new ones]",
+            help="Blocks of the left-to-right decoder, evenly spaced among Whisper's.  [default: all of Whisper's, or "
+            "2 new ones]",
             show_default=False,
         ),
     ] = None,
     reverse_blocks: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Blocks of the right-to-left decoder, taken alike; 0: none.")
+        int, typer.Option(min=0, metavar="N", help="Blocks of the right-to-left decoder, chosen likewise. 0: none.")
     ] = 2,
-    seed: Annotated[int, typer.Option(metavar="N", help="What new weights are drawn from.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of new weights.")] = 0,
 ) -> None:
-    """Turn a Whisper checkpoint into one that a streaming model is trained from.
+    """Turn a Whisper checkpoint into a starting point for training a streaming model.
 
-    Train with `init: OUT` in the configuration, whose `model` and `fbank` are those of OUT/config.yaml. Without
-    --tokenizer use `init_encoder: OUT`, which takes the encoder alone; decoders are then new, and their sizes in
-    OUT/config.yaml a suggestion. docs/training/whisper.md shows the whole way.
+    Train with `init: OUT` in the configuration, and with the `model` and `fbank` of OUT/config.yaml. Without
+    --tokenizer, use `init_encoder: OUT`, which takes the encoder only. The decoders are then new, and their sizes in
+    OUT/config.yaml are a suggestion. docs/training/whisper.md shows all steps.
 
-    No code in a file is run; weights as pickles (pytorch_model.bin) are refused.
+    Code in files is never run. Pickled weights (pytorch_model.bin) are refused.
 
     Example:
 
@@ -83,7 +82,7 @@ def import_whisper(
         from unichoir.export.whisper import import_whisper as run
         from unichoir.formats.whisper.to_network import WhisperOptions
     if no_merge:
-        refuse({"--top-blocks": top_blocks}, "blocks on top see merged frames, so it does not go with --no-merge")
+        refuse({"--top-blocks": top_blocks}, "cannot be used with --no-merge: these blocks see merged frames")
     if tokenizer is None and decoder == "whisper":
         raise typer.BadParameter("needs --tokenizer, whose pieces Whisper's embeddings are for", param_hint="--decoder")
     options = WhisperOptions(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from unichoir.cli.common import make_progress, write_line
+from unichoir.cli._shared.common import make_progress, write_line
 from unichoir.errors import ConfigError, DecodingError, UnichoirError
 
 if TYPE_CHECKING:
@@ -26,52 +26,52 @@ SHARED = frozenset({"configs", "streaming", "left_chunks", "threads", "audio", "
 CALIBRATION_SECONDS = 10.0
 
 ServeOption = Annotated[
-    bool, typer.Option("--serve", help="Measure the server with clients in real time.", rich_help_panel=PANEL)
+    bool, typer.Option("--serve", help="Measure a server with clients in real time.", rich_help_panel=PANEL)
 ]
 ServedModelOption = Annotated[
     str | None,
     typer.Option(
         "--model",
         metavar="NAME|DIR",
-        help="What to serve, as in `unichoir serve`; or a configuration of --configs.",
+        help="Model to serve, as in `unichoir serve`. Or use --configs.",
         show_default=False,
         rich_help_panel=PANEL,
     ),
 ]
 ClientsOption = Annotated[
-    str, typer.Option(metavar="NUMBERS", help="Clients at a time that speak without a pause.", rich_help_panel=PANEL)
+    str, typer.Option(metavar="NUMBERS", help="Clients at a time. Each streams without a pause.", rich_help_panel=PANEL)
 ]
 PlayOption = Annotated[
-    float, typer.Option(min=0.1, metavar="S", help="For so long, each number of them.", rich_help_panel=PANEL)
+    float, typer.Option(min=0.1, metavar="S", help="Duration for each number of clients.", rich_help_panel=PANEL)
 ]
 UrlOption = Annotated[
     str | None,
     typer.Option(
         metavar="ws://...",
-        help="A server that runs already, with the same model and chunks; its key in UNICHOIR_API_KEY.",
+        help="A running server with the same model and chunk size. UNICHOIR_API_KEY holds its key.",
         show_default=False,
         rich_help_panel=PANEL,
     ),
 ]
 SessionsOption = Annotated[
-    int, typer.Option(min=0, metavar="N", help="Soak: so many short sessions.", rich_help_panel=PANEL)
+    int, typer.Option(min=0, metavar="N", help="Soak test: number of short sessions.", rich_help_panel=PANEL)
 ]
 DroppedOption = Annotated[
-    int, typer.Option(min=0, metavar="N", help="And so many that the client cuts off.", rich_help_panel=PANEL)
+    int, typer.Option(min=0, metavar="N", help="Soak test: sessions that the client drops.", rich_help_panel=PANEL)
 ]
 HostileOption = Annotated[
     int,
     typer.Option(
         min=0,
         metavar="N",
-        help="And so many clients that do what they must not. A server of --url is to have the default limits.",
+        help="Soak test: hostile clients. A server of --url must have the default limits.",
         rich_help_panel=PANEL,
     ),
 ]
 
 
 def check_options(given: Sequence[str], serve: bool) -> None:
-    """Options that mean nothing with, or without, --serve are errors of usage; given: parameters by their names."""
+    """Refuse options that have no effect with, or without, --serve. given: names of parameters."""
     strangers = [name for name in given if (name not in OWN | SHARED if serve else name in OWN)]
     if strangers:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in strangers)
@@ -82,19 +82,19 @@ def check_options(given: Sequence[str], serve: bool) -> None:
         if name in given and needed not in given:
             raise typer.BadParameter(f"only with --{needed}", param_hint=f"--{name}")
     if "model" in given and "configs" in given:
-        raise typer.BadParameter("one of them is served, not both", param_hint="--model, --configs")
+        raise typer.BadParameter("give one of them, not both", param_hint="--model, --configs")
     if "play" in given and "sessions" in given and "clients" not in given:
         raise typer.BadParameter("only with --clients, which --sessions leaves out", param_hint="--play")
 
 
 def check_values(clients: Sequence[int], play: float, chunk_size: int, left_chunks: int) -> None:
-    """Numbers of clients that are none, endless play, and chunks that no stream can have are errors of usage."""
+    """Refuse invalid numbers of clients, durations and chunk sizes."""
     from unichoir.recognition.options import StreamingOptions
 
     if min(clients, default=1) < 1:
-        raise typer.BadParameter(f"{min(clients)} is no number of clients", param_hint="--clients")
+        raise typer.BadParameter(f"{min(clients)} is not a number of clients", param_hint="--clients")
     if not math.isfinite(play):
-        raise typer.BadParameter(f"{play} is no number of seconds", param_hint="--play")
+        raise typer.BadParameter(f"{play} is not a number of seconds", param_hint="--play")
     try:
         StreamingOptions(chunk_size=chunk_size, num_left_chunks=left_chunks)
     except DecodingError as error:
@@ -109,10 +109,10 @@ def serving_benchmark(
     url: str | None,
     output: Path | None,
 ) -> None:
-    """Measure, show and, with a folder `output`, write the results.
+    """Measure and show the results, and write them to the folder `output`.
 
-    source: a model, or a configuration to be prepared with random weights. Raises UnichoirError, after the results are
-    shown, for a server that did not end as it should.
+    source: a model, or a configuration to prepare with random weights. Raises UnichoirError, after the results are
+    shown, if the server failed.
     """
     from unichoir.api import serving_extras
 

@@ -1,4 +1,4 @@
-"""What the commands share: progress bars, lines for people, checks of option values."""
+"""Progress bars, messages, and checks of option values."""
 
 import errno
 import io
@@ -18,19 +18,19 @@ from unichoir.errors import UnichoirError
 from unichoir.search.options import MODES, Mode
 
 STANDARD_INPUT = "-"
-# Text, because a Path would spoil URLs.
+# Text, because a Path breaks URLs.
 ManifestsArgument = Annotated[
     list[str],
     typer.Argument(
         metavar="MANIFEST",
-        help="Path or URL: JSON lines, a Kaldi folder, shards (ours or WeNet's), lhotse cuts or Shar.",
+        help="Path or URL: JSON lines, Kaldi folder, shards (unichoir's or WeNet's), lhotse cuts or Shar.",
         show_default=False,
     ),
 ]
 
 
 def parse_modes(text: str) -> list[Mode]:
-    """`all`, or modes separated by commas."""
+    """Return the modes for `all`, or for names separated by commas."""
     if text == "all":
         return list(MODES)
     modes = [mode for mode in MODES if mode in text.split(",")]
@@ -41,7 +41,7 @@ def parse_modes(text: str) -> list[Mode]:
 
 
 def parse_chunk_sizes(text: str) -> list[int | None]:
-    """Numbers of encoder frames separated by commas; `full` or 0 is the whole utterance."""
+    """Return chunk sizes from a list separated by commas. `full` or 0 is the whole utterance."""
     sizes: list[int | None] = []
     for word in text.split(","):
         if word != "full" and not (word.isascii() and word.isdecimal()):
@@ -53,38 +53,38 @@ def parse_chunk_sizes(text: str) -> list[int | None]:
 
 
 def refuse(options: Mapping[str, object], why: str) -> None:
-    """An error of usage for the first of these options that was given."""
+    """Raise an error of usage for the first of these options that was given."""
     for name, value in options.items():
         if value is not None and value is not False:
             raise typer.BadParameter(why, param_hint=name)
 
 
 def write_line(text: str) -> None:
-    """To standard output."""
+    """Write a line to standard output."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 
 def note(text: str) -> None:
-    """A line for the person at the keyboard, on standard error."""
+    """Write a line to standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
 def print_error(error: Exception) -> None:
-    """One line, whatever the message holds."""
+    """Write an error to standard error, on one line."""
     note(f"error: {' '.join(str(error).split())}")
 
 
 def warn(lines: Iterable[str]) -> None:
-    """A warning each, on standard error."""
+    """Write warnings to standard error, one per line."""
     for line in lines:
         note(f"warning: {' '.join(line.split())}")
 
 
 def write_whole(path: Path, text: str) -> None:
-    """To a file that gets its name when it is complete; to a pipe or a device as it is.
+    """Write a file, which gets its name when it is complete, or write to a pipe or a device.
 
-    Raises UnichoirError that names the file.
+    Raises UnichoirError naming the file.
     """
     content = text.encode("utf-8", errors="backslashreplace")
     try:
@@ -98,14 +98,14 @@ def write_whole(path: Path, text: str) -> None:
 
 
 class ClosedStream(io.TextIOBase):
-    """In place of a standard stream that whoever started the program has closed: whatever is done to it fails."""
+    """Stands for a standard stream that was closed before the program started. Reading and writing fail."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     @property
     def buffer(self) -> "ClosedStream":
-        """The stream of bytes."""
+        """Return the stream of bytes."""
         return self
 
     def read(self, size: int | None = -1) -> NoReturn:
@@ -118,22 +118,22 @@ class ClosedStream(io.TextIOBase):
 
 
 class _UnitColumn(ProgressColumn):
-    """What is counted: the field `unit` of a task, or else the same for all."""
+    """The unit of the count: a task's field `unit`, or the default."""
 
     def __init__(self, unit: str) -> None:
         super().__init__()
         self._unit = unit
 
     def render(self, task: Task) -> Text:
-        """As rich wants it."""
+        """Return the text, as rich requires."""
         return Text(task.fields.get("unit", self._unit))
 
 
 def make_progress(unit: str) -> Progress:
-    """A progress bar on standard error; nothing where that is not a terminal. unit: of tasks without a field `unit`."""
+    """Return a progress bar on standard error, invisible without a terminal. unit: for tasks without a field `unit`."""
     console = Console(stderr=True)
     return Progress(
-        TextColumn("{task.description}", markup=False),  # it may be the name of a file
+        TextColumn("{task.description}", markup=False),  # can be a file name
         BarColumn(),
         MofNCompleteColumn(),
         _UnitColumn(unit),
@@ -141,14 +141,14 @@ def make_progress(unit: str) -> Progress:
         console=console,
         transient=True,
         disable=not console.is_terminal,
-        # What goes to a file or a pipe must not be caught and shown above the bar.
+        # Rich must not catch output for files and pipes, and show it above the bar.
         redirect_stdout=sys.stdout.isatty(),
     )
 
 
 @contextmanager
 def progress_bar(description: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """Yields a function of (done, total)."""
+    """Show a progress bar. Yields a function of (done, total)."""
     with make_progress(unit) as progress:
         task = progress.add_task(description, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -1,4 +1,4 @@
-"""Options of what is written: formats, and how subtitles look."""
+"""Options of output: formats, and the look of subtitles."""
 
 from dataclasses import dataclass, fields
 from typing import Annotated, ClassVar
@@ -14,14 +14,14 @@ FormatOption = Annotated[
     typer.Option(
         "--format",
         metavar="FORMAT[,...]",
-        help=f"What is written for each file: {', '.join(FORMATS)}.",
+        help=f"Output formats: {', '.join(FORMATS)}.",
         show_default="text",
     ),
 ]
 
 
 def parse_formats(text: str) -> tuple[Format, ...]:
-    """Formats separated by commas, each once."""
+    """Return the formats in a list separated by commas, each once."""
     names = text.split(",")
     unknown = [name for name in names if name not in FORMATS]
     if unknown:
@@ -31,7 +31,7 @@ def parse_formats(text: str) -> tuple[Format, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class SubtitleArguments:
-    """How subtitles look: `SubtitleOptions`, its defaults for what is not given."""
+    """The look of subtitles: `SubtitleOptions`, with its defaults for options that are left out."""
 
     PANEL: ClassVar[str] = "Subtitles"
 
@@ -39,25 +39,25 @@ class SubtitleArguments:
         int | None,
         typer.Option(
             metavar="N",
-            help="Characters of a line; wide ones (Chinese, Japanese, Korean) count twice.",
+            help="Characters per line. Wide ones (Chinese, Japanese, Korean) count twice.",
             show_default=f"{SubtitleOptions.max_line_length}",
         ),
     ] = None
     max_lines: Annotated[
-        int | None, typer.Option(metavar="N", help="Lines at once.", show_default=f"{SubtitleOptions.max_lines}")
+        int | None, typer.Option(metavar="N", help="Lines per subtitle.", show_default=f"{SubtitleOptions.max_lines}")
     ] = None
     min_cue: Annotated[
         float | None,
         typer.Option(
             metavar="S",
-            help="Seconds that each is shown at least, if the next one leaves room.",
+            help="Shortest time that a subtitle is shown, if the next one leaves room.",
             show_default=f"{SubtitleOptions.min_seconds}",
         ),
     ] = None
     max_cue: Annotated[
         float | None,
         typer.Option(
-            metavar="S", help="Seconds that each is shown at most.", show_default=f"{SubtitleOptions.max_seconds}"
+            metavar="S", help="Longest time that a subtitle is shown.", show_default=f"{SubtitleOptions.max_seconds}"
         ),
     ] = None
     max_pause: Annotated[
@@ -70,13 +70,13 @@ class SubtitleArguments:
         float | None,
         typer.Option(
             metavar="N",
-            help="Characters that are read in a second: subtitles stay for so long, if the next one leaves room.",
+            help="Characters per second that people read. Subtitles stay long enough, if the next one leaves room.",
             show_default=f"{SubtitleOptions.max_speed}",
         ),
     ] = None
 
     def options(self, formats: tuple[Format, ...]) -> SubtitleOptions:
-        """For these formats; an error of usage for values that make no sense, and for any where none has subtitles."""
+        """Return the options. Invalid values, and options without a format of subtitles, are errors of usage."""
         given = {field.name: getattr(self, field.name) for field in fields(self)}
         given = {name: value for name, value in given.items() if value is not None}
         if given and not set(formats) & set(SUBTITLE_FORMATS):

@@ -1,0 +1,1 @@
+"""Parts of commands: options that several commands share, progress bars and output."""
