@@ -46,7 +46,7 @@ train+=("$data"/{asterisk_prompts,picovoice_coffee,picovoice_wakewords,speech_co
 [ -d $out/run-again/average ] ||
     unichoir train "$here/again.yaml" --train $out/train-again.jsonl --dev $out/dev.jsonl --output $out/run-again "$@"
 [ -f "$model/SHA256SUMS" ] || unichoir export $out/run-again/average "$model" --quantize int8 \
-    --attention-beam 4 --ctc-weight 0.3 --reencode
+    --attention-beam 4 --ctc-weight 0.3 --reencode --trail-frames 30
 
 # 4. Marks and case.
 text=("$data"/text/{english_sentences.txt.xz,common_voice_sentences_en.txt})

@@ -351,11 +351,13 @@ def test_model_directory(exports, checkpoint: Path, tmp_path: Path) -> None:
 def test_what_rescoring_takes_for_its_own(checkpoint: Path, tmp_path: Path, run_command) -> None:
     """From the command line to the model that is loaded; a configuration that says nothing of it is read as before."""
     out = tmp_path / "out"
-    code, _, errors = run_command("export", checkpoint, out, "--ctc-weight", 0.25, "--attention-beam", 7, "--reencode")
+    own = ["--ctc-weight", 0.25, "--attention-beam", 7, "--reencode", "--trail-frames", 12]
+    code, _, errors = run_command("export", checkpoint, out, *own)
     assert code == 0, errors
     info = OnnxBackend(out).info
     assert (info.ctc_weight, info.attention_beam, info.reencode) == (0.25, 7, True)
     content = json.loads((out / "config.json").read_text())
+    assert content["fbank"].pop("trail_frames") == 12
     assert [content["model"].pop(name) for name in ("ctc_weight", "attention_beam", "reencode")] == [0.25, 7, True]
     for name in ("config.json", "SHA256SUMS"):
         (out / name).unlink()
@@ -371,6 +373,9 @@ def test_what_rescoring_takes_for_its_own(checkpoint: Path, tmp_path: Path, run_
         assert code == 2
         assert flag in errors
         assert "sherpa-onnx does not rescore" in errors
+    code, _, errors = run_command("export", checkpoint, out, "--trail-frames", 1, "--target", "sherpa-onnx")
+    assert code == 2
+    assert "sherpa-onnx adds no silence" in errors
 
 
 def test_a_bad_export_is_refused(checkpoint: Path, tmp_path: Path) -> None:

@@ -56,6 +56,16 @@ def export(
             help="By default, streams encode each utterance once more as a whole for its final result.",
         ),
     ] = False,
+    trail_frames: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=1000,
+            metavar="N",
+            show_default=False,
+            help="Silent feature frames that follow each recording. Else as in training (`fbank.trail_frames`).",
+        ),
+    ] = None,
 ) -> None:
     """Turn a training checkpoint into an ONNX model directory, which needs no PyTorch, and check that they agree.
 
@@ -76,6 +86,8 @@ def export(
         for flag, value in own.items():
             if value is not None:
                 raise typer.BadParameter("sherpa-onnx does not rescore: leave it out", param_hint=flag)
+        if trail_frames is not None:
+            raise typer.BadParameter("sherpa-onnx adds no silence: leave it out", param_hint="--trail-frames")
         export_for_sherpa(checkpoint, output, quantize)
         return
     with training_extras("unichoir export"):
@@ -88,6 +100,7 @@ def export(
         ctc_weight=ctc_weight,
         attention_beam=attention_beam,
         reencode=reencode,
+        trail_frames=trail_frames,
     )
     for part, difference in differences.items():
         note(f"{part}: ONNX differs from torch by at most {difference:.1e}")
