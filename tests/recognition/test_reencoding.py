@@ -109,7 +109,7 @@ def test_a_stream_of_one_utterance_ends_as_the_recording_would(recognizer: Recog
 
 
 def test_options_that_contradict_themselves() -> None:
-    with pytest.raises(DecodingError, match="reencode: without a chunk_size"):
+    with pytest.raises(DecodingError, match="reencode: needs a chunk_size"):
         DecodingOptions(reencode=True)
     with pytest.raises(DecodingError, match="reencode: ctc_prefix_beam_search has no second pass"):
         StreamingOptions(reencode=True, mode="ctc_prefix_beam_search")
@@ -141,4 +141,4 @@ def test_from_the_command_line(run_command, tmp_path: Path) -> None:
     assert heard.split()[-5:] == whole.split()[-5:]
     code, _, err = run_command("transcribe", clip, *WITH_SMALL_MODEL, "--reencode")
     assert code == 2
-    assert "without a chunk_size" in err
+    assert "needs a chunk_size" in err
