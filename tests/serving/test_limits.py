@@ -288,7 +288,7 @@ def test_a_signal_drains_and_ends_with_0(process, clips, expected, stop: signal.
     ("options", "words"),
     [
         (["--chunk-size", "26"], "--chunk-size"),
-        (["--silence-after-speech", "0.01"], "silence_after_speech"),
+        (["--silence-after-speech", "0.01"], "--silence-after-speech"),
         (["--ssl-keyfile", __file__], "--ssl-certfile"),
         (["--model", "nonesuch"], "nonesuch"),
         (["--idle-timeout", "0"], "idle_timeout"),
