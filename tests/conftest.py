@@ -54,15 +54,6 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 @pytest.fixture(scope="session")
-def shared() -> Path:
-    """The folder of real speech and reference outputs beside the project; without it the test is skipped."""
-    folder = REPOSITORY.parent / "shared"
-    if not folder.is_dir():
-        pytest.skip("needs ../shared (real speech and reference outputs beside the project)")
-    return folder
-
-
-@pytest.fixture(scope="session")
 def fixtures() -> Path:
     """The project's own small fixtures."""
     return REPOSITORY / "tests" / "fixtures"

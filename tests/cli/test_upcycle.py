@@ -110,8 +110,8 @@ def test_from_wenet(fixtures: Path, tmp_path: Path) -> None:
     assert_same_function(source, tmp_path / "out")
 
 
-def test_from_a_checkpoint_that_wenet_made(shared: Path, tmp_path: Path) -> None:
-    source = shared / "fixtures" / "wenet" / "wenet_dense"
+def test_from_a_checkpoint_that_wenet_made(fixtures: Path, tmp_path: Path) -> None:
+    source = fixtures / "wenet_dense"
     upcycle(source, tmp_path / "out", softmax_first=True, shared_router=True)
     assert_same_function(source, tmp_path / "out")
 
