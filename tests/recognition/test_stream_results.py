@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.decoders import token_scores
+from tests.engine.decoders import token_scores
 from tests.samples import CLIPS, SMALL_MODEL
 
 from unichoir.api import load_recognizer
