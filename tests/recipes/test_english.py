@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.export import whisper_reference
+from tests.formats import whisper_reference
 from tests.recipes.test_tools import ROOT, call, script
 from tests.samples import REFERENCES, SMALL_MODEL
 
