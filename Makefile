@@ -1,12 +1,13 @@
-# make demo   install without PyTorch and transcribe the clips in demo/
-# make test   every check, with all extras
-# make clean  remove what these two made
+# make demo    install without PyTorch and transcribe the clips in demo/
+# make test    every check, with all extras
+# make quick   lint, types, and the quick tests of the folders that differ from main: for the minutes between two edits
+# make clean   remove what these made
 
 PYTHON ?= python3
 DEMO := .venv-demo
 TEST := .venv-test
 
-.PHONY: demo test lint clean
+.PHONY: demo test quick lint clean
 
 # The folder is installed, not linked, so that the demo runs exactly what a user gets; modules are compiled on first use.
 demo: $(DEMO)/bin/python
@@ -16,7 +17,12 @@ demo: $(DEMO)/bin/python
 # A thread for each of the two processes: more than there are cores would wait for each other.
 test: lint
 	OMP_NUM_THREADS=1 $(TEST)/bin/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m 'not alone'
-	$(TEST)/bin/python -m pytest -m alone
+	$(TEST)/bin/python -m pytest -m alone tests/serving
+
+# tests/changed.py maps src/unichoir/X and tests/X to tests/X, and names a smoke selection when nothing has tests of its own.
+quick: lint
+	OMP_NUM_THREADS=1 $(TEST)/bin/python -m pytest -q -n 2 --dist loadgroup -m 'not (alone or slow)' \
+	    $$($(PYTHON) tests/changed.py main)
 
 lint: $(TEST)/.installed
 	$(TEST)/bin/ruff check .

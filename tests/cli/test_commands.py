@@ -141,6 +141,7 @@ def test_fewer_experts(run: Run, recordings: Path, tiny_model: Path) -> None:
     assert (code, err) == (1, "error: top_k 3: this model was made for 1 to 2 experts of a frame\n")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_in_int8(run: Run, recordings: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
     """What it writes is close to what the checkpoint writes."""
     code, _, err = run("export", tiny_checkpoint, tmp_path / "int8", "--quantize", "int8")

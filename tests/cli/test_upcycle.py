@@ -70,6 +70,7 @@ def assert_same_function(source: Path, target: Path) -> None:
             torch.testing.assert_close(getattr(found(*batch), field), getattr(expected(*batch), field))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_trains_and_exports(dense: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "new" / "moe"
     upcycle(dense, out, experts=3, balance_rate=1e-3)
