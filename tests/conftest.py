@@ -5,12 +5,14 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
+from tests.samples import SMALL_MODEL
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SLOWEST = (
@@ -121,6 +123,28 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.save(folder)
     save_checkpoint(folder, model, {"fbank": {}})
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _small_model_is_read_once() -> Iterator[None]:
+    """ONNX Runtime takes half a second to read the small model, and hundreds of tests load it. Its graphs keep nothing
+    from one call to the next, so each is read once for the options that it is read with."""
+    from unichoir.engine import onnx_backend
+
+    load, read = onnx_backend._load, {}
+
+    def load_once(path: Path, inputs: Sequence[str], options: Any, device: Any) -> Any:
+        if path.parent != SMALL_MODEL or device != "cpu":
+            return load(path, inputs, options, device)
+        unsigned = options.get_session_config_entry("session.x64quantprecision")
+        key = (path.name, *inputs, options.intra_op_num_threads, unsigned)
+        if key not in read:
+            read[key] = load(path, inputs, options, device)
+        return read[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx_backend, "_load", load_once)
+        yield
 
 
 @pytest.fixture(scope="session")
