@@ -15,6 +15,7 @@ from filelock import FileLock
 from tests.samples import SMALL_MODEL
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+MADE_ONCE = "once-"
 SLOWEST = (
     "training",
     "benchmark",
@@ -126,18 +127,19 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _small_model_is_read_once() -> Iterator[None]:
-    """ONNX Runtime takes half a second to read the small model, and hundreds of tests load it. Its graphs keep nothing
-    from one call to the next, so each is read once for the options that it is read with."""
+def _shared_models_are_read_once() -> Iterator[None]:
+    """ONNX Runtime takes half a second to read the small model, and hundreds of tests load it. Graphs keep nothing from
+    one call to the next, so those of models that no test changes are read once for the options that they are read
+    with."""
     from unichoir.engine import onnx_backend
 
     load, read = onnx_backend._load, {}
 
     def load_once(path: Path, inputs: Sequence[str], options: Any, device: Any) -> Any:
-        if path.parent != SMALL_MODEL or device != "cpu":
+        if device != "cpu" or not (path.parent == SMALL_MODEL or path.parent.name.startswith(MADE_ONCE)):
             return load(path, inputs, options, device)
         unsigned = options.get_session_config_entry("session.x64quantprecision")
-        key = (path.name, *inputs, options.intra_op_num_threads, unsigned)
+        key = (path, *inputs, options.intra_op_num_threads, unsigned)
         if key not in read:
             read[key] = load(path, inputs, options, device)
         return read[key]
@@ -155,7 +157,7 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callab
     home = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
     def made(name: str, make: Callable[[Path], object]) -> Path:
-        folder = home / f"once-{name}"
+        folder = home / f"{MADE_ONCE}{name}"
         with FileLock(f"{folder}.lock"):
             if not folder.exists():
                 make(folder)
