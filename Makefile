@@ -21,7 +21,7 @@ test: lint
 
 # tests/changed.py maps src/unichoir/X and tests/X to tests/X, and names a smoke selection when nothing has tests of its own.
 quick: lint
-	OMP_NUM_THREADS=1 $(TEST)/bin/python -m pytest -q -n 2 --dist loadgroup -m 'not (alone or slow)' \
+	OMP_NUM_THREADS=1 $(TEST)/bin/python -m pytest -q -n 2 --dist loadfile -m 'not (alone or slow)' \
 	    $$($(PYTHON) tests/changed.py main)
 
 lint: $(TEST)/.installed
