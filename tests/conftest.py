@@ -18,16 +18,17 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 MADE_ONCE = "once-"
 SLOWEST = (
     "training",
-    "benchmark",
-    "fleet",
-    "cli",
-    "recognition",
     "recipes",
-    "export",
     "serving",
+    "export",
+    "cli",
+    "fleet",
+    "recognition",
+    "benchmark",
+    "formats",
     "network",
     "search",
-    "formats",
+    "api",
 )
 
 
