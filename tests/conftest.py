@@ -24,6 +24,7 @@ SLOWEST = (
     "cli",
     "fleet",
     "recognition",
+    "experiments",
     "benchmark",
     "formats",
     "network",

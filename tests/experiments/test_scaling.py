@@ -10,11 +10,11 @@ from tests.training.conftest import LETTERS, write_corpus
 
 from unichoir.text.tokenizer import CharTokenizer
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 
 
 def run(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(BENCHMARKS / script), *map(str, arguments)]
+    command = [sys.executable, str(EXPERIMENTS / script), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -26,6 +26,7 @@ def table(text: str) -> list[dict[str, str]]:
     return [dict(zip(header, row, strict=True)) for row in rows]
 
 
+@pytest.mark.slow
 def test_layouts_are_compared_and_what_is_measured_is_kept(tmp_path: Path) -> None:
     write_corpus(tmp_path, "train", 24, seed=1)
     CharTokenizer(["<blank>", "<unk>", "<sos/eos>", *LETTERS]).save(tmp_path / "tokenizer")
@@ -49,6 +50,7 @@ def test_layouts_are_compared_and_what_is_measured_is_kept(tmp_path: Path) -> No
     assert run("scaling.py", *command).stdout == first.stdout
 
 
+@pytest.mark.slow
 def test_whole_steps_are_compared_with_a_large_product() -> None:
     ended = run(
         "training_speed.py", "step", "--config", "moe-tiny,dense-small", "--frames-per-batch", 1000, "--steps", 1
@@ -60,7 +62,7 @@ def test_whole_steps_are_compared_with_a_large_product() -> None:
         assert row["batch"] == "10 s"
         # More than 100 % where the processor has no bf16: torch computes the large product in it, and much else not.
         share = int(row["of the product"].removesuffix("%")) / 100
-        assert share == pytest.approx(float(row["TFLOP/s"]) / float(rate), rel=0.1)
+        assert share == pytest.approx(float(row["TFLOP/s"]) / float(rate), rel=0.1, abs=0.006)  # in whole percents
         assert share > 0
         assert float(row["peak GB"]) == pytest.approx(float(row["planned GB"]), abs=0.02)
         speed = float(row["batch"].removesuffix(" s")) / float(row["ms of a step"]) * 1000
@@ -100,7 +102,7 @@ def test_a_layer_can_be_checked_for_waiting_only_on_a_gpu() -> None:
 def test_only_the_gpu_that_a_data_sheet_describes_is_compared_with_it(
     name: str, gib: float, expected: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
     from training_speed import data_sheet
 
     gpu = data_sheet(name, gib * 2**30)
