@@ -1,13 +1,14 @@
-# make demo   install without PyTorch and transcribe the recordings in demo/
-# make test   run all checks, with all extras installed
-# make docs   build the documentation into site/; a broken link is an error
-# make clean  remove everything that the other targets create
+# make demo    install without PyTorch and transcribe the recordings in demo/
+# make test    run all checks, with all extras installed
+# make quick   run lint, types and the quick tests of the folders that differ from main
+# make docs    build the documentation into site/; a broken link is an error
+# make clean   remove everything that the other targets create
 
 PYTHON ?= python3
 DEMO := .venv-demo
 TEST := .venv-test
 
-.PHONY: demo test docs lint clean
+.PHONY: demo test quick docs lint clean
 
 # A normal install, not an editable one: the demo runs exactly what users get. Modules are compiled on first use.
 demo: $(DEMO)/bin/python
@@ -17,7 +18,12 @@ demo: $(DEMO)/bin/python
 # One thread for each of the two processes: more threads than cores would wait for each other.
 test: lint docs
 	OMP_NUM_THREADS=1 $(TEST)/bin/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m 'not alone'
-	$(TEST)/bin/python -m pytest -m alone
+	$(TEST)/bin/python -m pytest -m alone tests/serving
+
+# tests/changed.py maps src/unichoir/X and tests/X to tests/X, and names a smoke selection when nothing has tests of its own.
+quick: lint
+	OMP_NUM_THREADS=1 $(TEST)/bin/python -m pytest -q -n 2 --dist loadfile -m 'not (alone or slow)' \
+	    $$($(PYTHON) tests/changed.py main)
 
 lint: $(TEST)/.installed
 	$(TEST)/bin/ruff check .

@@ -5,26 +5,31 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
+from tests.samples import SMALL_MODEL
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+MADE_ONCE = "once-"
 SLOWEST = (
     "training",
-    "benchmark",
-    "fleet",
-    "cli",
-    "recognition",
     "recipes",
-    "export",
     "serving",
+    "export",
+    "cli",
+    "fleet",
+    "recognition",
+    "experiments",
+    "benchmark",
+    "formats",
     "network",
     "search",
-    "formats",
+    "api",
 )
 
 
@@ -51,15 +56,6 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         ungrouped = [item.nodeid for item in session.items if "@" not in item.nodeid.rpartition("]")[2]]
         if ungrouped:
             raise pytest.UsageError(f"{ungrouped[0]}: this pytest-xdist does not group tests with this pytest")
-
-
-@pytest.fixture(scope="session")
-def shared() -> Path:
-    """The folder with real speech and reference outputs beside the project; tests are skipped without it."""
-    folder = REPOSITORY.parent / "shared"
-    if not folder.is_dir():
-        pytest.skip("needs ../shared (real speech and reference outputs beside the project)")
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -134,6 +130,29 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _shared_models_are_read_once() -> Iterator[None]:
+    """ONNX Runtime takes half a second to read the small model, and hundreds of tests load it. Graphs keep nothing from
+    one call to the next, so those of models that no test changes are read once for the options that they are read
+    with."""
+    from unichoir.engine import onnx_backend
+
+    load, read = onnx_backend._load, {}
+
+    def load_once(path: Path, inputs: Sequence[str], options: Any, device: Any) -> Any:
+        if device != "cpu" or not (path.parent == SMALL_MODEL or path.parent.name.startswith(MADE_ONCE)):
+            return load(path, inputs, options, device)
+        unsigned = options.get_session_config_entry("session.x64quantprecision")
+        key = (path, *inputs, options.intra_op_num_threads, unsigned)
+        if key not in read:
+            read[key] = load(path, inputs, options, device)
+        return read[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx_backend, "_load", load_once)
+        yield
+
+
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
     """A function of a name and a function that writes a folder completely or not at all; returns the folder.
@@ -144,7 +163,7 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callab
     home = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
     def made(name: str, make: Callable[[Path], object]) -> Path:
-        folder = home / f"once-{name}"
+        folder = home / f"{MADE_ONCE}{name}"
         with FileLock(f"{folder}.lock"):
             if not folder.exists():
                 make(folder)

@@ -35,6 +35,7 @@ def experiment(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_end_to_end(run: Run, experiment: Path, tmp_path: Path) -> None:
     sizes = ["--seconds", "2,3", "--batch", "1,2", "--streaming", 8, "--left-chunks", 2, "--streams", "1,2"]
     where = ["--output", tmp_path / "out", "--models", tmp_path / "models", "--threads", 1, "--repeats", 2]

@@ -70,6 +70,7 @@ def assert_same_function(source: Path, target: Path) -> None:
             torch.testing.assert_close(getattr(found(*batch), field), getattr(expected(*batch), field))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_trains_and_exports(dense: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "new" / "moe"
     upcycle(dense, out, experts=3, balance_rate=1e-3)
@@ -110,8 +111,8 @@ def test_from_wenet(fixtures: Path, tmp_path: Path) -> None:
     assert_same_function(source, tmp_path / "out")
 
 
-def test_from_a_checkpoint_that_wenet_made(shared: Path, tmp_path: Path) -> None:
-    source = shared / "fixtures" / "wenet" / "wenet_dense"
+def test_from_a_checkpoint_that_wenet_made(fixtures: Path, tmp_path: Path) -> None:
+    source = fixtures / "wenet_dense"
     upcycle(source, tmp_path / "out", softmax_first=True, shared_router=True)
     assert_same_function(source, tmp_path / "out")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from tests.decoders import token_scores
+from tests.engine.decoders import token_scores
 
 from unichoir.audio.fbank import FbankConfig
 from unichoir.bundle.sums import SUMS_FILE

@@ -13,7 +13,7 @@ import onnx_ir
 import onnxruntime
 import pytest
 import torch
-from tests.decoders import next_token_log_probs, token_scores
+from tests.engine.decoders import next_token_log_probs, token_scores
 
 from unichoir.audio.fbank import FbankConfig
 from unichoir.bundle.sums import write_sums

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from tests.decoders import token_scores
+from tests.engine.decoders import token_scores
 from torch import nn
 
 from unichoir.engine.onnx_backend import OnnxBackend

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from tests.decoders import token_scores
+from tests.engine.decoders import token_scores
 from torch import nn
 
 from unichoir.bundle.sums import write_sums

@@ -19,12 +19,14 @@ RATE = 16000
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Ignore Ray's warnings: it leaves sockets and files to the garbage collector, and warns about its own changes."""
+    """Ignore Ray's warnings: it leaves sockets and files to the garbage collector. Ray takes seconds to start."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             for kind in ("ResourceWarning", "FutureWarning", "DeprecationWarning"):
                 item.add_marker(pytest.mark.filterwarnings(f"ignore::{kind}"))
             item.add_marker(pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"))
+            if "cluster" in getattr(item, "fixturenames", ()):
+                item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

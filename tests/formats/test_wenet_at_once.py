@@ -118,7 +118,7 @@ def test_upcycled(fixtures: Path, tmp_path: Path) -> None:
     assert_upcycled(wenet_dense(fixtures / TINY, tmp_path / "dense"), tmp_path)
 
 
-def test_upcycled_with_the_reference_outputs(shared: Path, tmp_path: Path) -> None:
-    dense = shared / "fixtures" / "wenet" / "wenet_dense"
+def test_upcycled_with_the_reference_outputs(fixtures: Path, tmp_path: Path) -> None:
+    dense = fixtures / "wenet_dense"
     assert_upcycled(dense, tmp_path)
     assert_every_reference_array(load_checkpoint(tmp_path / "upcycled")[0], dense)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from tests.formats.wenet_reference import NAMES, TINY, assert_every_reference_array, reference_checkpoint
+from tests.formats.wenet_reference import NAMES, TINY, assert_every_reference_array
 
 from unichoir.audio.fbank import FbankConfig
 from unichoir.configuration import to_mapping
@@ -28,8 +28,8 @@ SPECIAL = ["<blank>", "<unk>", "<sos/eos>"]
 
 
 @pytest.fixture(params=NAMES)
-def checkpoint(request: pytest.FixtureRequest) -> Path:
-    return reference_checkpoint(request, request.param)
+def checkpoint(request: pytest.FixtureRequest, fixtures: Path) -> Path:
+    return fixtures / request.param
 
 
 @pytest.fixture

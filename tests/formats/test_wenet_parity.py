@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from tests.formats.wenet_reference import NAMES, TINY, assert_every_reference_array, reference_checkpoint
+from tests.formats.wenet_reference import NAMES, TINY, assert_every_reference_array
 
 from unichoir.errors import CheckpointError, ConfigError
 from unichoir.formats.wenet.checkpoint import load_wenet
 
 
 @pytest.fixture(params=NAMES)
-def checkpoint(request: pytest.FixtureRequest) -> Path:
-    return reference_checkpoint(request, request.param)
+def checkpoint(request: pytest.FixtureRequest, fixtures: Path) -> Path:
+    return fixtures / request.param
 
 
 def test_every_reference_array(checkpoint: Path) -> None:

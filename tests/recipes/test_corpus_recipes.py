@@ -1,13 +1,11 @@
 """The recipes of public corpora run from a folder of the corpus' layout to error rates and an int8 model."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from tests.corpora import layouts
+from tests.recipes.conftest import RunRecipe
 
 from unichoir.data.manifest import load_utterance, read_manifest
 from unichoir.network.config import NAMED_CONFIGS
@@ -51,50 +49,37 @@ def test_the_two_models_of_a_recipe_differ_in_experts_alone(recipe: str, dense: 
     assert [bool(NAMED_CONFIGS[name].encoder.feed_forward.num_experts) for name in names] == [False, True]
 
 
-def run(recipe: str, config: str, data: Path, folder: Path, **environment: str) -> str:
-    """Run a recipe; return its standard error."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    changes = [part for key, value in TINY.items() for part in ("--set", f"{key}={value}")]
-    done = subprocess.run(
-        ["bash", str(RECIPES / recipe / "run.sh"), str(data), config, *changes],
-        cwd=folder,
-        env={**os.environ, "PATH": path, "WORKERS": "1", "OMP_NUM_THREADS": "1", **environment},
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stderr
-
-
-def test_librispeech(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_librispeech(tmp_path: Path, run_recipe: RunRecipe) -> None:
     splits = ("train-clean-100", "train-clean-360", "dev-clean", "dev-other", "test-clean", "test-other")
     layouts.librispeech(tmp_path / "data", splits)
-    run("librispeech", "moe", tmp_path / "data", tmp_path, VOCAB="40")
+    run_recipe("librispeech", tmp_path / "data", "moe", changes=TINY, WORKERS="1", VOCAB="40")
     results = json.loads((tmp_path / "exp/librispeech/moe/results/results.json").read_text())
     assert len(results["scores"]) == 4 * 4 * 2  # sets, modes, chunk sizes
     made = {path: path.stat().st_mtime_ns for path in (tmp_path / "exp").rglob("*") if path.is_file()}
     assert tmp_path / "exp/librispeech/moe/model/encoder.onnx" in made
-    said = run("librispeech", "moe", tmp_path / "data", tmp_path, VOCAB="40")
+    said = run_recipe("librispeech", tmp_path / "data", "moe", changes=TINY, WORKERS="1", VOCAB="40")
     assert said.count("(was there)") == len(splits)
     assert {path: path.stat().st_mtime_ns for path in made} == made  # there was nothing left to do
 
 
-def test_aishell(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_aishell(tmp_path: Path, run_recipe: RunRecipe) -> None:
     layouts.aishell(tmp_path / "data")
     (tmp_path / "exp/aishell/dense/model").mkdir(parents=True)  # exporting is slow, and runs in the test above
-    run("aishell", "dense", tmp_path / "data", tmp_path)
+    run_recipe("aishell", tmp_path / "data", "dense", changes=TINY, WORKERS="1")
     results = json.loads((tmp_path / "exp/aishell/dense/results/results.json").read_text())
     assert len(results["scores"]) == 2 * 4 * 2
 
 
-def test_wenetspeech_up_to_training(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_wenetspeech_up_to_training(tmp_path: Path, run_recipe: RunRecipe) -> None:
     layout = layouts.wenetspeech(tmp_path / "data")
     done = tmp_path / "exp" / "wenetspeech" / "moe-1b"
     for name in ("average", "model", "results"):
         (done / name).mkdir(parents=True)
     (done / "results" / "results.json").touch()
-    run("wenetspeech", "moe-1b", tmp_path / "data", tmp_path, SHARDS="packed")
+    run_recipe("wenetspeech", tmp_path / "data", "moe-1b", changes=TINY, WORKERS="1", SHARDS="packed")
     found = {one.key: one for one in read_manifest(tmp_path / "packed" / "train-l")}
     assert {key: one.txt for key, one in found.items()} == {one.key: one.txt for one in layout.splits["train-l"]}
     for one in layout.splits["train-l"]:

@@ -2,16 +2,14 @@
 
 import json
 import lzma
-import os
 import random
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from tests.export import whisper_reference
-from tests.recipes.test_tools import ROOT, call, script
+from tests.formats import whisper_reference
+from tests.recipes.conftest import RunRecipe
+from tests.recipes.test_tools import call, script
 from tests.samples import REFERENCES, SMALL_MODEL
 
 from unichoir.bundle.sums import check_sums
@@ -85,23 +83,8 @@ def whisper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def run(*arguments: str | Path, folder: Path) -> str:
-    changes = [part for key, value in TINY.items() for part in ("--set", f"{key}={value}")]
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    done = subprocess.run(
-        ["bash", str(ROOT / "recipes/english/run.sh"), *map(str, arguments), *changes],
-        cwd=folder,
-        env={**os.environ, **SMALL, "PATH": path, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
-
-
-def test_english(whisper: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_english(whisper: Path, tmp_path: Path, run_recipe: RunRecipe) -> None:
     write_data(tmp_path / "data")
     # Weights beside the language model are as good as tuned ones to the recipe, and trying many takes long.
     out = tmp_path / "exp/english"
@@ -111,7 +94,8 @@ def test_english(whisper: Path, tmp_path: Path) -> None:
     (out / "lm/lm.bin.json").write_text(json.dumps(weights))
     # The export of such a checkpoint is tested beside the others; a model that is there is not made again.
     shutil.copytree(SMALL_MODEL, tmp_path / "packaged")
-    run(whisper, tmp_path / "data", tmp_path / "packaged", folder=tmp_path)
+    arguments = ("english", whisper, tmp_path / "data", tmp_path / "packaged")
+    run_recipe(*arguments, changes=TINY, **SMALL)
     assert [len(read_manifest(out / f"{name}.jsonl")) for name in ("train", "dev")] == [4 * (13 + 2), 2]
     assert len(read_manifest(out / "train-again.jsonl")) == 4 * (10 + 2 + 6 + 2)
     for name in ("top", "all", "again"):
@@ -126,7 +110,7 @@ def test_english(whisper: Path, tmp_path: Path) -> None:
         assert len(results["scores"]) == (6 + 4) * 3 * 2  # sets, modes, chunk sizes
     # What is there is not made again.
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
-    run(whisper, tmp_path / "data", tmp_path / "packaged", folder=tmp_path)
+    run_recipe(*arguments, changes=TINY, **SMALL)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == before
 
 

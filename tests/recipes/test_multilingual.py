@@ -1,17 +1,15 @@
 """The multilingual recipe on very little speech: every language is scored and drawn with its experts."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import pytest
+from tests.recipes.conftest import RunRecipe
 from tests.samples import REFERENCES
 
 from unichoir.data.manifest import read_manifest
 from unichoir.text.tokenizer import load_tokenizer
 
-ROOT = Path(__file__).resolve().parents[2]
 TEXTS = {
     "an4": ("en", ["BAD CAFE", "CAFE BED", "A BED"]),
     "fsdd": ("en", ["FADED BED", "BAD", "ACE"]),
@@ -40,19 +38,10 @@ def write_corpora(folder: Path) -> None:
             (folder / name / f"{split}.jsonl").write_text(text, encoding="utf-8")
 
 
-def test_multilingual(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_multilingual(tmp_path: Path, run_recipe: RunRecipe) -> None:
     write_corpora(tmp_path / "data")
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    changes = [part for key, value in TINY.items() for part in ("--set", f"{key}={value}")]
-    done = subprocess.run(
-        ["bash", str(ROOT / "recipes" / "multilingual" / "run.sh"), str(tmp_path / "data"), *changes],
-        cwd=tmp_path,
-        env={**os.environ, "PATH": path, "VOCAB": "285", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_recipe("multilingual", tmp_path / "data", changes=TINY, VOCAB="285")
     folder = tmp_path / "exp/multilingual"
     assert list(load_tokenizer(folder / "run/average").languages) == ["en", "ar", "zh"]
     results = json.loads((folder / "results/results.json").read_text(encoding="utf-8"))

@@ -2,17 +2,15 @@
 
 import itertools
 import json
-import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 
+import pytest
+from tests.recipes.conftest import RunRecipe
 from tests.samples import REFERENCES
 
 from unichoir.data.manifest import read_manifest
 
-ROOT = Path(__file__).resolve().parents[2]
 SYLLABLES = ["ba", "ke", "li", "mo", "nu", "pra", "ste", "tri", "wo", "zu", "fen", "gar", "hil", "jon", "dur"]
 TINY = {
     "model.encoder.num_blocks": 1,
@@ -41,16 +39,9 @@ def write_corpus(folder: Path, seed: int) -> None:
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def run(recipe: str, data: Path, folder: Path) -> None:
-    environment = {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
-    changes = [part for key, value in TINY.items() for part in ("--set", f"{key}={value}")]
-    command = ["bash", str(ROOT / "recipes" / recipe / "run.sh"), str(data), *changes]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, encoding="utf-8", check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_an4(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_an4(tmp_path: Path, run_recipe: RunRecipe) -> None:
     write_corpus(tmp_path / "data", seed=1)
-    run("an4", tmp_path / "data", tmp_path)
+    run_recipe("an4", tmp_path / "data", changes=TINY)
     results = json.loads((tmp_path / "exp/an4/results/results.json").read_text())
     assert len(results["scores"]) == 2 * 4 * 2  # sets, modes, chunk sizes

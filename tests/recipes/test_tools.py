@@ -95,6 +95,7 @@ def test_combined_manifests_point_to_the_same_audio_and_repeat(tmp_path: Path, m
         assert first.txt == second.txt
 
 
+@pytest.mark.slow
 def test_a_model_in_int8_becomes_a_checkpoint_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With what graphs hold in other ways: joined products, small experts as one wide network, convolutions as products
     of frames, float weights that were transposed. Nothing is lost but the rounding to 8 bits."""

@@ -1,6 +1,5 @@
 """Streams: whatever the blocks, the batch mates and the lengths, each is encoded as the whole would be."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -114,38 +113,23 @@ def check_tiling(finals: list[StreamResult], duration_ms: int) -> None:
     assert all(result.start_ms < result.end_ms for result in finals)
 
 
-@pytest.mark.parametrize(("chunk_size", "num_left_chunks"), [(1, 8), (2, 0), (5, 3), (8, 20), (16, 4), (25, 60)])
-def test_real_speech_to_the_bit(
+@pytest.mark.parametrize(("chunk_size", "num_left_chunks"), [(1, 8), (2, 0), (5, 3), (7, 2), (16, 4), (25, 60)])
+def test_speech_to_the_bit(
     included: Recognizer, clips: list[np.ndarray], listen: Listen, chunk_size: int, num_left_chunks: int
 ) -> None:
-    check_to_the_bit(included, np.concatenate(clips), listen, chunk_size, num_left_chunks)
-
-
-@pytest.mark.parametrize(("chunk_size", "num_left_chunks"), [(16, 4), (7, 2)])
-def test_an4_to_the_bit(
-    included: Recognizer, shared: Path, listen: Listen, chunk_size: int, num_left_chunks: int
-) -> None:
-    folder = shared / "data" / "an4"
-    lines = (folder / "dev.jsonl").read_text().splitlines()[:: 20 + chunk_size]
-    for line in lines:
-        check_to_the_bit(included, load_audio(folder / json.loads(line)["wav"]), listen, chunk_size, num_left_chunks)
-
-
-def check_to_the_bit(
-    recognizer: Recognizer, samples: np.ndarray, listen: Listen, chunk_size: int, num_left_chunks: int
-) -> None:
-    feats = compute_fbank(samples, recognizer.fbank_config)
+    samples = np.concatenate(clips)
+    feats = compute_fbank(samples, included.fbank_config)
     whole, _ = encode_utterance(
-        recognizer.backend, feats[None], np.array([len(feats)]), chunk_size, num_left_chunks=num_left_chunks
+        included.backend, feats[None], np.array([len(feats)]), chunk_size, num_left_chunks=num_left_chunks
     )
     places = np.random.default_rng(len(samples)).integers(1, len(samples), 40)
     options = StreamingOptions(chunk_size=chunk_size, num_left_chunks=num_left_chunks, num_best=5)
     rules = EndpointRules(silence_after_speech=0.2, max_utterance=3.0)
-    heard = listen(recognizer, recognizer.streams.create_stream(replace(options, endpoint=rules)), cut(samples, places))
+    heard = listen(included, included.streams.create_stream(replace(options, endpoint=rules)), cut(samples, places))
     np.testing.assert_array_equal(np.concatenate(heard.encoder_out), whole[0])
     check_tiling(heard.finals, round(len(samples) / 16))
-    (final,) = listen(recognizer, recognizer.streams.create_stream(replace(options, endpoint=None)), [samples]).finals
-    check_equals_recognition(recognizer, samples, final, replace(options, endpoint=None))
+    (final,) = listen(included, included.streams.create_stream(replace(options, endpoint=None)), [samples]).finals
+    check_equals_recognition(included, samples, final, replace(options, endpoint=None))
 
 
 @pytest.mark.parametrize("any_recognizer", ["whisper"], indirect=True)

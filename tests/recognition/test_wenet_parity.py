@@ -1,4 +1,4 @@
-"""All four modes with real models against WeNet's own results (tests/fixtures and ../shared/fixtures/wenet)."""
+"""All four modes with real models against WeNet's own results."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,9 @@ from unichoir.text.tokenizer import load_tokenizer
 LEFT_CHUNKS = {0: -1, 16: -1, 4: 2}
 
 
-def check_against_wenet(folder: Path) -> None:
+@pytest.mark.parametrize("name", ["wenet_moe_tiny", "wenet_dense", "wenet_moe_top1_nobias"])
+def test_wenet(fixtures: Path, name: str) -> None:
+    folder = fixtures / name
     backend = TorchBackend(load_wenet(folder).model)
     search = Search(backend, load_tokenizer(folder))
     arrays = np.load(folder / "reference.npz")
@@ -50,15 +52,6 @@ def check_against_wenet(folder: Path) -> None:
                     assert [list(hyp.tokens) for hyp in hyps] == reference["nbest"]
                     scores = [hyp.score for hyp in hyps]
                     np.testing.assert_allclose(scores, reference["nbest_scores"], atol=1e-3)
-
-
-def test_wenet_tiny(fixtures: Path) -> None:
-    check_against_wenet(fixtures / "wenet_moe_tiny")
-
-
-@pytest.mark.parametrize("name", ["wenet_dense", "wenet_moe", "wenet_moe_top1_nobias"])
-def test_wenet(shared: Path, name: str) -> None:
-    check_against_wenet(shared / "fixtures" / "wenet" / name)
 
 
 @pytest.mark.parametrize("mode", MODES)

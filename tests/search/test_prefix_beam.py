@@ -311,7 +311,9 @@ def test_log_add() -> None:
     assert log_add(-1000.0, 0.0) == 0.0
 
 
-def check_against_wenet(folder: Path) -> None:
+@pytest.mark.parametrize("name", ["wenet_moe_tiny", "wenet_dense", "wenet_moe_top1_nobias"])
+def test_wenet(fixtures: Path, name: str) -> None:
+    folder = fixtures / name
     arrays = np.load(folder / "reference.npz")
     decoded = json.loads((folder / "decode.json").read_text())
     for row, reference in enumerate(decoded["results"]["full"]["ctc_prefix_beam_search"]):
@@ -320,12 +322,3 @@ def check_against_wenet(folder: Path) -> None:
         assert [list(hyp.tokens) for hyp in found] == reference["nbest"]
         np.testing.assert_allclose([hyp.score for hyp in found], reference["nbest_scores"], atol=1e-9)
         assert list(found[0].frames) == reference["times"]
-
-
-def test_wenet_tiny(fixtures: Path) -> None:
-    check_against_wenet(fixtures / "wenet_moe_tiny")
-
-
-@pytest.mark.parametrize("name", ["wenet_dense", "wenet_moe", "wenet_moe_top1_nobias"])
-def test_wenet(shared: Path, name: str) -> None:
-    check_against_wenet(shared / "fixtures" / "wenet" / name)

@@ -28,10 +28,9 @@ FLAGS = [
 ]
 PATIENCE_MS = 60_000
 
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (UNICHOIR_CHROMIUM names it)"),
-    pytest.mark.alone,  # a browser that lacks a processor loses sound of its microphone
-]
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (UNICHOIR_CHROMIUM names it)")
+with_sound = pytest.mark.alone
+"""A browser that lacks a processor loses sound of its microphone."""
 
 
 @contextmanager
@@ -77,6 +76,7 @@ def words_on(page: Page) -> str:
     return " ".join(page.locator("#lines .text").all_inner_texts())
 
 
+@with_sound
 def test_speaking_to_the_page(server: Running, microphone: Path, expected) -> None:
     with browsing(server.url, microphone) as page:
         expect(page.locator("#model")).to_contain_text(SMALL_MODEL.name)
@@ -94,6 +94,7 @@ def test_speaking_to_the_page(server: Running, microphone: Path, expected) -> No
         assert re.search(r"\d", page.locator("#lines").inner_text())
 
 
+@with_sound
 @pytest.mark.skipif("UNICHOIR_SCREENSHOT" not in os.environ, reason="UNICHOIR_SCREENSHOT names the picture to take")
 def test_picture_of_the_page(server: Running, tmp_path: Path, clips) -> None:
     """docs/deploy/page.png: two sentences with times and confidence, the third being spoken."""
@@ -109,6 +110,7 @@ def test_picture_of_the_page(server: Running, tmp_path: Path, clips) -> None:
         page.screenshot(path=os.environ["UNICHOIR_SCREENSHOT"])
 
 
+@with_sound
 def test_the_last_word_is_not_lost_when_listening_stops(server: Running, tmp_path: Path, clips, expected) -> None:
     """The button is pressed as soon as the last word's sound is over, before any silence could end the utterance."""
     soundfile.write(tmp_path / "spoken.wav", np.concatenate([clips[1], clips[1][:0]]), RATE)
@@ -170,6 +172,7 @@ def test_what_is_missing_in_a_recording_is_said(server: Running, clips, tmp_path
         expect(page.locator("#status")).to_contain_text("Note: cut.wav: truncated", timeout=PATIENCE_MS)
 
 
+@with_sound
 def test_the_key_is_asked_for(serve: Callable[..., Running], microphone: Path) -> None:
     with browsing(serve(api_key="secret").url, microphone) as page:
         page.locator("#key").fill("wrong")
@@ -182,6 +185,7 @@ def test_the_key_is_asked_for(serve: Callable[..., Running], microphone: Path) -
         expect(page.locator("#partial")).to_contain_text(HEARD, timeout=PATIENCE_MS)
 
 
+@with_sound
 def test_everything_can_be_done_from_the_keyboard(server: Running, microphone: Path) -> None:
     with browsing(server.url, microphone) as page:
         for _ in range(20):

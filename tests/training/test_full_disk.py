@@ -25,6 +25,7 @@ CASES = (
 file is named."""
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_when_there_is_room_again(
     experiment: Callable[..., ExperimentConfig],
     corpus: Path,

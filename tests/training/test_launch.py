@@ -38,6 +38,7 @@ def worker(launcher: int, rank: int) -> psutil.Process:
     return found
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_replaced_and_a_signal_stops_all(
     experiment: Callable[..., ExperimentConfig], corpus: Path, tmp_path: Path
 ) -> None:

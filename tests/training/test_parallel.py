@@ -120,6 +120,7 @@ def assert_same(ours: Path, reference: Path) -> None:
             torch.testing.assert_close(tensor, weights[key], rtol=1e-5, atol=1e-5, msg=lambda m, k=key: f"{k}: {m}")
 
 
+@pytest.mark.slow
 def test_every_layout_learns_what_one_process_learns(content: dict[str, Any], corpus: Path, tmp_path: Path) -> None:
     """From words and from a teacher."""
     tokenizer = load_tokenizer(content["tokenizer"])
@@ -136,6 +137,7 @@ def test_every_layout_learns_what_one_process_learns(content: dict[str, Any], co
 
 
 @pytest.mark.filterwarnings("ignore")  # the compiler warns of its own code
+@pytest.mark.slow
 def test_compiled_blocks_compute_the_same(
     content: dict[str, Any], corpus: Path, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,6 +167,7 @@ def test_compiled_blocks_compute_the_same(
         torch.testing.assert_close(ours.grad, parameter.grad, rtol=1e-4, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_other_processes_spread_otherwise(
     content: dict[str, Any], corpus: Path, tmp_path: Path
 ) -> None:
@@ -209,6 +212,7 @@ def updates_of(content: dict[str, Any], corpus: Path) -> Iterator[list[BatchRequ
     return updates(requests(setup.corpus, setup.train.reader, Position()), config.trainer.accumulate)
 
 
+@pytest.mark.slow
 def test_bf16_computes_on_weights_and_moments_in_fp32(content: dict[str, Any], corpus: Path, tmp_path: Path) -> None:
     content["trainer"].update(precision="bf16", max_steps=2)
     train_all(content, corpus, tmp_path, {"one": {}}, None)

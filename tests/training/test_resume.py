@@ -70,6 +70,7 @@ def assert_same(first: Path, second: Path) -> None:
     assert weights[0] == weights[1]
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_equals_uninterrupted(experiment: Experiment, corpus: Path, tmp_path: Path) -> None:
     config = experiment()
     whole = run(config, corpus, tmp_path / "whole")
@@ -109,6 +110,7 @@ def test_stop_within_an_epoch_of_many_batches(experiment: Experiment, corpus: Pa
     assert_same(tmp_path / "whole", tmp_path / "parts")
 
 
+@pytest.mark.slow
 def test_sigterm_and_sigkill(experiment: Experiment, corpus: Path, tmp_path: Path) -> None:
     config = experiment(trainer={"max_epochs": 10, "validate_every": 9, "checkpoint_every_steps": 3})
     paths = [corpus / "train.jsonl", corpus / "dev.jsonl", tmp_path / "parts"]
@@ -141,6 +143,7 @@ def test_sigterm_and_sigkill(experiment: Experiment, corpus: Path, tmp_path: Pat
     assert_same(tmp_path / "whole", tmp_path / "parts")
 
 
+@pytest.mark.slow
 def test_weights_do_not_depend_on_workers(experiment: Experiment, corpus: Path, tmp_path: Path) -> None:
     run(experiment(trainer={"max_epochs": 2}), corpus, tmp_path / "none")
     run(experiment(trainer={"max_epochs": 2, "num_workers": 2}), corpus, tmp_path / "two")

@@ -48,6 +48,7 @@ def train_in_world(content: dict[str, Any], shards: Path, corpus: Path, output: 
     train(experiment_from_mapping(content, "config"), [shards], [corpus / "dev.jsonl"], output)
 
 
+@pytest.mark.slow
 def test_disk_web_and_several_processes_learn_the_same(
     config: ExperimentConfig,
     shards: Path,

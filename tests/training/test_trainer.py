@@ -167,6 +167,7 @@ def test_unusable_utterances_are_named_once_and_counted(experiment: Experiment, 
         train(config, [tmp_path / "bad.jsonl"], [corpus / "dev.jsonl"], tmp_path / "none")
 
 
+@pytest.mark.slow
 def test_a_whole_run_learns_and_leaves_usable_checkpoints(
     experiment: Experiment, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from unichoir.api import load_recognizer
@@ -14,6 +15,7 @@ from unichoir.benchmark.serving.recordings import decode_stream
 from unichoir.recognition.options import StreamingOptions
 
 
+@pytest.mark.slow
 def test_a_configuration_can_be_served(
     tiny: Callable[..., Candidate], samples: NDArray[np.float32], tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import yaml
+from tests.samples import CLIPS, REFERENCES
 
 from unichoir import api
 from unichoir.cli.models import count_parameters
@@ -140,6 +141,7 @@ def test_fewer_experts(run: Run, recordings: Path, tiny_model: Path) -> None:
     assert (code, err) == (1, "error: top_k 3: this model supports 1 to 2 experts per frame\n")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_in_int8(run: Run, recordings: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
     """What it writes is close to what the checkpoint writes."""
     code, _, err = run("export", tiny_checkpoint, tmp_path / "int8", "--quantize", "int8")
@@ -314,14 +316,9 @@ def test_overrides() -> None:
     assert content == {"model": "moe-tiny", "trainer": {"max_steps": 3, "seed": 1}}
 
 
-def test_from_training_to_text(run: Run, shared: Path, tmp_path: Path) -> None:
-    """Vocabulary, two updates, evaluation, transcription: by commands alone, on real speech."""
-    lines = (shared / "data" / "an4" / "dev.jsonl").read_text(encoding="utf-8").splitlines()[:6]
-    entries = [json.loads(line) for line in lines]
-    for entry in entries:
-        entry["wav"] = str(shared / "data" / "an4" / entry["wav"])
-    manifest = tmp_path / "set.jsonl"
-    manifest.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
+def test_from_training_to_text(run: Run, tmp_path: Path) -> None:
+    """Vocabulary, two updates, evaluation, transcription: by commands alone."""
+    manifest = REFERENCES
     assert run("tokenizer", "chars", manifest, "--output", tmp_path / "chars")[0] == 0
     config = {
         "tokenizer": str(tmp_path / "chars"),
@@ -353,5 +350,5 @@ def test_from_training_to_text(run: Run, shared: Path, tmp_path: Path) -> None:
     code, out, err = run("evaluate", tmp_path / "exp" / "average", manifest, "--threads", 1)
     assert code == 0, err
     assert "attention_rescoring" in out
-    code, _, err = run("transcribe", entries[0]["wav"], "--model", tmp_path / "exp" / "average")
+    code, _, err = run("transcribe", CLIPS[0], "--model", tmp_path / "exp" / "average")
     assert code == 0, err

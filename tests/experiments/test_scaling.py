@@ -26,6 +26,7 @@ def table(text: str) -> list[dict[str, str]]:
     return [dict(zip(header, row, strict=True)) for row in rows]
 
 
+@pytest.mark.slow
 def test_layouts_are_compared_and_what_is_measured_is_kept(tmp_path: Path) -> None:
     write_corpus(tmp_path, "train", 24, seed=1)
     CharTokenizer(["<blank>", "<unk>", "<sos/eos>", *LETTERS]).save(tmp_path / "tokenizer")
@@ -49,6 +50,7 @@ def test_layouts_are_compared_and_what_is_measured_is_kept(tmp_path: Path) -> No
     assert run("scaling.py", *command).stdout == first.stdout
 
 
+@pytest.mark.slow
 def test_whole_steps_are_compared_with_a_large_product() -> None:
     ended = run(
         "training_speed.py", "step", "--config", "moe-tiny,dense-small", "--frames-per-batch", 1000, "--steps", 1
@@ -60,7 +62,7 @@ def test_whole_steps_are_compared_with_a_large_product() -> None:
         assert row["batch"] == "10 s"
         # More than 100 % where the processor has no bf16: torch computes the large product in it, and much else not.
         share = int(row["of the product"].removesuffix("%")) / 100
-        assert share == pytest.approx(float(row["TFLOP/s"]) / float(rate), rel=0.1)
+        assert share == pytest.approx(float(row["TFLOP/s"]) / float(rate), rel=0.1, abs=0.006)  # in whole percents
         assert share > 0
         assert float(row["peak GB"]) == pytest.approx(float(row["planned GB"]), abs=0.02)
         speed = float(row["batch"].removesuffix(" s")) / float(row["ms of a step"]) * 1000

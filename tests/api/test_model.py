@@ -20,7 +20,7 @@ from unichoir.text.wer import ErrorCounts, word_errors
 
 Run = Callable[..., tuple[int, str, str]]
 RATE = 16000
-DEMO = Path(__file__).resolve().parent.parent / "demo" / "clips.jsonl"
+DEMO = Path(__file__).resolve().parents[2] / "demo" / "clips.jsonl"
 
 
 @pytest.fixture(scope="module")
