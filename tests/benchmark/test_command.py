@@ -78,7 +78,7 @@ def test_end_to_end(run: Run, experiment: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--configs", "moe-2b"], 1, "unknown configuration 'moe-2b' (there are: moe-tiny,"),
+        (["--configs", "moe-2b"], 1, "unknown configuration 'moe-2b' (known: moe-tiny,"),
         (["--configs", ""], 1, "no configuration"),
         (["--configs", "none.yaml"], 1, "none.yaml: no such file"),
         (["--engine", "tpu"], 1, "unknown engine 'tpu' (known: torch, onnx)"),

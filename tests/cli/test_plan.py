@@ -100,7 +100,7 @@ def test_a_gpu_of_ones_own(run: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--config", "moe-2b"], 1, "unknown configuration 'moe-2b' (there are: moe-tiny,"),
+        (["--config", "moe-2b"], 1, "unknown configuration 'moe-2b' (known: moe-tiny,"),
         (["--config", "none.yaml"], 1, "none.yaml: no such file"),
         (["--config", "moe-1b", "--gpu", "h300"], 1, "unknown GPU 'h300' (known: a100-40, a100-80, h100, h200"),
         (["--config", "moe-1b", "--gpus", 3, "--shard", 2], 1, "shard 2 does not divide"),

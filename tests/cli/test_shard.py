@@ -72,7 +72,7 @@ def test_what_is_left_out_is_named(run, tmp_path):
     *reasons, total, last = said.splitlines()
     assert [reason.partition(" left out: ")[0] for reason in reasons] == ["../b", "c d", "e"]
     assert "list-3.wav: the file is empty" in reasons[2]
-    assert total == f"3 left out in all: {tmp_path / 'out/skipped.jsonl'}"
+    assert total == f"3 left out in total: {tmp_path / 'out/skipped.jsonl'}"
     assert last.startswith(f"{tmp_path / 'out'}: 1 shards, 1 utterances, ")
     assert [utterance.key for utterance in read_manifest(tmp_path / "out")] == ["a"]
 

@@ -121,7 +121,7 @@ def test_no_channel(run_command: RunCommand, channel: str) -> None:
 
 
 def test_a_channel_that_there_is_not(run_command: RunCommand) -> None:
-    expected = f"error: {CLIPS[0]}: channel must lie between 1 and 1, found 2\n"
+    expected = f"error: {CLIPS[0]}: no channel 2: the recording has 1\n"
     assert run_command(*TRANSCRIBE, CLIPS[0], "--channel", 2) == (1, "", expected)
 
 

@@ -64,7 +64,7 @@ def test_manifests(make: Callable[[Path], Layout], tmp_path: Path, run_command: 
         assert named.keys() == reasons.keys()
         assert len(lines) == len(reasons)
         assert all(reason in named[key] for key, reason in reasons.items())
-        assert f"{len(reasons)} left out in all" in err
+        assert f"{len(reasons)} left out in total" in err
         assert all(key in err for key in list(reasons)[:3])
 
 

@@ -225,7 +225,7 @@ def test_damaged_and_missing_shards(tmp_path):
     path.unlink()
     with pytest.raises(AudioError, match=r"s\.tar: a: No such file"):
         load_utterance(utterances[0])
-    with pytest.raises(ManifestError, match=r"shards\.list:1: no such shard: s\.tar"):
+    with pytest.raises(ManifestError, match=r"shards\.list:1: neither JSON nor the path of an existing shard: s\.tar"):
         read_manifest(write_lines(tmp_path / "shards.list", ["s.tar"]))
     with tarfile.open(tmp_path / "packed.tar", "w:gz"):
         pass

@@ -119,7 +119,7 @@ def test_command_writes_what_it_measured(
     app([*command, *options, "--output", str(tmp_path / "out")], standalone_mode=False)
     written = capsys.readouterr()
     assert "gone left out" in written.err
-    assert f"{tmp_path.name}/one: 1 left out in all" in written.err
+    assert f"{tmp_path.name}/one: 1 left out in total" in written.err
     content = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
     assert len(content["scores"]) == 2 * 2 * 4
     assert {score["set"] for score in content["scores"]} == {f"{tmp_path.name}/one", f"{tmp_path.name}/two"}

@@ -290,6 +290,7 @@ def test_a_signal_drains_and_ends_with_0(process, clips, expected, stop: signal.
         (["--chunk-size", "26"], "--chunk-size"),
         (["--silence-after-speech", "0.01"], "--silence-after-speech"),
         (["--ssl-keyfile", __file__], "--ssl-certfile"),
+        (["--api-key", ""], "--api-key"),
         (["--model", "nonesuch"], "nonesuch"),
         (["--idle-timeout", "0"], "idle_timeout"),
         (["--api-key", "two words"], "api_key"),

@@ -24,7 +24,7 @@ def mix(channels: NDArray[Any], channel: int | None, name: str) -> tuple[NDArray
     """
     if channel is not None:
         if not 1 <= channel <= len(channels):
-            raise AudioError(f"{name}: channel must lie between 1 and {len(channels)}, found {channel}")
+            raise AudioError(f"{name}: no channel {channel}: the recording has {len(channels)}")
         return np.ascontiguousarray(channels[channel - 1]), False
     if len(channels) == 1:
         return np.ascontiguousarray(channels[0]), False

@@ -189,14 +189,14 @@ def _candidates(names: Sequence[str]) -> "list[Candidate]":
             experiment = load_experiment(name)
             candidate = Candidate(name=Path(name).stem, model=experiment.model, fbank=experiment.fbank)
         else:
-            raise ConfigError(f"unknown configuration '{name}' (there are: {', '.join(NAMED_CONFIGS)}; or a YAML file)")
+            raise ConfigError(f"unknown configuration '{name}' (known: {', '.join(NAMED_CONFIGS)}; or a YAML file)")
         if candidate.name in candidates:
             raise ConfigError(f"two configurations are called {candidate.name}")
         if not candidate.model.vocab_size:
             candidate = replace(candidate, model=candidate.model.with_vocab_size(VOCAB_SIZE))
         candidates[candidate.name] = candidate
     if not candidates:
-        raise ConfigError(f"no configuration to measure (there are: {', '.join(NAMED_CONFIGS)})")
+        raise ConfigError(f"no configuration to measure (known: {', '.join(NAMED_CONFIGS)})")
     return list(candidates.values())
 
 

@@ -145,7 +145,7 @@ def _show(result: "Evaluation") -> None:
         for key, reason in reasons.items():
             note(f"{name}: {key} left out: {reason}")
         if reasons:
-            note(f"{name}: {len(reasons)} left out in all")
+            note(f"{name}: {len(reasons)} left out in total")
     console = Console()
     if console.is_terminal:
         console.print(to_table(result))

@@ -169,7 +169,7 @@ def _read(name: str, vocab_size: int | None) -> "tuple[ModelConfig, ExperimentCo
         model = experiment.model
     else:
         known = ", ".join(NAMED_CONFIGS)
-        raise ConfigError(f"unknown configuration '{name}' (there are: {known}; or a YAML file, or a checkpoint)")
+        raise ConfigError(f"unknown configuration '{name}' (known: {known}; or a YAML file, or a checkpoint)")
     if vocab_size is None:
         vocab_size = model.vocab_size or _size_of_tokenizer(experiment) or VOCAB_SIZE
     return model.with_vocab_size(vocab_size), experiment

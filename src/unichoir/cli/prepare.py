@@ -94,4 +94,4 @@ def _show(manifest: Path, account: "Split", kept: bool) -> None:
             for line in islice(lines, _SHOWN):
                 key, _, reason = line.rstrip("\n").partition("\t")
                 note(f"{key} left out: {reason}")
-        note(f"{account.left_out} left out in all, named in {names}")
+        note(f"{account.left_out} left out in total, named in {names}")

@@ -37,11 +37,11 @@ class NetworkArguments:
     host: Annotated[str, typer.Option(help="Address to listen at. 0.0.0.0: all.")] = "127.0.0.1"
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port. 0: any free one.")] = 10086
     api_key: Annotated[
-        str,
+        str | None,
         typer.Option(
             envvar="UNICHOIR_API_KEY", metavar="KEY", help="Bearer token that clients must send.", show_default=False
         ),
-    ] = ""
+    ] = None
     allow_host: Annotated[
         list[str] | None,
         typer.Option(
@@ -66,7 +66,9 @@ class NetworkArguments:
     ] = None
 
     def check(self) -> None:
-        """Refuse a certificate without its key, or a key without its certificate."""
+        """Refuse an empty API key, a certificate without its key, and a key without its certificate."""
+        if self.api_key == "":  # an unset variable of the shell would open the server to all
+            raise typer.BadParameter("is empty", param_hint="--api-key")
         if (self.ssl_certfile is None) != (self.ssl_keyfile is None):
             raise typer.BadParameter("give both or neither", param_hint="--ssl-certfile, --ssl-keyfile")
 
@@ -151,7 +153,7 @@ def serve(
         languages=() if only else languages,
         streaming=streaming,
         decoding=decoding,
-        api_key=network.api_key,
+        api_key=network.api_key or "",
         allowed_hosts=tuple(name.lower() for name in (network.host, *(network.allow_host or ()))),
         allowed_origins=tuple(network.allow_origin or ()),
         log_text=log_text,

@@ -98,7 +98,7 @@ def _tell(report: "ShardReport", output: Path) -> None:
     for key, reason in list(report.skipped.items())[:NAMED]:
         note(" ".join(f"{key} left out: {reason}".split()))
     if report.skipped:
-        note(f"{len(report.skipped)} left out in all: {output / SKIPPED}")
+        note(f"{len(report.skipped)} left out in total: {output / SKIPPED}")
     kept = f" ({report.kept} of them from before)" if report.kept else ""
     note(
         f"{output}: {report.shards} shards{kept}, {report.utterances} utterances, "

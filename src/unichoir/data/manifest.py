@@ -113,7 +113,7 @@ def _read_tar_list(location: str) -> Iterator[tuple[str, Utterance]]:
     for where, line in read_lines(location):
         tar = join(parent(location), line)
         if not is_url(tar) and not exists(tar):
-            raise ManifestError(f"{where}: no such shard: {line[:200]}")
+            raise ManifestError(f"{where}: neither JSON nor the path of an existing shard: {line[:200]}")
         yield from _read_tar(tar)
 
 

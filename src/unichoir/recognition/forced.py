@@ -143,7 +143,7 @@ def _encode(text: str, tokenizer: Tokenizer, language: str | None = None) -> _Te
     """Encode the words of a text. Raises DecodingError as `force_align` does."""
     words = [word for word in split_words(text) if _is_spoken(word)]
     if not words:
-        raise DecodingError("text: it has no words")
+        raise DecodingError("text: no words to align")
     spoken = [_spoken_form(word, tokenizer, language) for word in words]
     ids = tokenizer.encode(" ".join(spoken))
     num_spoken = [len(split_words(form)) for form in spoken]

@@ -64,9 +64,9 @@ class DecodingOptions(OfflineSearchOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.num_left_chunks >= 0 and not self.chunk_size:
-            raise DecodingError("num_left_chunks: without a chunk_size there are no chunks to limit")
+            raise DecodingError("num_left_chunks: needs a chunk_size")
         if self.reencode and not self.chunk_size:
-            raise DecodingError("reencode: without a chunk_size the encoder hears the whole utterance at once")
+            raise DecodingError("reencode: needs a chunk_size, because without chunks the encoder hears the whole utterance anyway")
 
 
 @dataclass(frozen=True, kw_only=True)
