@@ -66,7 +66,9 @@ class DecodingOptions(OfflineSearchOptions):
         if self.num_left_chunks >= 0 and not self.chunk_size:
             raise DecodingError("num_left_chunks: needs a chunk_size")
         if self.reencode and not self.chunk_size:
-            raise DecodingError("reencode: needs a chunk_size, because without chunks the encoder hears the whole utterance anyway")
+            raise DecodingError(
+                "reencode: needs a chunk_size, because without chunks the encoder hears the whole utterance anyway"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
