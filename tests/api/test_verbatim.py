@@ -146,7 +146,7 @@ def test_commands(
     assert json.loads(lines.splitlines()[-1])["spoken"] in bare
     code, _, err = run_command(*arguments, "--verbatim", "--punctuation", folder)
     assert code == 2
-    assert "leave out --punctuation" in err
+    assert "cannot be used with --punctuation" in err
 
 
 def test_evaluation_scores_the_bare_words(run_command: Run, folder: Path, samples: np.ndarray, tmp_path: Path) -> None:

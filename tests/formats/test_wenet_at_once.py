@@ -75,7 +75,7 @@ def test_fine_tuning_starts_from_its_weights(fine_tuned: Path) -> None:
 
 
 def test_the_frontend_is_stored_with_every_model(fine_tuned: Path, tmp_path: Path) -> None:
-    expected = {"kind": "kaldi", "lead_frames": 0, "sample_rate": 16000, "num_mel_bins": 80}
+    expected = {"kind": "kaldi", "lead_frames": 0, "trail_frames": 0, "sample_rate": 16000, "num_mel_bins": 80}
     expected |= {"frame_length_ms": 25.0, "frame_shift_ms": 10.0}
     expected = {**expected, "low_freq": 20.0, **SHERPA}
     for path in (fine_tuned, *fine_tuned.parent.glob("best/*")):
