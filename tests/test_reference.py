@@ -72,7 +72,10 @@ def test_every_key_has_its_default_and_a_meaning() -> None:
                 check(value, f"{path}{key}.")
                 continue
             named.add(name)
-            _, kind, default, _, meaning = written[name]
+            _, kind, default, _, unit, meaning = written[name]
+            suffix = name.rpartition("_")[2]
+            if suffix in ("ms", "seconds", "minutes", "db"):
+                assert unit.lower() in (suffix, suffix[0], suffix[:3])
             assert kind != "keys of its own", name
             assert len(meaning) > 5, name
             if name not in given | implied and not path.startswith("model."):

@@ -6,6 +6,7 @@ import inspect
 import sys
 import textwrap
 import typing
+from contextlib import suppress
 from typing import Any
 
 from docs.generate.tables import kind, span, table, yaml
@@ -44,23 +45,35 @@ def ranges(cls: type) -> dict[str, str]:
     found: dict[str, str] = {}
     if "__post_init__" not in vars(cls):
         return found
-    namespace = vars(sys.modules[cls.__module__])
-    for call in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(cls.__post_init__)))):
-        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.func.id != "check_ranges":
-            continue
-        local = {
-            name.id: ast.unparse(node.value)
-            for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(cls.__post_init__))))
-            if isinstance(node, ast.Assign)
-            for name in node.targets
-            if isinstance(name, ast.Name)
-        }
-        for keyword in call.keywords:
-            text = ast.unparse(keyword.value)
-            value = eval(local.get(text, text), namespace)
-            pairs = value if keyword.arg is None else {keyword.arg: value}
-            found.update({name: span(*pair) for name, pair in pairs.items()})
+    namespace, local = vars(sys.modules[cls.__module__]), {}
+    for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(cls.__post_init__)))):
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            with suppress(NameError):  # what depends on the fields has no part in ranges
+                local[node.targets[0].id] = eval(ast.unparse(node.value), namespace, local)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "check_ranges":
+            for keyword in node.keywords:
+                value = eval(ast.unparse(keyword.value), namespace, local)
+                pairs = value if keyword.arg is None else {keyword.arg: value}
+                found.update({name: span(*pair) for name, pair in pairs.items()})
     return found
+
+
+UNITS = {"ms": "ms", "seconds": "s", "minutes": "min", "db": "dB", "freq": "Hz", "rate": "Hz", "rt60": "s"}
+"""Units by the last word of a name."""
+NAMED_UNITS = {
+    **dict.fromkeys(("min_side", "max_side", "min_distance", "max_distance"), "m"),
+    **dict.fromkeys(("max_time_frames", "max_frames", "spec_trim_frames", "max_frames_in_batch"), "feature frames"),
+    **dict.fromkeys(("lead_frames", "trail_frames"), "feature frames"),
+    **dict.fromkeys(("min_chunk_size", "conv_kernel"), "encoder frames"),
+    **dict.fromkeys(("warmup_steps", "max_steps", "log_every", "validate_every", "checkpoint_every_steps"), "updates"),
+    "max_epochs": "epochs",
+    **dict.fromkeys(("balance_rate", "learning_rate"), ""),
+}
+
+
+def unit(name: str) -> str:
+    """Return the unit of a key; empty for plain numbers and for what is no number."""
+    return NAMED_UNITS.get(name, UNITS.get(name.rpartition("_")[2], ""))
 
 
 def section(hint: Any) -> type | None:
@@ -92,8 +105,9 @@ def write_section(cls: type, path: str, lines: list[str], known: dict[type, str]
         if inner is not None:
             name = f"[{name}](#{known.get(inner, full).replace('.', '').lower()})"
             nested.append((inner, full))
-        rows.append([name, kind(hints[field.name]), default(field), limits.get(field.name, ""), meanings[field.name]])
-    lines += table(["key", "type", "default", "range", "meaning"], rows)
+        limit = limits.get(field.name, "")
+        rows.append([name, kind(hints[field.name]), default(field), limit, unit(field.name), meanings[field.name]])
+    lines += table(["key", "type", "default", "range", "unit", "meaning"], rows)
     for inner, full in nested:
         if inner not in known:
             write_section(inner, full, lines, known)

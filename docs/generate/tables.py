@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from unichoir.configuration import POSITIVE
+
 TYPES = {int: "whole number", float: "number", bool: "true or false", str: "text", Path: "path"}
 GENERATED = "This page is generated from the code by `python -m docs.generate`."
 
@@ -37,7 +39,9 @@ def kind(hint: Any) -> str:
 def span(low: float, high: float) -> str:
     """Return a range, both ends included; empty for no range."""
     if low == -math.inf:
-        return ""
+        return "" if high == math.inf else f"up to {number(high)}"
+    if low == POSITIVE[0]:
+        return "above 0" if high == math.inf else f"above 0, up to {number(high)}"
     return f"{number(low)} or more" if high == math.inf else f"{number(low)} to {number(high)}"
 
 

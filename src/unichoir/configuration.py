@@ -4,16 +4,24 @@ Keys and types are checked, and errors name the key's path.
 """
 
 import dataclasses
+import math
 import re
 import reprlib
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from unichoir.errors import ConfigError
 
 T = TypeVar("T")
+
+Range: TypeAlias = tuple[float, float]
+"""The least and the greatest value that a number may have, both included."""
+FRACTION: Range = (0, 1)
+NOT_NEGATIVE: Range = (0, math.inf)
+POSITIVE: Range = (math.ulp(0.0), math.inf)
+AT_LEAST_ONE: Range = (1, math.inf)
 
 
 def from_mapping(cls: type[T], mapping: object, where: str) -> T:
@@ -50,15 +58,22 @@ def to_mapping(config: object) -> dict[str, Any]:
     }
 
 
-def check_ranges(config: object, **ranges: tuple[float, float]) -> None:
-    """Raise ConfigError for a field outside its range, which includes both ends; None is not checked.
+def check_ranges(config: object, **ranges: Range) -> None:
+    """Raise ConfigError for a field whose number lies outside its range. None is not checked.
 
-    Unreasonable numbers would otherwise exhaust memory or time, or cause arithmetic errors elsewhere.
+    Unreasonable numbers would otherwise exhaust memory or time, or cause arithmetic errors elsewhere. NaN is always out
+    of range.
     """
-    for name, (least, most) in ranges.items():
+    for name, (low, high) in ranges.items():
         value = getattr(config, name)
-        if value is not None and not least <= value <= most:
-            raise ConfigError(f"{name} must lie between {least:g} and {most:g}, found {shown(value)}")
+        if value is not None and not low <= value <= high:
+            raise ConfigError(f"{name} must {_bounds(low, high)}, found {shown(value)}")
+
+
+def _bounds(low: float, high: float) -> str:
+    if high == math.inf:
+        return "be above 0" if low == POSITIVE[0] else f"be at least {low:g}"
+    return f"be at most {high:g}" if low == -math.inf else f"lie between {low:g} and {high:g}"
 
 
 def shown(value: object) -> str:

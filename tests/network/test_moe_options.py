@@ -338,7 +338,7 @@ def test_an_option_of_experts_is_refused_without_them(name: str) -> None:
 @pytest.mark.parametrize("name", ["shared_hidden_dim", "balance_rate", "load_loss_weight"])
 @pytest.mark.parametrize("value", [-1, float("nan"), float("inf")])
 def test_numbers_that_make_no_sense_are_refused(name: str, value: float) -> None:
-    with pytest.raises(ConfigError, match=f"{name} must be"):
+    with pytest.raises(ConfigError, match=f"{name} must lie between 0 and"):
         FeedForwardConfig(num_experts=4, **{name: value})
 
 

@@ -38,7 +38,7 @@ def test_survives_yaml(experiment: Callable[..., ExperimentConfig], tmp_path: Pa
         ({"model": "moe-huge"}, "x: model: unknown name 'moe-huge'"),
         ({"model": {"name": "moe-tiny", "encoder": {"dims": 3}}}, "x: model: encoder: unknown key 'dims'"),
         ({"trainer": {}}, "one of max_epochs and max_steps"),
-        ({"trainer": {"max_steps": 0}}, "max_steps must be above 0"),
+        ({"trainer": {"max_steps": 0}}, "max_steps must be at least 1"),
         ({"trainer": {"max_steps": 1, "keep_best": 2, "average_best": 3}}, "average_best"),
         ({"optim": {"lr": 1.0}}, "x: optim: unknown key 'lr'"),
     ],

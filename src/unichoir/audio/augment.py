@@ -1,6 +1,7 @@
 """Random changes to audio and features in training. Every function is pure, given its random generator."""
 
 import dataclasses
+import math
 
 import numpy as np
 
@@ -8,20 +9,11 @@ from unichoir.audio.fbank import WHISPER_FLOOR, FbankConfig, Features
 from unichoir.audio.io import Samples, resample
 from unichoir.audio.noises import Colour
 from unichoir.audio.telephone import TELEPHONE_RATE, Companding
+from unichoir.configuration import AT_LEAST_ONE, FRACTION, NOT_NEGATIVE, POSITIVE, check_ranges
 from unichoir.errors import ConfigError
 
 CEILING = 3.5
 """Maximum height of a room in metres."""
-
-
-def _check_fraction(name: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise ConfigError(f"{name} must lie in [0, 1], not {value}")
-
-
-def _check_count(name: str, value: int) -> None:
-    if value < 0:
-        raise ConfigError(f"{name} must not be negative, but is {value}")
 
 
 def _check_range(low_name: str, low: float, high_name: str, high: float) -> None:
@@ -53,12 +45,9 @@ class NoiseConfig:
     """Maximum signal-to-noise ratio in dB."""
 
     def __post_init__(self) -> None:
-        _check_fraction("noise probability", self.probability)
-        _check_fraction("noise babble", self.babble)
+        check_ranges(self, probability=FRACTION, babble=FRACTION, min_voices=AT_LEAST_ONE)
         if not self.colours:
             raise ConfigError("noise colours must name at least one of white, pink and brown")
-        if self.min_voices < 1:
-            raise ConfigError(f"min_voices must be at least 1, not {self.min_voices}")
         _check_range("min_voices", self.min_voices, "max_voices", self.max_voices)
         _check_range("min_snr_db", self.min_snr_db, "max_snr_db", self.max_snr_db)
 
@@ -88,13 +77,11 @@ class RoomConfig:
     """Maximum distance from the speaker to the microphone in metres."""
 
     def __post_init__(self) -> None:
-        _check_fraction("rooms probability", self.probability)
-        if self.num_responses < 1:
-            raise ConfigError(f"num_responses must be at least 1, not {self.num_responses}")
-        if self.min_side < 2:
-            raise ConfigError(f"min_side must be at least 2 m, not {self.min_side}")
-        if not 0 < self.min_distance <= self.min_side / 2:
-            raise ConfigError(f"min_distance must lie between 0 and half of min_side, not {self.min_distance}")
+        check_ranges(
+            self, probability=FRACTION, num_responses=AT_LEAST_ONE, min_side=(2, math.inf), min_distance=POSITIVE
+        )
+        if self.min_distance > self.min_side / 2:
+            raise ConfigError(f"min_distance must be at most half of min_side, found {self.min_distance}")
         for name in ("side", "distance", "rt60"):
             low, high = f"min_{name}", f"max_{name}"
             _check_range(low, getattr(self, low), high, getattr(self, high))
@@ -115,7 +102,7 @@ class TelephoneConfig:
     """G.711 companding, drawn with equal probability: mu-law (America, Japan), a-law (elsewhere), none (band only)."""
 
     def __post_init__(self) -> None:
-        _check_fraction("telephone probability", self.probability)
+        check_ranges(self, probability=FRACTION)
         if not self.companding:
             raise ConfigError("companding must name at least one of mu-law, a-law and none")
 
@@ -138,13 +125,10 @@ class PaddingConfig:
     """Maximum root mean square of faint noise in dBFS, at most 0."""
 
     def __post_init__(self) -> None:
-        _check_fraction("padding probability", self.probability)
-        _check_fraction("padding digital", self.digital)
-        if self.max_seconds < 0:
-            raise ConfigError(f"padding max_seconds must not be negative, but is {self.max_seconds}")
+        check_ranges(
+            self, probability=FRACTION, digital=FRACTION, max_seconds=NOT_NEGATIVE, max_level_db=(-math.inf, 0)
+        )
         _check_range("min_level_db", self.min_level_db, "max_level_db", self.max_level_db)
-        if self.max_level_db > 0:
-            raise ConfigError(f"max_level_db must not be above 0, but is {self.max_level_db}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -163,9 +147,8 @@ class SpecAugmentConfig:
     """Maximum width of a mask over frequency, in mel bins."""
 
     def __post_init__(self) -> None:
-        _check_fraction("max_time_fraction", self.max_time_fraction)
-        for name in ("num_time_masks", "max_time_frames", "num_freq_masks", "max_freq_bins"):
-            _check_count(name, getattr(self, name))
+        counts = ("num_time_masks", "max_time_frames", "num_freq_masks", "max_freq_bins")
+        check_ranges(self, max_time_fraction=FRACTION, **dict.fromkeys(counts, NOT_NEGATIVE))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -180,9 +163,7 @@ class SpecSubConfig:
     """Maximum length of a sequence as a fraction of the utterance, from 0 to 1."""
 
     def __post_init__(self) -> None:
-        _check_fraction("max_fraction", self.max_fraction)
-        _check_count("num", self.num)
-        _check_count("max_frames", self.max_frames)
+        check_ranges(self, num=NOT_NEGATIVE, max_frames=NOT_NEGATIVE, max_fraction=FRACTION)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -202,9 +183,7 @@ class ConcatConfig:
     silence."""
 
     def __post_init__(self) -> None:
-        _check_fraction("concat probability", self.probability)
-        if self.max_gap_seconds < 0:
-            raise ConfigError(f"max_gap_seconds must not be negative, but is {self.max_gap_seconds}")
+        check_ranges(self, probability=FRACTION, max_gap_seconds=NOT_NEGATIVE)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -240,9 +219,8 @@ class AugmentConfig:
     def __post_init__(self) -> None:
         if not self.speeds or not all(0.5 <= speed <= 2 for speed in self.speeds):
             raise ConfigError(f"speeds must lie between 0.5 and 2, found {self.speeds}")
-        if min(self.gain_db, self.dither, self.spec_trim_frames) < 0:
-            raise ConfigError("gain_db, dither and spec_trim_frames must not be negative")
-        _check_fraction("narrowband", self.narrowband)
+        amounts = ("gain_db", "dither", "spec_trim_frames")
+        check_ranges(self, narrowband=FRACTION, **dict.fromkeys(amounts, NOT_NEGATIVE))
 
     @property
     def changes_audio(self) -> bool:

@@ -59,13 +59,10 @@ class FbankConfig:
             self,
             sample_rate=(1000, 1_000_000),
             frame_length_ms=(0, 1000),
-            lead_frames=(-math.inf, 1000),
-            trail_frames=(-math.inf, 1000),
+            lead_frames=(0, 1000),
+            trail_frames=(0, 1000),
             num_mel_bins=(-math.inf, 4096),
         )
-        for name in ("lead_frames", "trail_frames"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} must not be negative, but is {getattr(self, name)}")
         if is_whisper:
             self._check_whisper()
         else:

@@ -19,6 +19,7 @@ from unichoir.audio.augment import (
 )
 from unichoir.audio.fbank import Features, compute_fbank
 from unichoir.audio.telephone import TELEPHONE_RATE
+from unichoir.configuration import AT_LEAST_ONE, check_ranges
 from unichoir.data.features import FeatureReader
 from unichoir.data.manifest import Utterance, utterance_duration
 from unichoir.data.planner import Plan, Planner, seeded_rng
@@ -70,9 +71,8 @@ class DataConfig:
             raise ConfigError(f"min_seconds {self.min_seconds} must lie below max_seconds {self.max_seconds}")
         if not 0 <= self.min_tokens <= self.max_tokens:
             raise ConfigError(f"min_tokens {self.min_tokens} must not exceed max_tokens {self.max_tokens}")
-        for name in ("max_frames_in_batch", "max_batch_size", "shards_in_window"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
+        sizes = ("max_frames_in_batch", "max_batch_size", "shards_in_window")
+        check_ranges(self, **dict.fromkeys(sizes, AT_LEAST_ONE))
         if not 0 <= self.length_jitter < 1:
             raise ConfigError(f"length_jitter must lie in [0, 1), not {self.length_jitter}")
 

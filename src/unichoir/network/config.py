@@ -1,13 +1,12 @@
 """The configuration of the model's architecture, and the named configurations."""
 
 import dataclasses
-import math
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
-from unichoir.configuration import check_ranges
+from unichoir.configuration import FRACTION, check_ranges
 from unichoir.errors import ConfigError
 
 LARGEST_CHUNK = 25
@@ -49,14 +48,17 @@ class FeedForwardConfig:
     def __post_init__(self) -> None:
         if self.num_experts < 0 or (self.num_experts and not 1 <= self.top_k <= self.num_experts):
             raise ConfigError(f"top_k {self.top_k} must lie between 1 and num_experts {self.num_experts}")
-        for name in ("shared_hidden_dim", "balance_rate", "load_loss_weight"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise ConfigError(f"{name} must be a number of at least 0, found {value}")
         for name in ("softmax_first", "shared_hidden_dim", "shared_router", "balance_rate", "load_loss_weight"):
             if getattr(self, name) and not self.num_experts:
                 raise ConfigError(f"{name} needs experts, but num_experts is 0")
-        check_ranges(self, hidden_dim=(1, MAX_WIDTH), num_experts=(0, 4096), shared_hidden_dim=(0, MAX_WIDTH))
+        check_ranges(
+            self,
+            hidden_dim=(1, MAX_WIDTH),
+            num_experts=(0, 4096),
+            shared_hidden_dim=(0, MAX_WIDTH),
+            balance_rate=(0, 1000),
+            load_loss_weight=(0, 1000),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,12 +235,9 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         ids = (0, MAX_VOCABULARY)
-        check_ranges(self, vocab_size=ids, blank_id=ids, sos_id=ids, eos_id=ids)
-        for name in ("ctc_weight", "reverse_weight", "label_smoothing", "chunk_probability"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ConfigError(f"{name} {getattr(self, name)} must lie between 0 and 1")
-        if not 1 <= self.min_chunk_size <= LARGEST_CHUNK:
-            raise ConfigError(f"min_chunk_size must lie between 1 and {LARGEST_CHUNK}, found {self.min_chunk_size}")
+        check_ranges(self, vocab_size=ids, blank_id=ids, sos_id=ids, eos_id=ids, min_chunk_size=(1, LARGEST_CHUNK))
+        shares = ("ctc_weight", "reverse_weight", "label_smoothing", "chunk_probability")
+        check_ranges(self, **dict.fromkeys(shares, FRACTION))
         if self.reverse_weight > 0 and self.decoder.num_reverse_blocks == 0:
             raise ConfigError("reverse_weight above 0 needs a right-to-left decoder (num_reverse_blocks)")
         if self.dynamic_top_k and self.max_top_k < 2:

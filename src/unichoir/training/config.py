@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from unichoir.audio.augment import AugmentConfig
 from unichoir.audio.fbank import FbankConfig
-from unichoir.configuration import from_mapping, to_mapping
+from unichoir.configuration import AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE, check_ranges, from_mapping, to_mapping
 from unichoir.data.dataset import DataConfig
 from unichoir.errors import ConfigError
 from unichoir.network.checkpoint import read_yaml
@@ -64,15 +64,12 @@ class TrainerConfig:
     def __post_init__(self) -> None:
         if self.max_epochs is None and self.max_steps is None:
             raise ConfigError("one of max_epochs and max_steps is needed")
-        for name in ("max_epochs", "max_steps", "max_minutes", "accumulate", "log_every", "keep_best", "average_best"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ConfigError(f"{name} must be above 0, found {value}")
-        for name in ("seed", "num_workers", "num_threads", "validate_every", "checkpoint_every_steps"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} must not be negative, found {getattr(self, name)}")
-        if self.checkpoint_every_seconds <= 0:
-            raise ConfigError(f"checkpoint_every_seconds must be above 0, found {self.checkpoint_every_seconds}")
+        counts = ("max_epochs", "max_steps", "accumulate", "log_every", "keep_best", "average_best")
+        check_ranges(
+            self, max_minutes=POSITIVE, checkpoint_every_seconds=POSITIVE, **dict.fromkeys(counts, AT_LEAST_ONE)
+        )
+        amounts = ("seed", "num_workers", "num_threads", "validate_every", "checkpoint_every_steps")
+        check_ranges(self, **dict.fromkeys(amounts, NOT_NEGATIVE))
         if self.average_best > self.keep_best:
             raise ConfigError(f"average_best ({self.average_best}) is more than keep_best ({self.keep_best})")
 

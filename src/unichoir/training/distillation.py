@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from unichoir.configuration import POSITIVE, check_ranges
 from unichoir.errors import ConfigError
 from unichoir.network.encoder import Encoder
 from unichoir.network.masks import frame_mask
@@ -30,8 +31,7 @@ class TeacherConfig:
     """Weight of the distance in the loss, above 0. Frames unrelated to the teacher's have a distance of about 1."""
 
     def __post_init__(self) -> None:
-        if not self.weight > 0:
-            raise ConfigError(f"weight must be above 0, found {self.weight}")
+        check_ranges(self, weight=POSITIVE)
 
 
 class Teacher:

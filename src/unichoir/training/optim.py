@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from unichoir.configuration import FRACTION, NOT_NEGATIVE, POSITIVE, check_ranges
 from unichoir.errors import ConfigError
 from unichoir.training.parallel import placement
 
@@ -40,19 +41,13 @@ class OptimConfig:
     compute its gradient."""
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "eps"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} must be above 0, found {getattr(self, name)}")
-        for name in ("weight_decay", "warmup_steps", "grad_clip"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name} must not be negative, found {getattr(self, name)}")
+        check_ranges(self, learning_rate=POSITIVE, eps=POSITIVE, final_fraction=FRACTION)
+        check_ranges(self, weight_decay=NOT_NEGATIVE, warmup_steps=NOT_NEGATIVE, grad_clip=NOT_NEGATIVE)
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ConfigError(f"betas must be in [0, 1), found {self.betas}")
         for name, rate in self.rates.items():
             if not (math.isfinite(rate) and rate >= 0):
                 raise ConfigError(f"rates: {name} must be a number of at least 0, found {rate}")
-        if not 0 <= self.final_fraction <= 1:
-            raise ConfigError(f"final_fraction must be in [0, 1], found {self.final_fraction}")
 
 
 def learning_rate(config: OptimConfig, step: int, done: float) -> float:

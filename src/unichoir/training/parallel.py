@@ -24,6 +24,7 @@ from torch.distributed.tensor import DTensor, Shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
+from unichoir.configuration import AT_LEAST_ONE, NOT_NEGATIVE, check_ranges
 from unichoir.errors import ConfigError
 from unichoir.network.asr_model import AsrModel
 from unichoir.network.blocks import ENCODER_BLOCKS
@@ -50,8 +51,7 @@ class ParallelConfig:
     GPUs."""
 
     def __post_init__(self) -> None:
-        if self.shard < 0 or self.expert_parallel < 1:
-            raise ConfigError("shard must not be negative, and expert_parallel at least 1")
+        check_ranges(self, shard=NOT_NEGATIVE, expert_parallel=AT_LEAST_ONE)
 
 
 @dataclass(frozen=True, kw_only=True)
