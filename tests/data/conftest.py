@@ -1,11 +1,16 @@
-"""A web server and an object store that tests of data read from, on loopback."""
+"""A small corpus; a web server and an object store on loopback that tests of data read from."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
+from tests.data.examples import WORDS
 from tests.data.web_server import WebServer, serving
+
+from unichoir.data.manifest import Utterance
 
 
 @pytest.fixture
@@ -44,3 +49,19 @@ def upload(folder: Path, url: str) -> None:
         if path.is_file():
             name = f"{prefix}/{path.relative_to(folder).as_posix()}".lstrip("/")
             boto3.client("s3").upload_file(str(path), bucket, name)
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory):
+    """Eight utterances of noise, 0.5 to 1.2 s long, from two speakers; the key of each is also its text."""
+    folder = tmp_path_factory.mktemp("corpus")
+    rng = np.random.default_rng(0)
+    utterances = []
+    for number, word in enumerate(WORDS):
+        path = folder / f"{word}.wav"
+        samples = 0.1 * rng.standard_normal(8000 + 1600 * number)
+        soundfile.write(path, samples, 16000)
+        utterances.append(
+            Utterance(key=word, wav=str(path), txt=word, duration=len(samples) / 16000, speaker=f"s{number % 2}")
+        )
+    return utterances

@@ -3,6 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 import soundfile
+from tests.data.examples import Letters, reader_of
 
 from unichoir.audio.augment import (
     NO_AUGMENTATION,
@@ -34,13 +35,6 @@ EVERYTHING = AugmentConfig(dither=1.0, gain_db=6.0, spec_trim_frames=5, **ALWAYS
 CONSTANT_GAPS = [Silence(seconds=0.5), Silence(seconds=0.25, level_db=-60.0), Silence(seconds=0.75)]
 
 
-class Letters:
-    """A tokenizer with one token for each character, from 3 on."""
-
-    def encode(self, text):
-        return [3 + ord(character) % 64 for character in text]
-
-
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpus")
@@ -52,13 +46,6 @@ def corpus(tmp_path_factory):
         soundfile.write(path, 0.1 * np.sin(2 * np.pi * 500 * (number + 1) * time), RATE)
         utterances.append(Utterance(key=word, wav=str(path), txt=word, duration=len(time) / RATE))
     return utterances
-
-
-def reader_of(utterances, augment=None, cache_dir=None, seed=0, **data):
-    features = FeatureReader(cache_dir=cache_dir)
-    return ExampleReader(
-        utterances, tokenizer=Letters(), features=features, data=DataConfig(**data), augment=augment, seed=seed
-    )
 
 
 def only(**changes):

@@ -1,4 +1,4 @@
-"""WeNet's checkpoints are imported and exported again: with WeNet's outputs, bit for bit, or refused by name."""
+"""WeNet's checkpoints are imported and exported again, with WeNet's outputs, bit for bit."""
 
 import dataclasses
 import json
@@ -11,44 +11,17 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from tests.formats.wenet_reference import NAMES, TINY, assert_every_reference_array
+from tests.formats.wenet_checkpoints import MOE, edit, own_checkpoint
+from tests.formats.wenet_reference import TINY, assert_every_reference_array
 
 from unichoir.audio.fbank import FbankConfig
 from unichoir.configuration import to_mapping
-from unichoir.errors import CheckpointError, ConfigError
+from unichoir.errors import CheckpointError
 from unichoir.export.checkpoint import load_any_checkpoint
 from unichoir.export.wenet import export_wenet, import_wenet
 from unichoir.formats.wenet.checkpoint import load_wenet
-from unichoir.network.asr_model import AsrModel
-from unichoir.network.checkpoint import load_checkpoint, save_checkpoint
-from unichoir.network.config import DecoderConfig, EncoderConfig, FeedForwardConfig, ModelConfig
-from unichoir.text.tokenizer import BpeTokenizer, CharTokenizer, load_tokenizer, train_bpe
-
-SPECIAL = ["<blank>", "<unk>", "<sos/eos>"]
-
-
-@pytest.fixture(params=NAMES)
-def checkpoint(request: pytest.FixtureRequest, fixtures: Path) -> Path:
-    return fixtures / request.param
-
-
-@pytest.fixture
-def copy(fixtures: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(fixtures / TINY, tmp_path / "copy"))
-
-
-def edit(directory: Path, key: str, value: object) -> None:
-    """Set a key of train.yaml, given as a path with dots; None removes it."""
-    path = directory / "train.yaml"
-    content = yaml.safe_load(path.read_text())
-    *sections, name = key.split(".")
-    section = content
-    for each in sections:
-        section = section.setdefault(each, {})
-    section.pop(name, None)
-    if value is not None:
-        section[name] = value
-    path.write_text(yaml.safe_dump(content))
+from unichoir.network.checkpoint import load_checkpoint
+from unichoir.text.tokenizer import BpeTokenizer, load_tokenizer, train_bpe
 
 
 def state(directory: Path) -> dict[str, torch.Tensor]:
@@ -167,40 +140,6 @@ def test_a_model_without_normalisation(copy: Path, tmp_path: Path) -> None:
     assert yaml.safe_load((tmp_path / "theirs" / "train.yaml").read_text())["cmvn"] is None
 
 
-def own_checkpoint(
-    folder: Path, tokenizer: Any = None, fbank: dict[str, Any] | None = None, model: dict[str, Any] | None = None,
-    decoder: dict[str, Any] | None = None, **encoder: Any,
-) -> Path:  # fmt: skip
-    """A small unichoir checkpoint that WeNet can express, except for the changed settings."""
-    tokenizer = tokenizer or CharTokenizer([*SPECIAL, *"ABCDEF"])
-    layer = FeedForwardConfig(hidden_dim=12)
-    sizes: dict[str, Any] = {"input_dim": 80, "dim": 8, "num_blocks": 1, "num_heads": 2, "conv_kernel": 5}
-    config = ModelConfig(
-        vocab_size=tokenizer.vocab_size,
-        encoder=EncoderConfig(
-            **{**sizes, "feed_forward": layer, "position": "absolute_key", "hidden_dropout": 0.1, **encoder}
-        ),
-        decoder=DecoderConfig(
-            **{
-                **{"num_blocks": 1, "num_reverse_blocks": 0, "num_heads": 2, "hidden_dropout": 0.1},
-                **{"feed_forward": dataclasses.replace(layer, activation="relu"), **(decoder or {})},
-            }
-        ),
-        **{"reverse_weight": 0.0, **(model or {})},
-    )
-    torch.manual_seed(3)
-    made = AsrModel(config)
-    with torch.no_grad():
-        made.encoder.cmvn_mean.normal_(8.0)
-        made.encoder.cmvn_istd.uniform_(0.2, 0.4)
-    tokenizer.save(folder)
-    save_checkpoint(folder, made, {"fbank": fbank or {}})
-    return folder
-
-
-MOE = FeedForwardConfig(hidden_dim=12, num_experts=3, top_k=2)
-
-
 @pytest.mark.parametrize(
     "changes",
     [
@@ -226,143 +165,6 @@ def test_ours_go_there_and_come_back(tmp_path: Path, changes: dict[str, Any]) ->
         )
     assert back.config == expected
     assert_same_bits(back.state_dict(), model.state_dict())
-
-
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"position": "rotary"}, "model.encoder.position: 'rotary'"),
-        ({"subsampling_channels": 4}, "model.encoder.subsampling_channels: 4"),
-        ({"feed_forward": dataclasses.replace(MOE, activation="relu")}, "model.encoder.feed_forward.activation"),
-        ({"feed_forward": dataclasses.replace(MOE, shared_hidden_dim=4)}, "encoder.feed_forward.shared_hidden_dim: 4"),
-        ({"feed_forward": dataclasses.replace(MOE, softmax_first=True)}, "encoder.feed_forward.softmax_first: True"),
-        ({"feed_forward": dataclasses.replace(MOE, shared_router=True)}, "encoder.feed_forward.shared_router: True"),
-        ({"feed_forward": dataclasses.replace(MOE, balance_rate=0.1)}, "encoder.feed_forward.balance_rate: 0.1"),
-        ({"decoder": {"feed_forward": dataclasses.replace(MOE, load_loss_weight=0.1)}},
-         r"decoder.feed_forward.load_loss_weight: 0.1 .* set it to 0.0 in config.yaml"),
-        ({"hidden_dropout": 0.0}, r"model.encoder.hidden_dropout: 0.0 .* set it to 0.1 in config.yaml"),
-        ({"decoder": {"hidden_dropout": 0.0}}, "model.decoder.hidden_dropout: 0.0"),
-        ({"feed_forward": MOE, "model": {"dynamic_top_k": True}}, "model.dynamic_top_k: True"),
-        ({"front": "conv1d"}, "model.encoder.front: 'conv1d'"),
-        ({"block": "transformer"}, "model.encoder.block: 'transformer'"),
-        ({"num_top_blocks": 1}, "model.encoder.num_top_blocks: 1"),
-        ({"decoder": {"position": "learned"}}, "model.decoder.position: 'learned'"),
-        ({"decoder": {"feed_forward": dataclasses.replace(MOE, activation="gelu")}},
-         "model.decoder.feed_forward.activation: 'gelu'"),
-        ({"fbank": {"high_freq": -400.0}}, "fbank.high_freq: -400.0"),
-        ({"fbank": {"snip_edges": False}}, "fbank.snip_edges: False"),
-        ({"fbank": {"low_freq": 0.0}}, "fbank.low_freq: 0.0"),
-        ({"fbank": {"kind": "whisper", "num_mel_bins": 80}}, "fbank.kind: 'whisper'"),
-        ({"fbank": {"lead_frames": 2}}, "fbank.lead_frames: 2"),
-        ({"tokenizer": CharTokenizer([*SPECIAL, "<|en|>", *"AB"])}, r"units.txt: .*'<\|en\|>'"),
-        ({"tokenizer": CharTokenizer([*SPECIAL, "<0x00>", *"AB"])}, r"units.txt: .*'<0x00>'"),
-    ],
-)  # fmt: skip
-def test_what_wenet_cannot_express_is_refused_by_name(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
-    source = own_checkpoint(tmp_path / "own", **changes)
-    with pytest.raises((ConfigError, CheckpointError), match=named):
-        export_wenet(source, tmp_path / "theirs")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["own"]
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("encoder_conf.pos_enc_layer_type", "rope_pos"),
-        ("encoder_conf.selfattention_layer_type", "rel_shift_selfattn"),
-        ("dataset_conf.feats_type", "log_mel_spectrogram"),
-        ("cmvn_conf.no_such_key", 1),
-        ("dataset_conf.no_such_key", 1),
-        ("dataset_conf.split_with_space", True),
-        ("dataset_conf.resample_conf.no_such_key", 1),
-        ("dataset_conf.fbank_conf.window_type", "hamming"),
-        ("dataset_conf.fbank_conf.high_freq", -400),
-        ("dataset_conf.fbank_conf.num_mel_bins", 40),
-        ("tokenizer", "whisper"),
-        ("tokenizer_conf.split_with_space", True),
-        ("tokenizer_conf.connect_symbol", "_"),
-        ("tokenizer_conf.non_lang_syms_path", "data/nlsyms.txt"),
-        ("tokenizer_conf.is_multilingual", True),
-        ("tokenizer_conf.no_such_key", 1),
-        ("tokenizer_conf.special_tokens.<blank>", 3),
-        ("tokenizer_conf.special_tokens.<transcribe>", 4),
-    ],
-)
-def test_what_we_cannot_express_is_refused_by_name(copy: Path, tmp_path: Path, key: str, value: object) -> None:
-    edit(copy, key, value)
-    with pytest.raises((ConfigError, CheckpointError), match=key.rpartition(".")[2]):
-        import_wenet(copy, tmp_path / "ours")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["copy"]
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("tokenizer_conf", 5),
-        ("tokenizer_conf.special_tokens", [2]),
-        ("dataset_conf", ["fbank"]),
-        ("cmvn_conf", ["global_cmvn"]),
-        ("dataset_conf.fbank_conf", "fbank"),
-        ("encoder_conf", [1]),
-        ("output_dim", -4),
-        ("encoder_conf.output_size", 0),
-        ("encoder_conf.attention_heads", 0),
-        ("encoder_conf.dropout_rate", float("nan")),
-        ("decoder_conf.n_expert_activated", 99),
-    ],
-)
-def test_values_that_make_no_sense_are_named_with_their_file(
-    copy: Path, tmp_path: Path, key: str, value: object
-) -> None:
-    edit(copy, key, value)
-    section = key.split(".")[0]
-    with pytest.raises(ConfigError, match=rf"train\.yaml: {section}: "):
-        import_wenet(copy, tmp_path / "ours")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["copy"]
-
-
-def test_what_matters_to_training_alone_is_said(copy: Path, tmp_path: Path) -> None:
-    edit(copy, "decoder_conf.src_attention_dropout_rate", 0.2)
-    edit(copy, "encoder_conf.use_dynamic_chunk", False)
-    notes = import_wenet(copy, tmp_path / "ours")
-    assert [note.partition(" ")[0] for note in notes] == [
-        "decoder_conf.src_attention_dropout_rate",
-        "encoder_conf.use_dynamic_chunk",
-        "dataset_conf.fbank_conf.dither",
-    ]
-
-
-def test_settings_of_training_are_no_obstacle(copy: Path, tmp_path: Path) -> None:
-    """What the `dataset_conf` of WeNet's recipes holds, and its dataset reads, without a change to features."""
-    for key, value in {
-        "filter_conf": {"max_length": 40960, "token_max_length": 200, "max_output_input_ratio": 0.25},
-        "speed_perturb": True,
-        "spec_aug": True,
-        "spec_aug_conf": {"num_t_mask": 2, "max_t": 50},
-        "spec_sub": True,
-        "spec_sub_conf": {"num_t_sub": 3},
-        "spec_trim": False,
-        "spec_trim_conf": {"max_t": 50},
-        "shuffle": True,
-        "shuffle_conf": {"shuffle_size": 1500},
-        "sort": True,
-        "sort_conf": {"sort_size": 500},
-        "batch_conf": {"batch_type": "dynamic", "max_frames_in_batch": 36000},
-        "list_shuffle": True,
-        "cycle": 1,
-        "split_with_space": False,
-        "feats_type": "fbank",
-        "mfcc_conf": {"num_ceps": 40},
-    }.items():
-        edit(copy, f"dataset_conf.{key}", value)
-    import_wenet(copy, tmp_path / "ours")
-    assert load_any_checkpoint(tmp_path / "ours")[1] == FbankConfig()
-
-
-def test_a_tokenizer_is_checked_without_an_import_too(copy: Path) -> None:
-    edit(copy, "tokenizer", "whisper")
-    with pytest.raises(ConfigError, match="tokenizer: 'whisper'"):
-        load_any_checkpoint(copy)
 
 
 def test_bpe_of_before_2023(copy: Path, tmp_path: Path) -> None:

@@ -1,30 +1,19 @@
 """WeNet's checkpoints give WeNet's outputs: encoder to 1e-4, log-probabilities and losses to 1e-3."""
 
 import re
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from tests.formats.wenet_reference import NAMES, TINY, assert_every_reference_array
+from tests.formats.wenet_reference import assert_every_reference_array
 
 from unichoir.errors import CheckpointError, ConfigError
 from unichoir.formats.wenet.checkpoint import load_wenet
 
 
-@pytest.fixture(params=NAMES)
-def checkpoint(request: pytest.FixtureRequest, fixtures: Path) -> Path:
-    return fixtures / request.param
-
-
 def test_every_reference_array(checkpoint: Path) -> None:
     assert_every_reference_array(load_wenet(checkpoint).model, checkpoint)
-
-
-@pytest.fixture
-def copy(fixtures: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(fixtures / TINY, tmp_path / "copy"))
 
 
 def edit_config(directory: Path, section: str, key: str, value: object) -> None:
