@@ -159,3 +159,12 @@ def test_the_command_writes_and_warns(run_command: Run, tmp_path: Path) -> None:
     code, _, err = run_command(*align, clip, text)
     assert code == 1
     assert "not UTF-8" in err
+
+
+def test_the_silence_behind_a_recording_has_no_room_for_words() -> None:
+    """The included model hears 0.3 s of silence behind what there is."""
+    included = load_model(num_threads=1)
+    assert included.recognizer.fbank_config.trail_frames
+    samples = np.random.default_rng(0).normal(0, 0.1, 800).astype(np.float32)
+    with pytest.raises(DecodingError, match=r"3 words cannot be spoken in 0\.1 s"):
+        included.align(samples, "SIX FOUR FIVE", sample_rate=RATE)

@@ -158,3 +158,4 @@ def test_a_server_describes_itself(server: Running) -> None:
         for operation in methods.values():
             assert operation["summary"]
             assert operation["description"]
+            assert "422" not in operation["responses"]

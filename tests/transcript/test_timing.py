@@ -13,6 +13,7 @@ from unichoir.transcript.alignment import Span
 from unichoir.transcript.results import Alternative, Token
 from unichoir.transcript.segments import Segment, join_segments
 from unichoir.transcript.timing import FrameClock, group_words, timed_tokens
+from unichoir.transcript.word_edges import Loudness
 
 INFO = ModelInfo(vocab_size=6, encoder_dim=80, sos_id=2, eos_id=2)
 SPACE = "\u2581"
@@ -132,3 +133,26 @@ def test_texts_are_joined_as_their_script_is_written() -> None:
         join_segments([segment("我们"), segment("去"), segment("new york"), segment("")], 1, 0).text
         == "我们去 new york"
     )
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_words_never_overlap_whatever_the_sound_says(seed: int) -> None:
+    """Any alignment, any stretches of quiet, which may be where CTC is certain of a word."""
+    rng = np.random.default_rng(seed)
+    tokenizer = BpeTokenizer(["<blank>", "<unk>", "<sos/eos>", SPACE + "a", "b", SPACE], None)
+    spans, frame = [], int(rng.integers(0, 3))
+    for _ in range(int(rng.integers(2, 9))):
+        last = frame + int(rng.integers(0, 3))
+        spans.append(Span(frame, last, 0.5))
+        frame = last + 1 + int(rng.integers(0, 4))
+    ids = [3, *rng.choice([3, 4, 5], len(spans) - 1, p=[0.6, 0.3, 0.1]).tolist()]
+    levels = np.repeat(rng.choice([-60.0, -20.0], frame + 1), 4) + rng.normal(0, 3, 4 * (frame + 1))
+    loudness = Loudness(levels.astype(np.float32), levels < -40, 4)
+    end = 40 * (frame + 2)
+    tokens = timed_tokens(ids, spans, tokenizer, FrameClock(first_ms=22.5, step_ms=40.0), 0, end, loudness)
+    words = group_words(tokens, tokenizer)
+    assert len(words) == len(tokenizer.decode_words(ids))
+    for word in words:
+        assert 0 <= word.start_ms < word.end_ms <= end
+    for before, after in pairwise(words):
+        assert before.end_ms <= after.start_ms

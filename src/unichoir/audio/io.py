@@ -378,6 +378,8 @@ def _check_array(samples: NDArray[Any], sample_rate: int, name: str) -> NDArray[
 
 
 def _check_rate(sample_rate: int, name: str) -> None:
+    if not isinstance(sample_rate, (int, np.integer)) or isinstance(sample_rate, bool):
+        raise AudioError(f"{name}: sample rate must be a whole number of Hz, found {sample_rate!r}")
     if not MIN_RATE <= sample_rate <= MAX_RATE:
         raise AudioError(f"{name}: sample rate {sample_rate} Hz is not between {MIN_RATE} and {MAX_RATE}")
 

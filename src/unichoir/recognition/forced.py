@@ -119,7 +119,8 @@ def _hear(
     progress: Callable[[float], None] | None,
 ) -> tuple[Floats, Loudness, _PieceClock]:
     """Return the CTC log-probabilities (T', len(columns)) of a recording in blocks (N,), its loudness and its clock."""
-    rate, info = recognizer.fbank_config.sample_rate, recognizer.backend.info
+    config, info = recognizer.fbank_config, recognizer.backend.info
+    rate = config.sample_rate
     recordings = recognizer.recordings
     found: list[Floats] = []
     loudness: list[Loudness] = []
@@ -127,11 +128,13 @@ def _hear(
     for piece in recordings.pieces(blocks, options):
         feats = recordings.features(piece)
         ((_, log_probs),) = recordings.encode([feats], options)
+        # No word is spoken in the silence behind the audio.
+        log_probs = log_probs[: info.num_encoder_frames(max(len(feats) - config.trail_frames, 0))]
         clock.firsts.append(sum(map(len, found[-1:])) + (clock.firsts[-1] if clock.firsts else 0))
         clock.starts_ms.append(1000 * piece.start / rate)
         clock.ends_ms.append(1000 * piece.end / rate)
         found.append(log_probs[:, columns])
-        loudness.append(measure_loudness(recognizer.fbank_config.levels(feats), info, len(log_probs)))
+        loudness.append(measure_loudness(config.levels(feats), info, len(log_probs)))
         if progress is not None:
             progress(piece.end / rate)
     if not found:

@@ -21,6 +21,7 @@ from unichoir.serving.connection import serve_websocket
 from unichoir.serving.engine import Engine
 from unichoir.serving.errors import ApiError, add_error_handlers
 from unichoir.serving.metrics import Metrics
+from unichoir.serving.openapi import without_validation_errors
 from unichoir.serving.realtime import RealtimeConnection
 from unichoir.serving.security import check_access
 from unichoir.serving.settings import Settings
@@ -88,6 +89,8 @@ def make_api(lifespan: Lifespan | None = None) -> FastAPI:
     app.mount("/web", StaticFiles(directory=WEB))
     _add_page_and_health(app)
     _add_websockets(app)
+    describe = app.openapi
+    app.openapi = lambda: without_validation_errors(describe())  # type: ignore[method-assign]
     return app
 
 

@@ -38,6 +38,16 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }  # fmt: skip
 
 
+def without_validation_errors(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the description without FastAPI's own answer to wrong parameters, 422, which this server never gives."""
+    for methods in schema["paths"].values():
+        for operation in methods.values():
+            operation["responses"].pop("422", None)
+    for name in ("HTTPValidationError", "ValidationError"):
+        schema.get("components", {}).get("schemas", {}).pop(name, None)
+    return schema
+
+
 def transcription_form() -> dict[str, Any]:
     """Return the form of a transcription, as a route's `openapi_extra`."""
     properties: dict[str, Any] = {
