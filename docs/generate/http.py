@@ -47,8 +47,6 @@ def operation(method: str, path: str, described: dict[str, Any]) -> list[str]:
         lines += properties(body["schema"], "form field")
     rows, nested = [], []
     for status, response in described["responses"].items():
-        if status == "422":  # FastAPI's own, which the server answers as 400
-            continue
         content = response.get("content", {})
         text = "Success." if response["description"] == "Successful Response" else response["description"]
         rows.append([status, ", ".join(f"`{each}`" for each in content), text])

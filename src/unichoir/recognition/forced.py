@@ -129,7 +129,7 @@ def _hear(
         feats = recordings.features(piece)
         ((_, log_probs),) = recordings.encode([feats], options)
         # No word is spoken in the silence behind the audio.
-        log_probs = log_probs[: info.num_encoder_frames(max(len(feats) - config.trail_frames, 0))]
+        log_probs = log_probs[: info.num_encoder_frames(len(feats) - config.trail_frames)]
         clock.firsts.append(sum(map(len, found[-1:])) + (clock.firsts[-1] if clock.firsts else 0))
         clock.starts_ms.append(1000 * piece.start / rate)
         clock.ends_ms.append(1000 * piece.end / rate)

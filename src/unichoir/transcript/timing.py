@@ -119,9 +119,16 @@ def _fit_words(
             continue
         places = slice(first, last + 1)
         starts[places], ends[places] = _fit(starts[places], ends[places], start, end)
-    for (first, last), (following, end_of_following) in pairwise(words):
+    for (first, last), (following, final) in pairwise(words):
         if ends[last] > starts[following]:
-            _part(starts, ends, spans, (first, last), (following, end_of_following))
+            # They part in the middle of what they share. A quarter of a frame that is certain of a word stays with it.
+            shared = (max(starts[first], starts[following]) + min(ends[last], ends[final])) / 2
+            edge = min(max(shared, spans[last].last + 0.75), spans[following].first + 0.25)
+            for places, bounds in (
+                (slice(first, last + 1), (min(starts[first], edge - 0.25), edge)),
+                (slice(following, final + 1), (edge, max(ends[final], edge + 0.25))),
+            ):
+                starts[places], ends[places] = _fit(starts[places], ends[places], *bounds)
     # Tokens without text, such as a lone space, lie between words.
     spelling = {place for first, last in words for place in range(first, last + 1)}
     for place in set(range(len(ids))) - spelling:
@@ -129,23 +136,6 @@ def _fit_words(
         after = starts[place + 1] if place + 1 in spelling else np.inf
         starts[place] = min(max(starts[place], before), after)
         ends[place] = max(starts[place], min(ends[place], after))
-
-
-def _part(
-    starts: list[float], ends: list[float], spans: Sequence[Span], word: tuple[int, int], following: tuple[int, int]
-) -> None:
-    """Part two words that overlap, in the middle of what they share and between the frames that are certain of them."""
-    shared = (max(starts[word[0]], starts[following[0]]) + min(ends[word[1]], ends[following[1]])) / 2
-    # A quarter of a frame of each word stays.
-    edge = min(max(shared, spans[word[1]].last + 0.75), spans[following[0]].first + 0.25)
-    for place in range(word[0], word[1] + 1):
-        starts[place] = min(starts[place], edge if place > word[0] else edge - 0.25)
-        ends[place] = min(ends[place], edge)
-    ends[word[1]] = edge
-    for place in range(following[0], following[1] + 1):
-        starts[place] = max(starts[place], edge)
-        ends[place] = max(ends[place], edge if place < following[1] else edge + 0.25)
-    starts[following[0]] = edge
 
 
 def _fit(starts: Sequence[float], ends: Sequence[float], start: float, end: float) -> tuple[list[float], list[float]]:
