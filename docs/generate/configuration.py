@@ -29,7 +29,7 @@ names are NAMES.
 
 
 def texts(cls: type) -> dict[str, str]:
-    """What stands below each field of a dataclass."""
+    """Return the docstring below each field of a dataclass."""
     (tree,) = ast.parse(inspect.getsource(cls)).body
     assert isinstance(tree, ast.ClassDef)
     found = {}
@@ -72,12 +72,12 @@ NAMED_UNITS = {
 
 
 def unit(name: str) -> str:
-    """Return the unit of a key; empty for plain numbers and for what is no number."""
+    """Return the unit of a key; empty for keys without a unit."""
     return NAMED_UNITS.get(name, UNITS.get(name.rpartition("_")[2], ""))
 
 
 def section(hint: Any) -> type | None:
-    """The dataclass of a nested mapping."""
+    """Return the dataclass of a nested mapping; None for other types."""
     for each in (hint, *typing.get_args(hint)):
         if dataclasses.is_dataclass(each):
             return typing.cast(type, each)
@@ -85,7 +85,7 @@ def section(hint: Any) -> type | None:
 
 
 def default(field: "dataclasses.Field[Any]") -> str:
-    """Return the default as YAML has it; what has keys of its own has its defaults there."""
+    """Return the default in YAML. Nested keys show their own defaults."""
     value = field.default
     if field.default_factory is not dataclasses.MISSING:
         value = field.default_factory()

@@ -51,7 +51,7 @@ def number(value: float) -> str:
 
 
 def yaml(value: object) -> str:
-    """Return a default as YAML and JSON have it; empty for what has keys of its own."""
+    """Return a default in YAML, which is also JSON; empty for nested keys."""
     if dataclasses.is_dataclass(value):
         return ""
     if isinstance(value, bool) or value is None:

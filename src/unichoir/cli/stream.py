@@ -208,9 +208,10 @@ def play(
     clock: Clock = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[tuple[Any, float]]:
-    """Blocks of `samples` (N,) at the time when a microphone would give them, `speed` times as fast; 0: at once.
+    """Yield blocks of `samples` (N,), each with the time when a microphone would deliver it.
 
-    They arrive when they are due, even if whoever takes them is late. Ends early when `stop` says so.
+    speed: how many times as fast; 0: at once. A late consumer doesn't delay the times of the next blocks. `stop` ends the
+    stream early.
     """
     length = round(BLOCK_SECONDS * sample_rate)
     began = clock()

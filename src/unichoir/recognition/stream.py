@@ -113,7 +113,7 @@ class Stream:
 
     @property
     def levels(self) -> Floats:
-        """Of the feature frames that have come from the start of this utterance on, in dB (`FbankConfig.levels`)."""
+        """The levels in dB of the feature frames since the start of this utterance (`FbankConfig.levels`)."""
         if len(self._levels) > 1:
             self._levels = [np.concatenate(self._levels)]
         return self._levels[0]

@@ -24,7 +24,7 @@ class SubtitleOptions:
     """The layout of subtitles. Raises DecodingError for invalid values."""
 
     max_line_length: int = 42
-    """In columns; a Han, kana or Hangul character takes two. A single word may be longer."""
+    """The longest line in columns; a Han, kana or Hangul character takes two. A single word may be longer."""
     max_lines: int = 2
     max_seconds: float = 7.0
     """The longest time for which a cue is shown."""

@@ -30,7 +30,7 @@ class FeatureTimes(Protocol):
 
     @property
     def frame_shift_ms(self) -> float:
-        """From one frame to the next."""
+        """The time from one frame to the next."""
 
     @property
     def first_centre_ms(self) -> float:
