@@ -210,7 +210,7 @@ def play(
 ) -> Iterator[tuple[Any, float]]:
     """Yield blocks of `samples` (N,), each with the time when a microphone would deliver it.
 
-    speed: how many times as fast; 0: at once. A late consumer doesn't delay the next blocks. `stop` ends the stream early.
+    speed: how many times as fast; 0: at once. A late consumer doesn't delay the next blocks. `stop` ends the stream.
     """
     length = round(BLOCK_SECONDS * sample_rate)
     began = clock()
