@@ -90,7 +90,11 @@ def build(name: str) -> AsrModel:
                 module.balance_bias.normal_(std=0.3)
         return model
     if name == "dense_batch_norm_int8":
-        return small_model(feed_forward=FeedForwardConfig(hidden_dim=20), conv_norm="batch_norm", reverse=False)
+        dense = FeedForwardConfig(hidden_dim=20)
+        return small_model(feed_forward=dense, conv_norm="batch_norm", reverse=False)
+    if name == "conv2d8_transformer":
+        dense = FeedForwardConfig(hidden_dim=20, activation="relu")
+        return small_model(feed_forward=dense, subsampling=8, block="transformer", position="absolute", reverse=False)
     if name == "top1_without_bias_float16":
         feed_forward = FeedForwardConfig(hidden_dim=20, num_experts=3, top_k=1, bias=False, activation="relu")
         model = small_model(feed_forward=feed_forward, position="absolute_key", reverse=False)

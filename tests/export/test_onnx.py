@@ -20,14 +20,23 @@ from unichoir.network.asr_model import AsrModel
 from unichoir.network.masks import ChunkMask
 from unichoir.network.router import Router
 
-NAMES = ("rotary_moe", "top1_without_bias_float16", "whisper_moe", "not_causal")
-STREAMING = NAMES[:3]
+NAMES = ("rotary_moe", "top1_without_bias_float16", "whisper_moe", "conv2d8_transformer", "not_causal")
+STREAMING = NAMES[:4]
 TOLERANCE = {"rtol": 0.0, "atol": 1e-4}
 
 
 def random_feats(model: AsrModel, lengths: list[int], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     shape = (len(lengths), max(lengths), model.config.encoder.input_dim)
     return np.random.default_rng(seed).normal(8.0, 4.0, shape).astype(np.float32), np.array(lengths)
+
+
+def rate(model: AsrModel) -> int:
+    return {"conv2d": model.config.encoder.subsampling, "conv1d": 4}[model.config.encoder.front]
+
+
+def window_width(model: AsrModel, size: int) -> int:
+    """Return the feature frames that a chunk of so many encoder frames sees."""
+    return rate(model) * (size - 1) + {4: 7, 8: 15}[rate(model)]
 
 
 def torch_encoder(model: AsrModel, feats: np.ndarray, length: int, chunk: ChunkMask | None = None) -> np.ndarray:
@@ -40,13 +49,14 @@ def torch_encoder(model: AsrModel, feats: np.ndarray, length: int, chunk: ChunkM
 @pytest.mark.parametrize("name", NAMES)
 def test_whole_utterances(exports, name: str) -> None:
     model, backend = exports[name].model, exports[name].backend
-    feats, lengths = random_feats(model, [83, 45, 7, 10, 6, 0])
+    feats, lengths = random_feats(model, {4: [83, 45, 7, 10, 6, 0], 8: [83, 45, 15, 22, 14, 0]}[rate(model)])
     encoder_out, lens, _ = backend.encode_chunk(feats, lengths, None, -1)
-    assert lens.tolist() == [20, 10, 1, 1, 0, 0]
+    assert lens.tolist() == {4: [20, 10, 1, 1, 0, 0], 8: [9, 4, 1, 1, 0, 0]}[rate(model)]
     for row in range(4):
         expected = torch_encoder(model, feats[row], lengths[row])
         np.testing.assert_allclose(encoder_out[row, : lens[row]], expected, **TOLERANCE)
-    alone, _, _ = backend.encode_chunk(feats[2:3, :7], lengths[2:3], None, -1)  # one row of one encoder frame
+    # One row of one encoder frame.
+    alone, _, _ = backend.encode_chunk(feats[2:3, : lengths[2]], lengths[2:3], None, -1)
     np.testing.assert_allclose(alone[0], encoder_out[2, :1], **TOLERANCE)
 
 
@@ -57,10 +67,11 @@ def test_streaming_equals_chunk_mask(exports, name: str, num_left_chunks: int) -
     model, backend = exports[name].model, exports[name].backend
     size = 3
     feats, lengths = random_feats(model, [119, 70, 49], seed=1)
-    starts = np.array([0, 2 * 4 * size, 0])
+    hop, width = rate(model) * size, window_width(model, size)
+    starts = np.array([0, 2 * hop, 0])
     state, outputs = None, [[], [], []]
-    for step in range(0, 119 - 6, 4 * size):
-        window = np.zeros((3, 4 * (size - 1) + 7, feats.shape[2]), np.float32)
+    for step in range(0, 119 - window_width(model, 1) + 1, hop):
+        window = np.zeros((3, width, feats.shape[2]), np.float32)
         valid = np.zeros(3, np.int64)
         for row, begin in enumerate(step - starts):
             chunk = feats[row, begin : min(begin + window.shape[1], lengths[row])] if begin >= 0 else feats[row, :0]
@@ -94,10 +105,11 @@ def test_streams_of_any_age_are_joined(exports, name: str, num_left_chunks: int,
     feats, lengths = random_feats(model, [119, 70, 49, 95], seed=1)
     states = backend.split_state(backend.initial_state(4, num_left_chunks * size))
     outputs, done = [[], [], [], []], np.zeros(4, np.int64)
-    while (waiting := np.flatnonzero(lengths - 4 * size * done > 6)).size:
+    hop, width = rate(model) * size, window_width(model, size)
+    while (waiting := np.flatnonzero(lengths - hop * done >= window_width(model, 1))).size:
         rows = rng.permutation(waiting)[: rng.integers(1, 4)]
-        window = np.zeros((len(rows), 4 * (size - 1) + 7, feats.shape[2]), np.float32)
-        starts = 4 * size * done[rows]
+        window = np.zeros((len(rows), width, feats.shape[2]), np.float32)
+        starts = hop * done[rows]
         for place, (row, start) in enumerate(zip(rows, starts, strict=True)):
             chunk = feats[row, start : min(start + window.shape[1], lengths[row])]
             window[place, : len(chunk)] = chunk

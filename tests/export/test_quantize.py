@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -28,7 +29,7 @@ from unichoir.export.quantize import (
     quantize_model,
 )
 from unichoir.network.asr_model import AsrModel
-from unichoir.network.config import FeedForwardConfig
+from unichoir.network.config import EncoderConfig, FeedForwardConfig
 from unichoir.network.feed_forward import ACTIVATIONS
 from unichoir.network.moe import MoE, expert_load
 from unichoir.network.router import Router
@@ -116,18 +117,20 @@ def test_codes_of_a_frame_do_not_depend_on_other_frames() -> None:
     assert torch.equal(scale[0], scales[2])
 
 
-def test_the_front_as_patches_is_the_convolution() -> None:
+@pytest.mark.parametrize("subsampling", [4, 6, 8])
+def test_the_front_as_patches_is_the_convolution(subsampling: Any) -> None:
     """With weights and inputs that int8 holds exactly, nothing is lost but rounding."""
-    front = Conv2dFront(16, 12, 5)
+    config = EncoderConfig(input_dim=16, dim=12, num_heads=2, subsampling_channels=5, subsampling=subsampling)
+    front = Conv2dFront(config)
     with torch.no_grad():
         for parameter in front.parameters():
             parameter.copy_(torch.randint(-1, 2, parameter.shape).float())
         front.conv_1.weight.mul_(127)
         front.conv_1.bias.zero_()
-        x = torch.randint(0, 2, (2, 23, 16)).float() / 127
+        x = torch.randint(0, 2, (2, 31, 16)).float() / 127
         expected = front(x)
-        found = Int8Conv2dFront(front, 16)(x)
-    assert found.shape == expected.shape == (2, 5, 12)
+        found = Int8Conv2dFront(front, config)(x)
+    assert found.shape == expected.shape == (2, {4: 7, 6: 4, 8: 3}[subsampling], 12)
     assert float((found - expected).abs().max() / expected.abs().max()) < 0.02
 
 

@@ -12,7 +12,7 @@ from unichoir.network.encoder import places_kept
 from unichoir.network.masks import ChunkMask
 
 TINY = "wenet_moe_tiny"
-NAMES = [TINY, "wenet_dense", "wenet_moe_top1_nobias"]
+NAMES = [TINY, "wenet_dense", "wenet_moe_top1_nobias", "wenet_conv2d6", "wenet_conv2d8", "wenet_transformer"]
 
 
 def assert_rows_close(ours: Tensor, reference: Tensor, lengths: Tensor, tolerance: float) -> None:
@@ -38,10 +38,12 @@ def assert_every_reference_array(model: AsrModel, checkpoint: Path) -> None:
             size, left = int(match[1]), int(match[2])
             state, chunks = model.encoder.initial_state(1), []
             utterance = feats[:1, : int(lengths[0])]
-            for start in range(0, utterance.shape[1] - 6, 4 * size):
-                window = utterance[:, start : start + 4 * (size - 1) + 7]
+            rate, context = model.config.encoder.subsampling_rate, model.config.encoder.right_context
+            for start in range(0, utterance.shape[1] - context, rate * size):
+                window = utterance[:, start : start + rate * (size - 1) + context + 1]
                 num_frames = window.shape[1]
-                kept = places_kept(state.num_past, (num_frames - 3) // 4, left * size if left >= 0 else -1)
+                num_new = (num_frames - context - 1) // rate + 1
+                kept = places_kept(state.num_past, num_new, left * size if left >= 0 else -1)
                 out, _, state = model.encoder(window, torch.tensor([num_frames]), state=state, kept=torch.tensor(kept))
                 chunks.append(out)
             torch.testing.assert_close(torch.cat(chunks, dim=1), reference[name], rtol=0, atol=1e-4)

@@ -34,8 +34,14 @@ WHISPER = dataclasses.replace(
     num_positions=29,  # fewer than frames below
 )
 SHARED = FeedForwardConfig(hidden_dim=8, num_experts=3, top_k=2, shared_hidden_dim=6, activation="gelu")
+ABSOLUTE = dataclasses.replace(CONFIG, block="transformer", position="absolute")
 VARIANTS = {
     "moe-rotary": CONFIG,
+    "conv2d6-rotary": dataclasses.replace(CONFIG, subsampling=6, subsampling_channels=16),
+    "conv2d8-absolute-key": dataclasses.replace(CONFIG, subsampling=8, position="absolute_key"),
+    "absolute-transformer": ABSOLUTE,
+    "conv2d8-absolute-transformer": dataclasses.replace(ABSOLUTE, subsampling=8),
+    "conv2d6-top-without-positions": dataclasses.replace(CONFIG, subsampling=6, position="none", num_top_blocks=1),
     "moe-absolute-key": dataclasses.replace(CONFIG, position="absolute_key"),
     "dense-batch-norm-even-kernel": dataclasses.replace(
         CONFIG, feed_forward=FeedForwardConfig(hidden_dim=12), conv_norm="batch_norm", conv_kernel=4

@@ -20,7 +20,10 @@ from unichoir.text.tokenizer import load_tokenizer
 LEFT_CHUNKS = {0: -1, 16: -1, 4: 2}
 
 
-@pytest.mark.parametrize("name", ["wenet_moe_tiny", "wenet_dense", "wenet_moe_top1_nobias"])
+@pytest.mark.parametrize(
+    "name",
+    ["wenet_moe_tiny", "wenet_dense", "wenet_moe_top1_nobias", "wenet_conv2d6", "wenet_conv2d8", "wenet_transformer"],
+)
 def test_wenet(fixtures: Path, name: str) -> None:
     folder = fixtures / name
     backend = TorchBackend(load_wenet(folder).model)

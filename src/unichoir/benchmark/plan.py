@@ -198,7 +198,7 @@ def make_plan(candidates: Sequence[Candidate], options: BenchmarkOptions) -> Pla
         more += [f"batches of {rows}" for rows in options.batch if rows > 1]
         if more:
             left_out.append(f"fp32: {' and '.join(more)}, to save time (--full includes them)")
-    cells = {variant: plan_cells(variant, by_name[variant.config].model, options) for variant in variants}
+    cells = {variant: plan_cells(variant, by_name[variant.config], options) for variant in variants}
     plan = Plan(cells=cells, comparisons=tuple(compare(cells, options)), left_out=tuple(left_out))
     check_memory(plan, by_name, options)
     return plan
@@ -225,19 +225,21 @@ def plan_variants(candidates: Sequence[Candidate], options: BenchmarkOptions) ->
     return variants, left_out
 
 
-def plan_cells(variant: Variant, config: ModelConfig, options: BenchmarkOptions) -> tuple[Cell, ...]:
+def plan_cells(variant: Variant, candidate: Candidate, options: BenchmarkOptions) -> tuple[Cell, ...]:
     """Return what to measure on one variant. Without `full`, long utterances and batches are measured in int8 only."""
+    encoder_config = candidate.model.encoder
     first, everything = options.seconds[0], options.full or variant.precision == "int8"
     encoder = Cell(kind="encoder", seconds=first)
     if variant.load == "uniform":
         return (encoder,)
     cells = [Cell(kind="utterance", seconds=seconds) for seconds in (options.seconds if everything else (first,))]
-    if variant.precision == "int8" and config.encoder.feed_forward.num_experts:
+    if variant.precision == "int8" and encoder_config.feed_forward.num_experts:
         cells.append(encoder)
     if everything:
         cells += [Cell(kind="encoder", seconds=first, rows=rows) for rows in options.batch if rows > 1]
-    if options.chunk_size and config.encoder.conv_causal:
-        cells += [Cell(kind="chunk", seconds=options.chunk_size * 0.04, rows=rows) for rows in options.streams]
+    if options.chunk_size and encoder_config.conv_causal:
+        seconds = options.chunk_size * encoder_config.subsampling_rate * candidate.fbank.frame_shift_ms / 1000
+        cells += [Cell(kind="chunk", seconds=seconds, rows=rows) for rows in options.streams]
     return tuple(cells)
 
 
@@ -247,8 +249,6 @@ def compare(cells: Mapping[Variant, Sequence[Cell]], options: BenchmarkOptions) 
     short = Cell(kind="utterance", seconds=options.seconds[0])
     long = Cell(kind="utterance", seconds=options.seconds[-1])
     encoder = Cell(kind="encoder", seconds=options.seconds[0])
-    chunk = Cell(kind="chunk", seconds=options.chunk_size * 0.04)
-    many = Cell(kind="chunk", seconds=chunk.seconds, rows=max(options.streams, default=1))
 
     def onnx(config: str, load: Load = "trained") -> Variant:
         return Variant(config=config, engine="onnx", precision="int8", load=load)
@@ -256,14 +256,15 @@ def compare(cells: Mapping[Variant, Sequence[Cell]], options: BenchmarkOptions) 
     def torch(config: str) -> Variant:
         return Variant(config=config, engine="torch", precision="fp32")
 
+    chunks = sorted((cell for cell in cells.get(onnx(moe), ()) if cell.kind == "chunk"), key=lambda cell: cell.rows)
     wanted = [
         ((onnx(moe), short), (torch(same_cost), short)),
         ((onnx(moe), short), (onnx(same_cost), short)),
         ((onnx(moe), long), (onnx(same_cost), long)),
         ((onnx(fine), long), (onnx(same_cost), long)),
         ((onnx(moe), short), (onnx(same_size), short)),
-        ((onnx(moe), chunk), (torch(moe), chunk)),
-        ((onnx(moe), many), (onnx(moe), chunk)),
+        *(((onnx(moe), one), (torch(moe), one)) for one in chunks if one.rows == 1),
+        *(((onnx(moe), chunks[-1]), (onnx(moe), one)) for one in chunks if one.rows == 1),
         *(((variant, encoder), (onnx(variant.config, "uniform"), encoder)) for variant in cells),
     ]
     for sides in dict.fromkeys(wanted):

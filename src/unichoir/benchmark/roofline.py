@@ -18,7 +18,8 @@ def work_of(results: Results, variant: Variant, cell: Cell) -> Work:
     if cell.kind == "chunk":
         past = options.chunk_size * options.left_chunks
         return encoder_work(candidate.model, options.chunk_size, past, shares, ctc=False)
-    frames = (candidate.fbank.num_frames(round(cell.seconds * candidate.fbank.sample_rate)) - 3) // 4
+    feature_frames = candidate.fbank.num_frames(round(cell.seconds * candidate.fbank.sample_rate))
+    frames = candidate.model.encoder.num_frames(feature_frames)
     return encoder_work(candidate.model, frames, 0, shares, ctc=True)
 
 

@@ -100,9 +100,10 @@ def _streams(results: Results) -> Table:
             )
         )
     options = results.options
+    lengths = sorted({f"{1000 * cell.seconds:g} ms" for _, cell in _cells(results, "chunk")})
     note = (
-        f"Chunks of {options.chunk_size} encoder frames ({options.chunk_size * 40} ms) with {options.left_chunks} left "
-        "chunks. The encoder only."
+        f"Chunks of {options.chunk_size} encoder frames ({', '.join(lengths)}) with {options.left_chunks} left chunks. "
+        "The encoder only."
     )
     columns = ("model", "streams", "ms per batch of chunks", "ms per stream", "RTF per stream", "repeats")
     return Table(title="Streaming", columns=columns, rows=tuple(rows), note=note)

@@ -112,7 +112,7 @@ class Card:
             by_set.setdefault(score.name, []).extend(score.metrics())
         titles = ("set", "decoding", "context", "WER %", "CER %", "words", "measured model")
         self.sections[RESULTS] = (
-            "By `unichoir evaluate`; texts normalised as it does; chunks in encoder frames of 40 ms.\n\n"
+            "By `unichoir evaluate`; texts normalised as it does; chunks in encoder frames.\n\n"
             + table(titles, [score.row() for score in scores])
         )
         task = {"type": TASK, "name": "Automatic Speech Recognition"}

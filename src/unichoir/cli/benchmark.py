@@ -51,7 +51,12 @@ def benchmark(
         str, typer.Option(metavar="NUMBERS", help="Batch sizes, of utterances of the first length.")
     ] = "1,8",
     streaming: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Encoder frames (40 ms each) per streaming chunk. 0: no streaming.")
+        int,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Encoder frames per streaming chunk, 40 ms each in the named configurations. 0: no streaming.",
+        ),
     ] = 16,
     left_chunks: Annotated[
         int, typer.Option(min=0, metavar="N", help="Earlier chunks that each frame attends to in streaming.")

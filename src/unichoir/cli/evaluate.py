@@ -51,7 +51,8 @@ def evaluate(
         str,
         typer.Option(
             metavar="SIZES",
-            help="Encoder frames (40 ms each) per chunk, separated by commas. full: the whole utterance.",
+            help="Encoder frames per chunk, separated by commas. full: the whole utterance. A frame of the included "
+            "model takes 40 ms.",
         ),
     ] = "full",
     lm: LanguageModelOption = DEFAULT_LM,

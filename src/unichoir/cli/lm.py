@@ -185,7 +185,7 @@ def tune(
         str,
         typer.Option(
             metavar="SIZES",
-            help="Encoder frames (40 ms each) per chunk, separated by commas. full: the whole utterance. Errors of "
+            help="Encoder frames per chunk, separated by commas. full: the whole utterance. Errors of "
             "several sizes are summed.",
         ),
     ] = "full",

@@ -46,7 +46,7 @@ from unichoir.export.card import derived_card
 from unichoir.export.checkpoint import check_parts_fit, load_any_checkpoint
 from unichoir.export.parity import check_parity
 from unichoir.export.quantize import quantize_model
-from unichoir.export.tracing import to_onnx
+from unichoir.export.tracing import frames_dim, to_onnx
 from unichoir.network.asr_model import AsrModel
 from unichoir.network.ctc import Ctc
 from unichoir.network.decoder import TokenTree, TransformerDecoder
@@ -262,7 +262,7 @@ def _encoder_graph(encoder: Encoder, experts: bool, fused: bool) -> ir.Model:
     batch, frames, past, kept = 2, 67, 5, 9
     rows = Dim("batch")
     inputs: list[Tensor] = [torch.zeros(batch, frames, encoder.config.input_dim), torch.tensor([frames, frames - 9])]
-    shapes: list[dict[int, Any]] = [{0: rows, 1: Dim("frames", min=11)}, {0: rows}]
+    shapes: list[dict[int, Any]] = [{0: rows, 1: frames_dim(encoder.config)}, {0: rows}]
     names, outputs = list(ENCODER_INPUTS), ["encoder_out", "encoder_out_lens"]
     if encoder.config.conv_causal:
         start, lens = encoder.initial_state(batch), torch.tensor([past, 2])

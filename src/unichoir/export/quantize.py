@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from unichoir.network.asr_model import AsrModel
 from unichoir.network.attention import MultiHeadAttention
+from unichoir.network.config import EncoderConfig, convolved_size
 from unichoir.network.convolution import ConvolutionModule
 from unichoir.network.encoder import MergePairs
 from unichoir.network.experts import Experts
@@ -241,27 +242,32 @@ class Int8Mixture(nn.Module):
 
 
 class Int8Conv2dFront(nn.Module):
-    """`Conv2dFront` as products of patches: the nine places that a convolution sees form one row."""
+    """`Conv2dFront` as products of patches: the places that a convolution sees form one row. The first is in fp32."""
 
-    patch_index_1: Tensor
-    patch_index_2: Tensor
-
-    def __init__(self, front: Conv2dFront, input_dim: int, largest: int = LARGEST) -> None:
+    def __init__(self, front: Conv2dFront, config: EncoderConfig, largest: int = LARGEST) -> None:
         super().__init__()
-        channels, out = front.conv_1.out_channels, front.out
-        places = (input_dim - 1) // 2
-        self.conv_1 = nn.Linear(9, channels)
-        self.conv_1.load_state_dict({"weight": _patch_weight(front.conv_1), "bias": front.conv_1.state_dict()["bias"]})
-        self.conv_2 = Int8Linear(_patch_weight(front.conv_2), front.conv_2.bias, "relu", largest)
-        by_place = out.weight.detach().reshape(out.out_features, channels, -1).transpose(1, 2).flatten(1)
+        self.shapes = config.convolutions
+        bins = config.input_dim
+        for number, (convolution, shape) in enumerate(zip(front.convolutions, self.shapes, strict=True), 1):
+            bins = convolved_size(bins, [shape])
+            self.register_buffer(f"patch_index_{number}", _patch_index(bins, *shape))
+            weight, bias = _patch_weight(convolution), convolution.bias
+            if number == 1:
+                product: nn.Module = nn.Linear(weight.shape[1], weight.shape[0])
+                product.load_state_dict({"weight": weight, "bias": bias})
+            else:
+                product = Int8Linear(weight, bias, "relu", largest)
+            self.add_module(f"conv_{number}", product)
+        out = front.out
+        by_place = out.weight.detach().reshape(out.out_features, -1, bins).transpose(1, 2).flatten(1)
         self.out = Int8Linear(by_place, out.bias, "relu", largest)
-        self.register_buffer("patch_index_1", _patch_index(places))
-        self.register_buffer("patch_index_2", _patch_index((places - 1) // 2))
 
     def forward(self, x: Tensor, is_start: Tensor | None = None) -> Tensor:
         """Subsample (B, T, M) to (B, T', D), like `Conv2dFront.forward`."""
-        x = functional.relu(self.conv_1(_patches(x.unsqueeze(3), self.patch_index_1)))
-        x = functional.relu(self.conv_2(_patches(x, self.patch_index_2)))
+        x = x.unsqueeze(3)
+        for number, shape in enumerate(self.shapes, 1):
+            patches = _patches(x, getattr(self, f"patch_index_{number}"), *shape)
+            x = functional.relu(getattr(self, f"conv_{number}")(patches))
         y: Tensor = self.out(x.flatten(2))
         return y
 
@@ -288,20 +294,21 @@ class Int8Conv1dFront(nn.Module):
 
 
 def _patch_weight(conv: nn.Conv2d) -> Tensor:
-    """Convert (C', C, time, mel) to (C', 9 C) in the order of `_patches`."""
+    """Convert (C', C, time, mel) to (C', time * mel * C) in the order of `_patches`."""
     return conv.weight.detach().permute(0, 2, 3, 1).flatten(1)
 
 
-def _patch_index(places: int) -> Tensor:
-    """Return the mel places under each place of the output: 0 1 2, 2 3 4, ..."""
-    return (2 * torch.arange(places).unsqueeze(1) + torch.arange(3)).flatten()
+def _patch_index(places: int, kernel: int, stride: int) -> Tensor:
+    """Return the mel places under each place of the output, for kernel 3 and stride 2: 0 1 2, 2 3 4, ..."""
+    return (stride * torch.arange(places).unsqueeze(1) + torch.arange(kernel)).flatten()
 
 
-def _patches(x: Tensor, index: Tensor) -> Tensor:
-    """Return what 3x3 convolutions of stride 2 see at each place: (B, T, F, C) to (B, (T - 1) // 2, F', 9 C)."""
+def _patches(x: Tensor, index: Tensor, kernel: int, stride: int) -> Tensor:
+    """Return what a square convolution sees at each place: (B, T, F, C) to (B, T', F', kernel * kernel * C)."""
     batch, frames, _, channels = x.shape
-    x = x.index_select(2, index).reshape(batch, frames, len(index) // 3, 3 * channels)
-    return torch.cat([x[:, : frames - 2 : 2], x[:, 1 : frames - 1 : 2], x[:, 2::2]], dim=3)
+    x = x.index_select(2, index).reshape(batch, frames, len(index) // kernel, kernel * channels)
+    last = frames - kernel + 1
+    return torch.cat([x[:, first : last + first : stride] for first in range(kernel)], dim=3)
 
 
 def quantize_model(model: AsrModel, largest: int = LARGEST) -> None:
@@ -337,10 +344,8 @@ def quantize_model(model: AsrModel, largest: int = LARGEST) -> None:
         for name in ("ctc_lo", "output_layer"):
             if hasattr(module, name):
                 replace(module, name, "symmetric")
-    front, input_dim = model.encoder.subsampling, model.encoder.config.input_dim
+    front, config = model.encoder.subsampling, model.encoder.config
     int8_front = (
-        Int8Conv1dFront(front, largest)
-        if isinstance(front, Conv1dFront)
-        else Int8Conv2dFront(front, input_dim, largest)
+        Int8Conv1dFront(front, largest) if isinstance(front, Conv1dFront) else Int8Conv2dFront(front, config, largest)
     )
     setattr(model.encoder, "subsampling", int8_front)  # noqa: B010

@@ -19,11 +19,12 @@ from unichoir.errors import CheckpointError
 from unichoir.export import graph
 from unichoir.export.checkpoint import check_parts_fit, load_any_checkpoint, new_directory
 from unichoir.export.quantize import LARGEST_ANYWHERE, quantize_model
-from unichoir.export.sherpa_parity import check_offline, check_streaming
-from unichoir.export.tracing import to_onnx
+from unichoir.export.sherpa_parity import check_offline, check_streaming, kernel_size
+from unichoir.export.tracing import frames_dim, to_onnx
 from unichoir.network.asr_model import AsrModel
+from unichoir.network.config import convolved_size
 from unichoir.network.encoder import EncoderState
-from unichoir.network.subsampling import convolved_size, subsampled_length
+from unichoir.network.subsampling import subsampled_length
 from unichoir.text.tokenizer import load_tokenizer
 
 STREAMING_FILE = "model-streaming.onnx"
@@ -53,10 +54,10 @@ def export_sherpa(source: Path, output: Path, *, quantize: Literal["int8"] | Non
     model, fbank = load_any_checkpoint(source)
     tokenizer = load_tokenizer(source)
     check_parts_fit(model, tokenizer, fbank, source)
-    for name, value in (("front", "conv2d"), ("block", "conformer"), ("num_top_blocks", 0)):
+    for name, value in (("front", "conv2d"), ("num_top_blocks", 0)):
         found = getattr(model.config.encoder, name)
         if found != value:
-            only = f"sherpa-onnx streams WeNet's Conformers only ({name}: {value})"
+            only = f"sherpa-onnx streams WeNet's encoders only ({name}: {value})"
             raise CheckpointError(f"{source}: model.encoder.{name} is {found}: {only}")
     notes = frontend_notes(fbank)
     for name in ("kind", "lead_frames", "trail_frames", "frame_length_ms", "frame_shift_ms", "low_freq"):
@@ -102,6 +103,7 @@ class _Streaming(nn.Module):
     def __init__(self, model: AsrModel) -> None:
         super().__init__()
         self.encoder, self.ctc = model.encoder, model.ctc
+        self.has_convolutions = model.config.encoder.block == "conformer"
 
     def forward(
         self,
@@ -115,15 +117,15 @@ class _Streaming(nn.Module):
         """Encode the next chunk of a stream.
 
         x: (1, T, M); offset: (1,) frames seen plus W; attn_cache: (L, H, W, 2 head_dim); conv_cache: (L, 1, D, K - 1);
-        attn_mask: (1, 1, W + T') bool, True for the filled places and all new ones.
+        attn_mask: (1, 1, W + T') bool, True for the filled places and all new ones. K is 1 for Transformer blocks.
 
         required_cache_size (1,) repeats W.
         """
         places, new = attn_cache.shape[2], subsampled_length(torch.full((1,), x.shape[1]), self.encoder.config)
-        num_new = convolved_size(x.shape[1])
+        num_new = convolved_size(x.shape[1], self.encoder.config.convolutions)
         state = EncoderState(
             att_cache=attn_cache.unsqueeze(1).unbind(0),
-            cnn_cache=conv_cache.transpose(2, 3).unbind(0),
+            cnn_cache=conv_cache.transpose(2, 3).unbind(0) if self.has_convolutions else (),
             att_cache_lens=attn_mask[0].sum(dim=1) - new,
             # Positions count from the first frame, as everywhere else, not from W.
             offset=offset - places,
@@ -131,7 +133,8 @@ class _Streaming(nn.Module):
         frames = torch.full((1,), x.shape[1])
         kept = torch.arange(num_new, num_new + places)
         encoder_out, _, following = self.encoder(x, frames, state, kept=kept)
-        conv = torch.stack(following.cnn_cache).transpose(2, 3)
+        # A graph's output can't be its input.
+        conv = torch.stack(following.cnn_cache).transpose(2, 3) if self.has_convolutions else conv_cache.clone()
         return self.ctc.log_probs(encoder_out), torch.cat(following.att_cache), conv
 
 
@@ -154,17 +157,17 @@ def streaming_graph(model: AsrModel, fused: bool = False) -> ir.Model:
     fused: whether to use operators of ONNX Runtime, for a model in int8.
     """
     config = model.config.encoder
-    frames, places = 27, 9
+    frames, places = config.subsampling_rate * 5 + config.right_context + 1, 9
     shape = (config.num_blocks, config.num_heads, places, 2 * config.dim // config.num_heads)
     inputs = [
         torch.zeros(1, frames, config.input_dim),
         torch.tensor([places]),
         torch.tensor([places]),
         torch.zeros(shape),
-        torch.zeros(config.num_blocks, 1, config.dim, config.conv_kernel - 1),
+        torch.zeros(config.num_blocks, 1, config.dim, kernel_size(config) - 1),
         torch.ones(1, 1, places + int(subsampled_length(torch.tensor(frames), config)), dtype=torch.bool),
     ]
-    shapes: list[dict[int, Any]] = [{1: Dim("frames", min=11)}, {}, {}, {2: Dim("places")}, {}, {2: Dim("in_view")}]
+    shapes: list[dict[int, Any]] = [{1: frames_dim(config)}, {}, {}, {2: Dim("places")}, {}, {2: Dim("in_view")}]
     names = ("x", "offset", "required_cache_size", "attn_cache", "conv_cache", "attn_mask")
     outputs = ("log_probs", "next_att_cache", "next_conv_cache")
     made = to_onnx(_Streaming(model), inputs, shapes, names, outputs, num_fixed=6, fused=fused)
@@ -176,7 +179,7 @@ def offline_graph(model: AsrModel, fused: bool = False) -> ir.Model:
     """Return the graph for complete utterances; fused as in `streaming_graph`."""
     frames, batch = 67, Dim("batch")
     inputs = [torch.zeros(2, frames, model.config.encoder.input_dim), torch.tensor([frames, frames - 9])]
-    shapes: list[dict[int, Any]] = [{0: batch, 1: Dim("frames", min=11)}, {0: batch}]
+    shapes: list[dict[int, Any]] = [{0: batch, 1: frames_dim(model.config.encoder)}, {0: batch}]
     outputs = ("log_probs", "log_probs_lens")
     made = to_onnx(_Offline(model), inputs, shapes, ("x", "x_lens"), outputs, num_fixed=2, fused=fused)
     made.metadata_props.update(_metadata(model, "non-streaming"))
@@ -192,7 +195,7 @@ def _metadata(model: AsrModel, comment: str) -> dict[str, str]:
         "head": config.num_heads,
         "num_blocks": config.num_blocks,
         "output_size": config.dim,
-        "cnn_module_kernel": config.conv_kernel,
+        "cnn_module_kernel": kernel_size(config),
         "right_context": config.right_context,
         "subsampling_factor": config.subsampling_rate,
         "subsampling_rate": config.subsampling_rate,  # WeNet's name for the same

@@ -62,7 +62,7 @@ def stream_log_probs(
     places = chunk_size * num_left_chunks
     shape = (config.num_blocks, config.num_heads, places, 2 * config.dim // config.num_heads)
     attn_cache = np.zeros(shape, np.float32)
-    conv_cache = np.zeros((config.num_blocks, 1, config.dim, config.conv_kernel - 1), np.float32)
+    conv_cache = np.zeros((config.num_blocks, 1, config.dim, kernel_size(config) - 1), np.float32)
     names = [each.name for each in session.get_inputs()]
     rate = config.subsampling_rate
     width, outputs = rate * (chunk_size - 1) + config.right_context + 1, []
@@ -74,6 +74,11 @@ def stream_log_probs(
         log_probs, attn_cache, conv_cache = session.run(None, dict(zip(names, values, strict=True)))
         outputs.append(log_probs[0])
     return np.concatenate(outputs)
+
+
+def kernel_size(config: EncoderConfig) -> int:
+    """Return the kernel size that the caches of convolutions have; Transformer blocks have empty ones."""
+    return config.conv_kernel if config.block == "conformer" else 1
 
 
 def _median(difference: Callable[[int], float], path: Path, int8: bool) -> float:

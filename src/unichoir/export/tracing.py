@@ -15,10 +15,11 @@ import torch
 import torch._dynamo
 from torch import Tensor, nn
 from torch._ops import OpOverload
-from torch.export import ExportedProgram
+from torch.export import Dim, ExportedProgram
 
 from unichoir.engine.onnx_backend import TOP_K_INPUT
 from unichoir.export import graph, operators
+from unichoir.network.config import EncoderConfig
 
 OPSET = 18
 _CHECKS = (torch.ops.aten._assert_scalar.default, torch.ops.aten._assert_tensor_metadata.default)
@@ -68,6 +69,11 @@ def to_onnx(
         assert program is not None  # only the exporter before dynamo returns None
         graph.finish(program.model)
     return program.model
+
+
+def frames_dim(config: EncoderConfig) -> Dim:
+    """Return the dynamic dimension of feature frames, which are enough for two encoder frames."""
+    return Dim("frames", min=config.right_context + 1 + config.subsampling_rate)
 
 
 @contextlib.contextmanager

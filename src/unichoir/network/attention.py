@@ -1,9 +1,9 @@
 """Multi-head attention between the encoder's frames (with a cache for streaming) and from the decoders to the encoder.
 
-The encoder supports three kinds of positions. `rotary` rotates queries and keys by angles proportional to their
+Attention knows two kinds of positions. `rotary` rotates queries and keys by angles proportional to their
 positions. The scores only depend on distances, so positions are counted from the oldest visible key and audio may have
 any length. `absolute_key` is WeNet's `rel_pos` (without a shift): a learned map of the key's absolute sinusoidal
-position. `sinusoidal` positions are added to the frames before the first block; attention doesn't use them.
+position. The encoder's other positions are added to the frames before the first block; attention doesn't use them.
 """
 
 import math
@@ -125,8 +125,8 @@ class EncoderAttention(MultiHeadAttention):
         """Attend from the new frames to the cached and the new frames.
 
         x: (B, T, D); cache: (B, H, W, 2 * head_dim) or None; bias: broadcastable to (B, 1, T, W + T); positions: (cos,
-        sin) of W + T places for `rotary`, (sinusoids (B or 1, W + T, D),) for `absolute_key`, an empty tuple for
-        `sinusoidal`.
+        sin) of W + T places for `rotary`, (sinusoids (B or 1, W + T, D),) for `absolute_key`, otherwise an empty
+        tuple.
         Returns the output (B, T, D) and the visible keys and values (B, H, W + T, 2 * head_dim).
         """
         q, k, v = (_heads(linear(x), self.num_heads) for linear in (self.linear_q, self.linear_k, self.linear_v))

@@ -1,6 +1,7 @@
 """The configuration of the model's architecture, and the named configurations."""
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -10,7 +11,9 @@ from unichoir.configuration import FRACTION, check_ranges
 from unichoir.errors import ConfigError
 
 LARGEST_CHUNK = 25
-"""Largest chunk drawn in training, in encoder frames: one second of 40 ms frames."""
+"""Largest chunk drawn in training, in encoder frames: one second if a frame takes 40 ms."""
+CONVOLUTIONS: dict[int, tuple[tuple[int, int], ...]] = {4: ((3, 2), (3, 2)), 6: ((3, 2), (5, 3)), 8: ((3, 2),) * 3}
+"""Kernel size and stride of each convolution of a conv2d front end, by its subsampling."""
 MAX_WIDTH, MAX_BLOCKS, MAX_VOCABULARY = 1 << 20, 1000, 1 << 24
 DROPOUTS = dict.fromkeys(("dropout", "attention_dropout", "hidden_dropout"), (0.0, 0.999))
 
@@ -61,6 +64,25 @@ class FeedForwardConfig:
         )
 
 
+def kernels_reach(convolutions: Iterable[tuple[int, int]]) -> tuple[int, int]:
+    """Return the step between the outputs of stacked convolutions, and the inputs that one output sees.
+
+    convolutions: kernel size and stride of each.
+    """
+    step, width = 1, 1
+    for kernel, stride in convolutions:
+        width += (kernel - 1) * step
+        step *= stride
+    return step, width
+
+
+def convolved_size(size: int, convolutions: Iterable[tuple[int, int]]) -> int:
+    """Return the size of a dimension after convolutions without padding, of the given kernel sizes and strides."""
+    for kernel, stride in convolutions:
+        size = (size - kernel) // stride + 1
+    return size
+
+
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
     """The encoder: a convolutional front end, a stack of blocks, optional Conformer blocks at half the frame rate."""
@@ -76,8 +98,12 @@ class EncoderConfig:
     feed_forward: FeedForwardConfig = field(default_factory=FeedForwardConfig)
     """The feed-forward layers of all blocks."""
     front: Literal["conv2d", "conv1d"] = "conv2d"
-    """Convolutional front end. conv2d: two 3x3 convolutions with stride 2, one frame every 40 ms. conv1d: Whisper's two
-    convolutions over time, one frame every 20 ms; it requires `fbank.lead_frames: 2`."""
+    """Convolutional front end. conv2d: two or three convolutions over time and mel bins, see `subsampling`. conv1d:
+    Whisper's two convolutions over time, one frame every 20 ms; it requires `fbank.lead_frames: 2`."""
+    subsampling: Literal[4, 6, 8] = 4
+    """Feature frames per frame of a conv2d front end. 4: one frame every 40 ms, by two 3x3 convolutions with stride 2.
+    6: every 60 ms, by a 3x3 convolution with stride 2 and a 5x5 convolution with stride 3. 8: every 80 ms, by three 3x3
+    convolutions with stride 2. Fewer frames make the blocks cheaper. The front end sees 7, 11 or 15 feature frames."""
     subsampling_channels: int | None = None
     """Channels of the convolutions of a conv2d front end. null uses `dim` channels. Fewer channels make the front end
     much cheaper."""
@@ -90,9 +116,10 @@ class EncoderConfig:
     """Normalisation in the convolution of a Conformer block. Use batch_norm for older WeNet models."""
     conv_causal: bool = True
     """Whether convolutions are causal. Streaming requires causal convolutions."""
-    position: Literal["rotary", "absolute_key", "sinusoidal"] = "rotary"
+    position: Literal["rotary", "absolute_key", "absolute", "sinusoidal", "none"] = "rotary"
     """Position encoding. rotary: depends on distances only, so audio may have any length. absolute_key: WeNet's
-    `rel_pos`. sinusoidal: Whisper's positions, added to the input of the first block."""
+    `rel_pos`. absolute: WeNet's `abs_pos`, the sinusoids of the Transformer added to the input of the first block.
+    sinusoidal: Whisper's positions, added there too. none: WeNet's `no_pos`."""
     num_positions: int = 1500
     """Number of sinusoidal positions; after the last one, they start again at 0. In training, half of the utterances
     start at a random position, which teaches the model this wrap-around."""
@@ -124,15 +151,18 @@ class EncoderConfig:
         is_rotary = self.position == "rotary" or self.num_top_blocks > 0
         if is_rotary and (self.dim // self.num_heads) % 2:
             raise ConfigError(f"rotary positions need an even head size, not {self.dim // self.num_heads}")
-        if self.position == "sinusoidal" and (self.dim % 2 or self.num_positions < 1):
-            raise ConfigError(
-                f"sinusoidal positions need an even dim and num_positions of at least 1, not {self.dim} and "
-                f"{self.num_positions}"
-            )
+        if self.position in ("absolute_key", "absolute", "sinusoidal") and self.dim % 2:
+            raise ConfigError(f"{self.position} positions need an even dim, not {self.dim}")
+        if self.position == "sinusoidal" and self.num_positions < 1:
+            raise ConfigError(f"sinusoidal positions need num_positions of at least 1, not {self.num_positions}")
         if not self.conv_causal and self.conv_kernel % 2 == 0:
             raise ConfigError(f"conv_kernel {self.conv_kernel} must be odd when conv_causal is false")
-        if self.front == "conv1d" and self.subsampling_channels is not None:
-            raise ConfigError("subsampling_channels belongs to a conv2d front, but front is conv1d")
+        for name, default in (("subsampling_channels", None), ("subsampling", 4)):
+            if self.front == "conv1d" and getattr(self, name) != default:
+                raise ConfigError(f"{name} belongs to a conv2d front, but front is conv1d")
+        least = kernels_reach(self.convolutions)[1] if self.front == "conv2d" else 1
+        if self.input_dim < least:
+            raise ConfigError(f"input_dim {self.input_dim} must be at least {least} for this front end")
 
     @property
     def frames_merged(self) -> int:
@@ -145,15 +175,20 @@ class EncoderConfig:
         return [self.frames_merged] * self.num_blocks + [1] * self.num_top_blocks
 
     @property
+    def convolutions(self) -> tuple[tuple[int, int], ...]:
+        """Kernel size and stride of each convolution of the front end."""
+        return CONVOLUTIONS[self.subsampling] if self.front == "conv2d" else ((3, 1), (3, 2))
+
+    @property
     def subsampling_rate(self) -> int:
         """Feature frames per encoder frame."""
-        return (4 if self.front == "conv2d" else 2) * self.frames_merged
+        return kernels_reach(self.convolutions)[0] * self.frames_merged
 
     @property
     def right_context(self) -> int:
         """Encoder frame i sees the feature frames subsampling_rate * i to subsampling_rate * i + right_context."""
-        step, width = (4, 6) if self.front == "conv2d" else (2, 4)
-        return width + step * (self.frames_merged - 1)
+        step, width = kernels_reach(self.convolutions)
+        return width - 1 + step * (self.frames_merged - 1)
 
     def num_frames(self, num_feature_frames: int) -> int:
         """Return the number of encoder frames for that many feature frames; 0 if they are too few for one."""

@@ -4,7 +4,14 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from unichoir.network.config import DecoderConfig, EncoderConfig, FeedForwardConfig, ModelConfig
+from unichoir.network.config import (
+    DecoderConfig,
+    EncoderConfig,
+    FeedForwardConfig,
+    ModelConfig,
+    convolved_size,
+    kernels_reach,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +23,7 @@ class Layer:
     copies: int = 1
     active: int = 1
     times: int = 1
-    """How often each frame uses the matrix. The second convolution of the front end has many positions per frame."""
+    """How often each frame uses the matrix. A convolution of the front end has many positions per frame."""
 
     @property
     def weights(self) -> int:
@@ -68,11 +75,12 @@ def _front(encoder: EncoderConfig) -> Iterator[Layer]:
         yield Layer(inputs=3 * encoder.input_dim, outputs=dim, times=2)
         yield Layer(inputs=3 * dim, outputs=dim)
         return
-    first = (encoder.input_dim - 1) // 2
-    second = (first - 1) // 2
-    yield Layer(inputs=9, outputs=channels, times=2 * first)
-    yield Layer(inputs=9 * channels, outputs=channels, times=second)
-    yield Layer(inputs=channels * second, outputs=dim)
+    bins, inputs, frames = encoder.input_dim, 1, kernels_reach(encoder.convolutions)[0]
+    for kernel, stride in encoder.convolutions:
+        bins, frames = convolved_size(bins, [(kernel, stride)]), frames // stride
+        yield Layer(inputs=kernel**2 * inputs, outputs=channels, times=frames * bins)
+        inputs = channels
+    yield Layer(inputs=channels * bins, outputs=dim)
 
 
 def _encoder_block(encoder: EncoderConfig) -> Iterator[Layer]:
@@ -110,7 +118,7 @@ def _decoder_block(dim: int, config: DecoderConfig) -> Iterator[Layer]:
 
 
 def encoder_work(config: ModelConfig, frames: int, past: int, shares: Sequence[float], ctc: bool) -> Work:
-    """Return the cost of encoding `frames` frames (40 ms each) that see each other and `past` more.
+    """Return the cost of encoding `frames` encoder frames that see each other and `past` more.
 
     shares: the fraction of frame copies for each expert, which determines how many experts have to be read.
     """

@@ -162,9 +162,13 @@ class Encoder(nn.Module):
         config = self.config
         if config.position == "rotary":
             return self.dropout(x), self._rotation(view)
+        if config.position == "none":
+            return self.dropout(x), ()
         if config.position == "absolute_key":
             positions = sinusoids(view.places(view.num_past), config.dim)
             return self.dropout(x * config.dim**0.5), (self.dropout(positions),)
+        if config.position == "absolute":
+            return self.dropout(x * config.dim**0.5 + sinusoids(view.places(0), config.dim)), ()
         places = view.places(0)
         if self.training and self.learns_positions:
             places = places + self._random_starts(x.shape[0], x.device)

@@ -4,12 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unichoir.network.config import EncoderConfig
-
-
-def convolved_size(size: int) -> int:
-    """Return the size of a dimension after the two convolutions of a conv2d front end. size: at least 7."""
-    return ((size - 1) // 2 - 1) // 2
+from unichoir.network.config import EncoderConfig, convolved_size
 
 
 def subsampled_length(frames: Tensor, config: EncoderConfig) -> Tensor:
@@ -19,21 +14,29 @@ def subsampled_length(frames: Tensor, config: EncoderConfig) -> Tensor:
 
 
 class Conv2dFront(nn.Module):
-    """Two 3x3 convolutions of stride 2 with ReLU, then a linear layer: (B, T, M) to (B, T', D), 40 ms frames.
+    """Convolutions over time and mel bins with ReLU, then a linear layer: (B, T, M) to (B, T', D).
 
-    Output i sees input frames 4 i to 4 i + 6.
+    Their kernel sizes and strides are those of `config.convolutions`. They are called `conv_1`, `conv_2` and so on.
     """
 
-    def __init__(self, input_dim: int, dim: int, channels: int) -> None:
+    def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        self.conv_1 = nn.Conv2d(1, channels, 3, 2)
-        self.conv_2 = nn.Conv2d(channels, channels, 3, 2)
-        self.out = nn.Linear(channels * convolved_size(input_dim), dim)
+        channels = config.subsampling_channels or config.dim
+        self.num_convolutions = len(config.convolutions)
+        for number, (kernel, stride) in enumerate(config.convolutions, 1):
+            self.add_module(f"conv_{number}", nn.Conv2d(1 if number == 1 else channels, channels, kernel, stride))
+        self.out = nn.Linear(channels * convolved_size(config.input_dim, config.convolutions), config.dim)
+
+    @property
+    def convolutions(self) -> list[nn.Conv2d]:
+        """The convolutions, first to last."""
+        return [getattr(self, f"conv_{number}") for number in range(1, self.num_convolutions + 1)]
 
     def forward(self, x: Tensor, is_start: Tensor | None = None) -> Tensor:
         """Subsample x (B, T, M). `is_start` is ignored, because this front end adds no padding."""
-        x = functional.relu(self.conv_1(x.unsqueeze(1)))
-        x = functional.relu(self.conv_2(x))
+        x = x.unsqueeze(1)
+        for convolution in self.convolutions:
+            x = functional.relu(convolution(x))
         y: Tensor = self.out(x.transpose(1, 2).flatten(2))
         return y
 
@@ -72,4 +75,4 @@ def build_front(config: EncoderConfig) -> Conv2dFront | Conv1dFront:
     """Return the front end that `config` describes."""
     if config.front == "conv1d":
         return Conv1dFront(config.input_dim, config.dim)
-    return Conv2dFront(config.input_dim, config.dim, config.subsampling_channels or config.dim)
+    return Conv2dFront(config)

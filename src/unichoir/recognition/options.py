@@ -28,7 +28,7 @@ class DecodingOptions(OfflineSearchOptions):
     chunk_size: Annotated[
         int | None,
         Option(
-            "Encoder frames (40 ms each) that the encoder sees at once, as in streaming.",
+            "Encoder frames that the encoder sees at once, as in streaming. A frame of the included model takes 40 ms.",
             none="the whole segment",
             zero_is_none=True,
             low=0,
@@ -129,8 +129,8 @@ class StreamingOptions(SearchOptions):
     chunk_size: Annotated[
         int,
         Option(
-            "Encoder frames (40 ms each) that are encoded at once. Small chunks give early results, large ones better "
-            "results.",
+            "Encoder frames that are encoded at once. A frame of the included model takes 40 ms. Small chunks give "
+            "early results, large ones better results.",
             low=1,
             high=MAX_CHUNK_SIZE,
             unit="encoder frames",

@@ -22,10 +22,10 @@ BATCH_PIECES = 8
 """The most pieces in one batch; larger batches are not faster (docs/results/long-recordings.md)."""
 GROUP_PIECES = 32
 """This many pieces are sorted by length before they are batched, to reduce padding."""
-WINDOW_FRAMES, CONTEXT_FRAMES = 250, 25
-"""Encoder frames that the CTC detector classifies at a time, and the context before and after them."""
-REACH_FRAMES = 3
-"""CTC is certain of a token in only a frame or two; this many frames around them also count as speech."""
+WINDOW_SECONDS, CONTEXT_SECONDS = 10.0, 1.0
+"""Audio that the CTC detector classifies at a time, and the context before and after it."""
+REACH_SECONDS = 0.12
+"""CTC is certain of a token in only a frame or two; this much around them also counts as speech."""
 
 Row = TypeVar("Row")
 
@@ -108,8 +108,10 @@ def _batches(group: list[tuple[int, Piece]], max_samples: float) -> Iterator[lis
 class CtcDetector:
     """A voice activity detector that uses the model's own CTC: frames of blank are not speech.
 
-    It encodes windows of 10 s with 1 s of context on both sides. clock: the times of encoder frames; log_probs: returns
-    the CTC log-probabilities (T', V) of samples (N,) at `sample_rate`.
+    It encodes windows of `WINDOW_SECONDS` with `CONTEXT_SECONDS` on both sides. A hop is one encoder frame.
+
+    clock: the times of encoder frames; log_probs: returns the CTC log-probabilities (T', V) of samples (N,) at
+    `sample_rate`.
     """
 
     def __init__(
@@ -120,6 +122,9 @@ class CtcDetector:
         log_probs: Callable[[NDArray[np.float32]], Floats],
     ) -> None:
         self.hop_seconds = clock.step_ms / 1000
+        self._window_hops, self._context_hops, self._reach_hops = (
+            max(1, round(seconds / self.hop_seconds)) for seconds in (WINDOW_SECONDS, CONTEXT_SECONDS, REACH_SECONDS)
+        )
         self._rate = sample_rate
         self._blank_id = blank_id
         self._log_probs = log_probs
@@ -132,25 +137,25 @@ class CtcDetector:
     def process(self, samples: NDArray[np.float32], last: bool = False) -> NDArray[np.float32]:
         """Return the probabilities (H,) of the hops known after `samples` (N,); after the `last`, of all hops."""
         self._audio = np.concatenate([self._audio, samples])
-        width = self._samples(WINDOW_FRAMES + CONTEXT_FRAMES)
+        width = self._samples(self._window_hops + self._context_hops)
         found = [np.zeros(0, dtype=np.float32)]
         while len(self._audio) >= self._samples(self._context) + width:
-            found.append(self._judge(WINDOW_FRAMES))
+            found.append(self._judge(self._window_hops))
         if last:
             while (left := self._hops_left()) > 0:
-                found.append(self._judge(min(left, WINDOW_FRAMES)))
+                found.append(self._judge(min(left, self._window_hops)))
         return np.concatenate(found)
 
     def _judge(self, num_hops: int) -> NDArray[np.float32]:
         """Return the probabilities of the next hops; drop their audio except the context of later hops."""
         context, end = self._context, self._context + num_hops
-        window = self._audio[: self._samples(end + CONTEXT_FRAMES)]
+        window = self._audio[: self._samples(end + self._context_hops)]
         # Padding, so that the last frames are complete.
-        silence = np.zeros(self._samples(CONTEXT_FRAMES), dtype=np.float32)
+        silence = np.zeros(self._samples(self._context_hops), dtype=np.float32)
         speech = 1 - np.exp(self._log_probs(np.concatenate([window, silence]))[:, self._blank_id])
-        around = np.pad(speech, REACH_FRAMES)
-        reached = np.lib.stride_tricks.sliding_window_view(around, 2 * REACH_FRAMES + 1).max(axis=1)
-        self._context = min(end, CONTEXT_FRAMES)
+        around = np.pad(speech, self._reach_hops)
+        reached = np.lib.stride_tricks.sliding_window_view(around, 2 * self._reach_hops + 1).max(axis=1)
+        self._context = min(end, self._context_hops)
         self._audio = self._audio[self._samples(end - self._context) :]
         found: NDArray[np.float32] = reached[context:end].astype(np.float32)
         return found

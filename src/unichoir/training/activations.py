@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from unichoir.errors import ConfigError
-from unichoir.network.config import EncoderConfig, FeedForwardConfig, ModelConfig
+from unichoir.network.config import EncoderConfig, FeedForwardConfig, ModelConfig, convolved_size
 from unichoir.network.dispatch import TRAINING_ALIGNMENT
-from unichoir.network.subsampling import convolved_size
 
 FP32, INT64 = 4, 8
 STATISTICS = 2 * FP32
@@ -26,13 +25,10 @@ class BatchShape:
     utterances: float
     feature_frames: int
     """Feature frames of one utterance, 10 ms each."""
+    frames: int
+    """Encoder frames of one utterance (`EncoderConfig.num_frames`)."""
     tokens: float
     """Tokens of one utterance."""
-
-    @property
-    def frames(self) -> int:
-        """Encoder frames of one utterance (`network.subsampling.subsampled_length`)."""
-        return max(convolved_size(self.feature_frames), 0)
 
     @property
     def places(self) -> float:
@@ -101,7 +97,7 @@ class Activations:
 
 def activations(config: ModelConfig, batch: BatchShape, types: Types) -> Activations:
     """Derive the bytes of every part for one batch of one process."""
-    for name, value in (("front", "conv2d"), ("block", "conformer"), ("num_top_blocks", 0)):
+    for name, value in (("front", "conv2d"), ("num_top_blocks", 0)):
         if getattr(config.encoder, name) != value:
             raise ConfigError(f"model.encoder.{name} {getattr(config.encoder, name)}: its memory cannot be planned yet")
     dim, vocab = config.encoder.dim, config.vocab_size
@@ -126,18 +122,22 @@ def activations(config: ModelConfig, batch: BatchShape, types: Types) -> Activat
 
 
 def _subsampling(config: EncoderConfig, batch: BatchShape, types: Types) -> float:
-    """Return the bytes of one utterance: inputs of convolutions, second ReLU, its copy for `out`, dropout."""
+    """Return the bytes of one utterance: inputs of convolutions, last ReLU, its copy for `out`, dropout."""
     channels = config.subsampling_channels or config.dim
-    first, mels = (batch.feature_frames - 1) // 2, (config.input_dim - 1) // 2
-    second = batch.frames * channels * ((mels - 1) // 2)
-    values = batch.feature_frames * config.input_dim + first * channels * mels + 2 * second
+    frames, bins = batch.feature_frames, config.input_dim
+    values = frames * bins
+    for convolution in config.convolutions:
+        frames, bins = (convolved_size(size, [convolution]) for size in (frames, bins))
+        values += frames * channels * bins
+    values += frames * channels * bins
     return types.product * values + bool(config.dropout) * batch.frames * config.dim
 
 
 def _encoder_block(config: EncoderConfig, batch: BatchShape, types: Types) -> float:
     dim, norm, product = config.dim, types.encoder_norm, types.product
     frames = batch.utterances * batch.frames
-    norms = 5 * (norm * dim + STATISTICS)
+    is_conformer = config.block == "conformer"
+    norms = (5 if is_conformer else 2) * (norm * dim + STATISTICS)
     before_conv = 1 + (config.conv_kernel - 1) / max(batch.frames, 1)
     attention: float = product * dim * types.copies(3, norm)
     if config.position == "absolute_key":  # queries again, and scores, which are always in fp32
@@ -145,8 +145,10 @@ def _encoder_block(config: EncoderConfig, batch: BatchShape, types: Types) -> fl
     attention += _attention(dim, config.num_heads, batch.frames, config.attention_dropout, types) + 2 * product * dim
     # Input, GLU, depthwise convolution, norm, swish, second product.
     convolution = product * dim * (1 + 2 + before_conv + 1) + norm * dim * (before_conv + 1) + STATISTICS
-    halves = 2 * _feed_forward(dim, config.feed_forward, config.hidden_dropout, frames, types, norm)
-    return frames * (norms + attention + convolution + halves + 4 * bool(config.dropout) * dim)
+    feed_forward = _feed_forward(dim, config.feed_forward, config.hidden_dropout, frames, types, norm)
+    if not is_conformer:
+        return frames * (norms + attention + feed_forward + 2 * bool(config.dropout) * dim)
+    return frames * (norms + attention + convolution + 2 * feed_forward + 4 * bool(config.dropout) * dim)
 
 
 def _decoder_block(config: ModelConfig, batch: BatchShape, types: Types) -> float:

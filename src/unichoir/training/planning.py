@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from unichoir.errors import ConfigError
-from unichoir.network.config import ModelConfig
+from unichoir.network.config import EncoderConfig, ModelConfig
 from unichoir.network.counts import decoder_products, encoder_work
 from unichoir.network.sizes import Sizes, count_parameters
 from unichoir.training.accelerators import ASSUMED_EFFICIENCY, Gpu
@@ -64,12 +64,12 @@ class Workload:
         """Feature frames of one utterance."""
         return round(FEATURE_FRAMES_PER_SECOND * self.seconds_per_utterance)
 
-    @property
-    def batch(self) -> BatchShape:
-        """The batch of one GPU."""
+    def batch(self, encoder: EncoderConfig) -> BatchShape:
+        """Return the batch of one GPU."""
         return BatchShape(
             utterances=self.frames_per_batch / self.frames_per_utterance,
             feature_frames=self.frames_per_utterance,
+            frames=encoder.num_frames(self.frames_per_utterance),
             tokens=self.tokens_per_second * self.seconds_per_utterance,
         )
 
@@ -181,7 +181,7 @@ def make_plan(config: ModelConfig, workload: Workload, gpu: Gpu) -> Plan:
         raise ConfigError("expert_parallel: the model has no experts")
     memory = _memory(config, sizes, layout, workload)
     traffic = _traffic(config, sizes, layout, workload)
-    forward = forward_flops(config, workload.batch) / workload.seconds_per_utterance
+    forward = forward_flops(config, workload.batch(config.encoder)) / workload.seconds_per_utterance
     step = forward * (4 if workload.parallel.activation_checkpointing else 3)
     audio = workload.gpus * workload.batches_per_update * workload.frames_per_batch / FEATURE_FRAMES_PER_SECOND
     updates = 3600 * workload.hours * workload.epochs / audio
@@ -233,7 +233,7 @@ def _time(compute: float, sizes: Sizes, traffic: Traffic, layout: Layout, gpu: G
 
 def _memory(config: ModelConfig, sizes: Sizes, layout: Layout, workload: Workload) -> Memory:
     types = Types.of(workload.precision, workload.device)
-    kept: Activations = activations(config, workload.batch, types)
+    kept: Activations = activations(config, workload.batch(config.encoder), types)
     checkpointing = workload.parallel.activation_checkpointing
     own, whole = _own(sizes, layout), sizes.total - sizes.experts + sizes.experts / layout.expert
     block = sizes.largest_block[0] - sizes.largest_block[1] * (1 - 1 / layout.expert)
@@ -269,11 +269,11 @@ def _traffic(config: ModelConfig, sizes: Sizes, layout: Layout, workload: Worklo
     reduce-scatter, and twice that in an all-reduce, as a ring does (Patarasuk and Yuan 2009).
     """
     product = Types.of(workload.precision, workload.device).product
-    batch, batches = workload.batch, workload.batches_per_update
-    rows = 0.0
+    batch, batches = workload.batch(config.encoder), workload.batches_per_update
+    rows, in_block = 0.0, 2 if config.encoder.block == "conformer" else 1
     reverse = config.decoder.num_reverse_blocks if config.reverse_weight > 0 else 0
     for feed_forward, layers, frames in (
-        (config.encoder.feed_forward, 2 * config.encoder.num_blocks, batch.frames),
+        (config.encoder.feed_forward, in_block * config.encoder.num_blocks, batch.frames),
         (config.decoder.feed_forward, config.decoder.num_blocks + reverse, batch.places),
     ):
         if feed_forward.num_experts:

@@ -136,7 +136,7 @@ class ServingOptions:
     clients: tuple[int, ...]
     play_seconds: float
     chunk_size: int
-    """Encoder frames (40 ms each)."""
+    """In encoder frames."""
     left_chunks: int
     threads: int | None = None
     """Threads of the server's engine; None: the server's default."""

@@ -23,7 +23,6 @@ from unichoir.benchmark.serving.soak import make_jobs, run_soak
 from unichoir.recognition.options import StreamingOptions
 from unichoir.recognition.recognizer import Recognizer
 
-FRAME_SECONDS = 0.04
 DEFAULT_MAX_SESSIONS = 200
 
 
@@ -48,7 +47,7 @@ def run_serving_benchmark(
     recordings, description = load_recordings(audio)
     short = short_recordings(recordings) if options.sessions else []
     recordings = recordings if options.clients else []
-    decoded = _with_expected_texts([*recordings, *short], load_recognizer, options, progress)
+    decoded, chunk_seconds = _with_expected_texts([*recordings, *short], load_recognizer, options, progress)
     recordings, short = decoded[: len(recordings)], decoded[len(recordings) :]
     code, errors = None, []
     arguments = _server_arguments(model, options)
@@ -58,7 +57,9 @@ def run_serving_benchmark(
         assert address is not None
         probe = Probe(address, server.pid if server else None)
         clients = stack.enter_context(child(Clients(address), "the clients"))
-        loads = tuple(_play(clients, probe, recordings, count, options, progress) for count in options.clients)
+        loads = tuple(
+            _play(clients, probe, recordings, count, options, chunk_seconds, progress) for count in options.clients
+        )
         soak = None
         if options.sessions:
             jobs = make_jobs(short, options.sessions, options.dropped, options.hostile)
@@ -97,13 +98,15 @@ def _with_expected_texts(
     load_recognizer: Callable[[], Recognizer],
     options: ServingOptions,
     progress: Progress,
-) -> list[Recording]:
-    """Add the expected texts; the model is freed afterwards, as the server loads its own."""
+) -> tuple[list[Recording], float]:
+    """Add the expected texts, and return the seconds of a chunk. The model is freed, as the server loads its own."""
     progress("loading the model", 0, len(recordings))
     streaming = StreamingOptions(chunk_size=options.chunk_size, num_left_chunks=options.left_chunks)
-    return with_expected_texts(
-        recordings, load_recognizer(), streaming, lambda done: progress("expected texts", done, len(recordings))
+    recognizer = load_recognizer()
+    decoded = with_expected_texts(
+        recordings, recognizer, streaming, lambda done: progress("expected texts", done, len(recordings))
     )
+    return decoded, options.chunk_size * recognizer.reader.clock.step_ms / 1000
 
 
 def _play(
@@ -112,10 +115,10 @@ def _play(
     recordings: Sequence[Recording],
     count: int,
     options: ServingOptions,
+    chunk_seconds: float,
     progress: Progress,
 ) -> Load:
     before = probe.idle_snapshot()
-    chunk_seconds = options.chunk_size * FRAME_SECONDS
     begin = time.monotonic()
     clients.ask("play", recordings, count, options.play_seconds, chunk_seconds)
     while not clients.connection.poll(1.0):

@@ -55,16 +55,17 @@ def _clients(results: ServingResults) -> Table:
         "minutes of audio": lambda load: f"{load.audio_seconds / 60:.1f}",
         "cores busy": lambda load: f"{load.clients_cpu:.2f}",
     }
+    chunk = next((f" ({1000 * load.chunk_seconds:g} ms)" for load in results.loads), "")
     note = (
         f"Clients send audio without pauses for {results.options.play_seconds:g} s, one session after another, in real "
         "time, in blocks of 100 ms. Real time: no session refused or failed, all words correct, final p95 under "
-        f"{1000 * MAX_FINAL_SECONDS:g} ms and the server's partial lag p99 under one chunk "
-        f"({results.options.chunk_size * 40} ms). Words correct: the text equals that of the same model with a single "
-        "stream in another process. Final: from sending the end to the last final result. First partial: from sending "
-        "the last audio of the first word to the first result with words; negative if the word was recognised before "
-        "its end. Interval: from one result to the next while audio is sent. Sent late: from when a block was due to "
-        "when it was sent; if this is long, the clients or a server that does not read are too slow, and the other "
-        "figures are affected. Quantiles are measured values (nearest rank)."
+        f"{1000 * MAX_FINAL_SECONDS:g} ms and the server's partial lag p99 under one chunk{chunk}. Words correct: the "
+        "text equals that of the same model with a single stream in another process. Final: from sending the end to "
+        "the last final result. First partial: from sending the last audio of the first word to the first result with "
+        "words; negative if the word was recognised before its end. Interval: from one result to the next while audio "
+        "is sent. Sent late: from when a block was due to when it was sent; if this is long, the clients or a server "
+        "that does not read are too slow, and the other figures are affected. Quantiles are measured values (nearest "
+        "rank)."
     )
     return _by_load("Clients", rows, results, note)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from torch import Tensor
 
 from unichoir.errors import CheckpointError
-from unichoir.network.config import ModelConfig
-from unichoir.network.subsampling import convolved_size
+from unichoir.formats.wenet.weights import front_output
+from unichoir.network.config import ModelConfig, convolved_size
 
 
 def check_sizes(config: ModelConfig, weights: Mapping[str, Tensor], path: Path, checkpoint: Path) -> None:
@@ -42,10 +42,11 @@ def _sizes(config: ModelConfig) -> Iterator[tuple[str, int, str, int | None]]:
         yield "decoder_conf: r_num_blocks", decoder.num_reverse_blocks, "decoder.right_decoder.decoders.", None
     yield "output_dim", config.vocab_size, "ctc.ctc_lo.weight", 0
     yield "encoder_conf: output_size", encoder.dim, "encoder.after_norm.weight", 0
-    values = encoder.dim * convolved_size(encoder.input_dim)
-    yield f"input_dim {encoder.input_dim}", values, "encoder.embed.out.0.weight", 1
-    kernel = f"{blocks}0.conv_module.depthwise_conv.weight"
-    yield "encoder_conf: cnn_module_kernel", encoder.conv_kernel, kernel, 2
+    values = encoder.dim * convolved_size(encoder.input_dim, encoder.convolutions)
+    yield f"input_dim {encoder.input_dim}", values, f"{front_output(encoder)}.weight", 1
+    if encoder.block == "conformer":
+        kernel = f"{blocks}0.conv_module.depthwise_conv.weight"
+        yield "encoder_conf: cnn_module_kernel", encoder.conv_kernel, kernel, 2
     for section, layer, stack in (("encoder", encoder.feed_forward, blocks), ("decoder", decoder.feed_forward, left)):
         name = f"{stack}0.feed_forward"
         if layer.num_experts:

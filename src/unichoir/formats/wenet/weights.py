@@ -13,18 +13,22 @@ from torch import Tensor
 from unichoir.bundle.replacing import replace_text
 from unichoir.errors import CheckpointError
 from unichoir.network.asr_model import AsrModel
+from unichoir.network.config import EncoderConfig, ModelConfig
 
 WEIGHTS_FILE = "final.pt"
 CMVN_FILE = "global_cmvn"
 VARIANCE_FLOOR = 1e-20
 CMVN_WEIGHTS = ("encoder.global_cmvn.mean", "encoder.global_cmvn.istd")
+_UNUSED = re.compile(r"\.pe$|\.concat_linear\d?\.(weight|bias)$")
+"""Tables of positions, and a layer for `concat_after: true` that older releases of WeNet also saved without it."""
 
 
 def read_wenet_weights(directory: Path, conf: Mapping[str, Any]) -> dict[str, Tensor]:
     """Read the state of a WeNet checkpoint under WeNet's names, floats as float32.
 
-    float16 and bfloat16 are widened to float32 without loss. Tables of positions are left out, and so are statistics if
-    the model doesn't normalise its features. If it does, they come from the state or, if it has none, from the file.
+    float16 and bfloat16 are widened to float32 without loss. Tables of positions and unused layers are left out, and so
+    are statistics if the model doesn't normalise its features. If it does, they come from the state or, if it has none,
+    from the file.
     Raises CheckpointError if the state can't be read or would be rounded.
     """
     path = directory / WEIGHTS_FILE
@@ -36,7 +40,7 @@ def read_wenet_weights(directory: Path, conf: Mapping[str, Any]) -> dict[str, Te
         raise CheckpointError(f"{path}: cannot be read ({' '.join(str(error).split())[:200]})") from None
     if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise CheckpointError(f"{path}: not the state of a model (tensors by name)")
-    weights = {name: _as_float32(name, tensor, path) for name, tensor in state.items() if not name.endswith(".pe")}
+    weights = {name: _as_float32(name, tensor, path) for name, tensor in state.items() if not _UNUSED.search(name)}
     if not is_normalised(conf):
         # In this case WeNet doesn't build a normalisation, and ignores its weights.
         return {name: tensor for name, tensor in weights.items() if name not in CMVN_WEIGHTS}
@@ -64,12 +68,12 @@ def translate_weights(
 
     normalised: False keeps the model's own normalisation, which is the identity.
     """
-    left = dict(weights)
+    left = _without_positions(weights) if model.config.encoder.position == "none" else dict(weights)
     if not normalised:
         left |= dict(zip(CMVN_WEIGHTS, (model.encoder.cmvn_mean, model.encoder.cmvn_istd), strict=True))
     result: dict[str, Tensor] = {}
     for name, expected in model.state_dict().items():
-        names = _wenet_names(name, expected, model.right_decoder is not None)
+        names = _wenet_names(name, expected, model.config)
         missing = [each for each in names if each not in left]
         if missing:
             raise CheckpointError(f"{path}: weight '{missing[0]}' is missing")
@@ -86,7 +90,7 @@ def wenet_weights(model: AsrModel) -> dict[str, Tensor]:
     """Return the model's weights with WeNet's names and shapes, the content of `final.pt`."""
     result: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
-        names = _wenet_names(name, tensor, model.right_decoder is not None)
+        names = _wenet_names(name, tensor, model.config)
         tensors = tensor.unbind(0) if ".experts." in name else [tensor]
         if re.search(r"\.pointwise_conv\d\.weight$", name):
             tensors = [tensor.unsqueeze(2)]
@@ -103,9 +107,23 @@ def is_identity(model: AsrModel) -> bool:
     return torch.equal(mean, torch.zeros_like(mean)) and torch.equal(istd, torch.ones_like(istd))
 
 
-def _wenet_names(name: str, tensor: Tensor, bidirectional: bool) -> list[str]:
+def _without_positions(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights of a model without positions (`no_pos`) for attention that has no weights for positions.
+
+    WeNet's `rel_selfattn` then multiplies its map of positions by 0. Of its two biases, one only matters there, and the
+    other one is added to every query.
+    """
+    left = {name: tensor for name, tensor in weights.items() if not re.search(r"\.(linear_pos\.|pos_bias_v$)", name)}
+    for name in [each for each in left if each.endswith(".pos_bias_u")]:
+        bias, query = left.pop(name).flatten(), f"{name.removesuffix('pos_bias_u')}linear_q.bias"
+        if query in left and left[query].shape == bias.shape:
+            left[query] = left[query] + bias
+    return left
+
+
+def _wenet_names(name: str, tensor: Tensor, config: ModelConfig) -> list[str]:
     """Return WeNet's names for a weight of ours: one name, or one per expert for a stack of experts."""
-    theirs = _wenet_name(name, bidirectional)
+    theirs = _wenet_name(name, config)
     if ".experts." not in name:
         return [theirs]
     stem, _, part = theirs.rpartition(".experts.")
@@ -113,25 +131,31 @@ def _wenet_names(name: str, tensor: Tensor, bidirectional: bool) -> list[str]:
     return [f"{stem}.experts.{e}.w_{layer}.{'weight' if kind == 'w' else 'bias'}" for e in range(tensor.shape[0])]
 
 
-def _wenet_name(name: str, bidirectional: bool) -> str:
+def _wenet_name(name: str, config: ModelConfig) -> str:
     """Return WeNet's name for a weight of ours (for a stack of experts, the common stem)."""
     for ours, theirs in (
         ("encoder.cmvn_", "encoder.global_cmvn."),
-        ("encoder.subsampling.conv_1.", "encoder.embed.conv.0."),
-        ("encoder.subsampling.conv_2.", "encoder.embed.conv.2."),
-        ("encoder.subsampling.out.", "encoder.embed.out.0."),
+        *((f"encoder.subsampling.conv_{number}.", f"encoder.embed.conv.{2 * (number - 1)}.") for number in (1, 2, 3)),
+        ("encoder.subsampling.out.", f"{front_output(config.encoder)}."),
         ("encoder.blocks.", "encoder.encoders."),
-        ("left_decoder.", "decoder.left_decoder." if bidirectional else "decoder."),
+        ("left_decoder.", "decoder.left_decoder." if config.decoder.num_reverse_blocks else "decoder."),
         ("right_decoder.", "decoder.right_decoder."),
     ):
         if name.startswith(ours):
             name = theirs + name[len(ours) :]
             break
+    if config.encoder.block == "transformer":
+        name = name.replace(".norm_mha.", ".norm1.").replace(".norm_ff.", ".norm2.")
     return (
         name.replace("decoder.blocks.", "decoder.decoders.")
         .replace("decoder.embedding.", "decoder.embed.0.")
         .replace(".router.gate.", ".gate.")
     )
+
+
+def front_output(config: EncoderConfig) -> str:
+    """Return WeNet's name for the linear layer of a conv2d front end."""
+    return "encoder.embed.out.0" if config.subsampling == 4 else "encoder.embed.linear"
 
 
 def _read_cmvn(directory: Path, conf: Mapping[str, Any]) -> dict[str, Tensor]:
