@@ -78,6 +78,8 @@ class EncoderConfig:
     front: Literal["conv2d", "conv1d"] = "conv2d"
     """Convolutional front end. conv2d: two 3x3 convolutions with stride 2, one frame every 40 ms. conv1d: Whisper's two
     convolutions over time, one frame every 20 ms; it requires `fbank.lead_frames: 2`."""
+    subsampling: Literal[4, 6, 8] = 4
+    """Feature frames per encoder frame of a conv2d front end."""
     subsampling_channels: int | None = None
     """Channels of the convolutions of a conv2d front end. null uses `dim` channels. Fewer channels make the front end
     much cheaper."""
@@ -90,9 +92,10 @@ class EncoderConfig:
     """Normalisation in the convolution of a Conformer block. Use batch_norm for older WeNet models."""
     conv_causal: bool = True
     """Whether convolutions are causal. Streaming requires causal convolutions."""
-    position: Literal["rotary", "absolute_key", "sinusoidal"] = "rotary"
+    position: Literal["rotary", "absolute_key", "absolute", "none", "sinusoidal"] = "rotary"
     """Position encoding. rotary: depends on distances only, so audio may have any length. absolute_key: WeNet's
-    `rel_pos`. sinusoidal: Whisper's positions, added to the input of the first block."""
+    `rel_pos`. absolute: WeNet's `abs_pos`. none: WeNet's `no_pos`. sinusoidal: Whisper's positions, added to the input
+    of the first block."""
     num_positions: int = 1500
     """Number of sinusoidal positions; after the last one, they start again at 0. In training, half of the utterances
     start at a random position, which teaches the model this wrap-around."""
