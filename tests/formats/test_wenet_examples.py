@@ -1,4 +1,4 @@
-"""Every configuration of WeNet's recipes is read or refused with the kind of model, as each year's training saves it."""
+"""Each configuration of WeNet's recipes is read, or refused with its kind, as each year's training writes it."""
 
 import functools
 import itertools

@@ -30,7 +30,7 @@ from unichoir.text.tokenizer import CharTokenizer
         ({"decoder": {"hidden_dropout": 0.0}}, "model.decoder.hidden_dropout: 0.0"),
         ({"feed_forward": MOE, "model": {"dynamic_top_k": True}}, "model.dynamic_top_k: True"),
         ({"front": "conv1d"}, "model.encoder.front: 'conv1d'"),
-        ({"block": "transformer"}, "model.encoder.position: 'absolute_key' .* 'absolute' and 'none' with a transformer"),
+        ({"block": "transformer"}, r"model.encoder.position: 'absolute_key' .* \(only 'absolute' and 'none' with a"),
         ({"num_top_blocks": 1}, "model.encoder.num_top_blocks: 1"),
         ({"decoder": {"position": "learned"}}, "model.decoder.position: 'learned'"),
         ({"fbank": {"high_freq": -400.0}}, "fbank.high_freq: -400.0"),
@@ -124,8 +124,10 @@ def test_what_matters_to_encoding_text_alone_is_said(copy: Path, tmp_path: Path)
 def test_unknown_keys_that_cannot_matter_are_said_in_one_note(copy: Path, tmp_path: Path) -> None:
     edit(copy, "new_training_conf", {"a": 1})
     edit(copy, "dataset_conf.new_augmentation", True)
+    edit(copy, "collate_conf", {"feature_extraction_conf": {}, "new_noise": 0.1})
     *_, note = import_wenet(copy, tmp_path / "ours")
-    assert note == "unknown keys of train.yaml, which are not kept: new_training_conf, dataset_conf.new_augmentation"
+    unknown = "new_training_conf, dataset_conf.new_augmentation, collate_conf.new_noise"
+    assert note == f"unknown keys of train.yaml, which are not kept: {unknown}"
 
 
 def test_settings_of_training_are_no_obstacle(copy: Path, tmp_path: Path) -> None:
@@ -153,6 +155,21 @@ def test_settings_of_training_are_no_obstacle(copy: Path, tmp_path: Path) -> Non
         edit(copy, f"dataset_conf.{key}", value)
     assert not any("unknown" in note for note in import_wenet(copy, tmp_path / "ours"))
     assert load_any_checkpoint(tmp_path / "ours")[1] == FbankConfig()
+
+
+def test_another_kind_of_model_is_named_before_all_that_it_has_differently(copy: Path, tmp_path: Path) -> None:
+    for key, value in {
+        "model": "whisper",
+        "tokenizer": "whisper",
+        "cmvn": "no",
+        "encoder": "x",
+        "input_dim": 0,
+    }.items():
+        edit(copy, key, value)
+    (copy / "final.pt").unlink()
+    (copy / "units.txt").unlink()
+    with pytest.raises(ConfigError, match=r"train\.yaml: model: 'whisper' is a Whisper; only U2 and U2\+\+ models"):
+        import_wenet(copy, tmp_path / "ours")
 
 
 def test_a_tokenizer_is_checked_without_an_import_too(copy: Path) -> None:
