@@ -206,7 +206,10 @@ READ = [
                 notes="split_with_space")
         for name in ("chime4/s0", "commonvoice/fr")
     ),
-    Example("timit/conformer", features={"dataset_conf": _SPLIT}, read=_BATCH, notes="split_with_space"),
+    *(
+        Example(f"{name}/conformer", features={"dataset_conf": _SPLIT}, read=_BATCH, notes="split_with_space")
+        for name in ("timit", "timit/s0")
+    ),
     Example("timit/transformer", "transformer", {"dropout_rate": 0.2}, features={"dataset_conf": _SPLIT},
             read={**_RELU, "encoder.dropout": 0.2}, notes="split_with_space"),
     # Keys of other copies of WeNet don't matter to recognition, and are said.
@@ -216,6 +219,8 @@ READ = [
             features={"dataset_conf": {**DATASET, "padding_conf": {"dynamic": False}}},
             read={"encoder.conv_norm": "layer_norm"}, notes="ipu_conf, dataset_conf.padding_conf"),
     # Features of 2021.
+    Example("aishell/s0_deprecated/conformer_no_pos", conf={"pos_enc_layer_type": "no_pos"}, features=TORCHAUDIO,
+            read={"encoder.position": "none"}),
     *(
         Example(f"{name}, torchaudio", encoder, conf, features=TORCHAUDIO, read=read)
         for name, encoder, conf, read in (
