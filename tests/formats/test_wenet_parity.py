@@ -32,9 +32,9 @@ def edit_config(directory: Path, section: str, key: str, value: object) -> None:
         ("encoder_conf", "activation_type", "gelu"),
         ("encoder_conf", "activation_type", "relu"),  # WeNet's convolution would be relu, too
         ("encoder_conf", "n_kv_head", 1),
-        ("encoder_conf", "input_layer", "conv2d6"),
+        ("encoder_conf", "input_layer", "conv2d2"),
         ("encoder_conf", "num_blocks", "two"),
-        ("decoder_conf", "activation_type", "gelu"),
+        ("decoder_conf", "activation_type", "tanh"),
         ("decoder_conf", "r_num_blocks", 0),
         ("decoder_conf", "tie_word_embedding", True),
         ("model_conf", "apply_non_blank_embedding", True),

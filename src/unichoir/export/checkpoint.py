@@ -10,20 +10,12 @@ from unichoir.bundle.replacing import replacing_directory
 from unichoir.configuration import from_mapping
 from unichoir.errors import CheckpointError, ConfigError
 from unichoir.formats.wenet.checkpoint import CONFIG_FILE, load_wenet
+from unichoir.formats.wenet.notes import is_from_kaldi
 from unichoir.formats.wenet.section import Section
 from unichoir.network.asr_model import AsrModel
 from unichoir.network.checkpoint import load_checkpoint
 from unichoir.text.tokenizer import BPE_FILE, Tokenizer
 from unichoir.text.units import UNITS_FILE
-
-# Keys of `dataset_conf` that select, order, group or vary training data, or belong to other features or, the last one,
-# to the tokenizer.
-_NOT_OF_FBANK = (
-    "batch_conf", "cycle", "filter_conf", "language_conf", "list_shuffle", "list_shuffle_conf",
-    "log_mel_spectrogram_conf", "mfcc_conf", "shuffle", "shuffle_conf", "sort", "sort_conf", "spec_aug",
-    "spec_aug_conf", "spec_sub", "spec_sub_conf", "spec_trim", "spec_trim_conf", "speed_perturb",
-    "split_with_space",
-)  # fmt: skip
 
 
 def load_any_checkpoint(directory: Path) -> tuple[AsrModel, FbankConfig]:
@@ -45,49 +37,58 @@ def load_any_checkpoint(directory: Path) -> tuple[AsrModel, FbankConfig]:
 def wenet_fbank(conf: Mapping[str, Any], path: Path) -> FbankConfig:
     """Return the filterbank of a train.yaml, without dither, which belongs to training.
 
-    Raises ConfigError for other features and for keys that may change features.
+    Raises ConfigError for other features and for keys that may change features. Of features by Kaldi (`raw_wav: false`
+    of 2021), train.yaml holds no settings: 80 mel bins and Kaldi's other defaults are assumed.
     """
-    dataset = Section(conf, str(path)).section("dataset_conf")
-    dataset.require("feats_type", "fbank")
-    resample, section = dataset.section("resample_conf"), dataset.section("fbank_conf")
-    section.take("dither", 0.0)
-    section.require("window_type", "povey")
-    fields: dict[str, Any] = {
-        "sample_rate": resample.take("resample_rate", 16000),
-        "num_mel_bins": section.take("num_mel_bins", 23),  # WeNet's default
+    top = Section(conf, str(path))
+    collate, dataset = top.section("collate_conf"), top.section("dataset_conf")
+    for key in ("norm_mean", "norm_var"):  # of 2020, when the normalisation was no part of the model
+        collate.require(key, False)
+    if is_from_kaldi(conf):
+        if conf.get("input_dim") != 80:
+            found = f"only input_dim 80 can be read, found {conf.get('input_dim')!r}"
+            raise ConfigError(f"{path}: raw_wav: Kaldi computed the features, and train.yaml does not say how; {found}")
+        return FbankConfig()
+    if collate.left:  # until September 2021
+        section = collate.section("feature_extraction_conf")
+        section.require("feature_type", "fbank")
+        section.require("using_pitch", False)
+        rate, bins = section.take("resample", 16000), section.take("mel_bins", 80)
+    else:
+        dataset.require("feats_type", "fbank")
+        resample, section = dataset.section("resample_conf"), dataset.section("fbank_conf")
+        section.take("dither", 0.0)
+        section.require("window_type", "povey")
+        rate, bins = resample.take("resample_rate", 16000), section.take("num_mel_bins", 23)  # WeNet's defaults
+        resample.close()
+    lengths = {
         "frame_length_ms": section.take("frame_length", 25.0),
         "frame_shift_ms": section.take("frame_shift", 10.0),
     }
-    for key in _NOT_OF_FBANK:
-        dataset.left.pop(key, None)
-    for each in (section, resample, dataset):
-        each.close()
+    section.close()
     try:
-        return FbankConfig(**fields)
+        return FbankConfig(sample_rate=rate, num_mel_bins=bins, **lengths)
     except ConfigError as error:
-        raise ConfigError(f"{path}: fbank_conf: {error}") from None
+        raise ConfigError(f"{section.where}: {error}") from None
 
 
 def wenet_tokenizer_files(source: Path, conf: Mapping[str, Any], path: Path) -> dict[str, Path]:
     """Return the files of the tokenizer by our names for them.
 
-    Paths in train.yaml belong to the machine that trained the model; the files are expected in `source`. Raises
-    ConfigError for an unsupported tokenizer, CheckpointError without a vocabulary.
+    Paths in train.yaml belong to the machine that trained the model; the files are expected in `source`. Settings that
+    only matter for encoding text are accepted. Raises ConfigError for an unsupported tokenizer, CheckpointError without
+    a vocabulary.
     """
-    # Before 2023 the tokenizer was set on the command line, except for one key in `dataset_conf`.
+    # Before December 2023 the tokenizer was set on the command line, except for one key in `dataset_conf`.
     kind = conf.get("tokenizer", "bpe" if (source / BPE_FILE).is_file() else "char")
     if kind not in ("char", "bpe"):
         raise ConfigError(f"{path}: tokenizer: {kind!r} cannot be represented (only 'char', 'bpe')")
-    top = Section(conf, str(path))
-    section, dataset = top.section("tokenizer_conf"), top.section("dataset_conf")
+    section = Section(conf, str(path)).section("tokenizer_conf")
     if kind == "char":
-        for each in (section, dataset):
-            each.require("split_with_space", False)
-        section.require("connect_symbol", "")
-    section.require("non_lang_syms_path", None)
+        section.require("connect_symbol", "")  # it would change the recognised text
     section.require("is_multilingual", False)
-    for key in ("special_tokens", "num_languages", "split_with_space", "connect_symbol"):
-        section.left.pop(key, None)  # read elsewhere, or without effect for this kind
+    for key in ("special_tokens", "num_languages", "split_with_space", "non_lang_syms_path", "connect_symbol"):
+        section.left.pop(key, None)  # read elsewhere, or without effect on recognised text
     found = {}
     wanted = {UNITS_FILE: ("symbol_table_path", "words.txt"), BPE_FILE: ("bpe_path", BPE_FILE)}
     for name, (key, other) in wanted.items():

@@ -16,7 +16,7 @@ from unichoir.export.checkpoint import (
     wenet_tokenizer_files,
 )
 from unichoir.formats.wenet.checkpoint import CONFIG_FILE, load_wenet, save_wenet
-from unichoir.formats.wenet.config import differences_in_training
+from unichoir.formats.wenet.notes import notes_of_import
 from unichoir.network.checkpoint import save_checkpoint
 from unichoir.text.tokenizer import BPE_FILE, BpeTokenizer, Tokenizer, load_tokenizer
 from unichoir.text.units import UNITS_FILE
@@ -28,17 +28,15 @@ def import_wenet(source: Path, output: Path) -> list[str]:
     The files are config.yaml with model and fbank, model.safetensors, units.txt and, for BPE, bpe.model.
 
     Weights keep their values to the bit; float16 and bfloat16 are widened to float32. Returns notes about settings that
-    are not kept because they only affect further training. Raises ConfigError or CheckpointError, naming what can't be
-    read or represented, CheckpointError for an `output` that holds something; nothing is then written.
+    are not kept, or whose effect differs. Raises ConfigError or CheckpointError, naming what can't be read or
+    represented, CheckpointError for an `output` that holds something; nothing is then written.
     """
     wenet = load_wenet(source)
     path = source / CONFIG_FILE
     fbank = wenet_fbank(wenet.conf, path)
     files = wenet_tokenizer_files(source, wenet.conf, path)
-    notes = differences_in_training(wenet.conf)
-    dither = ((wenet.conf.get("dataset_conf") or {}).get("fbank_conf") or {}).get("dither", 0.0)
-    if dither:
-        notes.append(f"dataset_conf.fbank_conf.dither {dither}: for further training set augment.dither")
+    is_bpe = BPE_FILE in files or wenet.conf.get("tokenizer") == "bpe"
+    notes = notes_of_import(wenet.conf, of_characters=not is_bpe)
     with new_directory(output) as folder:
         for name, file in files.items():
             shutil.copyfile(file, folder / name)
@@ -46,7 +44,7 @@ def import_wenet(source: Path, output: Path) -> list[str]:
         check_parts_fit(wenet.model, tokenizer, fbank, source)
         save_checkpoint(folder, wenet.model, {"fbank": to_mapping(fbank)})
         derived_card(source, output, wenet.model.config, "import of a WeNet checkpoint").write(folder)
-    if BPE_FILE not in files and (isinstance(tokenizer, BpeTokenizer) or wenet.conf.get("tokenizer") == "bpe"):
+    if BPE_FILE not in files and (is_bpe or isinstance(tokenizer, BpeTokenizer)):
         where = f"{source}: no {BPE_FILE} and no file from tokenizer_conf.bpe_path"
         notes.append(f"{where}: the model can recognise, but not train")
     return notes

@@ -12,9 +12,7 @@ import torch
 import yaml
 
 from unichoir.bundle.replacing import replace_text, replacing
-from unichoir.errors import ConfigError
 from unichoir.formats.wenet.config import translate_config, wenet_config
-from unichoir.formats.wenet.section import Section
 from unichoir.formats.wenet.sizes import check_sizes
 from unichoir.formats.wenet.weights import (
     CMVN_FILE,
@@ -41,20 +39,13 @@ class WenetModel:
 
 
 def load_wenet(directory: Path) -> WenetModel:
-    """Load a U2++ Conformer, dense or MoE, in float32.
+    """Load a U2 or U2++ model, dense or MoE, in float32.
 
     Raises ConfigError for a configuration key or value that can't be represented, CheckpointError for a weight that is
     missing, unexpected or of another size than configured. Both name it.
     """
     path = directory / CONFIG_FILE
     conf = read_yaml(path)
-    cmvn = conf.get("cmvn")
-    statistics = Section(conf, str(path)).section("cmvn_conf")
-    for key in ("cmvn_file", "is_json_cmvn"):  # used if the state has no statistics
-        statistics.left.pop(key, None)
-    statistics.close()
-    if cmvn not in (None, "global_cmvn"):
-        raise ConfigError(f"{path}: cmvn: {cmvn!r} cannot be represented (only 'global_cmvn')")
     config, checkpoint = translate_config(conf, path), directory / WEIGHTS_FILE
     weights = read_wenet_weights(directory, conf)
     check_sizes(config, weights, path, checkpoint)

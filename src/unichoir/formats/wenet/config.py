@@ -1,27 +1,22 @@
 """Translation between WeNet's `train.yaml` and ModelConfig.
 
-Every key is translated, known not to affect a trained model, or rejected by name.
+Every key of the sections that define the network (`encoder_conf`, `decoder_conf`, `model_conf`, `ctc_conf`,
+`cmvn_conf`, special tokens) is translated, known not to affect a trained model, or rejected by name.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from unichoir.errors import ConfigError
+from unichoir.formats.wenet.kinds import refuse_other_kinds
 from unichoir.formats.wenet.section import Section
 from unichoir.network.config import DecoderConfig, EncoderConfig, FeedForwardConfig, ModelConfig
-
-# Keys that affect WeNet's training, logging or storage, or that other functions read (tokenizer, features, CMVN).
-_OTHER_KEYS = {
-    "accum_grad", "batch_conf", "dataset", "dtype", "grad_clip", "init_bias", "log_interval", "max_epoch", "optim",
-    "optim_conf", "save_interval", "save_states", "scheduler", "scheduler_conf", "tokenizer", "tokenizer_conf",
-    "train_engine", "use_amp", "model_dir", "vocab_size", "output_dim", "input_dim", "dataset_conf", "cmvn",
-    "cmvn_conf", "cmvn_file", "is_json_cmvn", "init_infos",
-}  # fmt: skip
 
 # The values of each key that can be represented, WeNet's default first.
 _SAME_IN_BOTH: dict[str, tuple[Any, ...]] = {
     "normalize_before": (True,),
+    "concat_after": (False,),
     "layer_norm_type": ("layer_norm",),
     "norm_eps": (1e-5,),
     "query_bias": (True,),
@@ -34,15 +29,17 @@ _SAME_IN_BOTH: dict[str, tuple[Any, ...]] = {
 }
 _ENCODER: dict[str, tuple[Any, ...]] = {
     **_SAME_IN_BOTH,
-    "input_layer": ("conv2d",),
-    "pos_enc_layer_type": ("rel_pos",),
-    "selfattention_layer_type": ("rel_selfattn",),
+    "final_norm": (True,),
+    "use_dynamic_chunk": (False, True),
+    "static_chunk_size": (0, -1),  # both mean none
+}
+_CONFORMER: dict[str, tuple[Any, ...]] = {
     "macaron_style": (True,),
     "use_cnn_module": (True,),
     "conv_bias": (True,),
+    "conv_norm_eps": (1e-5,),
+    "conv_inner_factor": (2,),
     "positionwise_conv_kernel_size": (1,),
-    "use_dynamic_chunk": (False, True),
-    "static_chunk_size": (0,),
     # It also applies to the convolution, which always uses swish here.
     "activation_type": ("swish",),
 }
@@ -51,7 +48,25 @@ _DECODER: dict[str, tuple[Any, ...]] = {
     "input_layer": ("embed",),
     "use_output_layer": (True,),
     "src_attention": (True,),
+    "src_query_bias": (True,),
+    "src_key_bias": (True,),
+    "src_value_bias": (True,),
     "tie_word_embedding": (False,),
+}
+_ACTIVATIONS = ("relu", "swish", "gelu")
+_SUBSAMPLING: dict[str, Literal[4, 6, 8]] = {"conv2d": 4, "conv2d6": 6, "conv2d8": 8}
+
+_Position = Literal["absolute_key", "absolute", "none"]
+# Our position by WeNet's `pos_enc_layer_type` and `selfattention_layer_type`, the default of each encoder first.
+# Without positions, `rel_selfattn` only adds a constant to the queries. WeNet's Transformer has no relative attention.
+_POSITIONS: dict[str, dict[tuple[str, str], _Position]] = {
+    "conformer": {
+        ("rel_pos", "rel_selfattn"): "absolute_key",
+        ("abs_pos", "selfattn"): "absolute",
+        ("no_pos", "selfattn"): "none",
+        ("no_pos", "rel_selfattn"): "none",
+    },
+    "transformer": {("abs_pos", "selfattn"): "absolute", ("no_pos", "selfattn"): "none"},
 }
 
 _Config = TypeVar("_Config", EncoderConfig, DecoderConfig, FeedForwardConfig)
@@ -60,26 +75,29 @@ _Config = TypeVar("_Config", EncoderConfig, DecoderConfig, FeedForwardConfig)
 def translate_config(conf: Mapping[str, Any], path: Path) -> ModelConfig:
     """Translate WeNet's train.yaml to a ModelConfig.
 
-    Raises ConfigError, naming what is unknown or can't be represented.
+    Raises ConfigError, naming what is unknown or can't be represented. For another kind of model it says which.
     """
-    top = Section({key: value for key, value in conf.items() if key not in _OTHER_KEYS}, str(path))
-    top.require("model", "asr_model")
-    top.require("encoder", "conformer")
+    refuse_other_kinds(conf, path)
+    top = Section(conf, str(path))
+    top.require("model", "asr_model", "asrmodel")  # the second for some weeks of 2023
+    block = top.require("encoder", *_POSITIONS)
     bidirectional = top.require("decoder", "bitransformer", "transformer") == "bitransformer"
     top.require("ctc", "ctc")
+    _require_cmvn(top)
     for key in ("input_dim", "output_dim"):
         if type(conf.get(key)) is not int or conf[key] < 1:
             raise ConfigError(f"{path}: {key}: expected int above 0, found {conf.get(key)!r}")
     ctc, model = top.section("ctc_conf"), top.section("model_conf")
-    special = Section(conf, str(path)).section("tokenizer_conf").section("special_tokens")
+    special = top.section("tokenizer_conf").section("special_tokens")
     vocab_size: int = conf["output_dim"]
-    encoder, dynamic_left = _translate_encoder(top.section("encoder_conf"), conf["input_dim"])
+    encoder, dynamic_left = _translate_encoder(top.section("encoder_conf"), block, conf["input_dim"])
     decoder = _translate_decoder(top.section("decoder_conf"), bidirectional)
     blank_id = ctc.take("ctc_blank_id", 0)
     special.require("<blank>", blank_id)
     special.left.pop("<unk>", None)  # units.txt defines it
     model.require("ignore_id", -1)
     model.require("apply_non_blank_embedding", False)
+    model.require("lfmmi_dir", "", None)
     fields: dict[str, Any] = {
         "ctc_weight": model.take("ctc_weight", 0.5),
         "reverse_weight": model.take("reverse_weight", 0.0),
@@ -90,7 +108,7 @@ def translate_config(conf: Mapping[str, Any], path: Path) -> ModelConfig:
         "eos_id": special.take("<eos>", vocab_size - 1),
         "dynamic_left_chunks": dynamic_left,
     }
-    for section in (special, ctc, model, top):
+    for section in (special, ctc, model):
         section.close()
     try:
         return ModelConfig(vocab_size=vocab_size, encoder=encoder, decoder=decoder, **fields)
@@ -119,9 +137,38 @@ def _feed_forward(section: Section, activation: Any) -> FeedForwardConfig:
     )
 
 
-def _translate_encoder(section: Section, input_dim: int) -> tuple[EncoderConfig, bool]:
-    for key, allowed in _ENCODER.items():
+def _require_cmvn(top: Section) -> None:
+    """Check the keys of the normalisation, which comes with the weights."""
+    top.require("cmvn", None, "global_cmvn")
+    statistics = top.section("cmvn_conf")
+    for key in ("cmvn_file", "is_json_cmvn"):  # used if the state has no statistics
+        statistics.left.pop(key, None)
+    statistics.close()
+
+
+def _take_position(section: Section, block: str) -> _Position:
+    known = _POSITIONS[block]
+    keys = ("pos_enc_layer_type", "selfattention_layer_type")
+    found = tuple(section.take(key, default) for key, default in zip(keys, next(iter(known)), strict=True))
+    if found not in known:
+        pairs = ", ".join(" with ".join(map(repr, pair)) for pair in known)
+        both = " with ".join(map(repr, found))
+        raise ConfigError(f"{section.where}: {' and '.join(keys)}: {both} cannot be represented (only {pairs})")
+    return known[found]
+
+
+def _translate_encoder(section: Section, block: Any, input_dim: int) -> tuple[EncoderConfig, bool]:
+    is_conformer = block == "conformer"
+    for key, allowed in (_ENCODER | _CONFORMER if is_conformer else _ENCODER).items():
         section.require(key, *allowed)
+    convolution: dict[str, Any] = {}
+    if is_conformer:
+        convolution = {
+            "conv_kernel": section.size("cnn_module_kernel", 15),
+            "conv_norm": section.require("cnn_module_norm", "batch_norm", "layer_norm"),
+            "conv_causal": section.take("causal", False),
+        }
+    activation = "swish" if is_conformer else section.require("activation_type", *_ACTIVATIONS)
     dynamic_left = section.take("use_dynamic_left_chunk", False)
     section.take("positional_dropout_rate", 0.1)
     dropout = section.take("dropout_rate", 0.1)
@@ -132,11 +179,11 @@ def _translate_encoder(section: Section, input_dim: int) -> tuple[EncoderConfig,
         dim=section.size("output_size", 256),
         num_blocks=section.size("num_blocks", 6),
         num_heads=section.size("attention_heads", 4),
-        feed_forward=_feed_forward(section, "swish"),
-        conv_kernel=section.size("cnn_module_kernel", 15),
-        conv_norm=section.require("cnn_module_norm", "batch_norm", "layer_norm"),
-        conv_causal=section.take("causal", False),
-        position="absolute_key",
+        feed_forward=_feed_forward(section, activation),
+        subsampling=_SUBSAMPLING[section.require("input_layer", *_SUBSAMPLING)],
+        block=block,
+        **convolution,
+        position=_take_position(section, block),
         dropout=dropout,
         attention_dropout=section.take("attention_dropout_rate", 0.0),
         hidden_dropout=dropout,
@@ -160,30 +207,13 @@ def _translate_decoder(section: Section, bidirectional: bool) -> DecoderConfig:
         num_blocks=section.size("num_blocks", 6),
         num_reverse_blocks=reverse_blocks if bidirectional else 0,
         num_heads=section.size("attention_heads", 4),
-        feed_forward=_feed_forward(section, section.require("activation_type", "relu", "swish")),
+        feed_forward=_feed_forward(section, section.require("activation_type", *_ACTIVATIONS)),
         dropout=dropout,
         attention_dropout=section.take("self_attention_dropout_rate", 0.0),
         hidden_dropout=dropout,
     )
     section.close()
     return config
-
-
-def differences_in_training(conf: Mapping[str, Any]) -> list[str]:
-    """Return the settings of a train.yaml that are not kept because they only affect training."""
-    encoder, decoder = (conf.get(key) or {} for key in ("encoder_conf", "decoder_conf"))
-    notes = []
-    for name, section, other, kept in (
-        ("encoder_conf.positional_dropout_rate", encoder, "dropout_rate", 0.1),
-        ("decoder_conf.positional_dropout_rate", decoder, "dropout_rate", 0.1),
-        ("decoder_conf.src_attention_dropout_rate", decoder, "self_attention_dropout_rate", 0.0),
-    ):
-        own, instead = section.get(name.partition(".")[2], kept), section.get(other, kept)
-        if own != instead:
-            notes.append(f"{name} {own}: further training uses {other}, {instead}")
-    if not encoder.get("use_dynamic_chunk", False):
-        notes.append("encoder_conf.use_dynamic_chunk false: further training draws chunks")
-    return notes
 
 
 def wenet_config(config: ModelConfig) -> dict[str, Any]:
@@ -193,22 +223,18 @@ def wenet_config(config: ModelConfig) -> dict[str, Any]:
     """
     encoder, decoder = config.encoder, config.decoder
     _refuse("model", config, "training", dynamic_top_k=False)
-    _refuse(
-        "model.encoder",
-        encoder,
-        "results",
-        position="absolute_key",
-        front="conv2d",
-        block="conformer",
-        num_top_blocks=0,
-    )
+    _refuse("model.encoder", encoder, "results", front="conv2d", num_top_blocks=0)
     _refuse("model.decoder", decoder, "results", position="sinusoidal")
     if encoder.subsampling_channels not in (None, encoder.dim):
         _refuse("model.encoder", encoder, "results", subsampling_channels=encoder.dim)
-    if encoder.feed_forward.activation != "swish":
+    if encoder.position not in _POSITIONS[encoder.block].values():
+        known = " and ".join(dict.fromkeys(map(repr, _POSITIONS[encoder.block].values())))
+        raise ConfigError(
+            f"model.encoder.position: {encoder.position!r} cannot be represented in WeNet (only {known} with a "
+            f"{encoder.block})"
+        )
+    if encoder.block == "conformer":
         _refuse("model.encoder.feed_forward", encoder.feed_forward, "results", activation="swish")
-    if decoder.feed_forward.activation == "gelu":
-        _refuse("model.decoder.feed_forward", decoder.feed_forward, "results", activation="relu")
     for where, part in (("model.encoder", encoder), ("model.decoder", decoder)):
         _refuse(where, part, "training", hidden_dropout=part.dropout)
     bidirectional = bool(decoder.num_reverse_blocks)
@@ -222,7 +248,7 @@ def wenet_config(config: ModelConfig) -> dict[str, Any]:
         },
         "ctc": "ctc",
         "ctc_conf": {"ctc_blank_id": config.blank_id},
-        "encoder": "conformer",
+        "encoder": encoder.block,
         "encoder_conf": _encoder_section(encoder, config.dynamic_left_chunks),
         "decoder": "bitransformer" if bidirectional else "transformer",
         "decoder_conf": _decoder_section(decoder),
@@ -232,16 +258,27 @@ def wenet_config(config: ModelConfig) -> dict[str, Any]:
 
 
 def _encoder_section(config: EncoderConfig, dynamic_left: bool) -> dict[str, Any]:
-    named = ("input_layer", "pos_enc_layer_type", "selfattention_layer_type", "normalize_before", "macaron_style")
+    known = _POSITIONS[config.block]
+    position, attention = next(names for names, ours in known.items() if ours == config.position)
+    convolution: dict[str, Any] = {}  # only the Conformer's class has these keys
+    if config.block == "conformer":
+        convolution = {
+            "macaron_style": True,
+            "use_cnn_module": True,
+            "cnn_module_kernel": config.conv_kernel,
+            "cnn_module_norm": config.conv_norm,
+            "causal": config.conv_causal,
+        }
     return {
-        **{key: _ENCODER[key][0] for key in (*named, "use_cnn_module")},
+        "input_layer": next(name for name, rate in _SUBSAMPLING.items() if rate == config.subsampling),
+        "pos_enc_layer_type": position,
+        "selfattention_layer_type": attention,
+        "normalize_before": True,
         "output_size": config.dim,
         "num_blocks": config.num_blocks,
         "attention_heads": config.num_heads,
         **_mlp_keys(config.feed_forward, "model.encoder.feed_forward"),
-        "cnn_module_kernel": config.conv_kernel,
-        "cnn_module_norm": config.conv_norm,
-        "causal": config.conv_causal,
+        **convolution,
         "use_dynamic_chunk": config.conv_causal,
         "use_dynamic_left_chunk": dynamic_left,
         "dropout_rate": config.dropout,
