@@ -29,7 +29,7 @@ def test_tables(run: Run) -> None:
     assert (code, err) == (0, "")
     text = " ".join(out.split())
     for part in (
-        "total 1,035.2M",
+        "total 1,054.7M",
         "active for one frame 326.7M",
         "weights, fp32 4.14 GB",
         "AdamW's two moments, fp32 8.28 GB",

@@ -202,6 +202,11 @@ READ = [
     Example("aishell/s0_ssl/base_conformer_100h", conf=LARGE, decoder_conf={"num_blocks": 2, "linear_units": 512},
             model_conf={"ctc_weight": 0.7}, read={**_WIDE, "decoder.num_blocks": 2, "ctc_weight": 0.7}),
     *(
+        Example(f"librispeech/ssl/finetune/{name}", conf=LARGE, more={"pretrain": False, key: {"pretrain": False}},
+                read=_WIDE, notes=key)
+        for name, key in (("conformer_100h", "wav2vec_conf"), ("conformer_100h_data2vec", "data2vec_conf"))
+    ),
+    *(
         Example(f"{name}/conformer", conf=LARGE, features={"dataset_conf": _SPLIT}, read=_WIDE,
                 notes="split_with_space")
         for name in ("chime4/s0", "commonvoice/fr")
@@ -338,14 +343,9 @@ REFUSED = [
         for key in ("layer_duplicate", "layer_reuse") for encoder in ("conformer", "transformer")
     ),
     *(
-        Example(f"librispeech/ssl/{name}", conf=LARGE, more={"pretrain": pretrain, key: {"pretrain": pretrain}},
-                refused=f"{key}: belongs to a {kind} model")
-        for name, pretrain, key, kind in (
-            ("finetune/conformer_100h", False, "wav2vec_conf", "wav2vec 2.0"),
-            ("finetune/conformer_100h_data2vec", False, "data2vec_conf", "data2vec"),
-            ("pretrain/conformer_pretrain_w2v", True, "wav2vec_conf", "wav2vec 2.0"),
-            ("pretrain/conformer_pretrain_data2vec", True, "data2vec_conf", "data2vec"),
-        )
+        Example(f"librispeech/ssl/pretrain/{name}", conf=LARGE, more={"pretrain": True, key: {"pretrain": True}},
+                refused="pretrain: belongs to pretraining")
+        for name, key in (("w2v", "wav2vec_conf"), ("data2vec", "data2vec_conf"))
     ),
     # Not in a recipe's file, but written when it runs so.
     Example("LF-MMI", more={"lfmmi_dir": "data/local/lfmmi"}, refused="lfmmi_dir: 'data/local/lfmmi' belongs to a"),

@@ -278,9 +278,9 @@ def test_traffic_of_sharded_weights() -> None:
 
 def test_traffic_of_frames_to_experts() -> None:
     made = plan(4, 1, 4, seconds_per_utterance=10.0, tokens_per_second=1.0, frames_per_batch=2000)
-    # 2 utterances of 249 frames and 11 places; 30 layers in the encoder, 6 in the decoders; top 2; 640 wide; bf16;
+    # 2 utterances of 249 frames and 11 places; 22 layers in the encoder, 6 in the decoders; top 2; 768 wide; bf16;
     # three quarters go elsewhere, and come back, and so do gradients.
-    assert made.traffic.all_to_all == 4 * 2 * (30 * 249 + 6 * 11) * 2 * 640 * 2 * 3 / 4
+    assert made.traffic.all_to_all == 4 * 2 * (22 * 249 + 6 * 11) * 2 * 768 * 2 * 3 / 4
     assert plan(4, 1, 1).traffic.all_to_all == 0
 
 

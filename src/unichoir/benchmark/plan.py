@@ -41,7 +41,7 @@ class BenchmarkOptions:
     """Numbers of streams that are processed together."""
     repeats: int | None = None
     """Repetitions of each measurement; None: as many as fit in `run.CELL_SECONDS`, at least 3."""
-    memory_gb: float = 12.0
+    memory_gb: float = 14.0
     """Limit for all processes together."""
     full: bool = False
     """Include the measurements that are skipped to save time: see `plan_variants` and `plan_cells`."""

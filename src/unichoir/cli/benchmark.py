@@ -74,7 +74,7 @@ def benchmark(
         Path | None,
         typer.Option(metavar="DIR", help="Folder that keeps exported models, for the next run.", show_default=False),
     ] = None,
-    memory: Annotated[float, typer.Option(min=0.1, metavar="GB", help="Memory for all processes together.")] = 12.0,
+    memory: Annotated[float, typer.Option(min=0.1, metavar="GB", help="Memory for all processes together.")] = 14.0,
     full: Annotated[
         bool, typer.Option("--full", help="Also run the measurements that are left out to save time.")
     ] = False,

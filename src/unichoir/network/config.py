@@ -334,10 +334,10 @@ NAMED_CONFIGS: dict[str, ModelConfig] = {
     "dense-small": _config(dim=192, blocks=6, heads=6, hidden=192, experts=0, decoder_blocks=1, channels=32),
     "moe-base": _config(dim=256, blocks=12, heads=4, hidden=1024, experts=8, decoder_blocks=3, channels=128),
     "dense-base": _config(dim=256, blocks=12, heads=4, hidden=1024, experts=0, decoder_blocks=3, channels=128),
-    "dense-225m": _config(dim=640, blocks=15, heads=10, hidden=2560, experts=0, **_LARGE),
-    "moe-1b": _config(dim=640, blocks=15, heads=10, hidden=2560, experts=8, **_LARGE),
-    "moe-1b-fine": _config(dim=640, blocks=15, heads=10, hidden=1280, experts=16, **_LARGE),
-    "dense-1b": _config(dim=1024, blocks=35, heads=16, hidden=4096, experts=0, **_LARGE),
+    "dense-225m": _config(dim=768, blocks=11, heads=12, hidden=2752, experts=0, **_LARGE),
+    "moe-1b": _config(dim=768, blocks=11, heads=12, hidden=2752, experts=8, **_LARGE),
+    "moe-1b-fine": _config(dim=768, blocks=11, heads=12, hidden=1376, experts=16, **_LARGE),
+    "dense-1b": _config(dim=1024, blocks=38, heads=16, hidden=4096, experts=0, **_LARGE),
 }
 """Configurations by name. The last four are the sizes compared in the paper, and moe-1b with twice as many experts of
 half the width, which costs as much computation as dense-225m. `unichoir models` prints them all."""
