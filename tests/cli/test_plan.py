@@ -30,9 +30,9 @@ def test_tables(run: Run) -> None:
     text = " ".join(out.split())
     for part in (
         "total 1,054.7M",
-        "active for one frame 326.7M",
-        "weights, fp32 4.14 GB",
-        "AdamW's two moments, fp32 8.28 GB",
+        "active for one frame 343.9M",
+        "weights, fp32 4.22 GB",
+        "AdamW's two moments, fp32 8.44 GB",
         "fits into 141 GB of h200",
         "updates 75,000",
         "30% of h200's peak of 989.4 TFLOP/s in bf16, an assumption: no training was measured on GPUs",
