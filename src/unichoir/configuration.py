@@ -101,7 +101,7 @@ def _convert(hint: Any, value: object, where: str) -> Any:
         (hint,) = [argument for argument in arguments if argument is not type(None)]
         return _convert(hint, value, where)
     if origin is typing.Literal:
-        if value not in arguments:
+        if not any(value == each and type(value) is type(each) for each in arguments):
             raise ConfigError(f"{where}: {shown(value)} is not one of {', '.join(map(repr, arguments))}")
         return value
     if origin is tuple:
