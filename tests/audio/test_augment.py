@@ -49,7 +49,7 @@ def test_dither_has_the_wanted_spread_on_the_int16_scale():
     assert dithered.std() * 32768 == pytest.approx(2.0, rel=0.02)
 
 
-@pytest.mark.parametrize("config", [FbankConfig(), FbankConfig(kind="whisper")])
+@pytest.mark.parametrize("config", [FbankConfig(kind=kind) for kind in ("kaldi", "mfcc", "whisper")])
 @pytest.mark.parametrize("decibels", [6.0, -6.0])
 def test_gain_on_features_equals_gain_on_samples(config, decibels):
     samples = (0.05 * np.random.default_rng(0).standard_normal(4000)).astype(np.float32)

@@ -2,6 +2,9 @@ import dataclasses
 
 import numpy as np
 import pytest
+import soundfile
+from tests.audio.kaldi import kaldi_mfcc
+from tests.samples import CLIPS
 
 from unichoir.audio.fbank import FbankConfig, OnlineFbank, compute_fbank
 from unichoir.configuration import from_mapping, to_mapping
@@ -102,6 +105,30 @@ def test_equals_the_definition(config):
     np.testing.assert_allclose(compute_fbank(samples, config), naive_fbank(samples, config), atol=2e-3)
 
 
+@pytest.mark.parametrize("snip_edges", [True, False])
+@pytest.mark.parametrize("high_freq", [0.0, -400.0])
+@pytest.mark.parametrize("bins", [23, 40, 80])
+def test_cepstra_equal_those_of_kaldi(bins, high_freq, snip_edges):
+    config = FbankConfig(kind="mfcc", num_mel_bins=bins, high_freq=high_freq, snip_edges=snip_edges)
+    assert config.low_freq == 20
+    for clip in CLIPS[:2]:
+        samples = soundfile.read(clip, dtype="float32")[0]
+        feats = compute_fbank(samples, config)
+        assert feats.dtype == np.float32
+        np.testing.assert_allclose(feats, kaldi_mfcc(samples, bins, high_freq, snip_edges), atol=1e-2)
+
+
+def test_cepstra_are_sums_of_cosines():
+    """Kaldi's definition in float64: the last of 40 is turned over by the lifter."""
+    samples, order = noise(4000), np.arange(40)
+    logs = naive_fbank(samples, FbankConfig(num_mel_bins=40))
+    cosines = np.cos(np.pi / 40 * np.outer(np.arange(40) + 0.5, order)) * np.sqrt(np.where(order > 0, 2, 1) / 40)
+    lifter = 1 + 22 / 2 * np.sin(np.pi * order / 22)
+    assert lifter[39] < -5
+    feats = compute_fbank(samples, FbankConfig(kind="mfcc", num_mel_bins=40))
+    np.testing.assert_allclose(feats, logs @ cosines * lifter, atol=5e-3)
+
+
 @pytest.mark.parametrize("bins", [80, 128])
 @pytest.mark.parametrize("num_samples", [160, 199, 200, 201, 399, 400, 401, 8077])
 def test_equals_whispers_definition(num_samples, bins):
@@ -127,6 +154,8 @@ def test_whispers_features_are_floored_where_it_clamps():
         FbankConfig(),
         FbankConfig(snip_edges=False),
         FbankConfig(lead_frames=3),
+        FbankConfig(kind="mfcc"),
+        FbankConfig(kind="mfcc", snip_edges=False, lead_frames=2, trail_frames=5),
         FbankConfig(kind="whisper"),
         FbankConfig(kind="whisper", lead_frames=2),
     ],
@@ -149,7 +178,7 @@ def test_blocks_of_any_size_give_the_frames_of_the_whole(config):
 
 
 @pytest.mark.parametrize(("lead_frames", "trail_frames"), [(0, 0), (2, 0), (0, 3), (2, 20)])
-@pytest.mark.parametrize("kind", [{}, {"snip_edges": False}, {"kind": "whisper"}])
+@pytest.mark.parametrize("kind", [{}, {"snip_edges": False}, {"kind": "mfcc"}, {"kind": "whisper"}])
 def test_the_number_of_frames_is_as_told_whatever_stands_around_them(kind, lead_frames, trail_frames):
     silence = compute_fbank(np.zeros(16000, np.float32), FbankConfig(**kind))[50]
     lengths = {0, 1, 79, 80, 81, 159, 160, 161, 199, 200, 201, 240, 319, 399, 400, 401, 559, 560, 800, 16000}
@@ -172,8 +201,9 @@ def test_whispers_features_have_a_frame_for_every_whole_shift():
     assert FbankConfig(kind="whisper", lead_frames=2).num_frames(1600) == 12
 
 
-@pytest.mark.parametrize("config", [FbankConfig(lead_frames=2), FbankConfig(kind="whisper", lead_frames=2)])
-def test_levels_are_in_decibels_and_the_lead_is_as_loud_as_what_follows(config):
+@pytest.mark.parametrize("kind", ["kaldi", "mfcc", "whisper"])
+def test_levels_are_in_decibels_and_the_lead_is_as_loud_as_what_follows(kind):
+    config = FbankConfig(kind=kind, lead_frames=2)
     samples = np.sign(noise(8000))
     levels, feats = config.levels(compute_fbank(samples, config)), compute_fbank(samples / 10, config)
     np.testing.assert_allclose(levels - config.levels(feats), 20, atol=1e-2)
@@ -183,6 +213,15 @@ def test_levels_are_in_decibels_and_the_lead_is_as_loud_as_what_follows(config):
     longer = compute_fbank(samples / 10, trailing)
     np.testing.assert_array_equal(trailing.levels(longer), config.levels(feats))
     np.testing.assert_array_equal(trailing.levels(longer[:40], to_end=False), config.levels(feats)[:40])
+
+
+def test_levels_are_the_same_from_cepstra_as_from_log_energies():
+    samples = soundfile.read(CLIPS[0], dtype="float32")[0]
+    energies, cepstra = (FbankConfig(kind=kind, num_mel_bins=40, lead_frames=2) for kind in ("kaldi", "mfcc"))
+    expected = energies.levels(compute_fbank(samples, energies))
+    assert expected.max() - expected.min() > 20
+    np.testing.assert_allclose(cepstra.levels(compute_fbank(samples, cepstra)), expected, atol=1e-3)
+    assert cepstra.first_centre_ms == energies.first_centre_ms
 
 
 def test_frames_come_as_soon_as_their_window_is_complete():
@@ -224,6 +263,8 @@ def test_samples_after_the_end_are_an_error():
         {"low_freq": 9000.0},
         {"high_freq": 8001.0},
         {"high_freq": -8000.0},
+        {"num_mel_bins": 3, "kind": "mfcc"},
+        {"low_freq": 9000.0, "kind": "mfcc"},
         {"lead_frames": -1},
         {"num_mel_bins": 40, "kind": "whisper"},
         {"sample_rate": 8000, "kind": "whisper"},
@@ -241,7 +282,12 @@ def test_settings_without_sense_are_errors(options):
 
 @pytest.mark.parametrize(
     ("given", "low_freq", "snip_edges"),
-    [({}, 20.0, True), ({"kind": "whisper", "lead_frames": 2}, 0.0, False), ({"snip_edges": False}, 20.0, False)],
+    [
+        ({}, 20.0, True),
+        ({"kind": "mfcc", "num_mel_bins": 40}, 20.0, True),
+        ({"kind": "whisper", "lead_frames": 2}, 0.0, False),
+        ({"snip_edges": False}, 20.0, False),
+    ],
 )
 def test_what_is_written_says_all_and_is_read_back(given, low_freq, snip_edges):
     config = from_mapping(FbankConfig, given, "config.yaml")
@@ -251,5 +297,5 @@ def test_what_is_written_says_all_and_is_read_back(given, low_freq, snip_edges):
 
 
 def test_a_kind_that_is_none_is_an_error():
-    with pytest.raises(ConfigError, match=r"config.yaml: kind: 'nemo' is not one of 'kaldi', 'whisper'"):
+    with pytest.raises(ConfigError, match=r"config.yaml: kind: 'nemo' is not one of 'kaldi', 'mfcc', 'whisper'"):
         from_mapping(FbankConfig, {"kind": "nemo"}, "config.yaml")

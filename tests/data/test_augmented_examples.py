@@ -68,7 +68,7 @@ def test_speeds_are_drawn_evenly_and_change_the_length(corpus):
     assert min(counts.values()) > 15
 
 
-@pytest.mark.parametrize("kind", ["kaldi", "whisper"])
+@pytest.mark.parametrize("kind", ["kaldi", "mfcc", "whisper"])
 def test_joined_utterances_have_one_lead_which_no_augmentation_changes(corpus, kind):
     concat = ConcatConfig(probability=0.8, max_seconds=3.0)
     masks = SpecAugmentConfig(num_time_masks=10, max_time_fraction=0.5)

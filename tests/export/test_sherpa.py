@@ -263,7 +263,7 @@ def test_the_command(tiny_checkpoint: Path, tmp_path: Path, run_command: Callabl
 
 
 @pytest.mark.parametrize(
-    "change", [{"frame_shift_ms": 12.5}, {"low_freq": 0.0}, {"lead_frames": 2}, {"kind": "whisper"}]
+    "change", [{"frame_shift_ms": 12.5}, {"low_freq": 0.0}, {"lead_frames": 2}, {"kind": "mfcc"}, {"kind": "whisper"}]
 )
 def test_other_frames_are_refused(tiny_checkpoint: Path, tmp_path: Path, change: dict[str, Any]) -> None:
     model, _ = load_checkpoint(tiny_checkpoint)

@@ -1,7 +1,9 @@
 """An imported WeNet checkpoint can be fine-tuned, upcycled, quantised and served like any other."""
 
 import asyncio
+import itertools
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,17 +11,23 @@ import pytest
 import soundfile
 import torch
 import yaml
+from tests.audio.kaldi import kaldi_mfcc
 from tests.cli.test_upcycle import wenet_dense
+from tests.formats.wenet_checkpoints import edit
 from tests.formats.wenet_reference import TINY, assert_every_reference_array
+from tests.samples import CLIPS
 from tests.serving.harness import running, stream_texts, wenet_client
 from tests.training.conftest import write_corpus
 
 from unichoir.api import load_recognizer
+from unichoir.audio.fbank import compute_fbank
 from unichoir.cli.upcycle import upcycle
 from unichoir.errors import ConfigError
 from unichoir.export.onnx import export_onnx
 from unichoir.export.wenet import export_wenet, import_wenet
+from unichoir.formats.wenet.checkpoint import load_wenet
 from unichoir.network.checkpoint import load_checkpoint
+from unichoir.text.tokenizer import load_tokenizer
 from unichoir.training.config import experiment_from_mapping
 from unichoir.training.trainer import train
 
@@ -122,3 +130,29 @@ def test_upcycled_with_the_reference_outputs(fixtures: Path, tmp_path: Path) -> 
     dense = fixtures / "wenet_dense"
     assert_upcycled(dense, tmp_path)
     assert_every_reference_array(load_checkpoint(tmp_path / "upcycled")[0], dense)
+
+
+@torch.no_grad()
+def test_a_model_of_cepstra_hears_those_of_kaldi(
+    copy: Path, tmp_path: Path, run_command: Callable[..., tuple[int, str, str]]
+) -> None:
+    """The best token of each frame, from WeNet's weights and the features of Kaldi's own code."""
+    edit(copy, "dataset_conf.feats_type", "mfcc")
+    edit(copy, "dataset_conf.mfcc_conf", {"num_mel_bins": 80, "num_ceps": 80, "low_freq": 20, "high_freq": -400})
+    samples, _ = soundfile.read(CLIPS[0], dtype="float32")
+    feats = kaldi_mfcc(samples, 80, -400.0)
+    statistics = {"mean_stat": feats.sum(0).tolist(), "var_stat": (feats.astype(float) ** 2).sum(0).tolist()}
+    (copy / "global_cmvn").write_text(json.dumps({**statistics, "frame_num": len(feats)}))
+    weights = torch.load(copy / "final.pt", weights_only=True)
+    torch.save({name: tensor for name, tensor in weights.items() if "global_cmvn" not in name}, copy / "final.pt")
+    import_wenet(copy, tmp_path / "ours")
+
+    recognizer, model = load_recognizer(tmp_path / "ours", num_threads=1), load_wenet(copy).model
+    np.testing.assert_allclose(compute_fbank(samples, recognizer.fbank_config), feats, atol=1e-2)
+    out, _, _ = model.encoder(torch.from_numpy(feats)[None], torch.tensor([len(feats)]))
+    best = [token for token, _ in itertools.groupby(model.ctc.log_probs(out)[0].argmax(dim=-1).tolist()) if token]
+    expected = load_tokenizer(copy).decode(best)
+    code, text, _ = run_command("transcribe", CLIPS[0], "--model", tmp_path / "ours", "--decoding", "ctc_greedy_search")
+    assert code == 0
+    assert expected
+    assert text.strip() == expected

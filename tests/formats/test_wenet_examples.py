@@ -19,6 +19,10 @@ PATH = Path("train.yaml")
 ONLY = r"; only U2 and U2\+\+ models \(Conformer and Transformer encoders\) can be read$"
 
 
+def mfcc(**conf: Any) -> dict[str, Any]:
+    return {"dataset_conf": {"feats_type": "mfcc", "mfcc_conf": conf, "fbank_conf": {"dither": 0.5}}}
+
+
 def named(examples: list[Example]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("example", examples, ids=[each.name for each in examples])
 
@@ -49,7 +53,7 @@ def test_a_u2_model_is_read(example: Example, tmp_path: Path) -> None:
         assert {path: value_at(config, path) for path in expected} == expected, era
         # Before 2023-12, one token was both: the last one.
         assert (config.sos_id, config.eos_id) == ((2, 2) if "tokenizer" in added else (4232, 4232)), era
-        assert wenet_fbank(conf, PATH) == FbankConfig(), era
+        assert wenet_fbank(conf, PATH) == example.fbank, era
         assert wenet_tokenizer_files(tmp_path, conf, PATH) == {"units.txt": tmp_path / "units.txt"}, era
 
 
@@ -135,6 +139,14 @@ def test_what_nobody_knows_is_refused(example: Example, named: str) -> None:
         ({"collate_conf": {"feature_extraction_conf": {"using_pitch": True}}}, "using_pitch: True"),
         ({"collate_conf": {"feature_extraction_conf": {"no_such_key": 1}}}, "unknown key 'no_such_key'"),
         ({"dataset_conf": {"fbank_conf": {"frame_shift": 0}}}, "fbank_conf: frame_shift_ms"),
+        ({"dataset_conf": {"feats_type": "log_mel_spectrogram"}}, r"feats_type: .* \(only 'fbank', 'mfcc'\)"),
+        (
+            mfcc(num_mel_bins=40, num_ceps=13),
+            r"mfcc_conf: num_ceps: 13 cannot be represented \(only as many as num_mel_bins, 40\)",
+        ),
+        (mfcc(), "mfcc_conf: num_ceps: 40 .* num_mel_bins, 23"),
+        (mfcc(num_ceps=23, window_type="povey"), "mfcc_conf: unknown key 'window_type'"),
+        (mfcc(num_ceps=23, low_freq=9000), "mfcc_conf: low_freq 9000.0"),
     ],
 )
 def test_features_that_we_cannot_compute_are_named(features: dict[str, Any], named: str) -> None:
@@ -149,6 +161,16 @@ def test_the_sample_rate_of_old_features_is_read_or_said() -> None:
     conf["collate_conf"]["feature_extraction_conf"]["resample"] = 8000
     assert wenet_fbank(conf, PATH).sample_rate == 8000
     assert not any("16 kHz" in note for note in notes_of_import(conf, of_characters=True))
+
+
+def test_the_settings_of_cepstra_are_read_with_wenets_defaults() -> None:
+    assert wenet_fbank(mfcc(num_mel_bins=40), PATH) == FbankConfig(kind="mfcc", num_mel_bins=40)
+    conf = mfcc(num_ceps=23, dither=1.0, frame_length=20, frame_shift=8, low_freq=64, high_freq=3800)
+    expected = FbankConfig(
+        kind="mfcc", num_mel_bins=23, frame_length_ms=20.0, frame_shift_ms=8.0, low_freq=64.0, high_freq=3800.0
+    )
+    assert wenet_fbank(conf, PATH) == expected
+    assert any("mfcc_conf.dither 1.0" in note for note in notes_of_import(conf, of_characters=True))
 
 
 def representable(block: str, position: str, activation: str, subsampling: int, norm: str, causal: bool) -> ModelConfig:

@@ -7,6 +7,8 @@ import copy
 from dataclasses import dataclass, field
 from typing import Any
 
+from unichoir.audio.fbank import FbankConfig
+
 CONFORMER: dict[str, Any] = {
     "output_size": 256, "attention_heads": 4, "linear_units": 2048, "num_blocks": 12, "dropout_rate": 0.1,
     "positional_dropout_rate": 0.1, "attention_dropout_rate": 0.0, "input_layer": "conv2d", "normalize_before": True,
@@ -95,7 +97,10 @@ ADDED: dict[str, dict[str, Any]] = {
 
 @dataclass
 class Example:
-    """A recipe's configuration. `read` holds expected values of the model by their path; `refused` an error's end."""
+    """A recipe's configuration. `read` holds expected values of the model by their path; `refused` an error's end.
+
+    `fbank` is what the features are read as.
+    """
 
     name: str
     encoder: str = "conformer"
@@ -106,6 +111,7 @@ class Example:
     features: dict[str, Any] = field(default_factory=lambda: WAVES)
     more: dict[str, Any] = field(default_factory=dict)
     read: dict[str, Any] = field(default_factory=dict)
+    fbank: FbankConfig = field(default_factory=FbankConfig)
     refused: str = ""
     notes: str = ""
 
@@ -140,6 +146,7 @@ _RELU = {
 _WIDE = {"encoder.dim": 512, "encoder.num_heads": 8}
 _SIX, _EIGHT = ({"encoder.subsampling": rate} for rate in (6, 8))
 _SPLIT = {**DATASET, "split_with_space": True}
+_CEPSTRA = FbankConfig(kind="mfcc", num_mel_bins=40, low_freq=20.0, high_freq=-400.0)
 
 READ = [
     *(
@@ -249,6 +256,10 @@ READ = [
     Example("librispeech/s1/unified_conformer", conf={**LARGE, **CAUSAL}, features=KALDI, read=_WIDE, notes="Kaldi"),
     Example("librispeech/s1/conformer_large", conf={**LARGE, "cnn_module_kernel": 31, "positional_dropout_rate": 0.0},
             features=KALDI, read={**_WIDE, "encoder.conv_kernel": 31}, notes="Kaldi"),
+    Example("openasr2021/s0/conformer_large_10h", conf=LARGE, features={"dataset_conf": MFCC}, more={"input_dim": 40},
+            read={**_WIDE, "encoder.input_dim": 40}, fbank=_CEPSTRA),
+    Example("openasr2021/s1/conformer_large_10h", conf=LARGE, features=KALDI, more={"input_dim": 40},
+            read={**_WIDE, "encoder.input_dim": 40}, fbank=_CEPSTRA, notes="Kaldi"),
 ]  # fmt: skip
 
 _EFFICIENT = {"encoder": "efficientConformer", "conf": {"efficient_conf": {"stride_layer_idx": [3], "stride": [2]}}}
@@ -353,10 +364,8 @@ REFUSED = [
 ]  # fmt: skip
 
 NO_FEATURES = [
-    Example("openasr2021/s0/conformer_large_10h", conf=LARGE, features={"dataset_conf": MFCC},
-            refused="dataset_conf: feats_type: 'mfcc' cannot be represented"),
-    Example("openasr2021/s1/conformer_large_10h", conf=LARGE, features=KALDI, more={"input_dim": 40},
-            refused="raw_wav: Kaldi computed the features, .* only input_dim 80 can be read, found 40"),
+    Example("features with pitch", conf=LARGE, features=KALDI, more={"input_dim": 83},
+            refused="raw_wav: Kaldi computed the features, .* only input_dim 80 and 40 can be read, found 83"),
     Example("librispeech/s0/conformer_large of 2020", conf=LARGE,
             features={"collate_conf": {"norm_mean": True, "norm_var": True}, "dataset_conf": OLD_DATASET},
             refused="collate_conf: norm_mean: True cannot be represented"),

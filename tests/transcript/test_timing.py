@@ -55,6 +55,7 @@ def test_a_word_spans_its_tokens_and_is_as_sure_as_the_least_sure_one() -> None:
         FbankConfig(),
         FbankConfig(snip_edges=False),
         FbankConfig(lead_frames=3),
+        FbankConfig(kind="mfcc"),
         FbankConfig(kind="whisper"),
         FbankConfig(kind="whisper", lead_frames=2),
     ],

@@ -144,7 +144,7 @@ class SpecAugmentConfig:
     num_freq_masks: int = 2
     """Number of masks over frequency."""
     max_freq_bins: int = 10
-    """Maximum width of a mask over frequency, in mel bins."""
+    """Maximum width of a mask over frequency, in mel bins, or in cepstra with `fbank.kind` mfcc."""
 
     def __post_init__(self) -> None:
         counts = ("num_time_masks", "max_time_frames", "num_freq_masks", "max_freq_bins")
@@ -266,10 +266,11 @@ def add_dither(samples: Samples, amount: float, rng: np.random.Generator) -> Sam
 def change_gain(feats: Features, decibels: float, config: FbankConfig) -> Features:
     """Change (T, M) features, without lead frames, as if the samples were louder by `decibels`.
 
-    A gain shifts log energies. With kind whisper, values at the floor stay there: most are silence, which no gain
-    changes. Nothing clips: samples are floating point, and features of samples beyond [-1, 1] continue in the same way.
+    A gain shifts log energies, and so the first of their cepstra. With kind whisper, values at the floor stay there:
+    most are silence, which no gain changes. Nothing clips: samples are floating point, and features of samples beyond
+    [-1, 1] continue in the same way.
     """
-    shifted: Features = feats + np.float32(decibels / config.decibels)
+    shifted: Features = feats + np.float32(decibels / config.decibels) * config.unit
     if config.kind == "whisper":
         floor = np.float32((WHISPER_FLOOR + 4) / 4)
         shifted = np.where(feats > floor, np.maximum(shifted, floor), floor)

@@ -1,4 +1,4 @@
-"""Log-mel filterbank features, computed in the same way for complete utterances and for streams."""
+"""Log-mel energies or their cepstra, computed in the same way for complete utterances and for streams."""
 
 import dataclasses
 import math
@@ -26,23 +26,24 @@ FRAMES_AT_ONCE = 256
 class FbankConfig:
     """Computation of features from samples. A model only works with the settings that it was trained with."""
 
-    kind: Literal["kaldi", "whisper"] = "kaldi"
-    """Kind of features. whisper only leaves `num_mel_bins` (80 or 128), `lead_frames` and `trail_frames` open."""
+    kind: Literal["kaldi", "mfcc", "whisper"] = "kaldi"
+    """Kind of features: log-mel energies as in Kaldi or Whisper, or the cepstra of Kaldi's (MFCC). whisper only leaves
+    `num_mel_bins` (80 or 128), `lead_frames` and `trail_frames` open."""
     sample_rate: int = 16000
     """Sample rate in Hz."""
     num_mel_bins: int = 80
-    """Number of mel filters, which is the number of values per frame."""
+    """Number of mel filters, which is the number of values per frame. mfcc has as many cepstra as filters."""
     frame_length_ms: float = 25.0
     """Length of a frame's window in milliseconds."""
     frame_shift_ms: float = 10.0
     """Time from one frame to the next in milliseconds."""
     low_freq: float | None = None
-    """Lower edge of the lowest filter in Hz. null takes the default of the kind: 20 for kaldi, 0 for whisper."""
+    """Lower edge of the lowest filter in Hz. null takes the default of the kind: 0 for whisper, else 20."""
     high_freq: float = 0.0
     """Upper edge of the highest filter in Hz. 0 or less is relative to the Nyquist frequency (sherpa-onnx: -400)."""
     snip_edges: bool | None = None
     """Whether only frames that lie completely inside the audio are computed. Otherwise the edges are mirrored
-    (sherpa-onnx). null takes the default of the kind: true for kaldi, false for whisper."""
+    (sherpa-onnx). null takes the default of the kind: false for whisper, else true."""
     lead_frames: int = 0
     """Number of zero frames before the first real frame. The zero padding of Whisper's convolutions requires 2."""
     trail_frames: int = 0
@@ -111,8 +112,17 @@ class FbankConfig:
 
     @property
     def decibels(self) -> float:
-        """Level difference in dB that increases features by 1."""
+        """Level difference in dB that adds `unit` to a frame."""
         return 40.0 if self.kind == "whisper" else 10 / math.log(10)
+
+    @property
+    def unit(self) -> Features:
+        """The frame (M,) whose log energies are all 1, of length sqrt(M). Only the first of its cepstra isn't 0."""
+        if self.kind != "mfcc":
+            return np.ones(self.num_mel_bins, dtype=np.float32)
+        frame = np.zeros(self.num_mel_bins, dtype=np.float32)
+        frame[0] = math.sqrt(self.num_mel_bins)
+        return frame
 
     @property
     def edge_frames(self) -> int:
@@ -127,8 +137,7 @@ class FbankConfig:
     @property
     def trail(self) -> Features:
         """The frames (trail_frames, M) after the last real one: the features of digital silence."""
-        silence = (WHISPER_FLOOR + 4) / 4 if self.kind == "whisper" else math.log(np.finfo(np.float32).eps)
-        return np.full((self.trail_frames, self.num_mel_bins), silence, dtype=np.float32)
+        return _filters(self).features(np.zeros((self.trail_frames, self.frame_length), dtype=np.float32))
 
     def num_frames(self, num_samples: int) -> int:
         """Return how many frames `num_samples` samples give, with the edge frames. Too few samples have no edges."""
@@ -156,17 +165,20 @@ class FbankConfig:
         """
         if to_end:
             feats = feats[: max(len(feats) - self.trail_frames, 0)]
-        levels: Features = feats.mean(axis=1) * np.float32(self.decibels)
+        levels: Features = (feats * self.unit).mean(axis=1) * np.float32(self.decibels)
         if from_start and len(levels):
             levels[: self.lead_frames] = levels[self.lead_frames]
         return levels
 
 
 def compute_fbank(samples: Samples, config: FbankConfig) -> Features:
-    """Return the log-mel energies of a complete utterance.
+    """Return the log-mel energies of a complete utterance, or their cepstra.
 
     Kind kaldi matches Kaldi: samples on the int16 scale, no dither, DC removed per frame, pre-emphasis 0.97, Povey
     window, power spectrum, triangular mel filters, natural log floored at the float32 epsilon.
+
+    Kind mfcc takes the cepstra of kaldi's log energies, as Kaldi does without energy: orthonormal DCT-II, times the
+    lifter 1 + 11 sin(pi i / 22).
 
     Kind whisper matches Whisper (https://github.com/openai/whisper, `log_mel_spectrogram`): periodic Hann window of 400
     samples around every 160th sample, edges reflected, spectrum of 400 points, triangular filters of equal area on
@@ -240,7 +252,7 @@ class _Edges:
 
     def __init__(self, config: FbankConfig) -> None:
         self._config = config
-        self._repeats = config.kind == "kaldi"
+        self._repeats = config.kind != "whisper"
         self._before = config.frame_length // 2 - (config.frame_shift // 2 if self._repeats else 0)
         self._num_samples = 0
         self._begun = False
@@ -304,27 +316,45 @@ class _Filters:
         self._bins = np.concatenate(supports)
         self._starts = np.cumsum([0, *map(len, supports[:-1])])
         self._weights = np.concatenate([row[support] for row, support in zip(weights, supports, strict=True)])
+        self._cepstra = _Cepstra(config.num_mel_bins) if config.kind == "mfcc" else None
 
     def features(self, windows: NDArray[np.float32]) -> Features:
         """Return (t, M) features of (t, frame_length) samples."""
-        is_kaldi = self._config.kind == "kaldi"
-        if is_kaldi:
+        is_whisper = self._config.kind == "whisper"
+        if is_whisper:
+            frames = windows * self._window
+        else:
             frames = windows - windows.mean(axis=1, keepdims=True)
             frames[:, 1:] -= np.float32(0.97) * frames[:, :-1]
             frames[:, 0] *= np.float32(1 - 0.97)
             frames *= self._window
-        else:
-            frames = windows * self._window
         spectrum = np.fft.rfft(frames, self._size)
         power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32, copy=False)
         energies = np.add.reduceat(power[:, self._bins] * self._weights, self._starts, axis=1)
         feats: Features
-        if is_kaldi:
-            feats = np.log(np.maximum(energies, np.finfo(np.float32).eps))
-        else:
+        if is_whisper:
             logs = np.log10(np.maximum(energies, np.finfo(np.float32).tiny))
             feats = (np.maximum(logs, np.float32(WHISPER_FLOOR)) + 4) / 4
-        return feats
+        else:
+            feats = np.log(np.maximum(energies, np.finfo(np.float32).eps))
+        return self._cepstra.of(feats) if self._cepstra else feats
+
+
+class _Cepstra:
+    """The cepstra of log energies: orthonormal DCT-II and Kaldi's lifter."""
+
+    def __init__(self, size: int) -> None:
+        order = np.arange(size)
+        scale = np.sqrt(np.where(order == 0, 1, 2) / size) / 2 * (1 + 11 * np.sin(np.pi * order / 22))
+        self._turns = (scale * np.exp(-0.5j * np.pi * order / size)).astype(np.complex64)
+
+    def of(self, logs: Features) -> Features:
+        """Return (t, M) cepstra of (t, M) log energies."""
+        # The spectrum of a frame and its mirror image. With a product of matrices, the last bits of a frame would
+        # depend on the number of frames.
+        spectrum = np.fft.rfft(np.concatenate([logs, logs[:, ::-1]], axis=1))[:, :-1]
+        cepstra: Features = (spectrum * self._turns).real.astype(np.float32)
+        return cepstra
 
 
 @cache

@@ -17,6 +17,9 @@ from unichoir.network.checkpoint import load_checkpoint
 from unichoir.text.tokenizer import BPE_FILE, Tokenizer
 from unichoir.text.units import UNITS_FILE
 
+KALDI_FBANKS = {80: FbankConfig(), 40: FbankConfig(kind="mfcc", num_mel_bins=40, high_freq=-400.0)}
+"""What Kaldi's features are taken for, by their number of values: its fbank, or the MFCC of its `mfcc_hires.conf`."""
+
 
 def load_any_checkpoint(directory: Path) -> tuple[AsrModel, FbankConfig]:
     """Load a model, in evaluation mode, and its filterbank from a checkpoint, ours or WeNet's (`train.yaml`).
@@ -38,36 +41,44 @@ def wenet_fbank(conf: Mapping[str, Any], path: Path) -> FbankConfig:
     """Return the filterbank of a train.yaml, without dither, which belongs to training.
 
     Raises ConfigError for other features and for keys that may change features. Of features by Kaldi (`raw_wav: false`
-    of 2021), train.yaml holds no settings: 80 mel bins and Kaldi's other defaults are assumed.
+    of 2021), train.yaml holds no settings: those of `KALDI_FBANKS` are assumed.
     """
     top = Section(conf, str(path))
     collate, dataset = top.section("collate_conf"), top.section("dataset_conf")
     for key in ("norm_mean", "norm_var"):  # of 2020, when the normalisation was no part of the model
         collate.require(key, False)
     if is_from_kaldi(conf):
-        if conf.get("input_dim") != 80:
-            found = f"only input_dim 80 can be read, found {conf.get('input_dim')!r}"
-            raise ConfigError(f"{path}: raw_wav: Kaldi computed the features, and train.yaml does not say how; {found}")
-        return FbankConfig()
+        for size, fbank in KALDI_FBANKS.items():
+            if conf.get("input_dim") == size:
+                return fbank
+        found = f"only input_dim {' and '.join(map(str, KALDI_FBANKS))} can be read, found {conf.get('input_dim')!r}"
+        raise ConfigError(f"{path}: raw_wav: Kaldi computed the features, and train.yaml does not say how; {found}")
+    settings: dict[str, Any] = {}
     if collate.left:  # until September 2021
         section = collate.section("feature_extraction_conf")
         section.require("feature_type", "fbank")
         section.require("using_pitch", False)
         rate, bins = section.take("resample", 16000), section.take("mel_bins", 80)
     else:
-        dataset.require("feats_type", "fbank")
-        resample, section = dataset.section("resample_conf"), dataset.section("fbank_conf")
+        feats_type = dataset.require("feats_type", "fbank", "mfcc")
+        resample, section = dataset.section("resample_conf"), dataset.section(f"{feats_type}_conf")
         section.take("dither", 0.0)
-        section.require("window_type", "povey")
         rate, bins = resample.take("resample_rate", 16000), section.take("num_mel_bins", 23)  # WeNet's defaults
         resample.close()
-    lengths = {
-        "frame_length_ms": section.take("frame_length", 25.0),
-        "frame_shift_ms": section.take("frame_shift", 10.0),
-    }
+        if feats_type == "fbank":
+            section.require("window_type", "povey")
+        else:
+            settings = {"kind": "mfcc", "low_freq": section.take("low_freq", 20.0)}
+            settings["high_freq"] = section.take("high_freq", 0.0)
+            ceps = section.take("num_ceps", 40)
+            if ceps != bins:
+                only = f"only as many as num_mel_bins, {bins}"
+                raise ConfigError(f"{section.where}: num_ceps: {ceps} cannot be represented ({only})")
+    settings["frame_length_ms"] = section.take("frame_length", 25.0)
+    settings["frame_shift_ms"] = section.take("frame_shift", 10.0)
     section.close()
     try:
-        return FbankConfig(sample_rate=rate, num_mel_bins=bins, **lengths)
+        return FbankConfig(sample_rate=rate, num_mel_bins=bins, **settings)
     except ConfigError as error:
         raise ConfigError(f"{section.where}: {error}") from None
 

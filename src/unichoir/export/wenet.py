@@ -80,17 +80,27 @@ def export_wenet(source: Path, output: Path) -> list[str]:
 
 def _dataset_section(fbank: FbankConfig) -> dict[str, Any]:
     """Return `dataset_conf`, which `wenet_fbank` reads. Raises ConfigError for what WeNet can't express."""
-    default = FbankConfig()
-    for name in ("kind", "lead_frames", "trail_frames", "low_freq", "high_freq", "snip_edges"):
-        if getattr(fbank, name) != getattr(default, name):
-            only = f"cannot be represented in WeNet (only {getattr(default, name)!r})"
+    allowed: dict[str, tuple[object, ...]] = {
+        "kind": ("kaldi", "mfcc"), "lead_frames": (0,), "trail_frames": (0,), "snip_edges": (True,),
+    }  # fmt: skip
+    feats_type, more = "fbank", {}
+    if fbank.kind == "mfcc":
+        feats_type = "mfcc"
+        more = {"num_ceps": fbank.num_mel_bins, "low_freq": fbank.low_freq, "high_freq": fbank.high_freq}
+    else:
+        allowed |= {"low_freq": (20.0,), "high_freq": (0.0,)}
+    for name, values in allowed.items():
+        if getattr(fbank, name) not in values:
+            only = f"cannot be represented in WeNet (only {', '.join(map(repr, values))})"
             raise ConfigError(f"fbank.{name}: {getattr(fbank, name)!r} {only}")
     return {
-        "fbank_conf": {
+        "feats_type": feats_type,
+        f"{feats_type}_conf": {
             "num_mel_bins": fbank.num_mel_bins,
             "frame_length": fbank.frame_length_ms,
             "frame_shift": fbank.frame_shift_ms,
             "dither": 0.0,
+            **more,
         },
         "resample_conf": {"resample_rate": fbank.sample_rate},
         # WeNet's recognition sets keys of these two, and fails if they are missing.

@@ -81,15 +81,17 @@ def _differences_in_training(conf: Mapping[str, Any]) -> list[str]:
 
 def _features(conf: Mapping[str, Any]) -> list[str]:
     notes = []
+    feats_type = _section(conf, "dataset_conf").get("feats_type", "fbank")
     for *names, key in (
-        ("dataset_conf", "fbank_conf", "dither"),
+        ("dataset_conf", f"{feats_type}_conf", "dither"),
         ("collate_conf", "wav_distortion_conf", "wav_dither"),
     ):
         if dither := _section(conf, *names).get(key):
             notes.append(f"{'.'.join(names)}.{key} {dither}: for further training set augment.dither")
     collate = _section(conf, "collate_conf")
     if is_from_kaldi(conf):
-        notes.append("raw_wav false: Kaldi computed the features; its settings are assumed: 80 mel bins, 16 kHz")
+        kind = "its mfcc_hires.conf (40 cepstra)" if conf.get("input_dim") == 40 else "80 mel bins"
+        notes.append(f"raw_wav false: Kaldi computed the features; its settings are assumed: {kind}, 16 kHz")
     elif collate and "resample" not in _section(collate, "feature_extraction_conf"):
         notes.append("collate_conf without resample: a sample rate of 16 kHz is assumed")
     return notes
