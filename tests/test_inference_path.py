@@ -27,6 +27,7 @@ NEED_EXTRAS = (
     "unichoir.export.onnx",
     "unichoir.export.graph",
     "unichoir.export.operators",
+    "unichoir.export.pull",
     "unichoir.export.quantize",
     "unichoir.export.sherpa",
     "unichoir.export.sherpa_parity",

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from unichoir.audio.io import AudioSource, Recording, array_recording, open_recording
 from unichoir.engine.device import Device
 from unichoir.errors import AudioError
-from unichoir.extras import cluster_extras, serving_extras, training_extras
+from unichoir.extras import cluster_extras, export_extras, serving_extras, training_extras
 from unichoir.loading import (
     DEFAULT_MODEL,
     MODELS,
+    find_checkpoint,
     find_language_model,
     find_model,
     included_models,
@@ -41,6 +42,8 @@ __all__ = [
     "Model",
     "Stream",
     "cluster_extras",
+    "export_extras",
+    "find_checkpoint",
     "find_language_model",
     "find_model",
     "included_models",
@@ -64,13 +67,14 @@ def load_model(
     device: Device = "cpu",
     language_model: str | os.PathLike[str] | None = DEFAULT_LM,
 ) -> "Model":
-    """Load an included model, a model directory or a model from the Hugging Face hub.
+    """Load an included model, a model directory, a published model or a model from the Hugging Face hub.
 
     Args:
-        name_or_dir: the name of an included model, a directory, or `organisation/name` or
-            `organisation/name@revision` on the hub, which is downloaded into its cache (extra `hub`;
-            docs/guides/models.md). A directory has an ONNX model (`unichoir export`) or, if torch is installed, a
-            training checkpoint. None: the default model.
+        name_or_dir: the name of an included model, a directory, the name of a published model such as
+            `wenet/librispeech`, which is downloaded and converted at its first use (extra `export`), or
+            `organisation/name` or `organisation/name@revision` on the hub, which is downloaded into its cache (extra
+            `hub`; docs/guides/models.md). Downloads are announced on standard error. A directory has an ONNX model
+            (`unichoir export`) or, if torch is installed, a training checkpoint. None: the default model.
         num_threads: threads of one computation; None: the engine's choice.
         top_k: experts per frame, if fewer than in training.
         device: `cpu` or `cuda`, an NVIDIA GPU.

@@ -33,5 +33,9 @@ class DecodingError(UnichoirError):
     """Recognition options that the model or the search doesn't support."""
 
 
+class DownloadError(UnichoirError):
+    """A file that cannot be fetched: no connection, an error of the server, or another size or SHA-256."""
+
+
 class TrainingError(UnichoirError):
     """Training that cannot continue: no usable data, a loss that is not finite, or a checkpoint that doesn't fit."""

@@ -5,11 +5,13 @@ from contextlib import contextmanager
 
 from unichoir.errors import UnichoirError
 
+_TRAIN = {
+    *("aiohttp", "filelock", "fsspec", "matplotlib", "onnx", "onnx_ir", "onnxscript"),
+    *("pyroomacoustics", "safetensors", "scipy", "tensorboard", "torch", "yaml"),
+}
 _EXTRA_MODULES = {
-    "train": {
-        *("aiohttp", "fsspec", "matplotlib", "onnx", "onnx_ir", "onnxscript"),
-        *("pyroomacoustics", "safetensors", "scipy", "tensorboard", "torch", "yaml"),
-    },
+    "train": _TRAIN,
+    "export": _TRAIN,
     "serve": {"anyio", "fastapi", "prometheus_client", "python_multipart", "starlette", "uvicorn", "websockets"},
     "cluster": {"pandas", "pyarrow", "ray"},
 }
@@ -19,6 +21,13 @@ _EXTRA_MODULES = {
 def training_extras(who: str) -> Iterator[None]:
     """Wrap imports of packages from the extra `train`: a missing module becomes an UnichoirError that names `who`."""
     with _extra(who, "train"):
+        yield
+
+
+@contextmanager
+def export_extras(who: str) -> Iterator[None]:
+    """Wrap imports of packages from the extra `export`."""
+    with _extra(who, "export"):
         yield
 
 

@@ -4,13 +4,16 @@ import os
 from pathlib import Path
 
 from unichoir.audio.fbank import FbankConfig
+from unichoir.bundle import pulled
 from unichoir.bundle.hub import find_directory, is_on_hub
+from unichoir.bundle.messages import say
+from unichoir.bundle.published import PUBLISHED, is_published, split_pinned
 from unichoir.configuration import from_mapping
 from unichoir.engine.backend import Backend
 from unichoir.engine.device import DEVICES, Device
 from unichoir.engine.onnx_backend import CONFIG_FILE, load_model_directory
 from unichoir.errors import CheckpointError, DecodingError
-from unichoir.extras import training_extras
+from unichoir.extras import export_extras, training_extras
 from unichoir.recognition.recognizer import Recognizer
 from unichoir.search.language_model import DefaultLanguageModel, NgramLanguageModel
 from unichoir.search.options import DEFAULT_LM, NO_LM
@@ -34,21 +37,44 @@ def included_models() -> list[str]:
 def find_model(name_or_dir: str | os.PathLike[str] | None) -> Path:
     """Return the directory of a model.
 
-    The name is looked up as an included model, as a folder, and on the Hugging Face hub, from which the model is
-    downloaded. Raises CheckpointError, and UnichoirError if a package is missing.
+    The name is looked up as an included model, as a folder, in the cache of pulled models, among the published models,
+    which are pulled now, and on the Hugging Face hub, from which the model is downloaded. Raises CheckpointError or
+    DownloadError, and UnichoirError if a package is missing.
     """
     name = DEFAULT_MODEL if name_or_dir is None else os.fspath(name_or_dir)
     if name in included_models():
         return MODELS / name
-    directory = find_directory(name)
+    directory = _find_pulled(name) or find_directory(name)
     if not directory.is_dir():
         known = ", ".join(included_models()) or "none"
-        raise CheckpointError(f"{name}: neither a model directory nor an included model (included: {known})")
+        listed = f"included: {known}; to pull: {', '.join(PUBLISHED)}"
+        raise CheckpointError(f"{name}: neither a model directory nor an included model ({listed})")
     return directory
 
 
+def find_checkpoint(name_or_dir: str | os.PathLike[str]) -> Path:
+    """Return the folder of a checkpoint: of a pulled or published model, or as `find_model` finds folders.
+
+    Raises CheckpointError or DownloadError, and UnichoirError if a package is missing.
+    """
+    name = os.fspath(name_or_dir)
+    _find_pulled(name)
+    return pulled.find_checkpoint(name)
+
+
+def _find_pulled(name: str) -> Path | None:
+    """Return the folder of a pulled model, after pulling it if it is published; None for other names."""
+    found = pulled.find_pulled(name)
+    if found is None and is_published(name):
+        say(f"{name}: not in the cache ({pulled.cache_folder()}), so it is pulled now")
+        with export_extras(f"{name}: it is not in the cache, and converting it"):
+            from unichoir.export.pull import pull
+        return pull(name).directory
+    return found
+
+
 def model_name(name_or_dir: str | os.PathLike[str] | None) -> str:
-    """Return the display name of a model: included name, name on the hub without revision, or folder name."""
+    """Return the display name of a model: its name without a revision, or the folder's name."""
     name = DEFAULT_MODEL if name_or_dir is None else os.fspath(name_or_dir)
     if name in included_models() or is_on_hub(name):
         return name.partition("@")[0]
@@ -58,13 +84,18 @@ def model_name(name_or_dir: str | os.PathLike[str] | None) -> str:
 def portable_name(name_or_dir: str | os.PathLike[str]) -> str:
     """Return a name by which other machines find the same model.
 
-    Included models keep their name, models on the hub get the commit in their name, and folders their absolute path.
-    Raises CheckpointError and UnichoirError as `find_model` does.
+    Included models keep their name, published models get the SHA-256 of their archive in their name, models on the hub
+    the commit, and folders their absolute path, as do other pulled models, which only this machine's cache has. Raises
+    CheckpointError and UnichoirError as `find_model` does.
     """
     name, directory = os.fspath(name_or_dir), find_model(name_or_dir)
-    if is_on_hub(name) and name not in included_models():
+    if name in included_models():
+        return name
+    if is_published(name):
+        return f"{split_pinned(name)[0]}@{pulled.Record.read(directory).sha256}"
+    if is_on_hub(name) and pulled.find_pulled(name) is None:
         return f"{name.partition('@')[0]}@{directory.name}"
-    return name if name in included_models() else os.path.abspath(directory)
+    return os.path.abspath(directory)
 
 
 def load_recognizer(

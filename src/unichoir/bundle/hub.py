@@ -2,16 +2,19 @@
 
 import os
 import re
+from collections.abc import Sequence
 from functools import partial
 from importlib import metadata
 from pathlib import Path
 
+from unichoir.bundle.archive import WENET_FILES
 from unichoir.bundle.replacing import writing
 from unichoir.bundle.sums import CARD_FILE, MODEL_FILES, SUMS_FILE
 from unichoir.errors import CheckpointError, UnichoirError
 
 _MODEL_ID = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>(?!.*\.\.)\w[\w./-]*))?")
 _UNITS_FILE = "units.txt"
+_WENET_FILE = "train.yaml"
 _UNKNOWN = "it does not exist, or it is private: log in with `hf auth login` or HF_TOKEN"
 
 
@@ -37,6 +40,20 @@ def fetch_model(name: str) -> Path:
     pickles. Raises CheckpointError, with the reason, if the model isn't available, UnichoirError if huggingface_hub
     isn't installed.
     """
+    # Every model has this small file, and few other repositories do, so other repositories aren't downloaded.
+    return _fetch(name, _UNITS_FILE, (*MODEL_FILES, SUMS_FILE, CARD_FILE))
+
+
+def fetch_wenet(name: str) -> Path:
+    """Return the folder in the cache with the files of a checkpoint in WeNet's layout, for conversion.
+
+    `final.pt` is a pickle, so nothing but a conversion may ask for it. Otherwise like `fetch_model`.
+    """
+    return _fetch(name, _WENET_FILE, WENET_FILES)
+
+
+def _fetch(name: str, marker: str, patterns: Sequence[str]) -> Path:
+    """Fetch the files with these patterns from a repository that has the file `marker`."""
     match = _MODEL_ID.fullmatch(name)
     if match is None:
         raise CheckpointError(f"{name}: not a name of the Hugging Face hub (organisation/name)")
@@ -56,13 +73,17 @@ def fetch_model(name: str) -> Path:
     # Patterns would also match in subfolders. A model's files are never in one.
     fetch = partial(snapshot_download, repo, dry_run=False, ignore_patterns=["*/*"], **user)
     try:
-        # Every model has this small file, and few other repositories do, so other repositories aren't downloaded.
         with writing(Path(constants.HF_HUB_CACHE)):
-            folder = Path(fetch(revision=revision, allow_patterns=[_UNITS_FILE]))
-            if (folder / _UNITS_FILE).exists():
+            folder = Path(fetch(revision=revision, allow_patterns=[marker, _WENET_FILE]))
+            if (folder / marker).exists():
                 # With the commit, the cached files are used without asking the hub again.
-                return Path(fetch(revision=folder.name, allow_patterns=[*MODEL_FILES, SUMS_FILE, CARD_FILE]))
-        reason = f"it is not a model of unichoir: it has no {_UNITS_FILE}"
+                folder = Path(fetch(revision=folder.name, allow_patterns=list(patterns)))
+                if marker == _WENET_FILE or not _is_wenet(folder):
+                    return folder
+        what = "checkpoint of WeNet" if marker == _WENET_FILE else "model of unichoir"
+        reason = f"it is not a {what}: it has no {marker}"
+        if _is_wenet(folder):
+            reason = f"it is a checkpoint of WeNet: convert it once, with `unichoir pull {name}`"
     except errors.GatedRepoError:
         reason = "access must be granted on its page; then log in with `hf auth login` or HF_TOKEN"
     except errors.RepositoryNotFoundError:
@@ -76,6 +97,12 @@ def fetch_model(name: str) -> Path:
         unauthorized = isinstance(error, errors.HfHubHTTPError) and error.response.status_code == 401
         reason = _UNKNOWN if unauthorized else " ".join(str(error).split())
     raise CheckpointError(f"{where}: {reason}") from cause
+
+
+def _is_wenet(folder: Path) -> bool:
+    """Return whether a folder has WeNet's configuration, and none of ours."""
+    own = any((folder / name).exists() for name in ("config.json", "config.yaml"))
+    return not own and (folder / _WENET_FILE).exists()
 
 
 def cached_models() -> dict[str, Path]:
@@ -94,9 +121,10 @@ def cached_models() -> dict[str, Path]:
     found: dict[str, Path] = {}
     for repository in repositories:
         for revision in repository.revisions:
-            if repository.repo_type == "model" and (revision.snapshot_path / _UNITS_FILE).exists():
+            snapshot = revision.snapshot_path
+            if repository.repo_type == "model" and (snapshot / _UNITS_FILE).exists() and not _is_wenet(snapshot):
                 name = repository.repo_id
                 if "main" not in revision.refs:
                     name += f"@{min(revision.refs, default=revision.commit_hash)}"
-                found[name] = revision.snapshot_path
+                found[name] = snapshot
     return dict(sorted(found.items()))

@@ -29,7 +29,7 @@ _BLOCK_SIZE = 1 << 20
 
 def write_sums(directory: Path) -> None:
     """List the model's files in SHA256SUMS, written atomically. Call this when all of them are written."""
-    lines = "".join(f"{_sha256(path)}  {path.name}\n" for path in _model_files(directory))
+    lines = "".join(f"{sha256(path)}  {path.name}\n" for path in _model_files(directory))
     replace_text(directory / SUMS_FILE, lines)
 
 
@@ -48,7 +48,7 @@ def check_sums(directory: Path) -> None:
     for name, expected in listed.items():
         path = directory / name
         try:
-            found = _sha256(path)
+            found = sha256(path)
         except FileNotFoundError:
             raise CheckpointError(f"{path}: no such file, but {SUMS_FILE} lists it: get the model again") from None
         except OSError as error:
@@ -102,7 +102,8 @@ def _read_sums(path: Path) -> dict[str, str] | None:
     return listed
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal digits. Raises OSError."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(_BLOCK_SIZE):

@@ -22,6 +22,7 @@ from unichoir.cli import (
     models,
     plan,
     prepare,
+    pull,
     serve,
     shard,
     stream,
@@ -49,6 +50,7 @@ app.command("prepare")(prepare.prepare)
 app.command("shard")(shard.shard)
 app.command("upcycle")(upcycle.upcycle)
 app.command("plan")(plan.plan)
+app.command("pull")(pull.pull)
 app.command("export")(export.export)
 app.command("import-whisper")(import_whisper.import_whisper)
 app.command("import-wenet")(import_wenet.import_wenet)

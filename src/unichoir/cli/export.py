@@ -12,7 +12,9 @@ def export(
     checkpoint: Annotated[
         str,
         typer.Argument(
-            metavar="CHECKPOINT", help="Checkpoint folder (unichoir's or WeNet's), or ORG/NAME.", show_default=False
+            metavar="CHECKPOINT",
+            help="Checkpoint folder (unichoir's or WeNet's), published model, or ORG/NAME.",
+            show_default=False,
         ),
     ],
     output: Annotated[Path, typer.Argument(metavar="OUT", help="Model directory to write.", show_default=False)],
@@ -75,7 +77,7 @@ def export(
 
         unichoir export exp/average for-sherpa --target sherpa-onnx
     """
-    from unichoir.api import training_extras
+    from unichoir.api import find_checkpoint, training_extras
 
     if target == "sherpa-onnx":
         if quantize == "float16":
@@ -91,10 +93,9 @@ def export(
         export_for_sherpa(checkpoint, output, quantize)
         return
     with training_extras("unichoir export"):
-        from unichoir.bundle.hub import find_directory
         from unichoir.export.onnx import export_onnx
     differences = export_onnx(
-        find_directory(checkpoint),
+        find_checkpoint(checkpoint),
         output,
         quantize=quantize,
         ctc_weight=ctc_weight,
@@ -109,12 +110,11 @@ def export(
 
 def export_for_sherpa(checkpoint: str, output: Path, quantize: Literal["int8"] | None) -> None:
     """Write the files for sherpa-onnx, and print notes about them."""
-    from unichoir.api import training_extras
+    from unichoir.api import find_checkpoint, training_extras
 
     with training_extras("unichoir export"):
-        from unichoir.bundle.hub import find_directory
         from unichoir.export.sherpa import export_sherpa
-    done = export_sherpa(find_directory(checkpoint), output, quantize=quantize)
+    done = export_sherpa(find_checkpoint(checkpoint), output, quantize=quantize)
     for name, difference in done.differences.items():
         note(f"{name}: ONNX differs from torch by at most {difference:.1e}")
     for line in done.notes:

@@ -9,6 +9,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from unichoir.cli._shared.common import note
 from unichoir.errors import UnichoirError
@@ -24,17 +25,26 @@ def models(
         typer.Option(min=4, metavar="N", help="Vocabulary of configurations that leave it to the tokenizer."),
     ] = 500,
 ) -> None:
-    """List the included models, models from the Hugging Face hub, and the named configurations with their sizes.
+    """List the included models, those to pull by name, fetched models, and the named configurations with their sizes.
+
+    Licences are those of the training data. Error rates are WeNet's, not measured here: for whole recordings / chunks.
+    Downloads have about the size given; the server's is said when a model is pulled.
 
     Blocks are those of the encoder and of the two decoders. Active parameters compute one frame or token: of the
     experts, only the chosen ones.
     """
     from unichoir.api import included_models
     from unichoir.bundle.hub import cached_models
+    from unichoir.bundle.published import PUBLISHED
+    from unichoir.bundle.pulled import pulled_models
     from unichoir.network.config import NAMED_CONFIGS
 
     console = Console()
     console.print(_included(included_models()))
+    pulled = pulled_models()
+    console.print(_published(pulled))
+    if others := {name: folder for name, folder in pulled.items() if name not in PUBLISHED}:
+        console.print(_pulled(others))
     if cached := cached_models():
         console.print(_fetched(cached))
     table = _table("Named configurations", "name", "blocks", "width", "experts", "tokens", "parameters", "active")
@@ -75,10 +85,41 @@ def _included(names: list[str]) -> Table:
     return table
 
 
+def _published(pulled: Mapping[str, Path]) -> Table:
+    from unichoir.bundle.published import PUBLISHED
+
+    table = _table("To pull by name, as in `unichoir pull wenet/librispeech`", "name", "download", "in the cache")
+    table.add_column("language, data, licence of the data, published error rates", overflow="fold")
+    conditions: dict[str, list[str]] = {}
+    for name, model in PUBLISHED.items():
+        cached = _size(pulled[name]) if name in pulled else "-"
+        about = f"{model.language}, {model.data}\n{model.licence}\n{model.scores}"
+        table.add_row(name, f"{model.megabytes} MB", cached, Text(about))
+        conditions.setdefault(model.conditions, []).append(name)
+    usual, *others = sorted(conditions, key=lambda each: -len(conditions[each]))
+    said = [usual, *(f"{' and '.join(conditions[each])}: {each}" for each in others)]
+    table.caption, table.caption_justify = Text("Error rates: " + "\n".join(said)), "left"
+    return table
+
+
+def _pulled(directories: Mapping[str, Path]) -> Table:
+    from unichoir.bundle.pulled import Record
+
+    table = _table("Pulled models", "name", "size")
+    table.add_column("from", overflow="fold")
+    for name, directory in directories.items():
+        table.add_row(name, _size(directory), Text(Record.read(directory).source))
+    return table
+
+
+def _size(directory: Path) -> str:
+    return f"{sum(path.stat().st_size for path in directory.rglob('*') if path.is_file()) / 1e6:.1f} MB"
+
+
 def _fetched(directories: Mapping[str, Path]) -> Table:
     table = _table("From the Hugging Face hub, in its cache", "name", "size")
     for name, directory in directories.items():
-        table.add_row(name, f"{sum(path.stat().st_size for path in directory.iterdir()) / 1e6:.1f} MB")
+        table.add_row(name, _size(directory))
     return table
 
 

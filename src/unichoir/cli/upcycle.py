@@ -21,7 +21,9 @@ def upcycle(
     dense: Annotated[
         str,
         typer.Argument(
-            metavar="DENSE", help="A dense checkpoint: folder, ours or WeNet's, or ORG/NAME.", show_default=False
+            metavar="DENSE",
+            help="A dense checkpoint: folder, ours or WeNet's, published model, or ORG/NAME.",
+            show_default=False,
         ),
     ],
     output: Annotated[Path, typer.Argument(metavar="OUT", help="Checkpoint folder to write.", show_default=False)],
@@ -89,10 +91,9 @@ def upcycle(
 
         unichoir upcycle exp/dense/average exp/split --split --on train.jsonl --experts 8 --top-k 2
     """
-    from unichoir.api import training_extras
+    from unichoir.api import find_checkpoint, training_extras
 
     with training_extras("unichoir upcycle"):
-        from unichoir.bundle.hub import find_directory
         from unichoir.configuration import to_mapping
         from unichoir.errors import CheckpointError, ConfigError
         from unichoir.export.card import derived_card
@@ -110,7 +111,7 @@ def upcycle(
         refuse({"--on": manifest, "--shared-share": shared_share, "--utterances": utterances}, "needs --split")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise CheckpointError(f"{output}: exists and is not an empty folder")
-    source = find_directory(dense)
+    source = find_checkpoint(dense)
     model, fbank = load_any_checkpoint(source)
     tokenizer = load_tokenizer(source)
     how = f"upcycling {dense} to {experts} experts, top {top_k}"

@@ -91,7 +91,8 @@ def wenet_tokenizer_files(source: Path, conf: Mapping[str, Any], path: Path) -> 
     a vocabulary.
     """
     # Before December 2023 the tokenizer was set on the command line, except for one key in `dataset_conf`.
-    kind = conf.get("tokenizer", "bpe" if (source / BPE_FILE).is_file() else "char")
+    bpe = BPE_FILE if "tokenizer" in conf else _unnamed_bpe(source)
+    kind = conf.get("tokenizer", "bpe" if (source / bpe).is_file() else "char")
     if kind not in ("char", "bpe"):
         raise ConfigError(f"{path}: tokenizer: {kind!r} cannot be represented (only 'char', 'bpe')")
     section = Section(conf, str(path)).section("tokenizer_conf")
@@ -101,7 +102,7 @@ def wenet_tokenizer_files(source: Path, conf: Mapping[str, Any], path: Path) -> 
     for key in ("special_tokens", "num_languages", "split_with_space", "non_lang_syms_path", "connect_symbol"):
         section.left.pop(key, None)  # read elsewhere, or without effect on recognised text
     found = {}
-    wanted = {UNITS_FILE: ("symbol_table_path", "words.txt"), BPE_FILE: ("bpe_path", BPE_FILE)}
+    wanted = {UNITS_FILE: ("symbol_table_path", "words.txt"), BPE_FILE: ("bpe_path", bpe)}
     for name, (key, other) in wanted.items():
         listed = section.left.pop(key, None)
         names = [name, *([Path(str(listed)).name] if listed else []), other]
@@ -112,6 +113,12 @@ def wenet_tokenizer_files(source: Path, conf: Mapping[str, Any], path: Path) -> 
     if UNITS_FILE not in found:
         raise CheckpointError(f"{source / UNITS_FILE}: no such file")
     return found
+
+
+def _unnamed_bpe(source: Path) -> str:
+    """Return the name of the only SentencePiece model there is, as `train_960_unigram5000.model`, or the usual name."""
+    models = [path.name for path in source.glob("*.model")]
+    return models[0] if len(models) == 1 else BPE_FILE
 
 
 def check_parts_fit(model: AsrModel, tokenizer: Tokenizer, fbank: FbankConfig, source: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from unichoir.audio.augment import AugmentConfig
 from unichoir.audio.fbank import FbankConfig
-from unichoir.bundle.hub import find_directory
+from unichoir.bundle.pulled import find_checkpoint
 from unichoir.bundle.sums import check_sums
 from unichoir.configuration import from_mapping
 from unichoir.data.cmvn import GlobalCmvn, sum_features
@@ -164,7 +164,7 @@ def new_model(setup: Setup, output: Path, say: Callable[[str], None], world: Wor
     model = AsrModel(config.model)
     start = config.init or config.init_encoder
     if start is not None:
-        directory = find_directory(start)
+        directory = find_checkpoint(start)
         check_sums(directory)
         path = directory / "model.safetensors"
         if config.init is not None:
@@ -195,7 +195,7 @@ def load_teacher(config: ExperimentConfig, student: Encoder, device: torch.devic
     """
     if config.teacher is None:
         return None
-    directory = find_directory(config.teacher.checkpoint)
+    directory = find_checkpoint(config.teacher.checkpoint)
     model, sections = load_checkpoint(directory)
     if from_mapping(FbankConfig, sections.get("fbank", {}), f"{directory / 'config.yaml'}: fbank") != config.fbank:
         raise ConfigError(f"teacher: {directory} uses other features: its `fbank` differs from this run's")

@@ -36,7 +36,10 @@ TopKOption = Annotated[
     ),
 ]
 
-MODEL_HELP = "Included model, model directory or checkpoint, or Hugging Face repository (ORG/NAME[@REVISION])."
+MODEL_HELP = (
+    "Included or published model (`unichoir models`), model directory or checkpoint, or Hugging Face repository "
+    "(ORG/NAME[@REVISION])."
+)
 MODEL_NAME = "NAME|DIR|ORG/NAME"
 ChannelOption = Annotated[
     str | None,
