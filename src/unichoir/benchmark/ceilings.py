@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 FRAMES, INPUTS, OUTPUTS = 1500, 640, 2560
-"""The shape of the measured matrix product: one layer of moe-1b on a minute of speech."""
+"""The shape of the measured matrix product: about one layer of moe-1b on a minute of speech."""
 READ_BYTES = 1 << 30
 _REPEATS = 7
 
