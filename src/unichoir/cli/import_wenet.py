@@ -17,7 +17,7 @@ def import_wenet(
     ],
     output: Annotated[Path, typer.Argument(metavar="OUT", help="Checkpoint folder to write.", show_default=False)],
 ) -> None:
-    """Turn a WeNet checkpoint (U2++ Conformer, dense or MoE) into a unichoir checkpoint. Weights stay the same.
+    """Turn a WeNet checkpoint (U2 or U2++, Conformer or Transformer) into a unichoir checkpoint. Weights stay the same.
 
     You can use OUT at once: `unichoir transcribe --model OUT`, `unichoir export OUT`, `unichoir upcycle OUT`, and as
     `init` of a training. Unsupported settings are refused by their key.
