@@ -146,12 +146,13 @@ def test_a_model_without_normalisation(copy: Path, tmp_path: Path) -> None:
         {},
         {"conv_norm": "batch_norm", "conv_causal": False},
         {"decoder": {"num_reverse_blocks": 2}, "model": {"reverse_weight": 0.4, "dynamic_left_chunks": True}},
+        {"decoder": {"memory": "non_blank"}},
         {"feed_forward": dataclasses.replace(MOE, bias=False), "decoder": {"feed_forward": MOE}},
         {"dropout": 0.2, "hidden_dropout": 0.2, "attention_dropout": 0.3, "model": {"label_smoothing": 0.0}},
         {"subsampling_channels": 8, "fbank": {"sample_rate": 8000, "frame_length_ms": 32.0, "frame_shift_ms": 8.0}},
         {"input_dim": 40, "fbank": {"kind": "mfcc", "num_mel_bins": 40, "low_freq": 40.0, "high_freq": -400.0}},
     ],
-    ids=["plain", "batch norm", "two decoders", "experts", "dropout", "fbank", "mfcc"],
+    ids=["plain", "batch norm", "two decoders", "lite", "experts", "dropout", "fbank", "mfcc"],
 )
 def test_ours_go_there_and_come_back(tmp_path: Path, changes: dict[str, Any]) -> None:
     source = own_checkpoint(tmp_path / "own", **changes)

@@ -43,6 +43,7 @@ def test_a_u2_model_is_read(example: Example, tmp_path: Path) -> None:
         "decoder.num_blocks": 6,
         "decoder.num_reverse_blocks": 0,
         "decoder.feed_forward.activation": "relu",
+        "decoder.memory": "all",
         "vocab_size": 4233,
         **example.read,
     }

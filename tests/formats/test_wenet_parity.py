@@ -37,7 +37,7 @@ def edit_config(directory: Path, section: str, key: str, value: object) -> None:
         ("decoder_conf", "activation_type", "tanh"),
         ("decoder_conf", "r_num_blocks", 0),
         ("decoder_conf", "tie_word_embedding", True),
-        ("model_conf", "apply_non_blank_embedding", True),
+        ("model_conf", "apply_non_blank_embedding", "yes"),
         ("", "encoder", "branchformer"),
         ("", "lfmmi_dir", "x"),
         ("", "cmvn", "per_utterance"),

@@ -189,6 +189,12 @@ READ = [
         {**_STREAM, **_EIGHT, "encoder.dim": 2048, "encoder.feed_forward.hidden_dim": 8192},
     ),
     _u2pp("gigaspeech/s0/u2++_conformer", {**U2PP, **LARGE, "input_layer": "conv2d6"}, {**_WIDE, **_SIX, **_STREAM}),
+    Example("aishell/s0/u2++_lite_conformer", conf=U2PP, decoder="bitransformer",
+            decoder_conf={**TWO, "linear_units": 1024, "self_attention_dropout_rate": 0.1},
+            model_conf={"reverse_weight": 0.3, "apply_non_blank_embedding": True},
+            features={"dataset_conf": {**DATASET, "spec_sub": True, "spec_trim": False}},
+            read={**_STREAM, "decoder.memory": "non_blank", "decoder.num_blocks": 3, "decoder.num_reverse_blocks": 3,
+                  "decoder.feed_forward.hidden_dim": 1024}),
     _u2pp("vkw2021/s0/combine_finetune_5h", {**U2PP, "use_dynamic_chunk": False}, _STREAM),
     Example(
         "gigaspeech/s0/conformer", conf={**LARGE, **LAYER_NORM, "input_layer": "conv2d6", "cnn_module_kernel": 31},
@@ -337,9 +343,6 @@ REFUSED = [
             ("aishell/whisper/onlyattn", "conv1d2", "whisper"), ("wenetspeech/whisper/largev3", "conv1d2", "whisper"),
         )
     ),
-    Example("aishell/s0/u2++_lite_conformer", conf=U2PP, decoder="bitransformer", decoder_conf=TWO,
-            model_conf={"reverse_weight": 0.3, "apply_non_blank_embedding": True},
-            refused="model_conf: apply_non_blank_embedding: belongs to a lite model, whose decoders only see frames"),
     *(
         Example(f"aishell/s0/{name}", conf={"pos_enc_layer_type": "conv_module_pos",
                                             "selfattention_layer_type": "selfattn"},

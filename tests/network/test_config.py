@@ -62,6 +62,7 @@ def test_a_configuration_survives_the_way_to_disk_and_back(name: str) -> None:
         ({"chunk_probability": -0.1}, "chunk_probability must lie between 0 and 1, found -0.1"),
         ({"min_chunk_size": 0}, "min_chunk_size must lie between 1 and 25, found 0"),
         ({"min_chunk_size": 26}, "min_chunk_size must lie between 1 and 25, found 26"),
+        ({"decoder": {"memory": "non_blank"}, "ctc_weight": 0}, "decoder.memory non_blank needs CTC"),
         ({"decoder": {"num_reverse_blocks": 0}}, "reverse_weight above 0 needs"),
     ],
 )

@@ -18,7 +18,7 @@ from unichoir.engine.encoding import encode_utterance
 from unichoir.engine.onnx_backend import OnnxBackend
 from unichoir.search.greedy import ctc_greedy_search
 from unichoir.search.prefix_beam import ctc_prefix_beam_search
-from unichoir.search.rescoring import Rescorer
+from unichoir.search.rescoring import Rescorer, decoder_memory
 
 PARTS = ("features", "encoder", "greedy", "beam", "rescoring")
 MAX_CHUNKS, MAX_CHUNK_SECONDS = 8, 2.0
@@ -109,7 +109,8 @@ class Worker:
         times.append(time.perf_counter())
         hyps = ctc_prefix_beam_search(log_probs, blank_id=blank_id)
         times.append(time.perf_counter())
-        Rescorer(self._backend, encoder_out)(hyps)
+        memory = decoder_memory(self._backend.info, encoder_out, log_probs)
+        Rescorer(self._backend, memory)(hyps)
         times.append(time.perf_counter())
         return dict(zip(PARTS, np.diff(times).tolist(), strict=True))
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,8 @@ class ModelInfo:
     """Default weight of CTC in rescoring."""
     attention_beam: int = 0
     """Default width of the left-to-right decoder's own search in rescoring; 0: none."""
+    decoder_memory: Literal["all", "non_blank"] = "all"
+    """Encoder frames that the decoders use in rescoring (`search.rescoring.decoder_memory`)."""
     reencode: bool = False
     """Whether the final results of streams are computed from the whole utterance, encoded again, by default."""
     top_k: int = 0

@@ -32,6 +32,7 @@ def model_info(model: AsrModel) -> ModelInfo:
         right_context=config.encoder.right_context,
         has_reverse_decoder=model.right_decoder is not None,
         reverse_weight=config.reverse_weight,
+        decoder_memory=config.decoder.memory,
         top_k=config.encoder.feed_forward.top_k if config.encoder.feed_forward.num_experts else 0,
     )
 

@@ -81,15 +81,32 @@ class AsrModel(nn.Module):
     ) -> LossOutput:
         """Return the hybrid loss for the encoder's output (B, T', D)."""
         config = self.config
-        ctc = self.ctc.loss(encoder_out, encoder_out_lens, tokens, token_lengths)
+        log_probs = self.ctc.log_probs(encoder_out)
+        ctc = self.ctc.loss(log_probs, encoder_out_lens, tokens, token_lengths)
         attention = torch.zeros_like(ctc)
         if config.ctc_weight < 1:
-            attention = self._attention_loss((encoder_out, encoder_out_lens), tokens, token_lengths, top_k)
+            memory = self.decoder_memory(encoder_out, encoder_out_lens, log_probs)
+            attention = self._attention_loss(memory, tokens, token_lengths, top_k)
         loss = config.ctc_weight * ctc + (1 - config.ctc_weight) * attention
         load = take_load_loss(self) if self.training else None
         if load is None or not self.training:  # left over from recomputation
             return LossOutput(loss, ctc, attention, torch.zeros_like(loss))
         return LossOutput(loss + load, ctc, attention, load)
+
+    def decoder_memory(self, encoder_out: Tensor, encoder_out_lens: Tensor, log_probs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the frames (B, T', D) that the decoders attend to, with their lengths (B,) (`DecoderConfig.memory`).
+
+        log_probs: (B, T', V) of CTC. `non_blank` follows `filter_blank_embedding` of WeNet's `asr_model`, except that
+        padding is never chosen, and that an utterance whose frames are all blank keeps them, which is an error in
+        WeNet. Chosen frames move to the front of their row; the frames after them are padding.
+        """
+        if self.config.decoder.memory == "all":
+            return encoder_out, encoder_out_lens
+        is_real = frame_mask(encoder_out_lens, encoder_out.shape[1])
+        is_chosen = is_real & (log_probs.argmax(dim=-1) != self.config.blank_id)
+        is_chosen = torch.where(is_chosen.any(dim=1, keepdim=True), is_chosen, is_real)
+        order = is_chosen.int().argsort(dim=1, descending=True, stable=True)
+        return encoder_out.take_along_dim(order.unsqueeze(2), dim=1), is_chosen.sum(dim=1)
 
     def _attention_loss(
         self, memory: tuple[Tensor, Tensor], tokens: Tensor, token_lengths: Tensor, top_k: Tensor | None

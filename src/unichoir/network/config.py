@@ -212,6 +212,10 @@ class DecoderConfig:
     """
     num_positions: int = 448
     """Number of learned positions."""
+    memory: Literal["all", "non_blank"] = "all"
+    """Encoder frames that the decoders attend to. non_blank: only frames whose most probable CTC token isn't the blank,
+    as in WeNet's lite models, or all if there are none. It needs a CTC that already works, so start from a trained
+    model (`init`). It applies to training and rescoring; mode `attention` uses all frames, as in WeNet."""
     dropout: float = 0.1
     """Dropout probability after each layer of a block."""
     attention_dropout: float = 0.0
@@ -275,6 +279,8 @@ class ModelConfig:
         check_ranges(self, **dict.fromkeys(shares, FRACTION))
         if self.reverse_weight > 0 and self.decoder.num_reverse_blocks == 0:
             raise ConfigError("reverse_weight above 0 needs a right-to-left decoder (num_reverse_blocks)")
+        if self.decoder.memory == "non_blank" and not self.ctc_weight:
+            raise ConfigError("decoder.memory non_blank needs CTC to choose the frames, but ctc_weight is 0")
         if self.dynamic_top_k and self.max_top_k < 2:
             raise ConfigError("dynamic_top_k needs a feed_forward with experts and a top_k of at least 2")
 

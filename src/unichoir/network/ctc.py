@@ -17,19 +17,19 @@ class Ctc(nn.Module):
         """Return log-probabilities (B, T, V) in fp32 for encoder frames (B, T, D)."""
         return torch.log_softmax(self.ctc_lo(encoder_out).float(), dim=-1)
 
-    def loss(self, encoder_out: Tensor, encoder_out_lens: Tensor, tokens: Tensor, token_lens: Tensor) -> Tensor:
+    def loss(self, log_probs: Tensor, lengths: Tensor, tokens: Tensor, token_lens: Tensor) -> Tensor:
         """Return the mean negative log-likelihood of the batch's utterances (Graves et al. 2006, equation 5).
 
-        tokens: (B, U), any padding. An utterance with more tokens than frames counts as 0.
+        log_probs: the result (B, T, V) of the method with this name, with its lengths (B,); tokens: (B, U), any
+        padding. An utterance with more tokens than frames counts as 0.
         """
-        log_probs = self.log_probs(encoder_out).transpose(0, 1)
         total = functional.ctc_loss(
-            log_probs,
+            log_probs.transpose(0, 1),
             tokens.clamp(min=0),
-            encoder_out_lens,
+            lengths,
             token_lens,
             blank=self.blank_id,
             reduction="sum",
             zero_infinity=True,
         )
-        return total / encoder_out.shape[0]
+        return total / log_probs.shape[0]

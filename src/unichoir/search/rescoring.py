@@ -29,14 +29,14 @@ class Rescorer:
 
     score = (1 - r) * left-to-right + r * right-to-left + ctc_weight * CTC + bonus, where r is `reverse_weight`, the
     score of a decoder is the sum over the tokens and eos, and bonus is `BONUS_WEIGHT` times the bonus of the search.
-    encoder_out: (T', D) without padding, T' > 0. A weight of None is the model's default.
-    Raises DecodingError if r > 0 and the model has no right-to-left decoder.
+    memory: (T'', D), the encoder frames that the decoders attend to (`decoder_memory`), without padding, T'' > 0. A
+    weight of None is the model's default. Raises DecodingError if r > 0 and the model has no right-to-left decoder.
     """
 
     def __init__(
         self,
         backend: Backend,
-        encoder_out: Floats,
+        memory: Floats,
         ctc_weight: float | None = None,
         reverse_weight: float | None = None,
     ) -> None:
@@ -45,8 +45,8 @@ class Rescorer:
         self.reverse_weight = info.reverse_weight if reverse_weight is None else reverse_weight
         if self.reverse_weight > 0 and not info.has_reverse_decoder:
             raise DecodingError(f"reverse_weight {self.reverse_weight}: this model has no right-to-left decoder")
-        self.left = backend.decoder(encoder_out)
-        self._right = backend.decoder(encoder_out, reverse=True) if self.reverse_weight > 0 else None
+        self.left = backend.decoder(memory)
+        self._right = backend.decoder(memory, reverse=True) if self.reverse_weight > 0 else None
         self._eos_id = info.eos_id
 
     def __call__(self, hyps: Sequence[Hypothesis]) -> list[Hypothesis]:
@@ -62,6 +62,19 @@ class Rescorer:
     def _rescored(self, hyp: Hypothesis, score: float) -> Hypothesis:
         bonus = BONUS_WEIGHT * hyp.bonus
         return replace(hyp, score=score + self.ctc_weight * (hyp.score - hyp.bonus) + bonus, bonus=bonus)
+
+
+def decoder_memory(info: ModelInfo, encoder_out: Floats, log_probs: Floats) -> Floats:
+    """Return the encoder frames of one utterance that its decoders attend to: all, or those that aren't blank.
+
+    encoder_out: (T', D); log_probs: (T', V) of CTC, as the search uses them; both without padding. A frame is blank if
+    the blank is its most probable token. If all are blank, all are used, as in training
+    (`network.asr_model.AsrModel.decoder_memory`).
+    """
+    if info.decoder_memory == "all":
+        return encoder_out
+    is_chosen = log_probs.argmax(axis=-1) != info.blank_id
+    return encoder_out[is_chosen] if is_chosen.any() else encoder_out
 
 
 def sequence_scores(decoder: Decoder, sequences: Sequence[Sequence[int]], eos_id: int) -> list[float]:
@@ -92,7 +105,8 @@ def attention_rescoring(
     language; hyps: at least one, best first; scorer: the scorer of the search; restrict: restricts the decoder's
     log-probabilities (N, V) to the language. Raises DecodingError as `Rescorer` does.
     """
-    rescorer = Rescorer(backend, encoder_out, options.ctc_weight, options.reverse_weight)
+    memory = decoder_memory(backend.info, encoder_out, log_probs)
+    rescorer = Rescorer(backend, memory, options.ctc_weight, options.reverse_weight)
     width = attention_beam_of(backend.info, options)
     if not width:
         return rescorer(hyps)

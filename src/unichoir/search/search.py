@@ -59,6 +59,7 @@ class Search:
         if isinstance(options, OfflineSearchOptions) and options.mode == "attention":
             # The default is as many steps as frames. WeNet takes the largest number of frames in the batch.
             steps = len(encoder_out) if options.max_length is None else options.max_length
+            # All frames, whatever `ModelInfo.decoder_memory` says: WeNet only chooses frames for rescoring.
             decoder, restrict = self._backend.decoder(encoder_out), self._restrict(options)
             return attention_beam_search(decoder, info, options.beam_size, steps, options.length_penalty, restrict)
         hyps = ctc_prefix_beam_search(log_probs, options.beam_size, info.blank_id, scorer)

@@ -108,10 +108,11 @@ def _run_all_layers(model: AsrModel, loaded: Loaded) -> None:
     config = model.config
     feats, feats_lengths, tokens, token_lengths = to_device(loaded.batch, torch.device("cpu"))
     encoder_out, encoder_out_lens, _ = model.encoder(feats, feats_lengths)
+    memory = model.decoder_memory(encoder_out, encoder_out_lens, model.ctc.log_probs(encoder_out))
     for decoder, ordered in (
         (model.left_decoder, tokens),
         (model.right_decoder, reverse_tokens(tokens, token_lengths)),
     ):
         if decoder is not None:
             tokens_in, _ = add_sos_eos(ordered, token_lengths, config.sos_id, config.eos_id)
-            decoder(encoder_out, encoder_out_lens, tokens_in, token_lengths + 1)
+            decoder(*memory, tokens_in, token_lengths + 1)

@@ -91,12 +91,12 @@ def translate_config(conf: Mapping[str, Any], path: Path) -> ModelConfig:
     special = top.section("tokenizer_conf").section("special_tokens")
     vocab_size: int = conf["output_dim"]
     encoder, dynamic_left = _translate_encoder(top.section("encoder_conf"), block, conf["input_dim"])
-    decoder = _translate_decoder(top.section("decoder_conf"), bidirectional)
+    lite = model.take("apply_non_blank_embedding", False)
+    decoder = _translate_decoder(top.section("decoder_conf"), bidirectional, "non_blank" if lite else "all")
     blank_id = ctc.take("ctc_blank_id", 0)
     special.require("<blank>", blank_id)
     special.left.pop("<unk>", None)  # units.txt defines it
     model.require("ignore_id", -1)
-    model.require("apply_non_blank_embedding", False)
     model.require("lfmmi_dir", "", None)
     fields: dict[str, Any] = {
         "ctc_weight": model.take("ctc_weight", 0.5),
@@ -192,7 +192,7 @@ def _translate_encoder(section: Section, block: Any, input_dim: int) -> tuple[En
     return config, dynamic_left
 
 
-def _translate_decoder(section: Section, bidirectional: bool) -> DecoderConfig:
+def _translate_decoder(section: Section, bidirectional: bool, memory: Literal["all", "non_blank"]) -> DecoderConfig:
     for key, allowed in _DECODER.items():
         section.require(key, *allowed)
     section.take("positional_dropout_rate", 0.1)
@@ -208,6 +208,7 @@ def _translate_decoder(section: Section, bidirectional: bool) -> DecoderConfig:
         num_reverse_blocks=reverse_blocks if bidirectional else 0,
         num_heads=section.size("attention_heads", 4),
         feed_forward=_feed_forward(section, section.require("activation_type", *_ACTIVATIONS)),
+        memory=memory,
         dropout=dropout,
         attention_dropout=section.take("self_attention_dropout_rate", 0.0),
         hidden_dropout=dropout,
@@ -238,6 +239,8 @@ def wenet_config(config: ModelConfig) -> dict[str, Any]:
     for where, part in (("model.encoder", encoder), ("model.decoder", decoder)):
         _refuse(where, part, "training", hidden_dropout=part.dropout)
     bidirectional = bool(decoder.num_reverse_blocks)
+    # Older releases of WeNet don't have this key.
+    lite = {"apply_non_blank_embedding": True} if decoder.memory == "non_blank" else {}
     return {
         "model": "asr_model",
         "model_conf": {
@@ -245,6 +248,7 @@ def wenet_config(config: ModelConfig) -> dict[str, Any]:
             "length_normalized_loss": config.length_normalized_loss,
             "lsm_weight": config.label_smoothing,
             "reverse_weight": config.reverse_weight,
+            **lite,
         },
         "ctc": "ctc",
         "ctc_conf": {"ctc_blank_id": config.blank_id},

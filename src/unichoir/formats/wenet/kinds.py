@@ -40,7 +40,6 @@ _KINDS: dict[str, str | dict[str, str]] = {
     "lfmmi_dir": _K2,
     "model_conf.lfmmi_dir": _K2,
     "lora_conf": "a model with LoRA layers beside the others",
-    "model_conf.apply_non_blank_embedding": "a lite model, whose decoders only see frames that aren't blank",
     "encoder": {
         "squeezeformer": "a Squeezeformer",
         "efficientConformer": "an Efficient Conformer",
