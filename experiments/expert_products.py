@@ -3,8 +3,8 @@
     python experiments/expert_products.py
 
 The graph has six layers of eight experts (640 to 2560 to 640, 26 million weights per layer, about as many as moe-1b
-has), more than caches hold. Each expert gets the same number of rows, on ONNX Runtime with two threads. Prints a Markdown table of ms per
-layer.
+has), more than caches hold. Each expert gets the same number of rows, on ONNX Runtime with two threads. Prints a
+Markdown table of ms per layer.
 """
 
 import statistics
