@@ -38,7 +38,7 @@ from unichoir.bundle.pulled import (
 )
 from unichoir.bundle.replacing import replace_text, replacing_directory
 from unichoir.bundle.sums import CARD_FILE, sha256
-from unichoir.errors import CheckpointError, DownloadError, UnichoirError
+from unichoir.errors import CheckpointError, ConfigError, DownloadError, UnichoirError
 from unichoir.export.onnx import export_onnx
 from unichoir.export.wenet import import_wenet
 
@@ -63,6 +63,10 @@ class _Original:
     folder: Path
     source: str
     sha256: str = ""
+
+    def named(self, message: str) -> str:
+        """Return a message about files that were unpacked with the name of their archive."""
+        return message.replace(str(self.folder), self.source) if self.sha256 else message
 
 
 def pull(source: str, output: Path | None = None, *, force: bool = False) -> Pulled:
@@ -230,7 +234,10 @@ def _convert(original: _Original, target: Path, record: Record) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with replacing_directory(target) as folder:
         checkpoint, exported = folder / CHECKPOINT, folder / "exported"
-        notes = import_wenet(original.folder, checkpoint)
+        try:
+            notes = [original.named(note) for note in import_wenet(original.folder, checkpoint)]
+        except (CheckpointError, ConfigError) as error:
+            raise type(error)(original.named(str(error))) from None
         _describe(checkpoint, record, PUBLISHED.get(record.name), (original.folder / CARD_FILE).is_file())
         export_onnx(checkpoint, exported, quantize="int8")
         for path in list(exported.iterdir()):
