@@ -163,7 +163,9 @@ def test_a_model_that_is_refused_leaves_nothing(server: ArchiveServer, cache: Pa
     (changed / "train.yaml").write_text(text.replace("encoder: conformer", "encoder: branchformer"))
     server.archives[AISHELL] = make_archive(changed)
     # Not the folder it was unpacked to, which is gone.
-    with pytest.raises(UnichoirError, match=rf"^{server.url}/listed/{AISHELL}/train\.yaml: encoder: 'branchformer' is a"):
+    with pytest.raises(
+        UnichoirError, match=rf"^{server.url}/listed/{AISHELL}/train\.yaml: encoder: 'branchformer' is a"
+    ):
         pull("wenet/aishell")
     assert [name for name in left(cache) if not name.endswith("sha256")] == []
     assert list((cache / "models/wenet").iterdir()) == []
