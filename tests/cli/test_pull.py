@@ -37,6 +37,20 @@ from unichoir.cli import main
 main()
 """
 
+QUICKLY = """
+import os, shutil, sys
+from unichoir.export import pull
+def copied(checkpoint, output, **_):
+    ignored = shutil.ignore_patterns("checkpoint", "pulled.json")
+    shutil.copytree(os.environ["CONVERTED"], output, ignore=ignored)
+    shutil.copyfile(checkpoint / "README.md", output / "README.md")
+pull.export_onnx = copied
+sys.argv = ["unichoir", *sys.argv[1:]]
+from unichoir.cli import main
+main()
+"""
+"""For tests of what comes before and after: the graphs, which take seconds to make, are those of `used`."""
+
 
 def begin(
     server: ArchiveServer | None, cache: Path, *arguments: str, code: str = "", **more: str
@@ -79,6 +93,12 @@ def used(tmp_path_factory: pytest.TempPathFactory, fixtures: Path) -> tuple[Path
 
 
 Used = tuple[Path, tuple[int, str, str], ArchiveServer]
+
+
+@pytest.fixture
+def quickly(used: Used) -> dict[str, str]:
+    """What makes `run` quick."""
+    return {"code": QUICKLY, "CONVERTED": str(used[0] / "models/wenet/aishell")}
 
 
 def test_the_first_use_of_a_name_pulls_it(used: Used) -> None:
@@ -131,12 +151,12 @@ def test_models_lists_what_can_be_pulled(used: Used, tmp_path: Path) -> None:
     assert "wenet/gigaspeech: whole recordings / chunks of 8 encoder frames; decoding mode not stated" in out
 
 
-def test_upcycling_begins_with_the_checkpoint(used: Used, tmp_path: Path, fixtures: Path) -> None:
+def test_upcycling_begins_with_the_checkpoint(quickly: dict[str, str], tmp_path: Path, fixtures: Path) -> None:
     server = ArchiveServer()
     server.archives["librispeech_u2pp_conformer_exp.tar.gz"] = make_archive(fixtures / "wenet_dense")
     with server.running():
         command = ("upcycle", "wenet/librispeech", str(tmp_path / "experts"), "--experts", "4")
-        code, _, err = run(server, tmp_path / "cache", *command)
+        code, _, err = run(server, tmp_path / "cache", *command, **quickly)
     assert code == 0, err
     assert "experts: 4 experts, top 2" in err
     assert (tmp_path / "experts/model.safetensors").exists()
@@ -151,12 +171,12 @@ def test_converting_says_which_extra_it_needs(tmp_path: Path) -> None:
     assert not (tmp_path / "cache").exists(), "nothing is fetched that cannot be converted"
 
 
-def test_two_at_once_pull_it_once(server: ArchiveServer, tmp_path: Path) -> None:
+def test_two_at_once_pull_it_once(server: ArchiveServer, tmp_path: Path, quickly: dict[str, str]) -> None:
     server.held = threading.Event()
     cache = tmp_path / "cache"
-    first = begin(server, cache, *TRANSCRIBE)
+    first = begin(server, cache, *TRANSCRIBE, **quickly)
     assert server.reached.wait(120)
-    second = begin(server, cache, *TRANSCRIBE)
+    second = begin(server, cache, *TRANSCRIBE, **quickly)
     assert second.stderr is not None
     lines = [second.stderr.readline() for _ in range(2)]
     assert lines[1] == "wenet/aishell: another process is pulling it; waiting for that\n"
@@ -168,10 +188,12 @@ def test_two_at_once_pull_it_once(server: ArchiveServer, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_a_stopped_download_goes_on(server: ArchiveServer, tmp_path: Path, how: signal.Signals) -> None:
+def test_a_stopped_download_goes_on(
+    server: ArchiveServer, tmp_path: Path, how: signal.Signals, quickly: dict[str, str]
+) -> None:
     server.held = threading.Event()
     cache = tmp_path / "cache"
-    stopped = begin(server, cache, "pull", "wenet/aishell")
+    stopped = begin(server, cache, "pull", "wenet/aishell", **quickly)
     assert server.reached.wait(120)
     part = cache / "downloads/wenet/aishell/archive"
     assert stopped.stderr is not None
@@ -183,14 +205,14 @@ def test_a_stopped_download_goes_on(server: ArchiveServer, tmp_path: Path, how: 
     server.held.set()
     server.held = None
     there = part.stat().st_size
-    code, out, err = run(server, cache, "pull", "wenet/aishell")
+    code, out, err = run(server, cache, "pull", "wenet/aishell", **quickly)
     assert (code, out) == (0, "--model wenet/aishell\n"), err
     assert [(wanted, status) for _, wanted, status in server.log] == [("", 200), (f"bytes={there}-", 206)]
     assert not part.exists()
     assert not list((cache / "models/wenet").glob(".*"))
 
 
-def test_a_repository_in_wenets_layout_is_pulled_first(tmp_path: Path, fixtures: Path) -> None:
+def test_a_repository_in_wenets_layout_is_pulled_first(tmp_path: Path, fixtures: Path, quickly: dict[str, str]) -> None:
     shutil.copytree(fixtures / "wenet_moe_tiny", tmp_path / "hub/org/exp")
     (tmp_path / "hub/org/exp/units.txt").rename(tmp_path / "hub/org/exp/words.txt")
     (tmp_path / "hub/org/exp/optimizer.pt").write_text("of no use here")
@@ -202,7 +224,7 @@ def test_a_repository_in_wenets_layout_is_pulled_first(tmp_path: Path, fixtures:
         assert code == 1
         assert "it is a checkpoint of WeNet: convert it once, with `unichoir pull org/exp`" in err
         assert not any("final.pt" in line for line in hub.log), "no pickle is fetched to recognise"
-        code, out, err = run(None, tmp_path / "cache", "pull", "org/exp", **more)
+        code, out, err = run(None, tmp_path / "cache", "pull", "org/exp", **more, **quickly)
         assert (code, out) == (0, "--model org/exp\n"), err
         assert not any("optimizer.pt" in line for line in hub.log if line.startswith("GET"))
     code, out, err = run(None, tmp_path / "cache", *use, **more)
