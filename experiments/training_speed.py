@@ -89,7 +89,7 @@ def step_row(name: str, frames_per_batch: int, steps: int, yardstick: Yardstick)
     try:
         training = Training(config, device, (size, 100 * SECONDS, TOKENS_PER_SECOND * SECONDS), "bf16")
         peak, seconds = training.peak_bytes(), training.seconds(steps)
-        ratios = experts_one_by_one(training, workload.batch.frames * size, steps)
+        ratios = experts_one_by_one(training, workload.batch(config.encoder).frames * size, steps)
     except torch.OutOfMemoryError:
         return f"| {name} | {size * SECONDS} s: does not fit; planned {plan.memory.peak / 1e9:.1f} GB " + 8 * "| " + "|"
     rate = plan.step_flops * size * SECONDS / seconds

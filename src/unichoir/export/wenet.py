@@ -80,15 +80,13 @@ def export_wenet(source: Path, output: Path) -> list[str]:
 
 def _dataset_section(fbank: FbankConfig) -> dict[str, Any]:
     """Return `dataset_conf`, which `wenet_fbank` reads. Raises ConfigError for what WeNet can't express."""
-    allowed: dict[str, tuple[object, ...]] = {
-        "kind": ("kaldi", "mfcc"), "lead_frames": (0,), "trail_frames": (0,), "snip_edges": (True,),
-    }  # fmt: skip
     feats_type, more = "fbank", {}
+    band: dict[str, tuple[object, ...]] = {"low_freq": (20.0,), "high_freq": (0.0,)}
     if fbank.kind == "mfcc":
-        feats_type = "mfcc"
+        feats_type, band = "mfcc", {}
         more = {"num_ceps": fbank.num_mel_bins, "low_freq": fbank.low_freq, "high_freq": fbank.high_freq}
-    else:
-        allowed |= {"low_freq": (20.0,), "high_freq": (0.0,)}
+    edges: dict[str, tuple[object, ...]] = {"lead_frames": (0,), "trail_frames": (0,)}
+    allowed = {"kind": ("kaldi", "mfcc"), **edges, **band, "snip_edges": (True,)}
     for name, values in allowed.items():
         if getattr(fbank, name) not in values:
             only = f"cannot be represented in WeNet (only {', '.join(map(repr, values))})"
