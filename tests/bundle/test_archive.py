@@ -147,7 +147,7 @@ def test_truncated(tmp_path: Path, source: Path, mode: str, share: float) -> Non
 def test_a_damaged_byte_is_found(tmp_path: Path, source: Path) -> None:
     content = bytearray(make_archive(source))
     content[len(content) // 2] ^= 1
-    with pytest.raises(CheckpointError, match=r"x\.tar\.gz: damaged \("):
+    with pytest.raises(CheckpointError, match=r"x\.tar\.gz: (damaged \(|truncated)"):
         unpack(tmp_path, bytes(content))
 
 
@@ -159,8 +159,9 @@ def test_a_damaged_byte_is_found(tmp_path: Path, source: Path) -> None:
         (b"PK\x03\x04" + bytes(1000), "a zip archive"),
         (b"", "not a tar archive"),
         (b"\xff" * 10_000, "not a tar archive"),
-        (gzip.compress(b"just text"), "damaged"),
+        (gzip.compress(b"just text", mtime=0), "damaged"),
     ],
+    ids=["page", "json", "zip", "empty", "bytes", "gzip of a text"],  # all processes must collect the same names
 )
 def test_no_tar(tmp_path: Path, content: bytes, reason: str) -> None:
     with pytest.raises(CheckpointError) as error:
