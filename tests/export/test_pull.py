@@ -59,6 +59,7 @@ def requests(server: ArchiveServer) -> list[tuple[str, int]]:
     return [(path.partition("/")[2].partition("/")[0].partition("?")[0], status) for path, _, status in server.log]
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_model_and_its_checkpoint_with_a_card(
     server: ArchiveServer, cache: Path, capsys: pytest.CaptureFixture[str], fixtures: Path
 ) -> None:
