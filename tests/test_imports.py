@@ -56,6 +56,7 @@ def test_transcribing_needs_no_torch(tiny_model: Path, tmp_path: Path) -> None:
     found = modules_after(code, str(path), "--model", str(tiny_model))
     assert "onnxruntime" in found
     assert not found & {"torch", "onnx", "safetensors", "yaml", "sentencepiece"}
+    assert not found & {"ssl", "tarfile"}, "only pulling a model needs a client for the web and archives"
 
 
 @pytest.mark.parametrize(

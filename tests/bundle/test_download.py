@@ -11,7 +11,7 @@ import pytest
 from tests.bundle.archive_server import ArchiveServer
 
 from unichoir.bundle.download import ATTEMPTS, discard, download, shown
-from unichoir.bundle.published import archive_sources
+from unichoir.bundle.sources import archive_sources
 from unichoir.errors import DownloadError
 
 NAME = "model.tar.gz"

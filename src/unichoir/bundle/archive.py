@@ -11,12 +11,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
+from unichoir.bundle.published import NEEDED, WENET_FILES
 from unichoir.bundle.replacing import writing
 from unichoir.errors import CheckpointError
 
-NEEDED = ("train.yaml", "final.pt")
-WENET_FILES = (*NEEDED, "units.txt", "*_units.txt", "words.txt", "lang_char.txt", "global_cmvn", "*.model", "README.md")
-"""Patterns of the files of a WeNet checkpoint that are read; they lie in one folder."""
 MAX_MEMBERS = 10_000
 MAX_WEIGHTS_BYTES = 16 << 30
 """Largest `final.pt`."""

@@ -4,10 +4,9 @@ import os
 import re
 from collections.abc import Sequence
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 
-from unichoir.bundle.archive import WENET_FILES
+from unichoir.bundle.published import WENET_FILES
 from unichoir.bundle.replacing import writing
 from unichoir.bundle.sums import CARD_FILE, MODEL_FILES, SUMS_FILE
 from unichoir.errors import CheckpointError, UnichoirError
@@ -57,6 +56,8 @@ def _fetch(name: str, marker: str, patterns: Sequence[str]) -> Path:
     match = _MODEL_ID.fullmatch(name)
     if match is None:
         raise CheckpointError(f"{name}: not a name of the Hugging Face hub (organisation/name)")
+    from importlib import metadata  # loading a model from a folder needs none of this
+
     try:
         from huggingface_hub import constants, errors, snapshot_download
     except ModuleNotFoundError as error:

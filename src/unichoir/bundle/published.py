@@ -1,4 +1,4 @@
-"""The models that WeNet has published: their training data, their error rates, and where their archives are.
+"""The models that WeNet has published: their training data, their error rates, and the files of a checkpoint.
 
 Facts are those of WeNet's `docs/pretrained_models.md` and `examples/*/s0/README.md`
 (https://github.com/wenet-e2e/wenet), and of the pages of the data. Nothing here was measured by this project.
@@ -8,18 +8,10 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from unichoir.bundle.download import fetch_json
-from unichoir.errors import DownloadError
-
-LIST_VARIABLE = "UNICHOIR_WENET_LIST"
-"""The variable with the address of the list of archives; empty: no list."""
-ARCHIVES_VARIABLE = "UNICHOIR_WENET_ARCHIVES"
-"""The variable with the address that the name of an archive is appended to, used if the list doesn't help."""
-DEFAULT_LIST = "https://modelscope.cn/api/v1/datasets/wenet/wenet_pretrained_models/oss/tree"
-DEFAULT_ARCHIVES = "https://wenet.org.cn/downloads?models=wenet&version="
-
+NEEDED = ("train.yaml", "final.pt")
+WENET_FILES = (*NEEDED, "units.txt", "*_units.txt", "words.txt", "lang_char.txt", "global_cmvn", "*.model", "README.md")
+"""Patterns of the files of a WeNet checkpoint that are read; they lie in one folder."""
 NOT_STATED = "not stated"
 _PINNED = re.compile(r"(?P<name>[^@]+)@(?P<sha256>[0-9a-f]{64})")
 
@@ -157,14 +149,6 @@ PUBLISHED: Mapping[str, PublishedModel] = {
 """The models by name, in alphabetical order."""
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where an archive may be fetched; size in bytes, if the list says it."""
-
-    url: str
-    size: int | None = None
-
-
 def split_pinned(name: str) -> tuple[str, str | None]:
     """Return the name without its pin, and the SHA-256 that `NAME@SHA256` pins the archive to, if any."""
     match = _PINNED.fullmatch(name)
@@ -174,36 +158,3 @@ def split_pinned(name: str) -> tuple[str, str | None]:
 def is_published(name: str) -> bool:
     """Return whether this names a published model, pinned or not. A folder of the same name counts first."""
     return split_pinned(name)[0] in PUBLISHED and not os.path.exists(name)
-
-
-def archive_sources(archive: str) -> tuple[list[Source], str]:
-    """Return where to fetch an archive, best first, and why the list didn't help ("" if it did).
-
-    The list is asked first. Raises DownloadError if nothing is configured.
-    """
-    listed, where = os.environ.get(LIST_VARIABLE, DEFAULT_LIST), os.environ.get(ARCHIVES_VARIABLE, DEFAULT_ARCHIVES)
-    fallback = [Source(where + archive)] if where else []
-    if not listed:
-        if not fallback:
-            raise DownloadError(f"{archive}: {LIST_VARIABLE} and {ARCHIVES_VARIABLE} are both empty")
-        return fallback, ""
-    try:
-        source = _find(fetch_json(listed), archive, listed)
-    except DownloadError as error:
-        if not fallback:
-            raise
-        return fallback, str(error)
-    return [source, *(Source(each.url, source.size) for each in fallback)], ""
-
-
-def _find(content: Any, archive: str, listed: str) -> Source:
-    entries = content.get("Data") if isinstance(content, dict) else None
-    if not isinstance(entries, list):
-        raise DownloadError(f"{listed}: not a list of archives (it has no 'Data')")
-    for entry in entries:
-        if isinstance(entry, dict) and entry.get("Key") == archive:
-            url, size = entry.get("Url"), entry.get("Size")
-            if not isinstance(url, str):
-                raise DownloadError(f"{listed}: {archive} has no 'Url'")
-            return Source(url, size if isinstance(size, int) and size > 0 else None)
-    raise DownloadError(f"{listed}: does not list {archive}")

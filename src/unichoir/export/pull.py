@@ -19,14 +19,7 @@ from unichoir.bundle.card import DATA, NOT_STATED, RESULTS, Card
 from unichoir.bundle.download import discard, download, is_web, shown
 from unichoir.bundle.hub import fetch_wenet, is_on_hub
 from unichoir.bundle.messages import megabytes, say
-from unichoir.bundle.published import (
-    ARCHIVES_VARIABLE,
-    PUBLISHED,
-    PublishedModel,
-    archive_sources,
-    is_published,
-    split_pinned,
-)
+from unichoir.bundle.published import PUBLISHED, PublishedModel, is_published, split_pinned
 from unichoir.bundle.pulled import (
     CHECKPOINT,
     LOCAL,
@@ -37,6 +30,7 @@ from unichoir.bundle.pulled import (
     model_folder,
 )
 from unichoir.bundle.replacing import replace_text, replacing_directory
+from unichoir.bundle.sources import ARCHIVES_VARIABLE, archive_sources
 from unichoir.bundle.sums import CARD_FILE, sha256
 from unichoir.errors import CheckpointError, ConfigError, DownloadError, UnichoirError
 from unichoir.export.onnx import export_onnx
