@@ -1,6 +1,5 @@
 """WeNet's models with other front ends and blocks, in the engine without torch, recognise what they do in WeNet."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +7,7 @@ import pytest
 import torch
 import yaml
 from tests.formats.wenet_checkpoints import edit
+from tests.formats.wenet_reference import LEFT_CHUNKS, decoded_as_wenet
 
 from unichoir.engine.encoding import encode_utterance
 from unichoir.engine.onnx_backend import OnnxBackend
@@ -15,13 +15,7 @@ from unichoir.export.onnx import export_onnx
 from unichoir.export.wenet import import_wenet
 from unichoir.formats.wenet.checkpoint import load_wenet
 from unichoir.network.encoder import Encoder
-from unichoir.recognition.options import DecodingOptions
-from unichoir.search.search import Search
-from unichoir.text.tokenizer import load_tokenizer
 from unichoir.text.wer import align, count_errors
-
-CHUNKS = {"full": (None, -1), "chunk16": (16, -1), "chunk4": (4, 2)}
-"""Chunk size and left chunks of the references."""
 
 
 @pytest.mark.parametrize(
@@ -36,31 +30,16 @@ def test_exported_models_recognise_as_wenet(
     export_onnx(tmp_path / "checkpoint", tmp_path / "model", quantize=quantize)
     backend = OnnxBackend(tmp_path / "model", num_threads=1)
     feats, lengths = reference["feats"], reference["feats_lengths"]
-    for context, expected in (("full", "encoder_out_full"), ("chunk4", "encoder_out_chunk4_left2")):
-        encoder_out, lens = encode_utterance(backend, feats, lengths, *CHUNKS[context])
+    for chunk_size, expected in ((0, "encoder_out_full"), (4, "encoder_out_chunk4_left2")):
+        encoder_out, lens = encode_utterance(backend, feats, lengths, chunk_size, LEFT_CHUNKS[chunk_size])
         assert lens.tolist() == reference["encoder_out_full_lens"].tolist()
         for row, length in enumerate(lens):
             difference = np.abs(encoder_out[row, :length] - reference[expected][row, :length])
             assert float(difference.max()) < tolerance
-    decoded = json.loads((fixtures / name / "decode.json").read_text())
-    search, wrong, tokens = Search(backend, load_tokenizer(tmp_path / "model")), 0, 0
-    for context, results in decoded["results"].items():
-        encoder_out, lens = encode_utterance(backend, feats, lengths, *CHUNKS[context])
-        for mode, references in results.items():
-            options = DecodingOptions(
-                mode=mode,
-                beam_size=decoded["beam_size"],
-                ctc_weight=decoded["ctc_weight"],
-                reverse_weight=decoded["reverse_weight"],
-                max_length=encoder_out.shape[1],
-            )
-            for output, length, wanted in zip(encoder_out, lens, references, strict=True):
-                hyps = search(output[:length], backend.ctc_log_probs(output[None, :length])[0], options)
-                counts = count_errors(align(list(map(str, wanted["tokens"])), list(map(str, hyps[0].tokens))))
-                wrong, tokens = (
-                    wrong + counts.errors,
-                    tokens + len(wanted["tokens"]),
-                )
+    wrong = tokens = 0
+    for hyps, wanted in decoded_as_wenet(backend, fixtures / name):
+        wrong += count_errors(align(list(map(str, wanted["tokens"])), list(map(str, hyps[0].tokens)))).errors
+        tokens += len(wanted["tokens"])
     assert tokens > 50
     assert wrong <= (0.1 * tokens if quantize else 0)
 

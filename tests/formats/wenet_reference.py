@@ -1,18 +1,52 @@
 """WeNet's checkpoints with reference outputs, and comparisons with these."""
 
+import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from unichoir.engine.backend import Backend
+from unichoir.engine.encoding import encode_utterance
 from unichoir.network.asr_model import AsrModel
 from unichoir.network.encoder import places_kept
 from unichoir.network.masks import ChunkMask
+from unichoir.recognition.options import DecodingOptions
+from unichoir.search.hypothesis import Hypothesis
+from unichoir.search.options import MODES
+from unichoir.search.search import Search
+from unichoir.text.tokenizer import load_tokenizer
 
 TINY = "wenet_moe_tiny"
 NAMES = [TINY, "wenet_dense", "wenet_moe_top1_nobias", "wenet_conv2d6", "wenet_conv2d8", "wenet_transformer"]
+LEFT_CHUNKS = {0: -1, 16: -1, 4: 2}
+"""How the references in chunks were made: chunk size to left chunks."""
+
+
+def decoded_as_wenet(backend: Backend, checkpoint: Path) -> Iterator[tuple[list[Hypothesis], dict[str, Any]]]:
+    """Yield what the engine and WeNet decode, of each utterance, in each mode and context of the references."""
+    search, arrays = Search(backend, load_tokenizer(checkpoint)), np.load(checkpoint / "reference.npz")
+    decoded = json.loads((checkpoint / "decode.json").read_text())
+    assert len(decoded["results"]) == 2
+    for context, results in decoded["results"].items():
+        chunk_size = int(context.removeprefix("chunk").replace("full", "0"))
+        left = LEFT_CHUNKS[chunk_size]
+        encoder_out, lens = encode_utterance(backend, arrays["feats"], arrays["feats_lengths"], chunk_size, left)
+        assert set(results) == set(MODES)
+        for mode, references in results.items():
+            options = DecodingOptions(
+                mode=mode,
+                beam_size=decoded["beam_size"],
+                ctc_weight=decoded["ctc_weight"],
+                reverse_weight=decoded["reverse_weight"],
+                max_length=encoder_out.shape[1],  # WeNet's limit is the longest of the batch
+            )
+            for output, length, reference in zip(encoder_out, lens, references, strict=True):
+                yield search(output[:length], backend.ctc_log_probs(output[None, :length])[0], options), reference
 
 
 def assert_rows_close(ours: Tensor, reference: Tensor, lengths: Tensor, tolerance: float) -> None:
