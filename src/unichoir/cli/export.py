@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from unichoir.cli._shared.common import note
+from unichoir.cli._shared.common import note, size_of
 
 
 def export(
@@ -105,7 +105,7 @@ def export(
     )
     for part, difference in differences.items():
         note(f"{part}: ONNX differs from torch by at most {difference:.1e}")
-    note(f"{output}: {sum(path.stat().st_size for path in output.iterdir()) / 1e6:.1f} MB")
+    note(f"{output}: {size_of(output)}")
 
 
 def export_for_sherpa(checkpoint: str, output: Path, quantize: Literal["int8"] | None) -> None:
@@ -119,4 +119,4 @@ def export_for_sherpa(checkpoint: str, output: Path, quantize: Literal["int8"] |
         note(f"{name}: ONNX differs from torch by at most {difference:.1e}")
     for line in done.notes:
         note(f"note: {line}")
-    note(f"{output}: {sum(path.stat().st_size for path in output.iterdir()) / 1e6:.1f} MB")
+    note(f"{output}: {size_of(output)}")

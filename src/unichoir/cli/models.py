@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from unichoir.cli._shared.common import note
+from unichoir.cli._shared.common import note, size_of
 from unichoir.errors import UnichoirError
 
 if TYPE_CHECKING:
@@ -79,9 +79,8 @@ def _included(names: list[str]) -> Table:
     for name in names:
         path = MODELS / name / CONFIG_FILE
         config = from_mapping(ModelDirectoryConfig, json.loads(path.read_text(encoding="utf-8")), str(path))
-        size = sum(path.stat().st_size for path in (MODELS / name).iterdir())
         shown = f"{name} (default)" if name == DEFAULT_MODEL else name
-        table.add_row(shown, f"{config.parameters / 1e6:.1f}M", f"{size / 1e6:.1f} MB", str(config.model.vocab_size))
+        table.add_row(shown, f"{config.parameters / 1e6:.1f}M", size_of(MODELS / name), str(config.model.vocab_size))
     return table
 
 
@@ -92,7 +91,7 @@ def _published(pulled: Mapping[str, Path]) -> Table:
     table.add_column("language, data, licence of the data, published error rates", overflow="fold")
     conditions: dict[str, list[str]] = {}
     for name, model in PUBLISHED.items():
-        cached = _size(pulled[name]) if name in pulled else "-"
+        cached = size_of(pulled[name]) if name in pulled else "-"
         about = f"{model.language}, {model.data}\n{model.licence}\n{model.scores}"
         table.add_row(name, f"{model.megabytes} MB", cached, Text(about))
         conditions.setdefault(model.conditions, []).append(name)
@@ -108,18 +107,14 @@ def _pulled(directories: Mapping[str, Path]) -> Table:
     table = _table("Pulled models", "name", "size")
     table.add_column("from", overflow="fold")
     for name, directory in directories.items():
-        table.add_row(name, _size(directory), Text(Record.read(directory).source))
+        table.add_row(name, size_of(directory), Text(Record.read(directory).source))
     return table
-
-
-def _size(directory: Path) -> str:
-    return f"{sum(path.stat().st_size for path in directory.rglob('*') if path.is_file()) / 1e6:.1f} MB"
 
 
 def _fetched(directories: Mapping[str, Path]) -> Table:
     table = _table("From the Hugging Face hub, in its cache", "name", "size")
     for name, directory in directories.items():
-        table.add_row(name, _size(directory))
+        table.add_row(name, size_of(directory))
     return table
 
 

@@ -65,6 +65,11 @@ def write_line(text: str) -> None:
     sys.stdout.flush()
 
 
+def size_of(directory: Path) -> str:
+    """Return the size of all files in a folder, for people."""
+    return f"{sum(path.stat().st_size for path in directory.rglob('*') if path.is_file()) / 1e6:.1f} MB"
+
+
 def note(text: str) -> None:
     """Write a line to standard error."""
     print(text, file=sys.stderr, flush=True)
