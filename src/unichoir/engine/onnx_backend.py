@@ -14,6 +14,7 @@ import numpy as np
 import onnxruntime
 from onnxruntime import InferenceSession
 
+from unichoir import native
 from unichoir.audio.fbank import FbankConfig
 from unichoir.bundle.sums import check_sums
 from unichoir.configuration import check_ranges, from_mapping
@@ -289,6 +290,8 @@ def _session_options(num_threads: int | None) -> onnxruntime.SessionOptions:
     # not spin, because the next graph has its own threads and needs the cores.
     options.add_session_config_entry("session.intra_op.allow_spinning", "1")
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    if kernels := native.library():
+        options.register_custom_ops_library(str(kernels))
     return options
 
 

@@ -1,13 +1,10 @@
-"""Post-processing of an exported graph: constant folding, and weights stored as float16."""
+"""Post-processing of an exported graph: constant folding, fusion of int8 layers, and weights stored as float16."""
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 from onnx_ir.passes.common import (
     ClearMetadataAndDocStringPass,
     CommonSubexpressionEliminationPass,
@@ -18,6 +15,8 @@ from onnx_ir.passes.common import (
 from onnxscript import optimizer
 
 from unichoir.bundle.replacing import writing
+from unichoir.export.functions import add_functions
+from unichoir.export.fusion import fuse
 
 MIN_SIZE = 256
 """Weights with fewer values than this stay in float32, because they save nothing."""
@@ -35,83 +34,12 @@ def finish(model: ir.Model) -> None:
             node.attributes.pop("num_outputs", None)
     InlinePass()(model)
     optimizer.fold_constants(model, input_size_limit=sys.maxsize, output_size_limit=sys.maxsize)
-    DeduplicateInitializersPass()(model)  # lets products of the same frames share their codes
+    DeduplicateInitializersPass()(model)
     CommonSubexpressionEliminationPass()(model)
-    _join_products(model.graph)
+    fuse(model.graph)
     RemoveUnusedNodesPass()(model)
+    add_functions(model)
     ClearMetadataAndDocStringPass()(model)
-
-
-def _join_products(graph: ir.Graph) -> None:
-    """Join products of the same codes with several weights into one, and split its result.
-
-    A product of few frames takes as long with twice the columns. The values are the same to the bit. Queries, keys and
-    values are such products, and so are a decoder's keys and values of all blocks.
-
-    The function looks for the chain that `operators.int8_linear` writes: MatMulIntegerToFloat, times the frames'
-    scales, plus a bias. New weights are named after the old ones, joined by +.
-    """
-    chains: dict[tuple[ir.Value | None, ...], list[tuple[ir.Node, ir.Node, ir.Node]]] = {}
-    for node in graph:
-        if node.op_type == "MatMulIntegerToFloat":
-            times = _only_user(node, "Mul")
-            plus = times and _only_user(times, "Add")
-            if times and plus and all(map(_is_constant, (*node.inputs[1::2], plus.inputs[1]))):
-                frames, _, one, _, zero_point = node.inputs
-                chains.setdefault((frames, one, zero_point, times.inputs[1]), []).append((node, times, plus))
-    for (frames, one, zero_point, scales), found in chains.items():
-        if len(found) == 1:
-            continue
-        products, _, sums = zip(*found, strict=True)
-        first = products[0]
-        weight, scale, bias = (
-            _joined(graph, values)
-            for values in (
-                [node.inputs[1] for node in products],
-                [node.inputs[3] for node in products],
-                [node.inputs[1] for node in sums],
-            )
-        )
-        widths = _constant(
-            graph, f"{first.outputs[0].name}.widths", np.array([_array(node.inputs[1]).size for node in sums])
-        )
-        product = ir.node(first.op_type, [frames, weight, one, scale, zero_point], domain=first.domain)
-        scaled = ir.node("Mul", [product.outputs[0], scales])
-        whole = ir.node("Add", [scaled.outputs[0], bias])
-        parts = ir.node("Split", [whole.outputs[0], widths], {"axis": -1}, num_outputs=len(found))
-        graph.insert_before(first, [product, scaled, whole, parts])
-        for each, part in zip(sums, parts.outputs, strict=True):
-            part.dtype, part.shape = each.outputs[0].dtype, each.outputs[0].shape
-            each.outputs[0].replace_all_uses_with(part, replace_graph_outputs=True)
-
-
-def _only_user(node: ir.Node, op_type: str) -> ir.Node | None:
-    """Return the only user of `node`, if it has type `op_type` and takes the node's output as its first input."""
-    uses = list(node.outputs[0].uses())
-    return uses[0].node if len(uses) == 1 and uses[0].node.op_type == op_type and uses[0].idx == 0 else None
-
-
-def _is_constant(value: ir.Value | None) -> bool:
-    return value is not None and value.const_value is not None
-
-
-def _array(value: ir.Value | None) -> NDArray[Any]:
-    assert value is not None
-    assert value.const_value is not None
-    return value.const_value.numpy()
-
-
-def _joined(graph: ir.Graph, values: Sequence[ir.Value | None]) -> ir.Value:
-    name = "+".join(str(value and value.name) for value in values)
-    return _constant(graph, name, np.concatenate([_array(value) for value in values], axis=-1))
-
-
-def _constant(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
-    """Add an initializer."""
-    tensor = ir.tensor(array, name=name)
-    value = ir.Value(name=name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape))
-    graph.register_initializer(value)
-    return value
 
 
 def store_as_float16(model: ir.Model) -> None:

@@ -1,37 +1,35 @@
 """PyTorch operators that the ONNX exporter doesn't support, written in ONNX operators (opset 18).
 
 The functions are called while a graph is built: Python values in them are constants of that graph, and loops are
-unrolled. The int8 functions use two operators of ONNX Runtime, each of which replaces several standard ones.
+unrolled.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from onnx import TensorProto
 from onnx.defs import OpSchema
 from onnxscript import opset18
 from onnxscript.values import Op, Opset
 
-from unichoir.export.quantize import ZERO_POINT, least_peak, peak_to_scale
+from unichoir.export import functions
 
 op: Any = opset18  # typed for eager tensors, not for graphs
 
 
-def _contrib(name: str, inputs: Sequence[tuple[str, str]], attributes: Sequence[OpSchema.Attribute] = ()) -> Any:
-    """Return an operator of ONNX Runtime's domain; inputs: names and types. Its output has floats."""
+def _operator(
+    domain: str, name: str, inputs: Sequence[tuple[str, str]], attributes: Sequence[OpSchema.Attribute] = ()
+) -> Any:
+    """Return an operator of another domain than ONNX; inputs: names and types. Its output has floats."""
     formal = [OpSchema.FormalParameter(each, f"tensor({kind})") for each, kind in inputs]
     output = [OpSchema.FormalParameter("Y", "tensor(float)")]
-    schema = OpSchema(name, "com.microsoft", 1, inputs=formal, outputs=output, attributes=list(attributes))
-    return Op(Opset("com.microsoft", 1), name, schema)
+    schema = OpSchema(name, domain, 1, inputs=formal, outputs=output, attributes=list(attributes))
+    return Op(Opset(domain, 1), name, schema)
 
 
-# (A - A's zero point) times B, each column multiplied by B's scale.
-_matmul_integer_to_float = _contrib(
-    "MatMulIntegerToFloat",
-    [("A", "uint8"), ("B", "int8"), ("a_scale", "float"), ("b_scale", "float"), ("a_zero_point", "uint8")],
-)
+_contrib = functools.partial(_operator, "com.microsoft")
 # Rotates pairs (x[i], x[i + half]) by the angle of their position.
 _rotary_embedding = _contrib(
     "RotaryEmbedding", [("X", "float"), ("position_ids", "int64"), ("cos_cache", "float"), ("sin_cache", "float")]
@@ -123,79 +121,47 @@ def fused_rotate(x: Any, cos: Any, sin: Any) -> Any:
     return _rotary_embedding(x, op.Constant(value_ints=[0]), cos, sin)
 
 
-_FUSED_ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
-    "swish": lambda x: _quick_gelu(x, alpha=1.0),
-    "gelu": _gelu,
-    "relu": op.Relu,
-}
-"""Implementations in one pass, for graphs that need ONNX Runtime anyway."""
 FUSED_ACTIVATIONS: dict[Any, Callable[..., Any]] = {
-    torch.ops.aten.silu.default: _FUSED_ACTIVATIONS["swish"],
-    torch.ops.aten.gelu.default: _FUSED_ACTIVATIONS["gelu"],
+    torch.ops.aten.silu.default: lambda x: _quick_gelu(x, alpha=1.0),
+    torch.ops.aten.gelu.default: _gelu,
 }
-"""The same for torch's operators."""
+"""Implementations of torch's operators in one pass, for graphs that need ONNX Runtime anyway."""
 
 
 def int8_linear(x: Any, weight: Any, scale: Any, bias: Any, codes: str) -> Any:
     """Implement `unichoir::int8_linear`, see `quantize.Int8Linear`."""
-    return _product(*_quantize_frames(x, codes), weight, scale, bias, codes)
+    return _linear_of(codes)(x, weight, scale, bias)
 
 
 def int8_experts(
     x: Any,
-    source: Any,
-    counts: Any,
+    gates: Any,
+    experts: Any,
     w_1: Sequence[Any],
-    scale_1: Sequence[Any],
-    bias_1: Sequence[Any],
     w_2: Sequence[Any],
-    scale_2: Sequence[Any],
-    bias_2: Sequence[Any],
+    scale_1: Any,
+    bias_1: Any,
+    scale_2: Any,
+    bias_2: Any,
     activation: str,
 ) -> Any:
-    """Implement `unichoir::int8_experts`. All experts share one activation between the two products."""
-    num_experts = len(w_1)
-    rest = op.Sub(op.Shape(source), op.ReduceSum(counts, keepdims=1))
-    blocks = op.Concat(counts, rest, axis=0)
-
-    def split(rows: Any) -> Sequence[Any]:
-        parts: Sequence[Any] = op.Split(rows, blocks, axis=0, num_outputs=num_experts + 1)
-        return parts[:num_experts]
-
-    def products(codes: Any, scales: Any, w: Any, scale: Any, bias: Any, kind: str) -> Any:
-        """Multiply all rows; rows without an expert become zeros."""
-        codes, scales = split(codes), split(scales)
-        y = [_product(codes[e], scales[e], w[e], scale[e], bias[e] if bias else None, kind) for e in range(num_experts)]
-        width = op.Constant(value_ints=[w[0].shape[1]])
-        return op.Concat(*y, op.Expand(_float(0.0), op.Concat(rest, width, axis=0)), axis=0)
-
-    codes, scales = (op.Gather(each, source, axis=0) for each in _quantize_frames(x, "symmetric"))
-    hidden = products(codes, scales, w_1, scale_1, bias_1, "symmetric")
-    hidden = _FUSED_ACTIVATIONS[activation](hidden)
-    return products(*_quantize_frames(hidden, activation), w_2, scale_2, bias_2, activation)
+    """Implement `unichoir::int8_experts`, see `quantize.Int8Experts`."""
+    return _experts_of(activation, len(w_1))(x, gates, experts, scale_1, bias_1, scale_2, bias_2, *w_1, *w_2)
 
 
-def _quantize_frames(x: Any, codes: str) -> tuple[Any, Any]:
-    """Quantise frames as in `quantize.quantize_frames`: (..., K) to codes (..., K) and scales, here (..., 1).
-
-    QuantizeLinear with a scale per frame would include the division, but requires frames in rows and one zero point per
-    frame. That takes more nodes, which dominate the time with few frames.
-    """
-    values = op.Abs(x) if codes == "symmetric" else x
-    peak = op.ReduceMax(values, op.Constant(value_ints=[-1]), keepdims=1)
-    scale = op.Mul(op.Max(peak, _float(least_peak(codes))), _float(peak_to_scale(codes)))
-    return op.QuantizeLinear(op.Div(x, scale), _float(1.0), _zero_point(codes)), scale
+@functools.cache
+def _linear_of(codes: str) -> Any:
+    types = [("x", "float"), ("weight", "int8"), ("scale", "float"), ("bias", "float")]
+    return _operator(functions.DOMAIN, functions.linear_name(codes), types)
 
 
-def _product(codes: Any, scales: Any, weight: Any, scale: Any, bias: Any, kind: str) -> Any:
-    """Multiply as in `quantize.product`; scales: (..., 1)."""
-    y = op.Mul(_matmul_integer_to_float(codes, weight, _float(1.0), scale, _zero_point(kind)), scales)
-    return y if bias is None else op.Add(y, bias)
+@functools.cache
+def _experts_of(activation: str, num_experts: int) -> Any:
+    types = [("x", "float"), ("gates", "float"), ("experts", "int64")]
+    types += [(f"{name}_{layer}", "float") for layer in (1, 2) for name in ("scale", "bias")]
+    types += [(f"w_{layer}_{e}", "int8") for layer in (1, 2) for e in range(num_experts)]
+    return _operator(functions.DOMAIN, f"{functions.EXPERTS}_{activation}", types)
 
 
 def _float(value: float) -> Any:
     return op.Constant(value_float=value)
-
-
-def _zero_point(codes: str) -> Any:
-    return op.Cast(op.Constant(value_int=ZERO_POINT[codes]), to=TensorProto.UINT8)

@@ -8,7 +8,7 @@ The result of a frame therefore only depends on that frame, not on the rest of t
 scores, softmax, the depthwise convolutions and the first convolution (nine inputs) stay in fp32.
 
 The modules here replace modules of the model. In torch they compute exactly what is defined here. Each is exported as
-one node, which `export/operators.py` translates.
+one node, which calls a function of `export/functions.py`.
 """
 
 from typing import Literal
@@ -21,8 +21,8 @@ from unichoir.network.asr_model import AsrModel
 from unichoir.network.attention import MultiHeadAttention
 from unichoir.network.config import EncoderConfig, convolved_size
 from unichoir.network.convolution import ConvolutionModule
+from unichoir.network.dispatch import combine, dispatch
 from unichoir.network.encoder import MergePairs
-from unichoir.network.experts import Experts
 from unichoir.network.feed_forward import ACTIVATIONS, FeedForward
 from unichoir.network.moe import MoE
 from unichoir.network.router import Router
@@ -67,70 +67,68 @@ def quantize_weight(weight_MK: Tensor, largest: int = LARGEST) -> tuple[Tensor, 
     return torch.round(weight_MK / scale_M.unsqueeze(1)).to(torch.int8).t().contiguous(), scale_M
 
 
-def product(
-    codes_NK: Tensor, scale_N: Tensor, w_KM: Tensor, scale_M: Tensor, bias_M: Tensor | None, codes: str
-) -> Tensor:
+def product(codes_NK: Tensor, scale_N: Tensor, w_KM: Tensor, scale_M: Tensor, bias_M: Tensor, codes: str) -> Tensor:
     """Return the scaled product (N, M). float64 represents all its integer sums exactly."""
     sums_NM = (codes_NK.double() - ZERO_POINT[codes]) @ w_KM.double()
-    y_NM = sums_NM.float() * scale_M * scale_N.unsqueeze(1)
-    return y_NM if bias_M is None else y_NM + bias_M
+    return sums_NM.float() * scale_M * scale_N.unsqueeze(1) + bias_M
 
 
 @torch.library.custom_op("unichoir::int8_linear", mutates_args=())
-def int8_linear(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, codes: str) -> Tensor:
+def int8_linear(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, codes: str) -> Tensor:
     """Quantise each frame and multiply: (..., K) to (..., M), see `Int8Linear`."""
     codes_NK, scale_N = quantize_frames(x.reshape(-1, x.shape[-1]), codes)
     return product(codes_NK, scale_N, weight, scale, bias, codes).reshape(*x.shape[:-1], weight.shape[1])
 
 
 @int8_linear.register_fake
-def _(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, codes: str) -> Tensor:
+def _(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, codes: str) -> Tensor:
     return x.new_empty(*x.shape[:-1], weight.shape[1])
 
 
 @torch.library.custom_op("unichoir::int8_experts", mutates_args=())
 def int8_experts(
     x_ND: Tensor,
-    source_S: Tensor,
-    counts_E: Tensor,
+    gates_NK: Tensor,
+    experts_NK: Tensor,
     w_1: list[Tensor],
-    scale_1: list[Tensor],
-    bias_1: list[Tensor],
     w_2: list[Tensor],
-    scale_2: list[Tensor],
-    bias_2: list[Tensor],
+    scale_1_EH: Tensor,
+    bias_1_EH: Tensor,
+    scale_2_ED: Tensor,
+    bias_2_ED: Tensor,
     activation: str,
 ) -> Tensor:
-    """Apply `Experts.forward` to frames that are quantised once, before they are copied to their experts."""
-    codes_ND, scale_N = quantize_frames(x_ND, "symmetric")
-    codes_SD, scale_S = codes_ND[source_S], scale_N[source_S]
-    y_SD = x_ND.new_zeros(len(source_S), w_2[0].shape[1])
+    """Return the gated sum of the experts' outputs (N, D), see `Int8Experts`."""
+    everything_N = torch.ones(len(x_ND), dtype=torch.bool)
+    order = dispatch(experts_NK, everything_N, len(w_1))
+    codes_ND, scale_N = quantize_frames(x_ND, "symmetric")  # before frames are copied to their experts
+    codes_SD, scale_S = codes_ND[order.source_S], scale_N[order.source_S]
+    y_SD = x_ND.new_zeros(len(order.source_S), w_2[0].shape[1])
     begin = 0
-    for e, count in enumerate(counts_E.tolist()):
+    for e, count in enumerate(order.counts_E.tolist()):
         rows = slice(begin, begin + count)
-        first, second = (bias_1[e], bias_2[e]) if bias_1 else (None, None)
-        hidden = product(codes_SD[rows], scale_S[rows], w_1[e], scale_1[e], first, "symmetric")
+        hidden = product(codes_SD[rows], scale_S[rows], w_1[e], scale_1_EH[e], bias_1_EH[e], "symmetric")
         hidden = ACTIVATIONS[activation](hidden)
         if count:
-            y_SD[rows] = product(*quantize_frames(hidden, activation), w_2[e], scale_2[e], second, activation)
+            y_SD[rows] = product(*quantize_frames(hidden, activation), w_2[e], scale_2_ED[e], bias_2_ED[e], activation)
         begin += count
-    return y_SD
+    return combine(y_SD, gates_NK, order.position_NK, everything_N)
 
 
 @int8_experts.register_fake
 def _(
     x_ND: Tensor,
-    source_S: Tensor,
-    counts_E: Tensor,
+    gates_NK: Tensor,
+    experts_NK: Tensor,
     w_1: list[Tensor],
-    scale_1: list[Tensor],
-    bias_1: list[Tensor],
     w_2: list[Tensor],
-    scale_2: list[Tensor],
-    bias_2: list[Tensor],
+    scale_1_EH: Tensor,
+    bias_1_EH: Tensor,
+    scale_2_ED: Tensor,
+    bias_2_ED: Tensor,
     activation: str,
 ) -> Tensor:
-    return x_ND.new_empty(source_S.shape[0], w_2[0].shape[1])
+    return torch.empty_like(x_ND)
 
 
 class Int8Linear(nn.Module):
@@ -138,14 +136,14 @@ class Int8Linear(nn.Module):
 
     weight: Tensor
     scale: Tensor
-    bias: Tensor | None
+    bias: Tensor
 
     def __init__(self, weight_MK: Tensor, bias: Tensor | None, codes: Codes, largest: int = LARGEST) -> None:
         super().__init__()
         weight, scale = quantize_weight(weight_MK.detach(), largest)
         self.register_buffer("weight", weight)
         self.register_buffer("scale", scale)
-        self.register_buffer("bias", None if bias is None else bias.detach())
+        self.register_buffer("bias", torch.zeros_like(scale) if bias is None else bias.detach())
         self.codes = codes
 
     def forward(self, x: Tensor) -> Tensor:
@@ -154,32 +152,45 @@ class Int8Linear(nn.Module):
 
 
 class Int8Experts(nn.Module):
-    """`Experts` in int8, with separate weights per expert."""
+    """A `MoE` in int8, with separate weights per expert. It doesn't count the load."""
 
-    def __init__(self, experts: Experts, largest: int = LARGEST) -> None:
+    scale_1: Tensor
+    bias_1: Tensor
+    scale_2: Tensor
+    bias_2: Tensor
+
+    def __init__(self, moe: MoE, largest: int = LARGEST) -> None:
         super().__init__()
-        self.num_experts, self.activation = len(experts.w_1), experts.activation
-        self.has_bias = experts.bias_1 is not None
+        if hasattr(moe, "router"):
+            self.router = moe.router
+        self.shared_expert, experts = moe.shared_expert, moe.experts
+        self.num_experts, self.activation = moe.num_experts, experts.activation
+        self.register_buffer("balance_bias", moe.balance_bias)
         for layer in (1, 2):
-            for e in range(self.num_experts):
-                weight, scale = quantize_weight(getattr(experts, f"w_{layer}")[e].detach(), largest)
+            weights = getattr(experts, f"w_{layer}").detach()
+            scales = []
+            for e, each in enumerate(weights):
+                weight, scale = quantize_weight(each, largest)
                 self.register_buffer(f"w_{layer}_{e}", weight)
-                self.register_buffer(f"scale_{layer}_{e}", scale)
-                if self.has_bias:
-                    self.register_buffer(f"bias_{layer}_{e}", getattr(experts, f"bias_{layer}")[e].detach().clone())
+                scales.append(scale)
+            bias = getattr(experts, f"bias_{layer}")
+            self.register_buffer(f"scale_{layer}", torch.stack(scales))
+            self.register_buffer(
+                f"bias_{layer}", weights.new_zeros(weights.shape[:2]) if bias is None else bias.detach()
+            )
 
-    def forward(self, x_ND: Tensor, source_S: Tensor, blocks_E: Tensor) -> Tensor:
-        """Apply the experts, see `Experts.forward`."""
-
-        def each(name: str) -> list[Tensor]:
-            return [getattr(self, f"{name}_{e}") for e in range(self.num_experts)]
-
-        weights = [
-            *(each("w_1"), each("scale_1"), each("bias_1") if self.has_bias else []),
-            *(each("w_2"), each("scale_2"), each("bias_2") if self.has_bias else []),
-        ]
-        y: Tensor = torch.ops.unichoir.int8_experts(x_ND, source_S, blocks_E, *weights, self.activation)
-        return y
+    def forward(self, x: Tensor, mask: Tensor, top_k: Tensor | None = None, router: Router | None = None) -> Tensor:
+        """Apply the mixture, see `MoE.forward`."""
+        x_ND = x.reshape(-1, x.shape[-1])
+        gates_NK, experts_NK, _ = (self.router if router is None else router)(x_ND, top_k, self.balance_bias)
+        experts_NK = experts_NK.masked_fill(~mask.reshape(-1, 1), self.num_experts)  # padding belongs to no expert
+        w_1, w_2 = ([getattr(self, f"w_{layer}_{e}") for e in range(self.num_experts)] for layer in (1, 2))
+        scales_and_biases = (self.scale_1, self.bias_1, self.scale_2, self.bias_2)
+        y_ND = torch.ops.unichoir.int8_experts(
+            x_ND, gates_NK, experts_NK, w_1, w_2, *scales_and_biases, self.activation
+        )
+        y: Tensor = y_ND.reshape(x.shape)
+        return y if self.shared_expert is None else y + self.shared_expert(x, mask)
 
 
 class Int8Mixture(nn.Module):
@@ -324,8 +335,9 @@ def quantize_model(model: AsrModel, largest: int = LARGEST) -> None:
 
     for parent in list(model.modules()):
         for name, module in list(parent.named_children()):
-            if isinstance(module, MoE) and Int8Mixture.worthwhile(module):
-                setattr(parent, name, Int8Mixture(module, largest))
+            if isinstance(module, MoE):
+                kind = Int8Mixture if Int8Mixture.worthwhile(module) else Int8Experts
+                setattr(parent, name, kind(module, largest))
     for module in list(model.modules()):
         if isinstance(module, MultiHeadAttention):
             for name in ("linear_q", "linear_k", "linear_v", "linear_out", "linear_pos"):
@@ -337,8 +349,6 @@ def quantize_model(model: AsrModel, largest: int = LARGEST) -> None:
         elif isinstance(module, FeedForward):
             replace(module, "w_1", "symmetric")
             replace(module, "w_2", module.activation)
-        elif isinstance(module, MoE):
-            setattr(module, "experts", Int8Experts(module.experts, largest))  # noqa: B010 - for the type checker an Experts
         elif isinstance(module, MergePairs):
             replace(module, "linear", "symmetric")
         for name in ("ctc_lo", "output_layer"):
