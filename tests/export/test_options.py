@@ -12,7 +12,7 @@ from torch import nn
 
 from unichoir.engine.onnx_backend import OnnxBackend
 from unichoir.engine.torch_backend import TorchBackend
-from unichoir.export.quantize import Int8Linear, quantize_model
+from unichoir.export.quantize import Int8Experts, Int8Linear, quantize_model
 from unichoir.network.asr_model import AsrModel
 from unichoir.network.masks import ChunkMask
 from unichoir.network.moe import MoE
@@ -103,7 +103,7 @@ def test_what_is_stored(exports) -> None:
     arrays = [onnx.numpy_helper.to_array(each) for each in encoder.initializer]
     assert sum(np.array_equal(each, router) or np.array_equal(each, router.T) for each in arrays) == 1
     quantized = reference_of(exports)
-    layers = [module.shared_expert for module in quantized.encoder.modules() if isinstance(module, MoE)]
+    layers = [module.shared_expert for module in quantized.encoder.modules() if isinstance(module, Int8Experts)]
     assert len(layers) == 2
     for layer in layers:
         for linear in (layer.w_1, layer.w_2):

@@ -81,7 +81,7 @@ inline void store(int32_t *to, Sums sums) { vst1q_s32(to, sums); }
 #endif
 
 constexpr int kPanel = kLanes * kVectors;
-constexpr int kCacheLine = 64;
+constexpr int kAhead = 2048; // bytes of weights to fetch before they are needed; they are larger than caches
 static_assert(kPanel <= kMaxPanel, "buffers for a tile have kMaxPanel columns");
 
 int64_t groups(int64_t inputs) { return (inputs + kGroup - 1) / kGroup; }
@@ -199,6 +199,7 @@ template <int kRows> void multiply_tile(const Code *q, int64_t codes_of_row, con
 #pragma GCC unroll 24
   for (int i = 0; i < kRows * kVectors; ++i) sums[i] = none();
   for (int64_t step = 0; step < steps; ++step, q += kGroup, w += kGroup * kPanel) {
+    __builtin_prefetch(w + kAhead);
     Bytes weights[kVectors];
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) weights[v] = load(w + v * kLanes * kGroup);
@@ -259,13 +260,8 @@ void multiply_and_activate(const Code *code, const float *scale, int64_t rows, C
     const int8_t *w = weights.packed + panel * steps * kGroup * kPanel;
     const int64_t place = panel * kPanel, start = panel * kColumns;
     const int64_t count = start + kColumns <= width ? kColumns : width - start;
-    // Weights are larger than caches: while tiles use this panel, the next one arrives.
-    const int64_t panel_size = panel + 1 < last ? steps * kGroup * kPanel : 0;
-    int64_t fetched = rows > kTile ? 0 : panel_size;
     for (int64_t row = 0; row < rows; row += kTile) {
       const int64_t taken = rows - row < kTile ? rows - row : kTile;
-      for (; fetched < panel_size * (row + taken) / rows; fetched += kCacheLine)
-        __builtin_prefetch(w + steps * kGroup * kPanel + fetched, 0, 2);
       kTiles[taken - 1](code + row * codes_of_row, codes_of_row, w, steps, sums);
       for (int64_t r = 0; r < taken; ++r)
         finish<kActivation>(sums + r * kPanel, missing, weights.sums + place, scale[row + r], weights.scale + place,
