@@ -88,6 +88,21 @@ int64_t groups(int64_t inputs) { return (inputs + kGroup - 1) / kGroup; }
 int64_t code_bytes(int64_t inputs) { return groups(inputs) * kGroup * static_cast<int64_t>(sizeof(Code)); }
 int64_t panel_bytes(int64_t inputs) { return groups(inputs) * kGroup * kPanel; }
 
+// Packs kGroup rows of one panel, whose columns are adjacent.
+inline void pack_group(const int8_t *__restrict row, int64_t stride, int8_t *__restrict to, int32_t *__restrict sum) {
+#pragma omp simd
+  for (int c = 0; c < kPanel; ++c) {
+    int32_t total = 0;
+#pragma GCC unroll 4
+    for (int g = 0; g < kGroup; ++g) {
+      const int8_t value = row[g * stride + c];
+      to[c * kGroup + g] = value;
+      total += value;
+    }
+    sum[c] += total;
+  }
+}
+
 void pack(const int8_t *w, int64_t inputs, int64_t stride, const int32_t *columns, int64_t first, int64_t last,
           int8_t *packed, int32_t *sums) {
   for (int64_t panel = first; panel < last; ++panel) {
@@ -97,18 +112,16 @@ void pack(const int8_t *w, int64_t inputs, int64_t stride, const int32_t *column
     int8_t *to = packed + panel * panel_bytes(inputs);
     int32_t sum[kPanel] = {};
     for (int64_t k = 0; k < inputs; k += kGroup, to += kGroup * kPanel) {
-      const int8_t *row = w + k * stride;
       if (adjacent && k + kGroup <= inputs) {
-        const int8_t *from = row + column[0];
-        for (int c = 0; c < kPanel; ++c)
-          for (int g = 0; g < kGroup; ++g) to[c * kGroup + g] = from[g * stride + c];
-      } else {
-        for (int c = 0; c < kPanel; ++c)
-          for (int g = 0; g < kGroup; ++g)
-            to[c * kGroup + g] = column[c] >= 0 && k + g < inputs ? row[g * stride + column[c]] : 0;
+        pack_group(w + k * stride + column[0], stride, to, sum);
+        continue;
       }
       for (int c = 0; c < kPanel; ++c)
-        for (int g = 0; g < kGroup; ++g) sum[c] += to[c * kGroup + g];
+        for (int g = 0; g < kGroup; ++g) {
+          const int8_t value = column[c] >= 0 && k + g < inputs ? w[(k + g) * stride + column[c]] : 0;
+          to[c * kGroup + g] = value;
+          sum[c] += value;
+        }
     }
     for (int c = 0; c < kPanel; ++c) sums[panel * kPanel + c] = sum[c];
   }
