@@ -16,19 +16,19 @@ WHISPER = {"front": "conv1d", "block": "transformer", "position": "sinusoidal", 
 
 
 @pytest.mark.parametrize(
-    ("experts", "encoder"),
-    [(0, {}), (4, {}), (0, WHISPER), (4, {**WHISPER, "num_top_blocks": 2}), (4, {"num_top_blocks": 1})],
+    ("rows", "experts", "encoder"),
+    [(1, 0, {}), (3, 4, {}), (1, 0, WHISPER), (1, 4, {**WHISPER, "num_top_blocks": 2}), (3, 4, {"num_top_blocks": 1})],
 )
-def test_multiplications(tiny: Callable[..., Candidate], experts: int, encoder: dict[str, object]) -> None:
+def test_multiplications(tiny: Callable[..., Candidate], rows: int, experts: int, encoder: dict[str, object]) -> None:
     config = tiny(experts=experts).model
     config = dataclasses.replace(config, encoder=dataclasses.replace(config.encoder, **encoder))
     model, frames = AsrModel(config).eval(), 250
     needed = config.encoder.subsampling_rate * (frames - 1) + config.encoder.right_context + 1
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        encoder_out, _, _ = model.encoder(torch.randn(1, needed, 80), torch.tensor([needed]))
+        encoder_out, _, _ = model.encoder(torch.randn(rows, needed, 80), torch.full((rows,), needed))
         model.ctc.log_probs(encoder_out)
     assert encoder_out.shape[1] == frames
-    work = encoder_work(config, frames, 0, [0.25] * 4, ctc=True)
+    work = encoder_work(config, frames, 0, [0.25] * 4, ctc=True, rows=rows)
     assert work.products + work.attention == pytest.approx(counter.get_total_flops() / 2, rel=0.01)
 
 
@@ -40,6 +40,10 @@ def test_a_chunk_attends_to_the_past_and_reads_experts_it_needs(tiny: Callable[.
     # Two layers of four experts with 2 x 32 x 48 weights each: one frame goes to two of them.
     many = encoder_work(config, 10_000, 0, [0.4, 0.3, 0.2, 0.1], ctc=False)
     assert many.weights - alone.weights == pytest.approx(2 * 2 * (2 * 32 * 48))
+    # Streams share what they read, and none attends to another.
+    streams = encoder_work(config, 1, 0, [0.4, 0.3, 0.2, 0.1], ctc=False, rows=10_000)
+    assert streams.weights == pytest.approx(many.weights)
+    assert streams.attention == 10_000 * alone.attention
 
 
 @pytest.mark.parametrize("name", ["moe-tiny", "dense-225m", "moe-1b", "moe-1b-fine", "dense-1b"])

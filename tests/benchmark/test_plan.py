@@ -81,8 +81,17 @@ def test_comparisons_of_what_is_measured() -> None:
         "moe-1b onnx int8 / dense-225m onnx int8: 10 s",
         "moe-1b onnx int8 / dense-225m onnx int8: 60 s",
         "moe-1b onnx int8 / moe-1b torch fp32: chunk of 0.64 s",
+        "dense-225m onnx int8: each of 16 streams / 1 stream",
         "moe-1b onnx int8: each of 16 streams / 1 stream",
         "moe-1b onnx int8 / moe-1b onnx int8, uniform load: encoder, 10 s",
+    ]
+    titles = [each.title for each in make_plan(named("dense-225m", "moe-1b-fine"), BenchmarkOptions()).comparisons]
+    assert titles == [
+        "moe-1b-fine onnx int8 / dense-225m onnx int8: 10 s",
+        "moe-1b-fine onnx int8 / dense-225m onnx int8: 60 s",
+        "dense-225m onnx int8: each of 16 streams / 1 stream",
+        "moe-1b-fine onnx int8: each of 16 streams / 1 stream",
+        "moe-1b-fine onnx int8 / moe-1b-fine onnx int8, uniform load: encoder, 10 s",
     ]
     options = BenchmarkOptions(engines=("onnx",), precisions=("int8",), seconds=(60.0,), batch=(), chunk_size=0)
     titles = [each.title for each in make_plan(named("dense-225m", "moe-1b-fine"), options).comparisons]

@@ -246,8 +246,8 @@ def plan_cells(variant: Variant, candidate: Candidate, options: BenchmarkOptions
 def compare(cells: Mapping[Variant, Sequence[Cell]], options: BenchmarkOptions) -> Iterator[Comparison]:
     """Yield the comparisons of interest for which both sides are measured."""
     moe, fine, same_cost, same_size = "moe-1b", "moe-1b-fine", "dense-225m", "dense-1b"
-    short = Cell(kind="utterance", seconds=options.seconds[0])
-    long = Cell(kind="utterance", seconds=options.seconds[-1])
+    utterances = [Cell(kind="utterance", seconds=seconds) for seconds in options.seconds]
+    short = utterances[0]
     encoder = Cell(kind="encoder", seconds=options.seconds[0])
 
     def onnx(config: str, load: Load = "trained") -> Variant:
@@ -256,15 +256,18 @@ def compare(cells: Mapping[Variant, Sequence[Cell]], options: BenchmarkOptions) 
     def torch(config: str) -> Variant:
         return Variant(config=config, engine="torch", precision="fp32")
 
-    chunks = sorted((cell for cell in cells.get(onnx(moe), ()) if cell.kind == "chunk"), key=lambda cell: cell.rows)
+    chunks = {
+        variant: sorted((cell for cell in some if cell.kind == "chunk"), key=lambda cell: cell.rows)
+        for variant, some in cells.items()
+        if (variant.engine, variant.precision) == ("onnx", "int8")
+    }
+    single = [cell for cell in chunks.get(onnx(moe), ()) if cell.rows == 1]
     wanted = [
         ((onnx(moe), short), (torch(same_cost), short)),
-        ((onnx(moe), short), (onnx(same_cost), short)),
-        ((onnx(moe), long), (onnx(same_cost), long)),
-        ((onnx(fine), long), (onnx(same_cost), long)),
+        *(((onnx(config), each), (onnx(same_cost), each)) for config in (moe, fine) for each in utterances),
         ((onnx(moe), short), (onnx(same_size), short)),
-        *(((onnx(moe), one), (torch(moe), one)) for one in chunks if one.rows == 1),
-        *(((onnx(moe), chunks[-1]), (onnx(moe), one)) for one in chunks if one.rows == 1),
+        *(((onnx(moe), one), (torch(moe), one)) for one in single),
+        *(((variant, some[-1]), (variant, one)) for variant, some in chunks.items() for one in some if one.rows == 1),
         *(((variant, encoder), (onnx(variant.config, "uniform"), encoder)) for variant in cells),
     ]
     for sides in dict.fromkeys(wanted):

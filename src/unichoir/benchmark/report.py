@@ -9,7 +9,7 @@ from rich.console import Group
 from unichoir.benchmark.plan import Cell, Variant
 from unichoir.benchmark.rendering import as_markdown, for_terminal, write_files
 from unichoir.benchmark.results import Results, Spread, entropy
-from unichoir.benchmark.roofline import ideal_seconds, weight_bytes, work_of
+from unichoir.benchmark.roofline import ideal_of, weight_bytes, work_of
 from unichoir.benchmark.tables import head, tables
 from unichoir.configuration import to_mapping
 
@@ -74,16 +74,17 @@ def _measurement(results: Results, variant: Variant, cell: Cell) -> dict[str, An
         "parts": {part: _spread(results.spread(variant, cell, part)) for part in samples[0].parts},
         "samples": [{"round": sample.round, **sample.parts} for sample in samples],
     }
-    if cell.rows == 1:
-        work = work_of(results, variant, cell)
-        operations, reading = ideal_seconds(results, variant, work)
-        content["roofline"] = {
-            "macs": work.products,
-            "attention_macs": work.attention,
-            "weight_bytes": work.weights * weight_bytes(variant),
-            "operations_seconds": operations,
-            "reading_seconds": reading,
-        }
+    work = work_of(results, variant, cell)
+    ideal = ideal_of(results, variant, work)
+    content["roofline"] = {
+        "macs": work.products,
+        "attention_macs": work.attention,
+        "weight_bytes": work.weights * weight_bytes(variant),
+        "operations_seconds": ideal.operations,
+        "reading_seconds": ideal.reading,
+        "limit": ideal.limit,
+        "share": ideal.seconds / results.spread(variant, cell, "encoder").median,
+    }
     return content
 
 

@@ -81,6 +81,11 @@ class Results:
         """Return the time of one part, in seconds, for all rows of a cell together."""
         return Spread.of([sample.seconds(part) for sample in self.samples[variant, cell]])
 
+    def share(self, variant: Variant, cell: Cell, part: str, whole: str) -> float:
+        """Return the median of the fraction of the time of `whole` that a part takes, within each repetition."""
+        taken = self.samples[variant, cell]
+        return Spread.of([sample.seconds(part) / sample.seconds(whole) for sample in taken]).median
+
     def ratio(self, comparison: Comparison, part: str) -> Spread | None:
         """Return the ratio of the times per row within each round; None without common rounds or without the part."""
         (_, over), (_, under) = comparison.numerator, comparison.denominator

@@ -4,14 +4,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from unichoir.benchmark.plan import Cell, Variant
-from unichoir.benchmark.results import Results, Spread, entropy
-from unichoir.benchmark.roofline import ideal_seconds, weight_bytes, work_of
+from unichoir.benchmark.results import SUMS, Results, Spread, entropy
+from unichoir.benchmark.roofline import ideal_of, weight_bytes, work_of
 from unichoir.benchmark.worker import PARTS
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table whose first column is text and whose other columns are numbers."""
+    """A table. Its first column is aligned to the left, and the others, mostly numbers, to the right."""
 
     title: str
     columns: tuple[str, ...]
@@ -22,13 +22,15 @@ class Table:
 def tables(results: Results) -> list[Table]:
     """Return all tables that have at least one row."""
     makers: list[Callable[[Results], Table]] = [
+        _shares_of_the_ceiling,
+        _ceilings,
         _ratios,
         _utterances,
+        _parts,
         _batches,
         _streams,
         _models,
         _load,
-        _roofline,
     ]
     return [table for table in (make(results) for make in makers) if table.rows]
 
@@ -38,6 +40,54 @@ def _cells(results: Results, kind: str) -> Iterator[tuple[Variant, Cell]]:
         for cell in cells:
             if cell.kind == kind:
                 yield variant, cell
+
+
+def _shares_of_the_ceiling(results: Results) -> Table:
+    rows = []
+    for variant, cells in results.plan.cells.items():
+        for cell in cells:
+            if cell.kind == "encoder" and cell.rows == 1 and variant.load == "trained":
+                continue  # the utterance's encoder is measured already
+            seconds = results.spread(variant, cell, "encoder").median
+            work = work_of(results, variant, cell)
+            ideal = ideal_of(results, variant, work)
+            rows.append(
+                (
+                    variant.name,
+                    cell.name,
+                    f"{100 * ideal.seconds / seconds:.0f}",
+                    ideal.limit,
+                    f"{100 * ideal.operations / seconds:.0f}",
+                    f"{100 * ideal.reading / seconds:.0f}",
+                    _ms(seconds),
+                    f"{work.products / 1e9:.1f}",
+                    f"{work.attention / 1e9:.2f}",
+                    f"{work.weights * weight_bytes(variant) / 1e6:.0f}",
+                )
+            )
+    columns = (
+        *("encoder of", "input", "share %", "limit", "operations %", "reading %"),
+        *("ms", "GMAC", "GMAC attention", "MB weights"),
+    )
+    note = (
+        "At 100 %, the encoder is as fast as the machine's limits allow; at 50 %, it takes twice that time. The limits "
+        "are the time for all multiply-accumulates at the machine's rate for the precision (operations; attention is "
+        "in fp32), and the time for reading each needed weight once from memory (reading), in % of the measured time. "
+        "The larger one is the limit that counts, and the share. It can exceed 100 % if weights stay in the "
+        "processor's cache. Times, operations and weights are those of the whole batch."
+    )
+    return Table(title="Share of the machine's ceiling", columns=columns, rows=tuple(rows), note=note)
+
+
+def _ceilings(results: Results) -> Table:
+    ceilings = results.ceilings
+    rows = [("reading from memory", "numpy", f"{ceilings.bandwidth / 1e9:.1f} GB/s", "yes")]
+    for precision, rates in ceilings.rates.items():
+        for rate in rates:
+            counts = "yes" if rate == ceilings.product(precision) else "no" if rate.exact else "no, inexact"
+            rows.append((f"products in {precision}", rate.way, f"{rate.per_second / 1e9:.0f} GMAC/s", counts))
+    note = "Measured in this run. In each precision, the fastest exact way to multiply counts as the machine's rate."
+    return Table(title="The machine's ceiling", columns=("limit", "way", "rate", "counts"), rows=tuple(rows), note=note)
 
 
 def _ratios(results: Results) -> Table:
@@ -52,28 +102,41 @@ def _ratios(results: Results) -> Table:
 def _utterances(results: Results) -> Table:
     rows = []
     for variant, cell in _cells(results, "utterance"):
-        parts = {part: results.spread(variant, cell, part).median for part in (*PARTS, "search")}
         greedy = results.spread(variant, cell, "whole greedy")
         rescoring = results.spread(variant, cell, "whole rescoring")
         rows.append(
             (
                 variant.name,
                 f"{cell.seconds:g}",
-                *(_ms(parts[part]) for part in PARTS),
+                *(_ms(results.spread(variant, cell, part).median) for part in PARTS),
                 _ms_spread(greedy),
                 f"{greedy.median / cell.seconds:.4f}",
                 _ms_spread(rescoring),
                 f"{rescoring.median / cell.seconds:.4f}",
-                f"{100 * parts['search'] / rescoring.median:.0f}",
                 str(greedy.count),
             )
         )
-    columns = ("model", "s", *PARTS, "whole greedy", "RTF", "whole rescoring", "RTF", "search %", "repeats")
+    columns = ("model", "s", *PARTS, "whole greedy", "RTF", "whole rescoring", "RTF", "repeats")
     note = (
         "Times in ms: medians, and for the whole also quartiles. Whole greedy: features, encoder, greedy search; "
-        "whole rescoring: features, encoder, prefix beam search, rescoring by the decoders; search: the last two."
+        "whole rescoring: features, encoder, prefix beam search, rescoring by the decoders."
     )
     return Table(title="Whole utterances", columns=columns, rows=tuple(rows), note=note)
+
+
+def _parts(results: Results) -> Table:
+    rows = []
+    for variant, cell in _cells(results, "utterance"):
+        for whole, search in (("whole greedy", "greedy"), ("whole rescoring", "search")):
+            shares = [
+                f"{100 * results.share(variant, cell, part, whole):.1f}" if part in SUMS[whole] else "-"
+                for part in PARTS
+            ]
+            total = f"{100 * results.share(variant, cell, search, whole):.1f}"
+            rows.append((variant.name, f"{cell.seconds:g}", whole, *shares, total))
+    columns = ("model", "s", "of", *(f"{part} %" for part in PARTS), "search %")
+    note = "Medians of the shares within each repetition. Search: everything after the encoder."
+    return Table(title="Parts of whole utterances", columns=columns, rows=tuple(rows), note=note)
 
 
 def _batches(results: Results) -> Table:
@@ -142,39 +205,6 @@ def _load(results: Results) -> Table:
     note = "The share of a layer's frames that each expert processes, in %, the busiest first; mean over the layers."
     columns = ("model", "layers", "shares", "entropy")
     return Table(title="Expert load", columns=columns, rows=tuple(rows), note=note)
-
-
-def _roofline(results: Results) -> Table:
-    rows = []
-    for variant, cells in results.plan.cells.items():
-        for cell in cells:
-            repeated = cell.kind == "encoder" and variant.load == "trained"  # already measured with the utterance
-            if cell.rows > 1 or repeated or (cell.kind == "utterance" and cell.seconds != results.options.seconds[0]):
-                continue
-            seconds = results.spread(variant, cell, "encoder").median
-            work = work_of(results, variant, cell)
-            operations, reading = ideal_seconds(results, variant, work)
-            rows.append(
-                (
-                    variant.name,
-                    cell.name,
-                    f"{work.products / 1e9:.1f}",
-                    f"{work.attention / 1e9:.2f}",
-                    f"{work.weights * weight_bytes(variant) / 1e6:.0f}",
-                    _ms(seconds),
-                    f"{100 * operations / seconds:.0f}",
-                    f"{100 * reading / seconds:.0f}",
-                )
-            )
-    ceilings = results.ceilings
-    note = (
-        f"Ceilings measured in this run: {ceilings.products['int8'] / 1e9:.0f} GMAC/s in int8, "
-        f"{ceilings.products['fp32'] / 1e9:.0f} in fp32, {ceilings.bandwidth / 1e9:.1f} GB/s read from memory. The "
-        "last two columns are the times for the operations alone, and for reading each weight once, at these rates, "
-        "in % of the measured time."
-    )
-    columns = ("encoder of", "input", "GMAC", "GMAC attention", "MB weights", "ms", "operations %", "reading %")
-    return Table(title="Roofline", columns=columns, rows=tuple(rows), note=note)
 
 
 def _ms(seconds: float) -> str:

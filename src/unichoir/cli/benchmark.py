@@ -94,8 +94,9 @@ def benchmark(
     """Measure the speed of configurations without training them or, with --serve, how many clients a server can serve.
 
     Models get random weights, adjusted to use experts as unevenly, and to give searches as much work, as a trained
-    model. Measurements alternate, round by round, so drift of the machine cancels out of ratios. The output is Markdown
-    unless it is a terminal.
+    model. Measurements alternate, round by round, so drift of the machine cancels out of ratios. The first table shows
+    how close each encoder comes to the machine's own limits, which are measured first. The output is Markdown unless it
+    is a terminal.
 
     With --serve: starts `unichoir serve` and, in another process, clients that stream in real time. Reports their
     latencies, whether each text is the same as that of a single stream, and the server's use of resources. With

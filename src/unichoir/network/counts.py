@@ -117,19 +117,22 @@ def _decoder_block(dim: int, config: DecoderConfig) -> Iterator[Layer]:
     yield from _feed_forward(dim, config.feed_forward)
 
 
-def encoder_work(config: ModelConfig, frames: int, past: int, shares: Sequence[float], ctc: bool) -> Work:
-    """Return the cost of encoding `frames` encoder frames that see each other and `past` more.
+def encoder_work(
+    config: ModelConfig, frames: int, past: int, shares: Sequence[float], ctc: bool, rows: int = 1
+) -> Work:
+    """Return the cost of encoding `rows` times `frames` encoder frames; those of a row see each other and `past` more.
 
-    shares: the fraction of frame copies for each expert, which determines how many experts have to be read.
+    shares: the fraction of frame copies for each expert, which determines how many experts have to be read. A weight is
+    read once for all rows.
     """
     layers = list(encoder_layers(config))
     if ctc:
         layers.append(Layer(inputs=config.encoder.dim, outputs=config.vocab_size))
-    products = frames * sum(_active_weights(layer) for layer in layers)
-    weights = sum(layer.weights * _touched(layer, frames, shares) for layer in layers)
+    products = rows * frames * sum(_active_weights(layer) for layer in layers)
+    weights = sum(layer.weights * _touched(layer, rows * frames, shares) for layer in layers)
     encoder = config.encoder
     blocks = encoder.num_blocks * encoder.frames_merged**2 + encoder.num_top_blocks
-    attention = 2 * blocks * encoder.dim * frames * (past + frames)
+    attention = rows * 2 * blocks * encoder.dim * frames * (past + frames)
     return Work(products=products, attention=attention, weights=weights)
 
 
