@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from unichoir import native
+
 FRAMES, INPUTS, OUTPUTS = 1500, 640, 2560
 """The shape of the measured matrix product: about one layer of moe-1b on a minute of speech."""
 READ_BYTES = 1 << 30
@@ -63,7 +65,9 @@ class CeilingsWorker:
     def run(self) -> Ceilings:
         """Measure all limits; takes some seconds."""
         rates = {
-            precision: tuple(measure(name, way, self.threads) for name, way in ways.items())
+            precision: tuple(
+                measure(name, way, self.threads) for name, way in ways.items() if name != KERNELS or native.library()
+            )
             for precision, ways in WAYS.items()
         }
         return Ceilings(bandwidth=READ_BYTES / _best_time(_reader(self.threads)), rates=rates)
@@ -73,6 +77,7 @@ def measure(name: str, way: Way, threads: int) -> Rate:
     """Measure one way to multiply, and compare its product with that of float64, which represents all sums exactly."""
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 255, (FRAMES, INPUTS), dtype=np.uint8, endpoint=True)
+    frames[:, 0] = 255
     weights = rng.integers(-127, 127, (INPUTS, OUTPUTS), dtype=np.int8, endpoint=True)
     product = way(frames, weights, threads)
     exact = np.array_equal(product(), frames.astype(np.float64) @ weights.astype(np.float64))
@@ -114,6 +119,12 @@ def _matmul_integer(
     return _node("MatMulInteger", frames, weights, np.int32, threads, {"session.x64quantprecision": quant_precision})
 
 
+def _kernels(frames: NDArray[np.uint8], weights: NDArray[np.int8], threads: int) -> Product:
+    """The C++ kernels also quantise the frames: by 1, since the largest value of each is 255."""
+    ones, zeros = np.ones(weights.shape[1], np.float32), np.zeros(weights.shape[1], np.float32)
+    return _node("Linear_relu", frames.astype(np.float32), weights, np.float32, threads, more=(ones, zeros))
+
+
 def _node(
     operator: str,
     frames: NDArray[Any],
@@ -121,33 +132,45 @@ def _node(
     result: DTypeLike,
     threads: int,
     settings: Mapping[str, str] | None = None,
+    more: Sequence[NDArray[Any]] = (),
 ) -> Product:
-    """Return an operator of ONNX Runtime with constant weights. settings: entries of the session's configuration."""
+    """Return an operator with constant weights, and more constants if it is one of the C++ kernels.
+
+    settings: entries of the session's configuration.
+    """
     import onnxruntime
     from onnx import helper, numpy_helper
 
+    from unichoir.export.functions import DOMAIN
+
     kinds = [helper.np_dtype_to_tensor_dtype(np.dtype(each)) for each in (frames.dtype, result)]
+    constants = dict(zip(("weights", "scale", "bias"), (weights, *more), strict=False))
     graph = helper.make_graph(
-        [helper.make_node(operator, ["frames", "weights"], ["y"])],
+        [helper.make_node(operator, ["frames", *constants], ["y"], domain=DOMAIN if more else "")],
         "product",
         [helper.make_tensor_value_info("frames", kinds[0], frames.shape)],
         [helper.make_tensor_value_info("y", kinds[1], [len(frames), weights.shape[1]])],
-        [numpy_helper.from_array(weights, "weights")],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid(DOMAIN, 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     for name, value in (settings or {}).items():
         options.add_session_config_entry(name, value)
+    if more:
+        options.register_custom_ops_library(str(native.library()))
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return lambda: session.run(None, {"frames": frames})[0]
 
 
+KERNELS = "unichoir's kernels"
 WAYS: Mapping[str, Mapping[str, Way]] = {
     "fp32": {"ONNX Runtime": _matmul, "PyTorch": _torch_matmul},
     "int8": {
         "ONNX Runtime": partial(_matmul_integer, quant_precision="0"),
         "ONNX Runtime, x64quantprecision": partial(_matmul_integer, quant_precision="1"),
+        KERNELS: _kernels,
     },
 }
 """The ways to multiply that are known, by precision and name. The fastest exact one counts."""
