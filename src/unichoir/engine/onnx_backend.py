@@ -18,7 +18,7 @@ from unichoir.audio.fbank import FbankConfig
 from unichoir.bundle.sums import check_sums
 from unichoir.configuration import check_ranges, from_mapping
 from unichoir.engine.backend import Floats, Ints, ModelInfo
-from unichoir.engine.device import Device
+from unichoir.engine.device import Device, num_cores
 from unichoir.engine.tree_decoder import DecoderStep, TreeDecoder, check_top_k, zero_padding
 from unichoir.errors import CheckpointError, ConfigError, DecodingError
 from unichoir.saturation import saturates
@@ -278,7 +278,7 @@ def read_config(directory: Path) -> ModelDirectoryConfig:
 
 def _session_options(num_threads: int | None) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = num_threads or min(8, _num_cores())
+    options.intra_op_num_threads = num_threads or min(8, num_cores())
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     # ONNX Runtime would keep a pattern for every combination of input shapes, and the shapes of speech do not repeat.
@@ -290,11 +290,6 @@ def _session_options(num_threads: int | None) -> onnxruntime.SessionOptions:
     options.add_session_config_entry("session.intra_op.allow_spinning", "1")
     options.add_session_config_entry("session.force_spinning_stop", "1")
     return options
-
-
-def _num_cores() -> int:
-    # The process may be limited to some of the machine's cores.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _prepare_cuda(directory: Path, config: ModelDirectoryConfig) -> None:
