@@ -46,7 +46,7 @@ def tasks() -> Tasks:
 @pytest.fixture
 def threads() -> Iterator[Background]:
     died: list[BaseException] = []
-    made = Background(died.append)
+    made = Background(2, died.append)
     yield made
     made.stop()
     assert not died
@@ -98,7 +98,7 @@ def test_what_ends_a_thread_is_told() -> None:
         died.append(error)
         told.set()
 
-    threads, raised = Background(on_death), SystemExit(3)
+    threads, raised = Background(2, on_death), SystemExit(3)
 
     def fail() -> None:
         raise raised

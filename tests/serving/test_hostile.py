@@ -321,8 +321,8 @@ def wait_until_empty(server: Running) -> None:
     """Wait until the server has noticed that all clients are gone."""
 
     async def empty() -> None:
-        engine = server.engine
-        while engine.sessions or engine._live or engine._arrived or server.server.server_state.connections:
+        engine, state = server.engine, server.server.server_state
+        while engine.sessions or state.connections or any(each._live or each._arrived for each in engine.steppers):
             await asyncio.sleep(0.01)
 
     asyncio.run_coroutine_threadsafe(asyncio.wait_for(empty(), PATIENCE), server.loop).result()

@@ -195,7 +195,7 @@ def test_graphs_are_built_beside_the_event_loop_and_the_engine(
     assert transcribe(server, keywords=["October", "TWENTY :1.25"])
     assert asyncio.run(stream(server, np.zeros(RATE, np.int16), hotwords=["TWENTY :1.75"])) == ""
     assert len(threads) == 2
-    assert not {"server", "unichoir-engine"} & set(threads)
+    assert not any(name == "server" or name.startswith("unichoir-engine") for name in threads)
 
 
 def test_settings() -> None:

@@ -11,6 +11,7 @@ from rich.console import Console
 from unichoir.cli._shared.benchmark_serving import (
     ClientsOption,
     DroppedOption,
+    EnginesOption,
     HostileOption,
     PlayOption,
     ServedModelOption,
@@ -87,6 +88,7 @@ def benchmark(
     clients: ClientsOption = "16,32,64",
     play: PlayOption = 60.0,
     url: UrlOption = None,
+    engines: EnginesOption = None,
     sessions: SessionsOption = 0,
     dropped: DroppedOption = 0,
     hostile: HostileOption = 0,
@@ -132,6 +134,7 @@ def benchmark(
             chunk_size=streaming,
             left_chunks=left_chunks,
             threads=threads if "threads" in given else None,
+            engines=engines,
             sessions=sessions,
             dropped=dropped,
             hostile=hostile,

@@ -18,6 +18,7 @@ from unichoir.cli._shared.fleet import ReplicaArguments, serve_on_cluster
 from unichoir.cli._shared.grouping import grouped
 from unichoir.cli._shared.options import Chosen, Only, Without
 from unichoir.declaration import declared
+from unichoir.engine.device import Device, num_cores
 from unichoir.recognition.options import DecodingOptions, StreamingOptions
 from unichoir.recognition.vad_options import PANEL as LONG
 from unichoir.search.options import SearchOptions
@@ -26,6 +27,8 @@ from unichoir.text.tokenizer import load_tokenizer
 
 SMALL_MODEL = 200_000_000
 """Parameters below which several threads don't make a model faster (docs/results/serving.md)."""
+MAX_ENGINES = 8
+"""Most engines by default. All share Python's lock, so more of them gain little."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +110,16 @@ def serve(
             metavar="NAME", help="Additional name for the model, such as whisper-1. Repeatable.", show_default=False
         ),
     ] = None,
+    engines: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=64,
+            metavar="N",
+            help="Engines. Each recognises its share of the live sessions, with --threads of its own.",
+            show_default="one per core, at most 8, for a small model on a CPU, otherwise 1",
+        ),
+    ] = None,
     log_text: Annotated[bool, typer.Option("--log-text", help="Write recognised text to the logs.")] = False,
 ) -> None:
     """Serve a model: a web page, WebSockets, and OpenAI's audio API.
@@ -115,7 +128,8 @@ def serve(
     /v1/realtime OpenAI's realtime transcription events. Files go to /v1/audio/transcriptions. /openapi.json describes
     the endpoints. /healthz, /readyz and /metrics are for operators. Logs are JSON lines on standard error, without
     audio and text. After SIGTERM the server takes nothing new, finishes open sessions, and ends with exit code 0.
-    Models of less than 200M parameters use one thread unless you set --threads.
+    A model of less than 200M parameters gets one thread unless you set --threads, and as many engines as there are
+    cores for them unless you set --engines. All engines share one copy of the model.
 
     Examples:
 
@@ -137,7 +151,7 @@ def serve(
     if replicas.ray is None:
         replicas.check_unused()
     else:
-        refuse({"--port 0": network.port == 0}, "cannot be used with --ray")
+        refuse({"--port 0": network.port == 0, "--engines": engines}, "cannot be used with --ray")
     directory = find_model(model.model)
     languages = tuple(load_tokenizer(directory).languages)
     only = language if language and languages else None
@@ -146,7 +160,9 @@ def serve(
     # Recordings are encoded whole in any case.
     decoding = long.make(**{**shared, "reencode": None})
     refuse_unused(decoding, model.lm)
+    threads, engines = _fitting(directory, device, model.threads, 1 if replicas.ray is not None else engines)
     settings = limits.make(
+        engines=engines,
         model_name=model_name(model.model),
         aliases=tuple(alias or ()),
         language=language if language is not None else ("en" if model.model in (None, DEFAULT_MODEL) else ""),
@@ -158,7 +174,7 @@ def serve(
         allowed_origins=tuple(network.allow_origin or ()),
         log_text=log_text,
     )
-    model = replace(model, threads=model.threads or _fitting_threads(directory))
+    model = replace(model, threads=threads)
     if replicas.ray is not None:
         serve_on_cluster(replicas.source(model, device), settings, replicas, network.http_options())
         return
@@ -172,10 +188,14 @@ def serve(
     )
 
 
-def _fitting_threads(directory: Path) -> int | None:
-    """Return 1 for a small model; None: the engine's choice."""
+def _fitting(directory: Path, device: Device, threads: int | None, engines: int | None) -> tuple[int | None, int]:
+    """Return the threads of one computation and the number of engines. None: the engine's choice."""
     from unichoir.engine.onnx_backend import CONFIG_FILE, read_config
 
-    if not (directory / CONFIG_FILE).exists():  # a training checkpoint
-        return None
-    return 1 if read_config(directory).parameters < SMALL_MODEL else None
+    # A directory without the file is a training checkpoint.
+    is_small = (directory / CONFIG_FILE).exists() and read_config(directory).parameters < SMALL_MODEL
+    if is_small:
+        threads = threads or 1
+    if engines is None:
+        engines = min(MAX_ENGINES, max(1, num_cores() // threads)) if is_small and threads and device == "cpu" else 1
+    return threads, engines

@@ -19,7 +19,7 @@ from unichoir.audio.fbank import FbankConfig
 from unichoir.bundle.sums import check_sums
 from unichoir.configuration import check_ranges, from_mapping
 from unichoir.engine.backend import Floats, Ints, ModelInfo
-from unichoir.engine.device import Device
+from unichoir.engine.device import Device, num_cores
 from unichoir.engine.tree_decoder import DecoderStep, TreeDecoder, check_top_k, zero_padding
 from unichoir.errors import CheckpointError, ConfigError, DecodingError
 from unichoir.saturation import saturates
@@ -279,7 +279,7 @@ def read_config(directory: Path) -> ModelDirectoryConfig:
 
 def _session_options(num_threads: int | None) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = num_threads or min(8, _num_cores())
+    options.intra_op_num_threads = num_threads or min(8, num_cores())
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     # ONNX Runtime would keep a pattern for every combination of input shapes, and the shapes of speech do not repeat.
@@ -293,11 +293,6 @@ def _session_options(num_threads: int | None) -> onnxruntime.SessionOptions:
     if kernels := native.library():
         options.register_custom_ops_library(str(kernels))
     return options
-
-
-def _num_cores() -> int:
-    # The process may be limited to some of the machine's cores.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _prepare_cuda(directory: Path, config: ModelDirectoryConfig) -> None:

@@ -5,8 +5,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-NUM_THREADS = 2
-"""With two threads, a long utterance doesn't delay the final result of a short one."""
 PIECE_INTERVAL = 1.0
 """Seconds after which a piece of a recording has priority over final results."""
 
@@ -17,20 +15,22 @@ Task = Callable[[], None]
 class Background:
     """Runs tasks in the order of their arrival, final results before pieces of recordings.
 
-    Only one piece runs at a time, so recordings never occupy all threads. You can add tasks from any thread.
+    Pieces occupy at most half of the threads. You can add tasks from any thread.
     """
 
-    def __init__(self, on_death: Callable[[BaseException], None]) -> None:
-        """on_death: called in a thread that an exception has ended."""
+    def __init__(self, num_threads: int, on_death: Callable[[BaseException], None]) -> None:
+        """num_threads: at least 2; on_death: called in a thread that an exception has ended."""
         self._on_death = on_death
         self._finals: deque[Task] = deque()
         self._pieces: deque[Task] = deque()
         self._last_piece = 0.0
-        self._in_piece = self._stopping = False
+        self._num_pieces, self._max_pieces = 0, num_threads // 2
+        """Pieces that are running, and the most that may."""
+        self._stopping = False
         self._wake = threading.Condition()
         self._threads = [
             threading.Thread(target=self._run, name=f"unichoir-background-{number}", daemon=True)
-            for number in range(NUM_THREADS)
+            for number in range(num_threads)
         ]
 
     def start(self) -> None:
@@ -73,13 +73,14 @@ class Background:
                 is_due = time.monotonic() - self._last_piece > PIECE_INTERVAL
                 is_piece = self._has_piece and (is_due or not self._finals)
                 task = (self._pieces if is_piece else self._finals).popleft()
-                self._in_piece = self._in_piece or is_piece
+                self._num_pieces += is_piece
             task()
             if is_piece:
                 with self._wake:
-                    self._in_piece, self._last_piece = False, time.monotonic()
+                    self._num_pieces -= 1
+                    self._last_piece = time.monotonic()
                     self._wake.notify()
 
     @property
     def _has_piece(self) -> bool:
-        return bool(self._pieces) and not self._in_piece
+        return bool(self._pieces) and self._num_pieces < self._max_pieces

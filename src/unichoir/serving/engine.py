@@ -1,17 +1,15 @@
 """The engine: one recogniser for all live sessions and all recordings, in several threads.
 
-The event loop only puts audio into inboxes and takes events out of mailboxes. The engine's thread takes the audio and
-steps all streams with a full chunk through the encoder together. Longer work runs in other threads (`Background`): the
-final results of utterances, and pieces of recordings. A live session therefore waits for at most one step of the other
-sessions, and computation never blocks the event loop.
+The event loop only puts audio into inboxes and takes events out of mailboxes. Each engine thread (`Stepper`) has a
+share of the sessions: it takes their audio and steps all of its streams with a full chunk through the encoder together.
+Longer work runs in other threads (`Background`): the final results of utterances, and pieces of recordings. A live
+session therefore waits for at most one step of the other sessions, and computation never blocks the event loop.
 """
 
 import asyncio
-import contextlib
 import math
 import threading
 import time
-from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -23,11 +21,11 @@ from unichoir.recognition.options import DecodingOptions
 from unichoir.recognition.recognizer import Recognizer
 from unichoir.serving.background import Background
 from unichoir.serving.hotwords import Builder
-from unichoir.serving.live import LiveStream
 from unichoir.serving.logs import log_failure
 from unichoir.serving.metrics import Metrics
-from unichoir.serving.session import Event, Failed, Session
+from unichoir.serving.session import Failed, Session
 from unichoir.serving.settings import Settings
+from unichoir.serving.stepper import Stepper, call_soon
 from unichoir.transcript.segments import Segment
 
 DEATH = "the recogniser has stopped working: the server ends"
@@ -90,7 +88,6 @@ class Engine:
         self.settings = settings
         self.metrics = metrics
         self.hotwords = Builder(recognizer)
-        self.sessions: set[Session] = set()
         self.is_draining = False
         self.on_death: Callable[[], None] = lambda: None
         """Called in the event loop when a thread has died. Recognition has then stopped."""
@@ -103,23 +100,26 @@ class Engine:
                 f"max_decoded_bytes: decoded audio of one recording may take {self._recording_bytes} bytes, by "
                 f"max_segment_seconds and max_audio_seconds, but there may be {settings.max_decoded_bytes}"
             )
-        self._live: dict[Session, LiveStream] = {}
-        self._wake = threading.Condition()
-        self._arrived: dict[Session, None] = {}
-        self._finished: deque[tuple[LiveStream, Exception | None]] = deque()
-        """Streams whose final result is ready."""
-        self._stopping = False
-        self._background = Background(self._die)
+        # One more than engines: a long utterance doesn't delay the final result of a short one.
+        self._background = Background(settings.engines + 1, self._die)
+        self.steppers = tuple(
+            Stepper(number, recognizer, settings.max_batch, self._background, metrics, self._die)
+            for number in range(settings.engines)
+        )
         metrics.sessions.set_function(lambda: len(self.sessions))
         metrics.uploads.set_function(lambda: len(self._jobs))
         metrics.queue_seconds.set_function(lambda: sum(session.backlog_ms for session in self.sessions) / 1000)
-        self._thread = threading.Thread(target=self._run, name="unichoir-engine", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def sessions(self) -> list[Session]:
+        """All open sessions."""
+        return [session for stepper in self.steppers for session in stepper.sessions]
 
     @property
     def is_alive(self) -> bool:
         """Whether all threads are running."""
-        return not self.is_dead and self._thread.is_alive()
+        return not self.is_dead and all(stepper.is_alive for stepper in self.steppers)
 
     @property
     def is_idle(self) -> bool:
@@ -136,27 +136,26 @@ class Engine:
     def start(self) -> None:
         """Start the threads. Call this in the running event loop."""
         self._loop = asyncio.get_running_loop()
-        self._thread.start()
+        for stepper in self.steppers:
+            stepper.start(self._loop)
         self._background.start()
 
     async def stop(self) -> None:
         """Stop the threads after their current block, piece or step. Open sessions get nothing more."""
         self.abandon()
-        with self._wake:
-            self._stopping = True
-            self._wake.notify()
-        await asyncio.to_thread(self._thread.join)
-        await asyncio.to_thread(self._background.stop)
+        stops = [*(stepper.stop for stepper in self.steppers), self._background.stop]
+        await asyncio.gather(*map(asyncio.to_thread, stops))
         for job in self._jobs:  # jobs that were waiting
             job.ended.set()
 
     def open_session(self) -> Session:
-        """Open a live session with the server's options. Raises Busy and Draining."""
+        """Open a live session with the server's options, in the engine with the fewest. Raises Busy and Draining."""
         self.check_draining()
         if len(self.sessions) >= self.settings.max_sessions:
             raise Busy(f"all {self.settings.max_sessions} sessions of this server are taken")
-        session = Session(self.settings, self._notify, self.sessions.discard)
-        self.sessions.add(session)
+        stepper = min(self.steppers, key=lambda each: len(each.sessions))
+        session = Session(self.settings, stepper.notify, stepper.sessions.discard)
+        stepper.sessions.add(session)
         return session
 
     async def transcribe(self, blocks: Blocks, options: DecodingOptions) -> AsyncGenerator[Piece, None]:
@@ -188,7 +187,7 @@ class Engine:
     def drain(self) -> None:
         """Take nothing new, and end the input of all open sessions, which then get their last results."""
         self.is_draining = True
-        for session in list(self.sessions):
+        for session in self.sessions:
             session.finish()
 
     def abandon(self) -> None:
@@ -208,146 +207,22 @@ class Engine:
         """End all sessions and recordings after a thread has died."""
         for job in self._jobs:
             job.deliver(UnichoirError(DEATH))
-        for session in list(self.sessions):
+        for session in self.sessions:
             session.is_over = True
             session.deliver([Failed(DEATH)], session.accepted_ms)
         self.on_death()
 
-    def _notify(self, session: Session) -> None:
-        with self._wake:
-            self._arrived[session] = None
-            self._wake.notify()
+    def _call(self, function: Callable[[], None]) -> None:
+        assert self._loop is not None
+        call_soon(self._loop, function)
 
-    # What follows runs in the engine's thread.
-
-    def _run(self) -> None:
-        try:
-            ready: list[LiveStream] = []
-            while True:
-                with self._wake:
-                    while not (self._arrived or self._finished or self._stopping or ready):
-                        self._wake.wait()
-                    if self._stopping:
-                        return
-                    arrived, self._arrived = self._arrived, {}
-                    finished, self._finished = self._finished, deque()
-                self._take(arrived)
-                self._take_finals(finished)
-                if ready := self._find_ready():
-                    self._step(ready[: self.settings.max_batch])
-                    ready = self._find_ready()
-        except BaseException as error:
-            self._die(error)
+    # What follows runs in other threads.
 
     def _die(self, error: BaseException) -> None:
         """Give up after an exception has ended a thread. Sessions would otherwise wait for ever."""
         self.is_dead = True
         log_failure("engine_died", error)
         self._call(self._end_all)
-
-    def _find_ready(self) -> list[LiveStream]:
-        ready, failed = [], []
-        for live in self._live.values():
-            self._guarded(live, live.look)
-            if live.is_over:
-                failed.append(live)
-            elif live.is_ready:
-                ready.append(live)
-        self._deliver(failed)
-        return ready
-
-    def _take(self, arrived: Iterable[Session]) -> None:
-        """Take audio and signals from the inboxes of these sessions."""
-        for session in arrived:
-            if session.is_over:
-                continue
-            live = self._live.get(session) or self._begin(session)
-            if live is not None:
-                self._live[session] = live
-                self._guarded(live, live.take)
-        self._deliver([self._live[session] for session in arrived if session in self._live])
-
-    def _begin(self, session: Session) -> LiveStream | None:
-        """Begin a session's stream. Return None, and tell the session, if that fails."""
-        try:
-            return LiveStream(self.recognizer, session)
-        except Exception as error:
-            session.is_over = True
-            self._call(partial(_hand_over, [(session, [Failed(_reason(error))], 0.0)]))
-            return None
-
-    def _take_finals(self, finished: Iterable[tuple[LiveStream, Exception | None]]) -> None:
-        """Take the final results that are ready, and continue these streams."""
-        lives = []
-        for live, error in finished:
-            if not live.is_over:
-                self._guarded(live, live.take_final if error is None else partial(_raise, error))
-                lives.append(live)
-        self._deliver(lives)
-
-    def _step(self, ready: list[LiveStream]) -> None:
-        """Decode one chunk of each stream, and move these streams to the end of the queue."""
-        start = time.perf_counter()
-        heard_ms = sum(live.heard_ms for live in ready)
-        try:
-            self.recognizer.streams.decode_streams([live.stream for live in ready])
-        except Exception:  # one of them may be the cause: try each alone
-            for live in ready:
-                self._guarded(live, partial(self.recognizer.streams.decode_streams, [live.stream]))
-        for live in ready:
-            self._guarded(live, live.collect)
-            self._live[live.session] = self._live.pop(live.session)
-        seconds = time.perf_counter() - start
-        self.metrics.batch_size.observe(len(ready))
-        self.metrics.step_seconds.observe(seconds)
-        self.metrics.compute_seconds.inc(seconds)
-        self.metrics.audio_seconds.inc(max(sum(live.heard_ms for live in ready) - heard_ms, 0) / 1000)
-        self._deliver(ready)
-
-    def _guarded(self, live: LiveStream, action: Callable[[], None]) -> None:
-        """Call `action`. If it fails, only this session ends."""
-        if live.is_over:
-            return
-        try:
-            action()
-        except Exception as error:
-            live.fail(_reason(error))
-
-    def _deliver(self, lives: Iterable[LiveStream]) -> None:
-        """Pass events to the event loop, request final results, and drop streams that are over."""
-        letters = []
-        for live in lives:
-            if live.awaits_final:
-                live.awaits_final = False
-                self._background.add_final(partial(self._find_final, live))
-            letters.append((live.session, live.events, live.heard_ms))
-            live.events = []
-            if live.is_over:
-                live.session.is_over = True
-                self._live.pop(live.session, None)
-        if letters:  # a call wakes the event loop
-            self._call(partial(_hand_over, letters))
-
-    def _call(self, function: Callable[[], None]) -> None:
-        """Call `function` in the event loop, unless the loop is closed."""
-        assert self._loop is not None
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(function)
-
-    # What follows runs in the background.
-
-    def _find_final(self, live: LiveStream) -> None:
-        """Find the final result of an utterance. Nothing else uses the stream until the engine takes the result."""
-        start, error = time.perf_counter(), None
-        try:
-            if not live.is_over:
-                self.recognizer.streams.get_result(live.stream)  # the stream keeps it
-        except Exception as raised:
-            error = raised
-        self.metrics.compute_seconds.inc(time.perf_counter() - start)
-        with self._wake:
-            self._finished.append((live, error))
-            self._wake.notify()
 
     def _recognize_piece(self, job: _Job) -> None:
         """Recognise one piece of a recording, and queue the next piece behind those of other recordings."""
@@ -370,20 +245,3 @@ class Engine:
         else:
             job.pieces = iter(())  # close files here: no other thread uses them
         self._call(partial(job.deliver, outcome))
-
-
-def _reason(error: Exception) -> str:
-    """Return the reason that the client gets. Details of unexpected errors go to the log."""
-    if isinstance(error, UnichoirError):
-        return str(error)
-    log_failure("session_error", error)
-    return "the recogniser has failed"
-
-
-def _raise(error: Exception) -> None:
-    raise error
-
-
-def _hand_over(letters: list[tuple[Session, list[Event], float]]) -> None:
-    for session, events, heard_ms in letters:
-        session.deliver(events, heard_ms)

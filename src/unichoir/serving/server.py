@@ -42,7 +42,8 @@ class Server(uvicorn.Server):
         self._loop = asyncio.get_running_loop()
         self.engine.on_death = self._give_up
         if self.started:
-            log_event("listening", url=self.url, model=self.engine.settings.model_name)
+            settings = self.engine.settings
+            log_event("listening", url=self.url, model=settings.model_name, engines=settings.engines)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Handle a signal, in the main thread."""

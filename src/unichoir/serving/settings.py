@@ -34,6 +34,9 @@ class Settings:
     """Options of live sessions. Clients may replace some of them."""
     decoding: DecodingOptions = field(default_factory=DecodingOptions)
     """Options of recordings. Clients may replace some of them."""
+    engines: Annotated[
+        int, Option("Threads that recognise live sessions. Each has its share of them.", low=1, high=64, flag=None)
+    ] = 1
     max_sessions: Annotated[int, Option("Live sessions.", low=1, panel=LIMITS)] = 200
     max_batch: Annotated[int, Option("Streams that the encoder computes together.", low=1, panel=LIMITS)] = 16
     max_backlog_seconds: Annotated[

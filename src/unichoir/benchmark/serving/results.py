@@ -139,7 +139,9 @@ class ServingOptions:
     """In encoder frames."""
     left_chunks: int
     threads: int | None = None
-    """Threads of the server's engine; None: the server's default."""
+    """Threads of one computation of the server; None: the server's default."""
+    engines: int | None = None
+    """Engines of the server; None: the server's default."""
     sessions: int = 0
     dropped: int = 0
     hostile: int = 0

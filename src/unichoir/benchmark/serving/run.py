@@ -88,6 +88,7 @@ def _server_arguments(model: str, options: ServingOptions) -> list[str]:
         "--chunk-size": options.chunk_size,
         "--num-left-chunks": options.left_chunks,
         **({"--threads": options.threads} if options.threads else {}),
+        **({"--engines": options.engines} if options.engines else {}),
         "--max-sessions": max_sessions,
     }
     return ["--model", model, *(word for name, number in numbers.items() for word in (name, str(number)))]

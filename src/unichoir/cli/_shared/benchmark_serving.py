@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from unichoir.benchmark.serving.results import ServingOptions, ServingResults
 
 PANEL = "With --serve"
-OWN = frozenset({"serve", "model", "clients", "play", "url", "sessions", "dropped", "hostile"})
+OWN = frozenset({"serve", "model", "clients", "play", "url", "engines", "sessions", "dropped", "hostile"})
 """Names of the options that are only for --serve."""
 SHARED = frozenset({"configs", "streaming", "left_chunks", "threads", "audio", "models", "output"})
 CALIBRATION_SECONDS = 10.0
@@ -50,6 +50,17 @@ UrlOption = Annotated[
         metavar="ws://...",
         help="A running server with the same model and chunk size. UNICHOIR_API_KEY holds its key.",
         show_default=False,
+        rich_help_panel=PANEL,
+    ),
+]
+EnginesOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=64,
+        metavar="N",
+        help="Engines of the server, as in `unichoir serve`.",
+        show_default="the server's choice",
         rich_help_panel=PANEL,
     ),
 ]
@@ -83,6 +94,8 @@ def check_options(given: Sequence[str], serve: bool) -> None:
             raise typer.BadParameter(f"only with --{needed}", param_hint=f"--{name}")
     if "model" in given and "configs" in given:
         raise typer.BadParameter("give one of them, not both", param_hint="--model, --configs")
+    if "engines" in given and "url" in given:
+        raise typer.BadParameter("not with --url, whose server runs already", param_hint="--engines")
     if "play" in given and "sessions" in given and "clients" not in given:
         raise typer.BadParameter("only with --clients, which --sessions leaves out", param_hint="--play")
 
