@@ -1,6 +1,7 @@
 """Which modules are imported when, checked in fresh processes."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from typer.testing import CliRunner
 
-REPORT = (
-    "\nimport json, sys\nprint(json.dumps(sorted(name for name in sys.modules if '.' not in name)), file=sys.stderr)"
-)
+from unichoir.cli import COMMANDS, make_app
+
+REPORT = "\nimport json, sys\nprint(json.dumps(sorted(sys.modules)), file=sys.stderr)"
 
 # As `unichoir` without the training extras.
 WITHOUT_TORCH = """
@@ -57,6 +59,16 @@ def test_transcribing_needs_no_torch(tiny_model: Path, tmp_path: Path) -> None:
     assert "onnxruntime" in found
     assert not found & {"torch", "onnx", "safetensors", "yaml", "sentencepiece"}
     assert not found & {"ssl", "tarfile"}, "only pulling a model needs a client for the web and archives"
+    assert not found & {"rich", "numpy.ma"}, "nobody sees a progress bar, and nothing has masked arrays"
+    assert {name for name in found if re.fullmatch(r"unichoir\.cli\.[a-z]\w+", name)} == {"unichoir.cli.transcribe"}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_alone_has_the_help_that_it_has_among_all(name: str) -> None:
+    one, every = (CliRunner().invoke(app, [name, "--help"]) for app in (make_app([name]), make_app()))
+    assert one.exit_code == every.exit_code == 0
+    assert one.output == every.output
+    assert "Usage:" in one.output
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 import unichoir
-from unichoir.cli import app
+from unichoir.cli import make_app
 from unichoir.cli._shared.options import Chosen, Without, choose, flag, parameters
 from unichoir.configuration import to_mapping
 from unichoir.declaration import declared
@@ -99,6 +99,7 @@ def commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ..
 
 def test_every_option_that_help_shows_is_on_the_page_of_commands() -> None:
     sections = dict(re.findall(r"(?ms)^## (unichoir [\w -]+)$(.*?)(?=^## |\Z)", read("cli.md")))
+    app = make_app()
     paths = list(commands(get_command(app)))
     assert {" ".join(("unichoir", *path)) for path in paths} == sections.keys()
     for path in paths:

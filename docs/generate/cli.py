@@ -9,7 +9,7 @@ import typer
 from docs.generate.tables import GENERATED, kind, span, table
 from typer.models import ArgumentInfo, OptionInfo, ParameterInfo
 
-from unichoir.cli import app, root
+from unichoir.cli import make_app, root
 
 INTRODUCTION = f"""# Command line
 
@@ -30,7 +30,7 @@ class Parameter(typing.NamedTuple):
     default: Any
 
 
-def commands(group: typer.Typer = app, path: str = "unichoir") -> Iterator[tuple[str, Callable[..., Any]]]:
+def commands(group: typer.Typer, path: str = "unichoir") -> Iterator[tuple[str, Callable[..., Any]]]:
     """Yield the full name and the function of every command."""
     for command in group.registered_commands:
         yield f"{path} {command.name}", typing.cast(Callable[..., Any], command.callback)
@@ -118,6 +118,6 @@ def kind_of_argument(parameter: Parameter) -> str:
 def page() -> str:
     """Return the whole page."""
     lines = [INTRODUCTION, inspect.getdoc(root) or "", ""]
-    for path, function in commands():
+    for path, function in commands(make_app()):
         lines += section(path, function)
     return "\n".join(lines)

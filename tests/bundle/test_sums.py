@@ -69,6 +69,17 @@ def test_damage_is_named(included: Path, name: str, damage: Callable[[Path], Non
         api.load_model(included)
 
 
+def test_of_several_damaged_files_the_first_of_the_list_is_named(included: Path) -> None:
+    """Although files are read in parallel, and the second one here is read long before the first."""
+    names = [line.split("  ")[1] for line in (included / SUMS_FILE).read_text().splitlines()]
+    assert names.index("encoder.onnx") < names.index("reverse_decoder.onnx") < names.index("units.txt")
+    for name in ("encoder.onnx", "reverse_decoder.onnx", "units.txt"):
+        flip(included / name)
+    for _ in range(10):
+        with pytest.raises(CheckpointError, match=r"encoder\.onnx: truncated, damaged or changed"):
+            check_sums(included)
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "units.txt"])
 def test_damaged_checkpoints_are_refused(checkpoint: Path, name: str) -> None:
     flip(checkpoint / name)

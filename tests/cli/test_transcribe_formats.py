@@ -1,7 +1,13 @@
 """`unichoir transcribe --format`: what is written, and where."""
 
+import contextlib
 import io
 import json
+import os
+import pty
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,12 +15,12 @@ import numpy as np
 import pytest
 import soundfile
 from rich.console import Console
-from tests.samples import SMALL_MODEL, WITH_SMALL_MODEL
+from tests.samples import CLIPS, SMALL_MODEL, WITH_SMALL_MODEL
 
 import unichoir
 from unichoir.audio.io import load_audio
 from unichoir.cli import transcribe
-from unichoir.cli._shared.common import make_progress
+from unichoir.cli._shared.common import make_bar
 from unichoir.transcript.formats import FORMATS, SUFFIXES, write_transcript
 from unichoir.transcript.subtitles import SubtitleOptions
 
@@ -160,7 +166,7 @@ def test_times_of_a_long_recording(run_command: RunCommand, clips: list[Path], t
 def test_progress_is_in_seconds_and_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the bar shows while a file is half done."""
     shown: list[str] = []
-    bar = make_progress("s")
+    bar = make_bar("s")
     monkeypatch.setattr(transcribe, "make_progress", lambda unit: bar)
 
     def recognise(source: str, progress: Callable[[float, float], None]) -> str:
@@ -179,3 +185,24 @@ def test_progress_is_in_seconds_and_files(monkeypatch: pytest.MonkeyPatch) -> No
     assert "1800/3600 s" in own
     assert shown[0].splitlines()[1].split()[0] == "[a].wav"
     assert [task.completed for task in bar.tasks] == [2]
+
+
+def test_a_terminal_shows_the_progress() -> None:
+    """In a new process, whose standard error is a pseudo terminal; the text goes to a pipe."""
+    primary, secondary = pty.openpty()
+    command = [sys.executable, "-m", "unichoir", "transcribe", *WITH_SMALL_MODEL, *map(str, CLIPS[:2])]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=secondary, env={**os.environ, "TERM": "xterm-256color"}
+    )
+    os.close(secondary)
+    shown = b""
+    with contextlib.suppress(OSError):  # Linux's way to say that the other side is closed
+        while part := os.read(primary, 65536):
+            shown += part
+    os.close(primary)
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert [line.split(": ")[0] for line in text.decode().splitlines()] == [str(path) for path in CLIPS[:2]]
+    plain = re.sub(rb"\x1b\[[\d;?]*[A-Za-z]", b"", shown)  # without colours and movements
+    assert b"transcribing" in plain
+    assert b"2/2 files" in plain

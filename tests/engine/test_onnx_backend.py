@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -117,6 +118,34 @@ def test_missing_or_damaged_graph(copied: Path, name: str) -> None:
     path.unlink()
     with pytest.raises(CheckpointError, match=f"{name}: no such file"):
         OnnxBackend(copied)
+
+
+@pytest.mark.parametrize("num_threads", [1, 4])
+def test_of_several_damaged_graphs_the_encoder_is_named(copied: Path, num_threads: int) -> None:
+    """Although graphs are loaded in parallel. No thread is left behind, which a forked process would wait for."""
+    threads = set(threading.enumerate())
+    for name in ("reverse_decoder.onnx", "ctc.onnx", "encoder.onnx"):
+        (copied / name).write_bytes(b"damaged")
+    for _ in range(5):
+        with pytest.raises(CheckpointError, match=r"encoder\.onnx: cannot be read"):
+            OnnxBackend(copied, num_threads)
+    assert set(threading.enumerate()) == threads
+
+
+def test_models_that_are_loaded_from_several_threads_at_once(
+    model_directory: Path, onnx: OnnxBackend, reference
+) -> None:
+    threads = set(threading.enumerate())
+    inputs = reference["feats"], reference["feats_lengths"]
+    expected = onnx.encode_chunk(*inputs)[0]
+    hyp = reference["decoder_in"][0, 1 : reference["decoder_in_lens"][0]].tolist()
+    with ThreadPoolExecutor(4) as pool:
+        for loaded in pool.map(lambda _: OnnxBackend(model_directory, num_threads=2), range(8)):
+            np.testing.assert_allclose(loaded.encode_chunk(*inputs)[0], expected, atol=1e-5)
+            for reverse in (False, True):
+                scores = [token_scores(each, expected[0], [hyp], reverse)[0] for each in (loaded, onnx)]
+                np.testing.assert_allclose(*scores, atol=1e-4)
+    assert set(threading.enumerate()) == threads
 
 
 def test_a_graph_in_the_wrong_place(copied: Path) -> None:

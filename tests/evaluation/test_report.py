@@ -9,7 +9,7 @@ import pytest
 import soundfile
 from rich.console import Console
 
-from unichoir.cli import app
+from unichoir.cli import make_app
 from unichoir.evaluation.evaluate import Evaluation, SetScore, UtteranceScore
 from unichoir.evaluation.report import to_json, to_markdown, to_table, write_report
 from unichoir.network.load import LayerLoad
@@ -116,7 +116,7 @@ def test_command_writes_what_it_measured(
         (tmp_path / f"{name}.jsonl").write_text(text, encoding="utf-8")
     command = ["evaluate", str(tiny_checkpoint), str(tmp_path / "one.jsonl"), str(tmp_path / "two.jsonl")]
     options = ["--decoding", "all", "--chunk-size", "full,2", "--threads", "1", "--expert-load"]
-    app([*command, *options, "--output", str(tmp_path / "out")], standalone_mode=False)
+    make_app()([*command, *options, "--output", str(tmp_path / "out")], standalone_mode=False)
     written = capsys.readouterr()
     assert "gone left out" in written.err
     assert f"{tmp_path.name}/one: 1 left out in total" in written.err

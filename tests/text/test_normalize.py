@@ -1,11 +1,15 @@
 """Canonical text and the normalisation before scoring."""
 
+import subprocess
+import sys
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unichoir.text.normalize import canonical_text, is_cjk, normalize_for_scoring, split_words
+from unichoir.text.normalize import canonical_text, find_words, is_cjk, normalize_for_scoring, split_words
 
+ascii_text = st.text(alphabet=st.characters(max_codepoint=127), max_size=20)
 mixed = st.text(alphabet="aZ9é' \t\u3000-,!。，你好の한ل_ﬁ\u0301", max_size=20)
 
 
@@ -34,7 +38,7 @@ def test_canonical_text_is_idempotent_and_changes_only_white_space(text: str) ->
     assert "".join(once.split()) == "".join(text.split())
 
 
-@given(mixed)
+@given(st.one_of(mixed, ascii_text))
 @settings(deadline=None)
 def test_words_are_cjk_characters_and_runs_of_everything_else(text: str) -> None:
     naive: list[str] = []
@@ -47,6 +51,24 @@ def test_words_are_cjk_characters_and_runs_of_everything_else(text: str) -> None
                 naive[-1] += character
             joined = not is_cjk(character)
     assert split_words(text) == naive
+    assert [text[start:end] for start, end in find_words(text)] == naive
+
+
+FIRST_USE = """
+import re
+from concurrent.futures import ThreadPoolExecutor
+from unichoir.text.normalize import canonical_text, is_cjk, split_words
+
+assert split_words(canonical_text(" HELLO  WORLD")) == ["HELLO", "WORLD"] and not is_cjk("\u2581")
+assert not [pattern for _, pattern, *_ in re._cache if "\u4e00" in str(pattern)]
+with ThreadPoolExecutor(16) as pool:
+    found = list(pool.map(split_words, ["\u4f60 \u597dpython  box"] * 200))
+assert found == [["\u4f60", "\u597d", "python", "box"]] * 200
+"""
+
+
+def test_patterns_are_compiled_when_text_that_needs_them_comes_from_any_thread() -> None:
+    subprocess.run([sys.executable, "-c", FIRST_USE], check=True, timeout=60)
 
 
 @pytest.mark.parametrize(

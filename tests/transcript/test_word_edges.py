@@ -178,3 +178,14 @@ def test_parts_are_judged_by_their_own_speech() -> None:
     assert joined.quiet[:36].all()
     assert not joined.quiet[40:118].any()
     assert joined.quiet[122:].all()
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 50, 997])
+def test_background_and_speech_are_percentiles(length: int) -> None:
+    """As numpy gives them."""
+    rng = np.random.default_rng(length)
+    levels = rng.normal(-30, 15, 4 * length).astype(np.float32)
+    found = measure_loudness(levels, INFO, length)
+    background, speech = np.percentile(found.levels.astype(np.float64), [1, 95])
+    background = min(max(background, speech - 45), speech - 20)
+    assert found.quiet.tolist() == (found.levels < background + 0.4 * (speech - background)).tolist()

@@ -2,66 +2,42 @@
 
 import os
 import sys
+from collections.abc import Iterable
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
 from unichoir import __version__
 from unichoir.bundle.replacing import writing
-from unichoir.cli import (
-    align,
-    benchmark,
-    card,
-    cmvn,
-    evaluate,
-    export,
-    export_wenet,
-    import_wenet,
-    import_whisper,
-    lm,
-    models,
-    plan,
-    prepare,
-    pull,
-    serve,
-    shard,
-    stream,
-    tokenizer,
-    train,
-    transcribe,
-    upcycle,
-)
 from unichoir.cli._shared.common import ClosedStream, print_error
 from unichoir.errors import UnichoirError
 
-app = typer.Typer(
-    add_completion=False,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-    context_settings={"help_option_names": ["-h", "--help"]},
+COMMANDS = (
+    *("transcribe", "align", "stream", "evaluate", "train", "prepare", "shard", "upcycle", "plan", "pull", "export"),
+    *("import-whisper", "import-wenet", "export-wenet", "serve", "benchmark", "models", "card", "cmvn"),
+    *("tokenizer", "lm"),
 )
-app.command("transcribe")(transcribe.transcribe)
-app.command("align")(align.align)
-app.command("stream")(stream.stream)
-app.command("evaluate")(evaluate.evaluate)
-app.command("train")(train.train)
-app.command("prepare")(prepare.prepare)
-app.command("shard")(shard.shard)
-app.command("upcycle")(upcycle.upcycle)
-app.command("plan")(plan.plan)
-app.command("pull")(pull.pull)
-app.command("export")(export.export)
-app.command("import-whisper")(import_whisper.import_whisper)
-app.command("import-wenet")(import_wenet.import_wenet)
-app.command("export-wenet")(export_wenet.export_wenet)
-app.command("serve")(serve.serve)
-app.command("benchmark")(benchmark.benchmark)
-app.command("models")(models.models)
-app.command("card")(card.card)
-app.command("cmvn")(cmvn.cmvn)
-app.add_typer(tokenizer.app, name="tokenizer")
-app.add_typer(lm.app, name="lm")
+"""In the order of `unichoir --help`. Each has a module, with a function of the same name or, for a group, an `app`."""
+
+
+def make_app(names: Iterable[str] = COMMANDS) -> typer.Typer:
+    """Return the command line with these commands. Importing and preparing all of them takes longer than most runs."""
+    app = typer.Typer(
+        add_completion=False,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="markdown",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback(epilog="Try: unichoir transcribe recording.flac")(root)
+    for name in names:
+        module = import_module(f"unichoir.cli.{name.replace('-', '_')}")
+        if hasattr(module, "app"):
+            app.add_typer(module.app, name=name)
+        else:
+            app.command(name)(getattr(module, name.replace("-", "_")))
+    return app
 
 
 def _show_version(wanted: bool) -> None:
@@ -70,7 +46,6 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(epilog="Try: unichoir transcribe recording.flac")
 def root(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
@@ -90,8 +65,10 @@ def main() -> None:
         if hasattr(output, "reconfigure"):
             output.reconfigure(errors="backslashreplace")
     try:
+        # A word that is no command needs all of them, to list them or to say what it resembles.
+        chosen = [name for name in sys.argv[1:2] if name in COMMANDS]
         with writing(None):
-            app(prog_name="unichoir")
+            make_app(chosen or COMMANDS)(prog_name="unichoir")
     except UnichoirError as error:
         print_error(error)
         sys.exit(1)

@@ -4,10 +4,9 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import Progress, TaskID
 
 from unichoir.cli._shared.arguments import (
     ChannelOption,
@@ -19,7 +18,15 @@ from unichoir.cli._shared.arguments import (
     parse_channel,
     refuse_unused,
 )
-from unichoir.cli._shared.common import STANDARD_INPUT, make_progress, print_error, refuse, warn, write_whole
+from unichoir.cli._shared.common import (
+    STANDARD_INPUT,
+    AnyProgress,
+    make_progress,
+    print_error,
+    refuse,
+    warn,
+    write_whole,
+)
 from unichoir.cli._shared.fleet import FleetArguments
 from unichoir.cli._shared.formats import FormatOption, SubtitleArguments, parse_formats
 from unichoir.cli._shared.grouping import grouped
@@ -29,6 +36,9 @@ from unichoir.recognition.options import DecodingOptions
 from unichoir.transcript.formats import LINE_FORMATS, SUFFIXES, Format, write_transcript
 from unichoir.transcript.results import Transcript
 from unichoir.transcript.subtitles import SubtitleOptions
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 
 @grouped
@@ -134,7 +144,7 @@ def _transcribe_all(
     return num_failed == 0
 
 
-def _advance(bar: Progress, task: TaskID, overall: TaskID, files_done: int, done: float, total: float) -> None:
+def _advance(bar: AnyProgress, task: "TaskID", overall: "TaskID", files_done: int, done: float, total: float) -> None:
     """Show the progress of one file, in seconds, and advance the bar of all files by the same share."""
     bar.update(task, completed=done, total=total)
     bar.update(overall, completed=files_done + done / total)

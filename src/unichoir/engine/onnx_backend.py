@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from functools import partial
@@ -152,15 +153,21 @@ class OnnxBackend:
         check_top_k(top_k, self.info)
         if device == "cuda":
             _prepare_cuda(self.directory, self.config)
-        load = partial(_load, options=_session_options(num_threads), device=device)
+        options = _session_options(num_threads)
+        load = partial(_load, options=options, device=device)
         streaming = (*self.config.state_inputs, KEPT_INPUT) if self.config.streaming else ()
         experts = (TOP_K_INPUT,) if self.info.top_k else ()
         self._top_k = {name: np.array([top_k or self.info.top_k], np.int64) for name in experts}
-        self._encoder = load(self.directory / ENCODER_FILE, (*ENCODER_INPUTS, *streaming, *experts))
-        self._ctc = load(self.directory / CTC_FILE, CTC_INPUTS)
-        self._decoders = {False: self._load_decoder(load, MEMORY_FILE, DECODER_FILE, experts)}
-        if self.info.has_reverse_decoder:
-            self._decoders[True] = self._load_decoder(load, REVERSE_MEMORY_FILE, REVERSE_DECODER_FILE, experts)
+        # ONNX Runtime loads a graph on one core, so several are loaded at a time. For a GPU this was never tried.
+        with ThreadPoolExecutor(1 if device == "cuda" else options.intra_op_num_threads) as pool:
+            encoder = pool.submit(load, self.directory / ENCODER_FILE, (*ENCODER_INPUTS, *streaming, *experts))
+            ctc = pool.submit(load, self.directory / CTC_FILE, CTC_INPUTS)
+            decoders = {False: pool.submit(self._load_decoder, load, MEMORY_FILE, DECODER_FILE, experts)}
+            if self.info.has_reverse_decoder:
+                files = (REVERSE_MEMORY_FILE, REVERSE_DECODER_FILE)
+                decoders[True] = pool.submit(self._load_decoder, load, *files, experts)
+            self._encoder, self._ctc = encoder.result(), ctc.result()
+            self._decoders = {reverse: decoder.result() for reverse, decoder in decoders.items()}
 
     def _load_decoder(
         self, load: Callable[..., InferenceSession], memory: str, steps: str, experts: Sequence[str]
@@ -290,6 +297,8 @@ def _session_options(num_threads: int | None) -> onnxruntime.SessionOptions:
     # not spin, because the next graph has its own threads and needs the cores.
     options.add_session_config_entry("session.intra_op.allow_spinning", "1")
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    # New threads spin too, while their graph and others are loaded: since 1.26 for 1 ms at most, before that for 40 ms.
+    options.add_session_config_entry("session.intra_op.spin_duration_us", "1000")
     if kernels := native.library():
         options.register_custom_ops_library(str(kernels))
     return options

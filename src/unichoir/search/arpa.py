@@ -52,7 +52,7 @@ def spoken_words(words: Iterable[str], path: str) -> list[str]:
 
     Raises CheckpointError if none are left.
     """
-    spoken = [word for word in words if word in _BYTES or not (word.startswith("<") and word.endswith(">"))]
+    spoken = [word for word in words if word[:1] != "<" or word[-1:] != ">" or word in _BYTES]
     if not spoken:
         raise CheckpointError(f"{path}: a language model without words")
     return spoken

@@ -65,10 +65,11 @@ class NgramLanguageModel:
         self.required = required
         self._model = PackedNgram(self.path) if is_packed(self.path) else KenlmNgram(self.path)
         words = spoken_words(self._model.words, self.path)
+        text = "\n".join(words)  # faster to search than each word
         self.order = self._model.order
-        self.has_tokens = any(SPACE in word for word in words) or not _BYTES.isdisjoint(words)
+        self.has_tokens = SPACE in text or not _BYTES.isdisjoint(words)
         """Whether the model is over tokens."""
-        case = str if self.has_tokens else _case(words)
+        case = str if self.has_tokens else _case(text)
         _require_fit(words, tokenizer, None if self.has_tokens else case, self.path)
         self.weights = read_weights(self.path)
         self.begins = [tokenizer.is_word_start(index) for index in range(tokenizer.vocab_size)]
@@ -202,11 +203,11 @@ def read_weights(path: str | os.PathLike[str]) -> Weights:
     return {mode: FusionWeights(**found.get(mode, other)) for mode in STREAMING_MODES}
 
 
-def _case(words: Sequence[str]) -> Callable[[str], str]:
-    """Return the function that converts words to the case of the vocabulary."""
-    if all(word == word.upper() for word in words):
+def _case(text: str) -> Callable[[str], str]:
+    """Return the function that converts words to the case of the vocabulary. text: all its words."""
+    if text == text.upper():
         return str.upper
-    return str.lower if all(word == word.lower() for word in words) else str
+    return str.lower if text == text.lower() else str
 
 
 def _require_fit(words: Sequence[str], tokenizer: Tokenizer, case: Callable[[str], str] | None, path: str) -> None:
@@ -218,7 +219,7 @@ def _require_fit(words: Sequence[str], tokenizer: Tokenizer, case: Callable[[str
         return
     else:
         letters = set(case("".join(token for token in tokenizer.tokens if not token.startswith("<"))))
-        foreign = [word for word in words if not letters.issuperset(word)]
+        foreign = [] if letters.issuperset("".join(words)) else [word for word in words if not letters.issuperset(word)]
     if 2 * len(foreign) > len(words):
         raise DecodingError(
             f"{path}: {len(foreign)} of its {len(words)} words cannot be written by the model, such as "

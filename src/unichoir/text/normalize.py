@@ -13,13 +13,13 @@ _CJK = (
     "\u2e80-\u2fdf\u3001-\u30ff\u3100-\u312f\u31a0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
     "\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff9f\U00020000-\U0003ffff"
 )
-_SPACE_AFTER_CJK = re.compile(f"(?<=[{_CJK}]) ")
-_SPACE_BEFORE_CJK = re.compile(f" (?=[{_CJK}])")
-_CJK_THEN_WORD = re.compile(rf"(?<=[{_CJK}])(?=[^\W_{_CJK}])")
-_WORD_THEN_CJK = re.compile(rf"(?<=[^\W_{_CJK}])(?=[{_CJK}])")
-_WORD = re.compile(f"[{_CJK}]|[^ {_CJK}]+")
-_RAW_WORD = re.compile(rf"[{_CJK}]|[^\s{_CJK}]+")
-_CJK_CHARACTER = re.compile(f"[{_CJK}]")
+# `re` compiles a pattern when it is first used, and keeps it. These take 2 ms each, and ASCII text needs none.
+_SPACE_AFTER_CJK = f"(?<=[{_CJK}]) "
+_SPACE_BEFORE_CJK = f" (?=[{_CJK}])"
+_CJK_THEN_WORD = rf"(?<=[{_CJK}])(?=[^\W_{_CJK}])"
+_WORD_THEN_CJK = rf"(?<=[^\W_{_CJK}])(?=[{_CJK}])"
+_WORD = rf"[{_CJK}]|[^\s{_CJK}]+"
+_CJK_CHARACTER = f"[{_CJK}]"
 # Tanwin, vowels, shadda, sukun and the following marks, Quranic signs, dagger alef, tatweel.
 _ARABIC_MARKS = re.compile("[\u0610-\u061a\u0640\u064b-\u065f\u0670\u06d6-\u06dc\u06df-\u06e8\u06ea-\u06ed]")
 _ARABIC_LETTERS = str.maketrans(
@@ -30,7 +30,7 @@ _APOSTROPHES = str.maketrans({"\u2019": "'", "\u2018": "'", "\u02bc": "'", "`": 
 
 def is_cjk(character: str) -> bool:
     """Return whether a character belongs to a script written without spaces (Han, kana) or to its punctuation."""
-    return _CJK_CHARACTER.fullmatch(character) is not None
+    return character >= _CJK[0] and re.fullmatch(_CJK_CHARACTER, character) is not None
 
 
 def canonical_text(text: str) -> str:
@@ -41,18 +41,21 @@ def canonical_text(text: str) -> str:
     becomes `我们爱 python 编程`.
     """
     text = " ".join(text.split())
-    text = _SPACE_BEFORE_CJK.sub("", _SPACE_AFTER_CJK.sub("", text))
-    return _WORD_THEN_CJK.sub(" ", _CJK_THEN_WORD.sub(" ", text))
+    if text.isascii():
+        return text
+    text = re.sub(_SPACE_BEFORE_CJK, "", re.sub(_SPACE_AFTER_CJK, "", text))
+    return re.sub(_WORD_THEN_CJK, " ", re.sub(_CJK_THEN_WORD, " ", text))
 
 
 def split_words(text: str) -> list[str]:
     """Split a transcript into words: each CJK character is a word, the rest is split at white space."""
-    return _WORD.findall(canonical_text(text))
+    text = canonical_text(text)
+    return text.split() if text.isascii() else re.findall(_WORD, text)
 
 
 def find_words(text: str) -> list[tuple[int, int]]:
     """Return (start, end) in a text, canonical or not, of each word of `split_words`."""
-    return [match.span() for match in _RAW_WORD.finditer(text)]
+    return [match.span() for match in re.finditer(r"\S+" if text.isascii() else _WORD, text)]
 
 
 def _fold_arabic(text: str) -> str:

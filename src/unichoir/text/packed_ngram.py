@@ -110,7 +110,7 @@ class PackedNgram:
         self.order = len(self._levels)
         self.counts = [len(level.scores) for level in self._levels]
         """Number of n-grams of each order."""
-        self._ids = {word: place for place, word in enumerate(self.words)}
+        self._ids = dict(zip(self.words, range(len(self.words)), strict=True))
 
     def begin(self) -> State:
         """The state after <s>."""

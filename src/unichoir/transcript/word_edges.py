@@ -23,6 +23,8 @@ WIDENING = 10
 """Beyond `MAX_REACH`, a word extends by this many feature frames from its certain frames instead."""
 BACKGROUND_PERCENTILE = 1
 """Percentile of the levels that counts as background; in fluent speech little is quiet."""
+SPEECH_PERCENTILE = 95
+"""Percentile of the levels that counts as speech."""
 QUIET_SHARE = 0.4
 """A frame is quiet below this share of the way, in dB, from the background to the speech."""
 
@@ -47,9 +49,15 @@ def measure_loudness(levels: Floats, info: ModelInfo, num_frames: int) -> Loudne
     places = np.arange(first, first + rate * num_frames).clip(0, len(levels) - 1)
     padded = np.pad(levels, 1, mode="edge")
     smooth = ((padded[:-2] + padded[1:-1] + padded[2:]) / 3)[places]
-    background, speech = np.percentile(smooth, [BACKGROUND_PERCENTILE, 95])
+    background, speech = _percentiles(smooth, [BACKGROUND_PERCENTILE, SPEECH_PERCENTILE])
     background = min(max(background, speech - 45), speech - 20)
     return Loudness(smooth, smooth < background + QUIET_SHARE * (speech - background), rate)
+
+
+def _percentiles(values: Floats, percents: Sequence[float]) -> NDArray[np.float64]:
+    """Return what `np.percentile` does. That imports numpy's masked arrays, which takes 20 ms."""
+    places = np.array(percents) / 100 * (len(values) - 1)
+    return np.interp(places, np.arange(len(values)), np.sort(values))
 
 
 def join_loudness(parts: Sequence[Loudness]) -> Loudness:

@@ -6,16 +6,19 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn, TypeAlias, TypeVar, cast
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
 from unichoir.bundle.replacing import replacing
 from unichoir.errors import UnichoirError
 from unichoir.search.options import MODES, Mode
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+T = TypeVar("T")
+AnyProgress: TypeAlias = "Progress | HiddenProgress"
 
 STANDARD_INPUT = "-"
 # Text, because a Path breaks URLs.
@@ -122,30 +125,63 @@ class ClosedStream(io.TextIOBase):
         raise OSError(errno.EBADF, "is closed", self.name)
 
 
-class _UnitColumn(ProgressColumn):
-    """The unit of the count: a task's field `unit`, or the default."""
+class HiddenProgress:
+    """What commands use of rich's `Progress`, when nobody sees it. rich takes long to import."""
 
-    def __init__(self, unit: str) -> None:
-        super().__init__()
-        self._unit = unit
+    def __enter__(self) -> "HiddenProgress":
+        return self
 
-    def render(self, task: Task) -> Text:
-        """Return the text, as rich requires."""
-        return Text(task.fields.get("unit", self._unit))
+    def __exit__(self, *raised: object) -> None: ...
+
+    def add_task(self, description: str, **fields: object) -> "TaskID":
+        """Return a number that stands for all tasks."""
+        return cast("TaskID", 0)
+
+    def update(self, task: "TaskID", **fields: object) -> None:
+        """Show nothing."""
+
+    def remove_task(self, task: "TaskID") -> None:
+        """Show nothing."""
+
+    def track(self, sequence: Iterable[T], *, description: str) -> Iterable[T]:
+        """Return the sequence."""
+        return sequence
 
 
-def make_progress(unit: str) -> Progress:
+def make_progress(unit: str) -> AnyProgress:
     """Return a progress bar on standard error, invisible without a terminal. unit: for tasks without a field `unit`."""
-    console = Console(stderr=True)
+    return make_bar(unit) if sys.stderr.isatty() else HiddenProgress()
+
+
+def make_bar(unit: str) -> "Progress":
+    """Return the visible progress bar of `make_progress`."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class UnitColumn(ProgressColumn):
+        """The unit of the count: a task's field `unit`, or the default."""
+
+        def render(self, task: Task) -> Text:
+            """Return the text, as rich requires."""
+            return Text(task.fields.get("unit", unit))
+
     return Progress(
         TextColumn("{task.description}", markup=False),  # can be a file name
         BarColumn(),
         MofNCompleteColumn(),
-        _UnitColumn(unit),
+        UnitColumn(),
         TimeRemainingColumn(),
-        console=console,
+        console=Console(stderr=True),
         transient=True,
-        disable=not console.is_terminal,
         # Rich must not catch output for files and pipes, and show it above the bar.
         redirect_stdout=sys.stdout.isatty(),
     )
