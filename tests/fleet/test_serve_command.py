@@ -59,6 +59,7 @@ def test_the_command_ends_with_the_last_results(cluster: str) -> None:
         (["--max-replicas", "2"], "--max-replicas: needs --ray"),
         (["--sessions-per-replica", "2"], "--sessions-per-replica: needs --ray"),
         (["--ray", "auto", "--port", "0"], "--port 0: cannot be used with --ray"),
+        (["--ray", "auto", "--engines", "2"], "--engines: cannot be used with --ray"),
     ],
 )
 def test_usage_errors(run_command: Any, arguments: list[str], message: str) -> None:

@@ -28,7 +28,7 @@ from unichoir.text.tokenizer import load_tokenizer
 SMALL_MODEL = 200_000_000
 """Parameters below which several threads don't make a model faster (docs/results/serving.md)."""
 MAX_ENGINES = 8
-"""Most engines by default. All share Python's lock, so more of them gain little."""
+"""Most engines by default. They share Python's lock, which one of the included model holds for a tenth of its time."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,12 +43,13 @@ def test_load_and_soak(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("UNICHOIR_API_KEY", "of another server")
     load = ["--clients", "2", "--play", 1, "--audio", REFERENCES]
     soak = ["--sessions", 20, "--dropped", 4, "--hostile", 2]
-    code, out, err = run("--serve", *WITH_SMALL_MODEL, *load, *soak, "--threads", 1, "--output", tmp_path / "out")
+    more = ["--engines", 2, "--output", tmp_path / "out"]
+    code, out, err = run("--serve", *WITH_SMALL_MODEL, *load, *soak, "--threads", 1, *more)
     assert (code, err) == (0, "")
     assert out.rstrip() == (tmp_path / "out" / "results.md").read_text(encoding="utf-8").rstrip()
     content = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
     assert (content["exit_code"], content["server_errors"]) == (0, [])
-    assert "--threads 1" in content["server"]
+    assert "--threads 1 --engines 2" in content["server"]
     (found,) = content["loads"]
     assert found["refused"] == found["failed"] == found["wrong_words"] == 0
     assert found["completed"] == len(found["sessions"]) == found["clients"] == 2
@@ -153,6 +154,8 @@ def test_a_bad_end_is_an_error(run: Run, monkeypatch: pytest.MonkeyPatch) -> Non
         (["--serve", "--dropped", "3"], 2, "--dropped: only with --sessions"),
         (["--serve", "--hostile", "3"], 2, "--hostile: only with --sessions"),
         (["--serve", "--models", "d"], 2, "--models: only with --configs"),
+        (["--serve", "--url", "ws://x", "--engines", "2"], 2, "--engines: not with --url"),
+        (["--engines", "2"], 2, "--engines: only with --serve"),
         (["--serve", "--sessions", "3", "--play", "1"], 2, "--play: only with --clients"),
         (["--serve", "--clients", "2,0"], 2, "--clients: 0 is not a number of clients"),
         (["--serve", "--clients", "two"], 2, "--clients: 'two' is not a list of numbers"),
