@@ -53,24 +53,33 @@ def separate(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> I
     """
     for joined, tensor in tensors.items():
         names = joined.split("+")
-        leaf = names[0].rpartition(".")[2]
-        if leaf == "scale" or ".scale_" in joined:
+        if joined.endswith(".scale") or ".scale_" in joined:
             continue
         if tensor.dtype == torch.int8:
-            scales = [name.removesuffix("weight") + "scale" for name in names]
-            scale = "+".join(scales) if leaf == "weight" else joined.replace(".w_", ".scale_")
-            tensor = tensor.t() * tensors[scale].unsqueeze(1)
+            tensor = tensor.t() * _scale(tensors, joined).unsqueeze(1)
+        moe, _, leaf = joined.rpartition(".")
+        if f"{moe}.experts.{leaf[:3]}" in expected:  # separate experts: w_1_0, w_1_1, ...
+            yield f"{moe}.experts.{leaf}", tensor
+            continue
         widths = [len(expected[name]) for name in names] if len(names) > 1 else [len(tensor)]
         for name, part in zip(names, tensor.split(widths), strict=True):
-            moe, _, layer = name.removesuffix(".weight").removesuffix(".bias").rpartition(".")
-            stack = expected.get(f"{moe}.experts.{layer}")
+            parent, _, layer = name.removesuffix(".weight").removesuffix(".bias").rpartition(".")
+            stack = expected.get(f"{parent}.experts.{layer}")
             if stack is None or stack.ndim != 3:
                 yield name, part
-            else:
-                yield from _of_mixture(moe, layer, part, name.endswith("weight"), stack)
-        if joined.endswith(("bias_2", "shared_bias_2")):
-            moe, _, leaf = joined.rpartition(".")
-            yield (f"{moe}.experts.bias_2" if leaf == "bias_2" else f"{moe}.shared_expert.w_2.bias"), tensor
+            elif name != f"{parent}.w_2.bias":  # zeros: the biases are bias_2 and shared_bias_2
+                yield from _of_mixture(parent, layer, part, name.endswith("weight"), stack)
+        if leaf in ("bias_1", "bias_2", "shared_bias_2"):
+            yield (f"{moe}.shared_expert.w_2.bias" if leaf == "shared_bias_2" else f"{moe}.experts.{leaf}"), tensor
+
+
+def _scale(tensors: Mapping[str, Tensor], joined: str) -> Tensor:
+    """Return the scales of the outputs of a weight."""
+    moe, _, leaf = joined.rpartition(".")
+    if leaf.startswith("w_"):  # one row for each expert
+        _, layer, expert = leaf.split("_")
+        return tensors[f"{moe}.scale_{layer}"][int(expert)]
+    return tensors["+".join(name.removesuffix("weight") + "scale" for name in joined.split("+"))]
 
 
 def _of_mixture(moe: str, layer: str, tensor: Tensor, is_weight: bool, stack: Tensor) -> Iterator[tuple[str, Tensor]]:
