@@ -35,7 +35,9 @@ lint: $(TEST)/.installed
 docs: $(TEST)/.installed
 	NO_MKDOCS_2_WARNING=1 $(TEST)/bin/mkdocs build --quiet --strict
 
-$(TEST)/.installed: $(TEST)/bin/python pyproject.toml constraints.txt
+KERNELS := hatch_build.py src/unichoir/native/build.py $(wildcard src/unichoir/native/*.cpp src/unichoir/native/*.h)
+
+$(TEST)/.installed: $(TEST)/bin/python pyproject.toml constraints.txt $(KERNELS)
 	$(TEST)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
@@ -44,4 +46,5 @@ $(TEST)/.installed: $(TEST)/bin/python pyproject.toml constraints.txt
 
 clean:
 	rm -rf $(DEMO) $(TEST) build dist site src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -f src/unichoir/native/kernels.so
 	find src tests demo -name __pycache__ -type d -prune -exec rm -rf {} +
