@@ -25,6 +25,8 @@ NEED_EXTRAS = (
     "unichoir.export.checkpoint",
     "unichoir.engine.torch_backend",
     "unichoir.export.onnx",
+    "unichoir.export.functions",
+    "unichoir.export.fusion",
     "unichoir.export.graph",
     "unichoir.export.operators",
     "unichoir.export.pull",
