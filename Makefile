@@ -46,5 +46,5 @@ $(TEST)/.installed: $(TEST)/bin/python pyproject.toml constraints.txt $(KERNELS)
 
 clean:
 	rm -rf $(DEMO) $(TEST) build dist site src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
-	rm -f src/unichoir/native/kernels.so
+	rm -f src/unichoir/native/kernels.bin
 	find src tests demo -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -11,7 +11,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 BUILD_SCRIPT = "src/unichoir/native/build.py"
-LIBRARY = "src/unichoir/native/kernels.so"
+LIBRARY = "src/unichoir/native/kernels.bin"
 
 
 class KernelsHook(BuildHookInterface[Any]):

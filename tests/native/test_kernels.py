@@ -217,10 +217,10 @@ def test_the_environment_chooses(monkeypatch) -> None:
 
 
 def test_a_library_of_another_system(monkeypatch, tmp_path: Path) -> None:
-    broken = tmp_path / "kernels.so"
+    broken = tmp_path / "kernels.bin"
     broken.write_bytes(b"\x7fELF")
     monkeypatch.setattr(native, "LIBRARY", broken)
-    with pytest.warns(UserWarning, match=r"kernels\.so: cannot be loaded \(.*\); int8 models are slower"):
+    with pytest.warns(UserWarning, match=r"kernels\.bin: cannot be loaded \(.*\); int8 models are slower"):
         assert native.supported_versions.__wrapped__() == ()
     monkeypatch.setattr(native, "LIBRARY", tmp_path / "nowhere.so")
     assert native.supported_versions.__wrapped__() == ()
@@ -231,9 +231,9 @@ def test_build(monkeypatch, tmp_path: Path) -> None:
         build.find_compiler()
     except build.BuildError as error:
         pytest.skip(str(error))
-    library = tmp_path / "kernels.so"
+    library = tmp_path / "kernels.bin"
     assert set(VERSIONS) <= set(build.build(library))
-    assert [path.name for path in tmp_path.iterdir()] == ["kernels.so"]
+    assert [path.name for path in tmp_path.iterdir()] == ["kernels.bin"]
     monkeypatch.setattr(native, "LIBRARY", library)
     assert native.supported_versions.__wrapped__() == VERSIONS
 
@@ -241,11 +241,11 @@ def test_build(monkeypatch, tmp_path: Path) -> None:
 def test_build_without_a_compiler(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(build.BuildError, match=r"there is no C\+\+ compiler \(no-such-compiler\)"):
-        build.build(tmp_path / "kernels.so")
+        build.build(tmp_path / "kernels.bin")
     monkeypatch.setenv("CXX", "false")
     with pytest.raises(build.BuildError, match=r"doesn't know the instructions|operators\.cpp"):
-        build.build(tmp_path / "kernels.so")
+        build.build(tmp_path / "kernels.bin")
     monkeypatch.setattr(build.platform, "machine", lambda: "riscv64")
     with pytest.raises(build.BuildError, match="there are no kernels for riscv64"):
-        build.build(tmp_path / "kernels.so")
+        build.build(tmp_path / "kernels.bin")
     assert not list(tmp_path.iterdir())

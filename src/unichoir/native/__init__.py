@@ -12,7 +12,7 @@ from pathlib import Path
 
 from unichoir.errors import ConfigError
 
-LIBRARY = Path(__file__).with_name("kernels.so")
+LIBRARY = Path(__file__).with_name("kernels.bin")  # not .so, which would be a module of Python
 ENVIRONMENT_VARIABLE = "UNICHOIR_NATIVE"
 """0: compute without the kernels. The name of a version: use its instructions, not the fastest ones."""
 

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-LIBRARY = FOLDER / "kernels.so"
+LIBRARY = FOLDER / "kernels.bin"
 COMPILERS = ("c++", "g++", "clang++")
 OPTIONS = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden")
 MATHEMATICS = ("-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math")
