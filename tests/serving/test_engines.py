@@ -174,7 +174,7 @@ def test_draining_waits_for_the_sessions_of_all_engines(serve: Callable[..., Run
 
 
 def test_the_death_of_one_engine_ends_the_server(clips) -> None:
-    """The sessions of the others, which could go on, are told so too."""
+    """Sessions of the other engine also get the error, although that engine could continue."""
     recognizer = load_recognizer(SMALL_MODEL)
     decode_streams = recognizer.streams.decode_streams
 

@@ -82,7 +82,6 @@ inline void store(int32_t *to, Sums sums) { vst1q_s32(to, sums); }
 
 constexpr int kPanel = kLanes * kVectors;
 constexpr int kAhead = 2048; // bytes of weights to fetch before they are needed; they are larger than caches
-static_assert(kPanel <= kMaxPanel, "buffers for a tile have kMaxPanel columns");
 
 int64_t groups(int64_t inputs) { return (inputs + kGroup - 1) / kGroup; }
 int64_t code_bytes(int64_t inputs) { return groups(inputs) * kGroup * static_cast<int64_t>(sizeof(Code)); }

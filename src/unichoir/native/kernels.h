@@ -13,8 +13,6 @@ namespace kernels {
 enum class Codes { kSymmetric, kSwish, kGelu, kRelu };           // see quantize.ZERO_POINT
 enum class Activation { kNone, kSwish, kGelu, kRelu, kGlu };     // of a product's outputs
 
-constexpr int64_t kMaxPanel = 32;
-
 // A weight matrix, packed in panels: the columns of a panel are adjacent in memory.
 struct Weights {
   int64_t inputs;
@@ -27,7 +25,7 @@ struct Weights {
 
 struct Version {
   const char *name;
-  int64_t panel; // columns of a panel, at most kMaxPanel
+  int64_t panel; // columns of a panel
   int64_t tile;  // rows multiplied at once
   // Bytes of the codes of one frame, and of one packed panel.
   int64_t (*code_bytes)(int64_t inputs);

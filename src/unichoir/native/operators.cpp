@@ -51,10 +51,9 @@ void forget_file_pages(const void *data, size_t size) {
   char line[4352]; // a path, and what is before it
   while (std::fgets(line, sizeof line, maps) != nullptr) {
     unsigned long first = 0, last = 0, inode = 0;
-    char rights[5] = "";
-    if (std::sscanf(line, "%lx-%lx %4s %*x %*x:%*x %lu", &first, &last, rights, &inode) != 4) continue;
+    if (std::sscanf(line, "%lx-%lx %*s %*x %*x:%*x %lu", &first, &last, &inode) != 3) continue;
     if (first > begin || last < end) continue;
-    // Private pages that can't be written are equal to the file.
+    // ONNX Runtime maps weights privately and writable, but never changes them: they are equal to the file.
     if (inode != 0) madvise(reinterpret_cast<void *>(begin), end - begin, MADV_DONTNEED);
     break;
   }
@@ -170,6 +169,26 @@ void split(std::vector<Part> &parts, const Version &version, int64_t expert, int
   }
 }
 
+// Multiplies rows [begin[e], begin[e + 1]) by weights[e], for each e.
+void multiply(const Version &version, OrtKernelContext *context, const std::vector<int64_t> &begin,
+              const Packed *weights, const Frames &frames, Codes codes, Activation activation, float *y) {
+  const int64_t experts = static_cast<int64_t>(begin.size()) - 1;
+  int64_t blocks = 0;
+  for (int64_t e = 0; e < experts; ++e) blocks += divide_up(begin[e + 1] - begin[e], kRowsOfTask);
+  if (blocks == 0) return;
+  std::vector<Part> parts;
+  for (int64_t e = 0; e < experts; ++e)
+    split(parts, version, e, begin[e], begin[e + 1] - begin[e], weights[e].panels(), divide_up(kTasks, blocks));
+  // The largest first, so that threads end at about the same time.
+  std::stable_sort(parts.begin(), parts.end(), [](const Part &a, const Part &b) { return a.rows > b.rows; });
+  runtime::parallel(context, static_cast<int64_t>(parts.size()), [&](int64_t i) {
+    const Part &part = parts[i];
+    const Packed &weight = weights[part.expert];
+    weight.multiply(frames.code_of(part.row), frames.scale + part.row, part.rows, codes, activation, part.first,
+                    part.last, y + part.row * weight.width());
+  });
+}
+
 class Linear {
 public:
   Linear(const Version &version, Codes codes, Activation activation, const OrtKernelInfo *info)
@@ -188,13 +207,7 @@ public:
     runtime::Scratch scratch(context, Frames::bytes(version_, rows, inputs));
     const Frames frames(version_, scratch, rows, inputs);
     quantize(version_, context, x.data, rows, inputs, codes_, frames);
-    std::vector<Part> parts;
-    split(parts, version_, 0, 0, rows, packed_.panels(), divide_up(kTasks, divide_up(rows, kRowsOfTask)));
-    runtime::parallel(context, static_cast<int64_t>(parts.size()), [&](int64_t i) {
-      const Part &part = parts[i];
-      packed_.multiply(frames.code_of(part.row), frames.scale + part.row, part.rows, codes_, activation_, part.first,
-                       part.last, y + part.row * packed_.width());
-    });
+    multiply(version_, context, {0, rows}, &packed_, frames, codes_, activation_, y);
   }
 
 private:
@@ -256,9 +269,9 @@ public:
         }
       }
     });
-    run(context, begin, first_, in, Codes::kSymmetric, activation_, units);
+    multiply(version_, context, begin, first_.data(), in, Codes::kSymmetric, activation_, units);
     quantize(version_, context, units, copies, hidden, codes_, between);
-    run(context, begin, second_, between, codes_, Activation::kNone, out);
+    multiply(version_, context, begin, second_.data(), between, codes_, Activation::kNone, out);
     runtime::parallel(context, divide_up(frames, kRowsToQuantize), [&](int64_t block) {
       const int64_t end = std::min(frames, (block + 1) * kRowsToQuantize);
       std::vector<const float *> rows;
@@ -278,26 +291,6 @@ public:
 
 private:
   bool is_expert(int64_t number) const { return number >= 0 && number < static_cast<int64_t>(first_.size()); }
-
-  // Multiplies the copies of each expert by its weights.
-  void run(OrtKernelContext *context, const std::vector<int64_t> &begin, const std::vector<Packed> &weights,
-           const Frames &frames, Codes codes, Activation activation, float *y) const {
-    int64_t blocks = 0;
-    for (size_t e = 0; e < weights.size(); ++e) blocks += divide_up(begin[e + 1] - begin[e], kRowsOfTask);
-    if (blocks == 0) return;
-    std::vector<Part> parts;
-    for (size_t e = 0; e < weights.size(); ++e)
-      split(parts, version_, static_cast<int64_t>(e), begin[e], begin[e + 1] - begin[e], weights[e].panels(),
-            divide_up(kTasks, blocks));
-    // The largest first, so that threads end at about the same time.
-    std::stable_sort(parts.begin(), parts.end(), [](const Part &a, const Part &b) { return a.rows > b.rows; });
-    runtime::parallel(context, static_cast<int64_t>(parts.size()), [&](int64_t i) {
-      const Part &part = parts[i];
-      const Packed &weight = weights[part.expert];
-      weight.multiply(frames.code_of(part.row), frames.scale + part.row, part.rows, codes, activation, part.first,
-                      part.last, y + part.row * weight.width());
-    });
-  }
 
   const Version &version_;
   const Activation activation_;

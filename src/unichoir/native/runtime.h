@@ -119,12 +119,6 @@ template <typename T> Tensor<const T> constant(const OrtKernelInfo *info, size_t
   return read<const T>(value);
 }
 
-inline size_t count_inputs(const OrtKernelInfo *info) {
-  size_t count = 0;
-  check(call<230>(info, &count));
-  return count;
-}
-
 template <typename T> Tensor<const T> input(OrtKernelContext *context, size_t index) {
   const OrtValue *value = nullptr;
   check(call<90>(static_cast<const OrtKernelContext *>(context), index, &value));
